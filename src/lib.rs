@@ -1,1 +1,18 @@
-//! saver
+//! Saves container images from many registries into a directory tree that a registry can mount.
+//!
+//! # Architecture
+//! One engine moves content between two ends: `copy(Source -> Sink)`. The model ([`oci`]) knows no
+//! I/O; the seams ([`content`]) are contracts; media implement them; the engine ([`copy`]) knows the
+//! seams only; verbs join two ends; the command line ([`cli`]) is the only part that speaks.
+
+pub mod cli;
+pub mod content;
+pub mod copy;
+pub mod error;
+pub mod list;
+pub mod oci;
+pub mod registry;
+pub mod serve;
+pub mod store;
+
+pub use error::{Error, ErrorKind, Result, Side};

@@ -1,1 +1,3 @@
-fn main(){}
+//! The `saver` command.
+
+fn main() {}

@@ -1,0 +1,139 @@
+//! The one retry policy: what is tried again, how often, and how long to wait.
+
+use crate::error::{Error, Result};
+use std::future::Future;
+use std::time::Duration;
+
+/// How failures that may pass are tried again.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How many times one request is tried again without any progress in between.
+    pub retries: u32,
+    /// The wait before the first further try; it doubles each time.
+    pub first_delay: Duration,
+    /// The longest wait of saver's own; a Retry-After may ask for more.
+    pub max_delay: Duration,
+    /// The longest Retry-After that is honoured; a longer one ends the image.
+    pub max_retry_after: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            retries: 7,
+            first_delay: Duration::from_millis(200),
+            max_delay: Duration::from_secs(30),
+            max_retry_after: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The tries of one piece of work: counts them and waits between them.
+#[derive(Debug)]
+pub struct Attempts<'a> {
+    policy: &'a RetryPolicy,
+    /// Failures since the last progress.
+    failures: u32,
+    /// All tries made, the first included.
+    made: u32,
+}
+
+impl<'a> Attempts<'a> {
+    /// Tries under `policy`, none made yet.
+    #[must_use]
+    pub fn new(policy: &'a RetryPolicy) -> Self {
+        Self { policy, failures: 0, made: 1 }
+    }
+
+    /// How many tries were made.
+    #[must_use]
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// Bytes came: the budget is whole again.
+    pub fn progress(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Waits until the next try is due.
+    ///
+    /// # Errors
+    /// `error` itself, when it can't pass or the budget is spent.
+    pub async fn after(&mut self, error: Error) -> Result<()> {
+        let delay = self.next_delay(error)?;
+        self.made += 1;
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    fn next_delay(&mut self, error: Error) -> Result<Duration> {
+        if !error.kind().is_retryable() || self.failures >= self.policy.retries {
+            return Err(error);
+        }
+        let asked = error.retry_after().unwrap_or_default();
+        if asked > self.policy.max_retry_after {
+            return Err(error);
+        }
+        let doubled = self.policy.first_delay.saturating_mul(1 << self.failures.min(20));
+        let ceiling = doubled.min(self.policy.max_delay);
+        self.failures += 1;
+        tracing::debug!(failures = self.failures, %error, "trying again");
+        // Jitter between half and whole keeps many tasks from coming back at the same moment.
+        Ok(asked + ceiling.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+}
+
+/// Runs `attempt` until it succeeds or the policy gives up; answers the result and how many tries it took.
+///
+/// # Errors
+/// The last attempt's.
+pub async fn retry<T, F>(policy: &RetryPolicy, mut attempt: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut attempts = Attempts::new(policy);
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => attempts.after(error).await?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "x", "y")
+    }
+
+    #[test]
+    fn gives_up_on_what_cannot_pass_and_when_the_budget_is_spent() {
+        let policy = RetryPolicy { retries: 2, ..RetryPolicy::default() };
+        let mut attempts = Attempts::new(&policy);
+        assert!(attempts.next_delay(error(ErrorKind::NotFound)).is_err());
+        assert!(attempts.next_delay(error(ErrorKind::Unavailable)).is_ok());
+        assert!(attempts.next_delay(error(ErrorKind::RateLimited)).is_ok());
+        assert!(attempts.next_delay(error(ErrorKind::Unavailable)).is_err());
+        attempts.progress();
+        assert!(attempts.next_delay(error(ErrorKind::Unavailable)).is_ok());
+    }
+
+    #[test]
+    fn waits_longer_each_time_and_as_long_as_asked() {
+        let policy = RetryPolicy::default();
+        let mut attempts = Attempts::new(&policy);
+        for ceiling in [200, 400, 800, 1600] {
+            let delay = attempts.next_delay(error(ErrorKind::Unavailable)).unwrap().as_millis();
+            assert!(delay >= ceiling / 2 && delay <= ceiling, "{delay} of {ceiling}");
+        }
+        let asked = error(ErrorKind::RateLimited).with_retry_after(Duration::from_secs(60));
+        assert!(attempts.next_delay(asked).unwrap() >= Duration::from_secs(60));
+        let too_long = error(ErrorKind::RateLimited).with_retry_after(Duration::from_secs(3600));
+        assert!(attempts.next_delay(too_long).is_err());
+    }
+}

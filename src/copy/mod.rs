@@ -1,0 +1,1 @@
+//! The engine: moves images from a source to a sink.

@@ -1,0 +1,1 @@
+//! Image-list grammars: files in, entries and `file:line` errors out. Pure.

@@ -1,0 +1,14 @@
+//! The model: names, digests, descriptors, manifests. Pure: no I/O, no async.
+
+pub mod descriptor;
+pub mod digest;
+pub mod manifest;
+pub mod media_type;
+pub mod platform;
+pub mod reference;
+
+pub use descriptor::Descriptor;
+pub use digest::{Digest, Digester};
+pub use manifest::{Index, Manifest, RawManifest};
+pub use platform::{Platform, PlatformSet};
+pub use reference::{Reference, Registry, Repository, Tag};

@@ -1,0 +1,446 @@
+//! Image names in Docker's normal form (the grammar of distribution/reference and OCI
+//! distribution-spec "Pulling manifests").
+
+use super::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The registry a name without a domain belongs to.
+pub const DOCKER_HUB: &str = "docker.io";
+
+fn invalid(subject: impl fmt::Display, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidInput, subject, why)
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+    };
+}
+
+name_type! {
+    /// A registry's domain with its port if it has one: `docker.io`, `localhost:5000`, `[::1]:5000`. Lower case.
+    Registry
+}
+
+name_type! {
+    /// A repository's name within a registry: `library/nginx`.
+    Repository
+}
+
+name_type! {
+    /// A tag: at most 128 of `[A-Za-z0-9_.-]`, not starting with `.` or `-`.
+    Tag
+}
+
+impl Registry {
+    /// Whether this is Docker Hub.
+    #[must_use]
+    pub fn is_docker_hub(&self) -> bool {
+        &*self.0 == DOCKER_HUB
+    }
+
+    /// The host name or address, without port and without an IPv6 address's brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        if let Some(rest) = self.0.strip_prefix('[') {
+            return rest.split(']').next().unwrap_or(rest);
+        }
+        self.0.split(':').next().unwrap_or(&self.0)
+    }
+
+    /// Whether the host is this machine: `localhost`, 127.0.0.0/8 or ::1.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl FromStr for Registry {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: &str| invalid(format!("registry {text:?}"), why);
+        let lower = text.to_ascii_lowercase();
+        let (host, port) = if let Some(rest) = lower.strip_prefix('[') {
+            let (address, rest) =
+                rest.split_once(']').ok_or_else(|| refuse("an IPv6 address ends with ]"))?;
+            address
+                .parse::<std::net::Ipv6Addr>()
+                .map_err(|_| refuse("not an IPv6 address between [ and ]"))?;
+            (
+                None,
+                if rest.is_empty() {
+                    None
+                } else {
+                    Some(rest.strip_prefix(':').ok_or_else(|| refuse("after ] only a port may follow"))?)
+                },
+            )
+        } else {
+            match lower.split_once(':') {
+                Some((host, port)) => (Some(host), Some(port)),
+                None => (Some(lower.as_str()), None),
+            }
+        };
+        if let Some(host) = host {
+            let good = |label: &str| {
+                !label.is_empty()
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            };
+            if host.len() > 253 || !host.split('.').all(good) {
+                return Err(refuse("a host name has letters, digits and - between its dots"));
+            }
+        }
+        if port.is_some_and(|port| {
+            port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().is_err()
+        }) {
+            return Err(refuse("the port must be a number up to 65535"));
+        }
+        Ok(match lower.as_str() {
+            "index.docker.io" | "registry-1.docker.io" => Self(DOCKER_HUB.into()),
+            _ => Self(lower.into()),
+        })
+    }
+}
+
+impl FromStr for Repository {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: String| invalid(format!("repository {text:?}"), why);
+        if text.is_empty() {
+            return Err(refuse("the name is empty".into()));
+        }
+        if text.len() > 255 {
+            return Err(refuse("a name has at most 255 characters".into()));
+        }
+        let lower = text.to_ascii_lowercase();
+        for component in lower.split('/') {
+            check_component(component).map_err(|why| refuse(format!("the part {component:?} {why}")))?;
+        }
+        if lower != text {
+            return Err(refuse(format!("a name must be lower case: {lower}")));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn check_component(component: &str) -> std::result::Result<(), &'static str> {
+    if component.is_empty() {
+        return Err("is empty");
+    }
+    let separator = |b: u8| matches!(b, b'.' | b'_' | b'-');
+    if let Some(bad) = component
+        .chars()
+        .find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-')))
+    {
+        return Err(if bad.is_whitespace() {
+            "has a blank in it"
+        } else {
+            "has a character other than a-z 0-9 . _ -"
+        });
+    }
+    let bytes = component.as_bytes();
+    if separator(bytes[0]) || separator(bytes[bytes.len() - 1]) {
+        return Err("starts or ends with a separator");
+    }
+    for run in component.split(|c: char| c.is_ascii_alphanumeric()).filter(|run| !run.is_empty()) {
+        if !(matches!(run, "." | "_" | "__") || run.bytes().all(|b| b == b'-')) {
+            return Err("has separators in a row other than __ or dashes");
+        }
+    }
+    Ok(())
+}
+
+impl Repository {
+    /// Docker Hub's name for the official image `name`, if this is one: `mysql` for `library/mysql`.
+    #[must_use]
+    pub fn official_name(&self) -> Option<Self> {
+        self.0.strip_prefix("library/").filter(|name| !name.contains('/')).map(|name| Self(name.into()))
+    }
+}
+
+impl Tag {
+    /// The tag that a reference without one means.
+    #[must_use]
+    pub fn latest() -> Self {
+        Self("latest".into())
+    }
+}
+
+impl FromStr for Tag {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: &str| invalid(format!("tag {text:?}"), why);
+        if text.is_empty() {
+            return Err(refuse("the tag is empty"));
+        }
+        if text.len() > 128 {
+            return Err(refuse("a tag has at most 128 characters"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) {
+            return Err(if text.contains('+') {
+                refuse("a tag can't hold +")
+                    .with_hint(format!("Helm writes a version's + as _: {}", text.replace('+', "_")))
+            } else {
+                refuse("a tag has only letters, digits and _ . -")
+            });
+        }
+        if text.starts_with(['.', '-']) {
+            return Err(refuse("a tag starts with a letter, a digit or _"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// A full image name: `registry/repository:tag@digest`, with a tag, a digest or both.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// Where the image is.
+    pub registry: Registry,
+    /// Its repository.
+    pub repository: Repository,
+    /// The tag. `latest` is filled in when neither tag nor digest was given.
+    pub tag: Option<Tag>,
+    /// The digest that pins it.
+    pub digest: Option<Digest>,
+}
+
+impl Reference {
+    /// Parses a name in Docker's normal form, with an optional `docker://` or `oci://` before it.
+    ///
+    /// A name without a domain belongs to Docker Hub; one without a slash there is an official
+    /// image (`library/`). The first part is a domain when it has a dot or a port or is `localhost`.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the part that is wrong and why.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_in(text, None)
+    }
+
+    /// As [`Reference::parse`], but a name without a domain belongs to `home`.
+    ///
+    /// # Errors
+    /// As [`Reference::parse`].
+    pub fn parse_in(text: &str, home: Option<&Registry>) -> Result<Self> {
+        Self::read(text, home).map_err(|error| {
+            let wrapped = Error::new(error.kind(), format!("{text:?}"), error.to_string());
+            match error.hint() {
+                Some(hint) => wrapped.with_hint(hint),
+                None => wrapped,
+            }
+        })
+    }
+
+    fn read(text: &str, home: Option<&Registry>) -> Result<Self> {
+        let name =
+            ["docker://", "oci://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+        if let Some((scheme, _)) = name.split_once("://") {
+            return Err(invalid(
+                format!("scheme {scheme:?}"),
+                "a name starts with docker://, oci:// or the registry itself",
+            ));
+        }
+        let (name, digest) = match name.split_once('@') {
+            Some((name, digest)) => (name, Some(digest.parse::<Digest>()?)),
+            None => (name, None),
+        };
+        let (domain, rest) = split_domain(name)?;
+        let (path, tag) = match rest.rsplit_once(':') {
+            Some((path, tag)) => (path, Some(tag.parse::<Tag>()?)),
+            None => (rest, None),
+        };
+        let registry = match (domain, home) {
+            (Some(domain), _) => domain.parse()?,
+            (None, Some(home)) => home.clone(),
+            (None, None) => Registry(DOCKER_HUB.into()),
+        };
+        let mut repository: Repository = path.parse()?;
+        if registry.is_docker_hub() && !path.contains('/') {
+            repository = Repository(format!("library/{path}").into());
+        }
+        let tag = tag.or_else(|| digest.is_none().then(Tag::latest));
+        Ok(Self { registry, repository, tag, digest })
+    }
+}
+
+/// Splits off the first part when it is a domain: Docker's rule.
+fn split_domain(name: &str) -> Result<(Option<&str>, &str)> {
+    if name.starts_with('[') {
+        let end = name
+            .find(']')
+            .ok_or_else(|| invalid(format!("registry {name:?}"), "an IPv6 address ends with ]"))?;
+        let slash = name[end..]
+            .find('/')
+            .ok_or_else(|| invalid(format!("name {name:?}"), "a repository must follow the registry"))?;
+        return Ok((Some(&name[..end + slash]), &name[end + slash + 1..]));
+    }
+    match name.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => Ok((Some(first), rest)),
+        _ => Ok((None, name)),
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn reads_docker_s_normal_form() {
+        let pinned = format!("quay.io/a/b:v1@sha256:{HEX}");
+        let by_digest = format!("a@sha256:{HEX}");
+        let by_digest_full = format!("docker.io/library/a@sha256:{HEX}");
+        for (text, expect) in [
+            ("ubuntu", "docker.io/library/ubuntu:latest"),
+            ("ubuntu:22.04", "docker.io/library/ubuntu:22.04"),
+            ("docker:dind", "docker.io/library/docker:dind"),
+            ("docker://docker:dind", "docker.io/library/docker:dind"),
+            ("oci://ghcr.io/a/b", "ghcr.io/a/b:latest"),
+            ("rancher/k3s:v1", "docker.io/rancher/k3s:v1"),
+            ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/bitnami/mysql", "docker.io/bitnami/mysql:latest"),
+            ("localhost/a", "localhost/a:latest"),
+            ("localhost:5000/helm-charts/mysql:8.8.19", "localhost:5000/helm-charts/mysql:8.8.19"),
+            ("Registry.K8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
+            ("registry.k8s.io/coredns/coredns:v1.11.1", "registry.k8s.io/coredns/coredns:v1.11.1"),
+            ("[::1]:5000/a/b:c", "[::1]:5000/a/b:c"),
+            ("[2001:db8::1]/a", "[2001:db8::1]/a:latest"),
+            ("127.0.0.1:5000/a__b/c--d.e", "127.0.0.1:5000/a__b/c--d.e:latest"),
+            (&pinned, &pinned),
+            (&by_digest, &by_digest_full),
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().to_string(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_with_the_reason() {
+        let long = "a".repeat(256);
+        for (text, reason) in [
+            ("", "empty"),
+            ("Ubuntu", "lower case"),
+            ("Foo/bar", "lower case"),
+            ("ghcr.io/Foo/bar", "lower case"),
+            ("a b", "blank"),
+            ("a:", "tag is empty"),
+            ("a:v1+build", "can't hold +"),
+            ("a:-x", "starts with"),
+            ("a@sha256:12", "64 hex"),
+            ("a@md5:12", "algorithm"),
+            ("a//b", "empty"),
+            ("a/../b", "separator"),
+            ("a/b/", "empty"),
+            ("a..b", "in a row"),
+            ("a.io:99999/b", "port"),
+            ("a.io:x/b", "port"),
+            ("-a.io/b", "host name"),
+            ("[::1/a", "ends with ]"),
+            ("[zz::]/a", "IPv6"),
+            ("http://a.io/b", "scheme"),
+            ("{{ .Values.image }}", "blank"),
+            (long.as_str(), "255"),
+        ] {
+            let error = Reference::parse(text).unwrap_err();
+            assert_eq!(error.kind() == ErrorKind::InvalidInput, !text.contains("md5"), "{text}");
+            assert!(error.to_string().contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn knows_loopback_and_official_names() {
+        for (registry, loopback) in [
+            ("localhost:5000", true),
+            ("127.0.0.1", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:5", true),
+            ("localhost.evil.com", false),
+            ("10.0.0.1", false),
+        ] {
+            assert_eq!(registry.parse::<Registry>().unwrap().is_loopback(), loopback, "{registry}");
+        }
+        let official =
+            |name: &str| name.parse::<Repository>().unwrap().official_name().map(|name| name.to_string());
+        assert_eq!(official("library/mysql").as_deref(), Some("mysql"));
+        assert_eq!(official("library/a/b"), None);
+        assert_eq!(official("bitnami/mysql"), None);
+    }
+
+    #[test]
+    fn a_bare_name_belongs_to_its_home() {
+        let home = "harbor.local:5000".parse().unwrap();
+        let name = Reference::parse_in("mysql:8", Some(&home)).unwrap();
+        assert_eq!(name.to_string(), "harbor.local:5000/mysql:8");
+    }
+}

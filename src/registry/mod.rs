@@ -1,0 +1,1 @@
+//! The registry client: one session per registry.

@@ -1,0 +1,1 @@
+//! Front doors: what answers from a store.

@@ -1,0 +1,1 @@
+//! The docker/distribution file tree.
