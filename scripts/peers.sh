@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the real tools that the tests and the benchmark talk to, from Debian's packages.
+# Installs the real tools that tests, checks and the benchmark use, from Debian's packages.
 # Only what is missing is installed, and no service is started. Works as root or with sudo.
 #
 #   scripts/peers.sh            install what is missing
@@ -19,6 +19,7 @@ openssl         openssl
 wrk             wrk
 python3         python3
 curl            curl
+shellcheck      shellcheck
 update-ca-certificates ca-certificates
 "
 
