@@ -409,7 +409,7 @@ mod tests {
             ("[::1/a", "ends with ]"),
             ("[zz::]/a", "IPv6"),
             ("http://a.io/b", "scheme"),
-            ("{{ .Values.image }}", "blank"),
+            ("{{ .Values.image }}", "character other"),
             (long.as_str(), "255"),
         ] {
             let error = Reference::parse(text).unwrap_err();

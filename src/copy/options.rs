@@ -1,0 +1,63 @@
+//! What can be chosen about a copy.
+
+use crate::content::retry::RetryPolicy;
+use crate::oci::PlatformSet;
+
+/// What becomes of an index when only some of its platforms are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IndexMode {
+    /// It is kept byte for byte: its digest keeps resolving, and the platforms left out answer 404.
+    #[default]
+    Keep,
+    /// It is written anew with only the entries that were copied: a new digest.
+    Prune,
+    /// The tag names the one platform's manifest; needs exactly one.
+    Flatten,
+}
+
+/// What becomes of an image that has none of the platforms asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingPlatform {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It is left out, with a warning.
+    Skip,
+}
+
+/// Options of the engine.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CopyOptions {
+    /// The platforms to copy of each image, unless the image says otherwise.
+    pub platforms: PlatformSet,
+    /// What becomes of a filtered index.
+    pub index: IndexMode,
+    /// What becomes of an image without the platform.
+    pub missing_platform: MissingPlatform,
+    /// Whether attestations (unknown/unknown entries) come with the images they speak of.
+    pub attestations: bool,
+    /// Whether foreign (non-distributable) layers are fetched too.
+    pub foreign_layers: bool,
+    /// What is tried again, and how often.
+    pub retry: RetryPolicy,
+    /// The most blobs in flight at once, over all sources. The engine finds its own pace below.
+    pub jobs: usize,
+    /// Whether the first failed image ends the run.
+    pub fail_fast: bool,
+}
+
+impl Default for CopyOptions {
+    fn default() -> Self {
+        Self {
+            platforms: PlatformSet::All,
+            index: IndexMode::Keep,
+            missing_platform: MissingPlatform::Fail,
+            attestations: false,
+            foreign_layers: false,
+            retry: RetryPolicy::default(),
+            jobs: 16,
+            fail_fast: false,
+        }
+    }
+}

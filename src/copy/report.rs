@@ -1,0 +1,111 @@
+//! The word of a run: what became of each image.
+
+use crate::error::{Error, ErrorKind};
+use crate::oci::{Digest, Reference, Repository, Tag};
+use serde::{Serialize, Serializer};
+
+/// What became of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It was fetched, in whole or in part, and published.
+    Saved,
+    /// All of it was there, and its tag too: nothing was written.
+    Unchanged,
+    /// It has not the platform asked for, and that was allowed.
+    Skipped,
+    /// It could not be had; its tag was not touched.
+    Failed,
+}
+
+/// One image's row.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageReport {
+    /// The image as asked for, in normal form.
+    pub reference: Reference,
+    /// What became of it.
+    pub status: Status,
+    /// The repository that it has in the tree.
+    pub repository: Repository,
+    /// The tag that it has there; none when it was asked for by digest alone.
+    pub tag: Option<Tag>,
+    /// What the tag names in the tree: a manifest's or an index's digest.
+    pub digest: Option<Digest>,
+    /// The digest that the source names, where it is not `digest` (a pruned or flattened index).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<Digest>,
+    /// The platforms that are there.
+    pub platforms: Vec<String>,
+    /// Bytes that came over the network for it: blobs, manifests.
+    pub bytes_fetched: u64,
+    /// Bytes of its blobs that were there or that another image of the run brought.
+    pub bytes_reused: u64,
+    /// Tries of its worst request or blob: 1 when nothing had to be tried again.
+    pub attempts: u32,
+    /// How long it took, in seconds, from when its turn came until it was on stable storage.
+    pub seconds: f64,
+    /// Why it failed or was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// What there is to know beside: a tag that moved, a short name that was taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Why an image failed, as data.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// The kind, by its stable name.
+    #[serde(serialize_with = "kind_name")]
+    pub kind: ErrorKind,
+    /// What failed, on what, and why.
+    pub message: String,
+    /// What to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+fn kind_name<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.as_str())
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self { kind: error.kind(), message: error.to_string(), hint: error.hint().map(str::to_owned) }
+    }
+}
+
+/// What became of a whole run. Its JSON form is what `--report` writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The version of this form: raised when a field changes its meaning or goes.
+    pub schema: u32,
+    /// A row for each image, in the order of the list.
+    pub images: Vec<ImageReport>,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+    /// Bytes that did not have to come: there already, or shared between images.
+    pub bytes_reused: u64,
+    /// How long the run took, in seconds.
+    pub seconds: f64,
+    /// Why the run ended before its images did, if it did: the disk was full, the run was interrupted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Failure>,
+}
+
+impl Report {
+    /// The current version of the JSON form.
+    pub const SCHEMA: u32 = 1;
+
+    /// How many images have this status.
+    #[must_use]
+    pub fn count(&self, status: Status) -> usize {
+        self.images.iter().filter(|image| image.status == status).count()
+    }
+
+    /// Whether the run came to its end with no image failed.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.aborted.is_none() && self.count(Status::Failed) == 0
+    }
+}
