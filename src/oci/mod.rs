@@ -6,6 +6,7 @@ pub mod manifest;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
+pub mod sha256;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Digester};

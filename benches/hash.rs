@@ -1,0 +1,40 @@
+//! Hashing speed: the `sha2` crate, a single state, and states fed together in lanes.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use saver::oci::sha256::{Sha256State, update_lanes};
+use sha2::Digest;
+use std::hint::black_box;
+
+/// One read of the hash follower, in bytes.
+const READ: usize = 256 * 1024;
+
+fn hash(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sha256");
+    let buffer: Vec<u8> = (0..READ).map(|at| (at * 31) as u8).collect();
+
+    group.throughput(Throughput::Bytes(READ as u64));
+    group.bench_function("sha2", |bencher| {
+        let mut digest = sha2::Sha256::new();
+        bencher.iter(|| digest.update(black_box(&buffer)));
+    });
+    group.bench_function("single", |bencher| {
+        let mut state = Sha256State::new();
+        bencher.iter(|| state.update(black_box(&buffer)));
+    });
+
+    for streams in 1..=8 {
+        let buffers = vec![buffer.clone(); streams];
+        let mut states = vec![Sha256State::new(); streams];
+        group.throughput(Throughput::Bytes((streams * READ) as u64));
+        group.bench_function(BenchmarkId::new("lanes", streams), |bencher| {
+            bencher.iter(|| {
+                let mut feed: Vec<_> = states.iter_mut().zip(buffers.iter().map(Vec::as_slice)).collect();
+                update_lanes(black_box(&mut feed));
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, hash);
+criterion_main!(benches);
