@@ -1,0 +1,254 @@
+//! The plain grammar: one reference a line.
+
+use super::{Entry, ListCredential, MAX_LINE_BYTES, MAX_PROBLEMS, Origin, Parsed, platforms};
+use crate::oci::{PlatformSet, Reference, Registry};
+use std::sync::Arc;
+
+/// Reads every line; a wrong one is a problem and the next is read.
+pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
+    let mut parsed = Parsed::default();
+    let mut module: Option<Arc<str>> = None;
+    for (number, bytes) in (1..).zip(text.split(|b| *b == b'\n')) {
+        let origin = Origin { file: file.clone(), line: number, module: module.clone() };
+        if parsed.problems.len() >= MAX_PROBLEMS {
+            parsed.problem(origin, "too many lines are wrong: the rest was not read", None);
+            break;
+        }
+        if bytes.len() > MAX_LINE_BYTES {
+            parsed.problem(origin, format!("the line is longer than {MAX_LINE_BYTES} bytes"), None);
+            continue;
+        }
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            parsed.problem(origin, "the line is not UTF-8 text", None);
+            continue;
+        };
+        if let Some(name) = heading(text) {
+            module = Some(name.into());
+            continue;
+        }
+        line(&mut parsed, text, origin, None);
+    }
+    parsed
+}
+
+/// The name in a `##+name` heading.
+fn heading(text: &str) -> Option<&str> {
+    let name = text.trim().strip_prefix("##+")?.trim();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The section that a line stands in: where its bare names belong, and the credentials for it.
+pub(super) struct Home {
+    pub(super) registry: Registry,
+    pub(super) credential: Option<Arc<ListCredential>>,
+}
+
+/// Reads one line: nothing, a comment, or a reference with options and a comment.
+pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option<&Home>) {
+    let words: Vec<&str> = text.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
+    let Some((name, options)) = words.split_first() else { return };
+    if let Some((message, hint)) = not_a_reference(&words) {
+        return parsed.problem(origin, message, Some(hint));
+    }
+    let reference = Reference::parse_in(name, home.map(|home| &home.registry));
+    let options = line_options(options);
+    let reference = match reference {
+        Ok(reference) => reference,
+        Err(error) => return parsed.problem(origin, error.to_string(), error.hint()),
+    };
+    let platforms = match options {
+        Ok(platforms) => platforms,
+        Err((message, hint)) => return parsed.problem(origin, message, hint.as_deref()),
+    };
+    let credential =
+        home.filter(|home| home.registry == reference.registry).and_then(|home| home.credential.clone());
+    parsed.entries.push(Entry { reference, platforms, origin, credential });
+}
+
+/// Text that people paste into lists by mistake, with a better reason than its first bad character.
+fn not_a_reference(words: &[&str]) -> Option<(String, &'static str)> {
+    let name = words[0];
+    if words.iter().any(|word| ["{{", "}}", "${", "$("].iter().any(|mark| word.contains(mark)))
+        || name.starts_with('$')
+    {
+        return Some((
+            format!("{:?} is a template that was not filled in", words.join(" ")),
+            "render it first, for example with helm template",
+        ));
+    }
+    if name.contains("://") && (name.starts_with("http:") || name.starts_with("https:")) {
+        return Some((
+            format!("{name:?} is a web address"),
+            "write the image's name without http:// or https://",
+        ));
+    }
+    if name.ends_with(':') && words.len() > 1 {
+        return Some((format!("{:?} looks like YAML", words.join(" ")), "write only the image's name"));
+    }
+    if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Some((
+            format!("{name:?} is a bare digest or image ID"),
+            "write name@sha256:..., an ID alone does not say where the image is",
+        ));
+    }
+    if ["docker-archive:", "oci-archive:", "docker-daemon:", "containers-storage:", "oci:", "dir:"]
+        .iter()
+        .any(|transport| name.starts_with(transport) && !name.starts_with("oci://") && name.contains('/'))
+    {
+        return Some((format!("{name:?} is not in a registry"), "only images in registries can be listed"));
+    }
+    None
+}
+
+type Refusal = (String, Option<String>);
+
+/// The `key=value` words after a reference.
+fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Refusal> {
+    let mut set = None;
+    for word in words {
+        match word.split_once('=') {
+            Some(("platform", value)) if set.is_none() => match platforms(value) {
+                Ok(value) => set = Some(value),
+                Err(error) => return Err((error.to_string(), error.hint().map(str::to_owned))),
+            },
+            Some(("platform", _)) => {
+                return Err((
+                    "platform= is written twice".into(),
+                    Some("write one, with commas between the platforms".into()),
+                ));
+            }
+            Some((key, _)) => {
+                return Err((
+                    format!("the option {key:?} is not known"),
+                    Some("a line may have platform=OS/ARCH".into()),
+                ));
+            }
+            None => {
+                return Err((
+                    format!("{word:?} follows the reference"),
+                    Some("write one reference a line; a comment starts with #".into()),
+                ));
+            }
+        }
+    }
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse as read;
+    use super::*;
+
+    #[test]
+    fn reads_every_form_of_a_line() {
+        let text = "\u{feff}# comment\r\n\
+                    \r\n\
+                    nginx:1.27\r\n  redis:7 \t\r\n\
+                    ##+ storage\r\n\
+                    ghcr.io/o/t:2 platform=linux/arm64,arm/v6  # why # twice\r\n\
+                    ## not a heading\n\
+                    docker://quay.io/a/b platform=all\n\
+                    nginx:1.27#x\n\
+                    quay.io/last/line:1";
+        let parsed = read("l", text.as_bytes());
+        let seen: Vec<String> = parsed
+            .entries
+            .iter()
+            .map(|e| {
+                let platforms = e.platforms.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!(
+                    "{} {} [{platforms}] {}",
+                    e.origin,
+                    e.reference,
+                    e.origin.module.as_deref().unwrap_or("")
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "l:3 docker.io/library/nginx:1.27 [] ",
+                "l:4 docker.io/library/redis:7 [] ",
+                "l:6 ghcr.io/o/t:2 [linux/arm64,linux/arm/v6] storage",
+                "l:8 quay.io/a/b:latest [all] storage",
+                "l:10 quay.io/last/line:1 [] storage",
+            ]
+        );
+        // A # inside a word is part of it, and no tag has one.
+        assert_eq!(parsed.problems.len(), 1);
+        assert!(parsed.problems[0].to_string().starts_with("l:9: "), "{}", parsed.problems[0]);
+    }
+
+    #[test]
+    fn every_bad_line_is_told_with_the_reason() {
+        for (text, reason) in [
+            ("{{ .Values.image }}:1", "template"),
+            ("nginx:${TAG}", "template"),
+            ("$REGISTRY/app:1.0", "template"),
+            ("https://a.io/b", "web address"),
+            ("image: nginx", "looks like YAML"),
+            ("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", "bare digest"),
+            ("docker-archive:/tmp/image.tar", "not in a registry"),
+            ("nginx redis", "follows the reference"),
+            ("nginx platfrom=amd64", "option \"platfrom\""),
+            ("nginx platform=", "platform"),
+            ("nginx platform=amd64 platform=arm64", "twice"),
+            ("Nginx", "lower case"),
+            ("nginx:", "tag is empty"),
+        ] {
+            let parsed = read("l", format!("{text}\nredis\n").as_bytes());
+            assert_eq!(parsed.entries.len(), 1, "{text}");
+            assert_eq!(parsed.problems.len(), 1, "{text}");
+            let told = parsed.problems[0].to_string();
+            assert!(told.starts_with("l:1: ") && told.contains(reason), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn notes_duplicates_by_normal_form_and_platform() {
+        let text =
+            "nginx\ndocker.io/library/nginx:latest\nnginx platform=arm64\nnginx platform=linux/arm64/v8\n";
+        let parsed = read("l", text.as_bytes());
+        assert_eq!(parsed.entries.len(), 2);
+        let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            notes,
+            [
+                "l:2: docker.io/library/nginx:latest is already listed at l:1",
+                "l:4: docker.io/library/nginx:latest is already listed at l:3"
+            ]
+        );
+    }
+
+    #[test]
+    fn bounds_lines_and_problems() {
+        let long = "a".repeat(MAX_LINE_BYTES + 1);
+        let parsed = read("l", format!("{long}\nnginx\n").as_bytes());
+        assert!(parsed.problems[0].to_string().contains("longer than"));
+        assert_eq!(parsed.entries.len(), 1);
+        let parsed = read("l", b"nginx\n\xc3\x28\n\0\n");
+        assert!(parsed.problems[0].to_string().contains("not UTF-8"));
+        assert_eq!(parsed.problems.len(), 2);
+        let parsed = read("l", "A\n".repeat(5 * MAX_PROBLEMS).as_bytes());
+        assert_eq!(parsed.problems.len(), MAX_PROBLEMS + 1);
+    }
+
+    #[test]
+    fn reads_the_sample_lists() {
+        for (name, text, count, notes) in [
+            ("kubeadm", include_str!("../../testdata/lists/kubeadm.list"), 7, 0),
+            ("cilium", include_str!("../../testdata/lists/cilium.list"), 10, 0),
+            ("rook", include_str!("../../testdata/lists/rook.list"), 9, 0),
+            ("kubesphere", include_str!("../../testdata/lists/kubesphere.list"), 21, 1),
+            ("windows", include_str!("../../testdata/lists/windows.list"), 4, 0),
+        ] {
+            let parsed = read(name, text.as_bytes());
+            assert!(parsed.problems.is_empty(), "{name}: {:?}", parsed.problems);
+            assert_eq!((parsed.entries.len(), parsed.notes.len()), (count, notes), "{name}");
+        }
+        let bad = include_str!("../../testdata/lists/bad.list");
+        let parsed = read("bad", bad.as_bytes());
+        assert_eq!(parsed.entries.len(), 1);
+        assert_eq!(parsed.problems.len(), bad.lines().count() - 2, "{:#?}", parsed.problems);
+    }
+}
