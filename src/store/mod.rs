@@ -1,1 +1,100 @@
-//! The docker/distribution file tree.
+//! The docker/distribution file tree: what registries mount and serve.
+//!
+//! Reading is synchronous and takes no lock, since every change is one atomic rename. Nothing that is read is believed:
+//! a damaged link is an absent one, and content is hashed by whoever uses it.
+//!
+//! Only this module's `path.rs` knows a path; a driver ([`driver::Driver`]) stores files under it.
+
+pub mod driver;
+pub mod link;
+mod path;
+mod read;
+
+use crate::error::{Error, Result};
+use driver::{Driver, FreeSpace, FsDriver};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a store writes.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StoreOptions {
+    /// What a published image has survived.
+    pub durability: Durability,
+}
+
+/// What is waited for before an image counts as saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Stable storage: the image outlives a power loss. Many images share one sync.
+    #[default]
+    Batch,
+    /// Nothing: the image outlives the process, not the machine.
+    None,
+}
+
+/// A tree in a directory. Clones share everything.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    driver: Arc<dyn Driver>,
+    options: StoreOptions,
+}
+
+impl Store {
+    /// Opens the tree in `dir`, making the directory if it is missing. Nothing in it is changed before something is written.
+    ///
+    /// # Errors
+    /// `Storage` when the directory can't be made or opened.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self> {
+        let driver = FsDriver::create(dir)
+            .map_err(|error| Error::storage(dir.display(), "open or make the directory", error))?;
+        Ok(Self::with_driver(Arc::new(driver), options))
+    }
+
+    /// Opens the tree in `dir`, which must be there, for reading.
+    ///
+    /// # Errors
+    /// `Storage` when the directory can't be opened.
+    pub fn open_read_only(dir: &Path) -> Result<Self> {
+        let driver = FsDriver::open(dir)
+            .map_err(|error| Error::storage(dir.display(), "open the directory", error))?;
+        Ok(Self::with_driver(Arc::new(driver), StoreOptions::default()))
+    }
+
+    /// A tree on any medium.
+    #[must_use]
+    pub fn with_driver(driver: Arc<dyn Driver>, options: StoreOptions) -> Self {
+        Self { inner: Arc::new(Inner { driver, options }) }
+    }
+
+    /// How much more fits.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn free_space(&self) -> Result<FreeSpace> {
+        self.inner
+            .driver
+            .free_space()
+            .map_err(|error| storage(&*self.inner.driver, "", "read the free space", error))
+    }
+}
+
+/// A driver's error at `path`, said to a person.
+fn storage(driver: &dyn Driver, path: &str, doing: &str, cause: io::Error) -> Error {
+    let code = cause.raw_os_error();
+    let error = Error::storage(driver.location(path), doing, cause);
+    match code {
+        Some(libc::ELOOP) => error.with_hint(
+            "a symbolic link stands inside the store's directory, where none is followed: replace it by what it points at, or mount that there",
+        ),
+        Some(libc::EXDEV) => {
+            error.with_hint("docker/ and .saver/ inside the store's directory must be on one file system")
+        }
+        _ => error,
+    }
+}

@@ -1,0 +1,526 @@
+//! A local directory.
+//!
+//! Files get mode 0644 and directories 0755 whatever the umask is, so that a registry running as another user can read
+//! the tree: each is looked at when it is made, and changed where the umask (or a default ACL) took bits away.
+//!
+//! Barriers are one `syncfs(2)`. Where that can't be relied on (network and FUSE file systems) each
+//! file and directory touched since the last barrier is synced by itself.
+//!
+//! The directory itself may be a symbolic link, and file systems may be mounted below it (as long as `docker` and
+//! `.saver` share one); symbolic links below it are refused on writing and read as absent.
+
+use super::beneath::Beneath;
+use super::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use crate::store::path::parent;
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const FILE_MODE: u32 = 0o644;
+const DIRECTORY_MODE: u32 = 0o755;
+/// Blobs at least this long get their space reserved before bytes flow.
+const RESERVE_FROM: u64 = 1 << 20;
+/// How much is written to a blob before the kernel is asked to start writing it out: the barrier finds little left to do.
+const WRITE_OUT_EVERY: u64 = 8 << 20;
+/// How many directories are remembered as known to exist.
+const KNOWN_DIRECTORIES: usize = 1 << 16;
+
+/// A directory of the local machine.
+pub struct FsDriver {
+    beneath: Beneath,
+    path: PathBuf,
+    /// Directories seen to be there, and to be no symbolic links.
+    known: Mutex<HashSet<String>>,
+    /// Kept locked as long as this process lives: its stage area.
+    area: Mutex<Option<(OwnedFd, String)>>,
+    /// What a barrier has to sync, where `syncfs` is not to be relied on.
+    touched: Option<Mutex<Touched>>,
+}
+
+#[derive(Default)]
+struct Touched {
+    files: Vec<String>,
+    directories: BTreeSet<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the error says that no regular file is there to be read.
+fn is_absent(error: Errno) -> bool {
+    // LOOP and NOTDIR: a symbolic link or file stands where a directory should; NXIO: a socket.
+    matches!(
+        error,
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::NAMETOOLONG
+    )
+}
+
+impl FsDriver {
+    /// Opens `path`, making the directory and those above it where they are missing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if let Err(error) = std::fs::metadata(path) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            std::fs::create_dir_all(path)?;
+            let found = rustix::fs::stat(path)?;
+            if found.st_mode & 0o777 != DIRECTORY_MODE {
+                rustix::fs::chmod(path, Mode::from_raw_mode((found.st_mode & 0o7000) | DIRECTORY_MODE))?;
+            }
+        }
+        Self::open(path)
+    }
+
+    /// Opens `path`, which must be there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())?;
+        let trusted = syncfs_is_trusted(rustix::fs::fstatfs(&root)?.f_type as u64);
+        Ok(Self {
+            beneath: Beneath::new(root),
+            path: path.to_owned(),
+            known: Mutex::default(),
+            area: Mutex::default(),
+            touched: (!trusted).then(Mutex::default),
+        })
+    }
+
+    /// The same directory with every file and directory synced by itself.
+    #[must_use]
+    pub fn syncing_each_file(mut self) -> Self {
+        self.touched = Some(Mutex::default());
+        self
+    }
+
+    fn touch_file(&self, path: &str) {
+        if let Some(touched) = &self.touched {
+            lock(touched).files.push(path.to_owned());
+        }
+    }
+
+    fn touch_directory(&self, path: &str) {
+        if let Some(touched) = &self.touched {
+            lock(touched).directories.insert(path.to_owned());
+        }
+    }
+
+    /// Sees to it that `path` is a directory; `remember` it if it will be asked for again.
+    fn ensure(&self, path: &str, remember: bool) -> io::Result<()> {
+        if path.is_empty() || lock(&self.known).contains(path) {
+            return Ok(());
+        }
+        self.ensure(parent(path), true)?;
+        let root = self.beneath.root();
+        match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(DIRECTORY_MODE)) {
+            Ok(()) => {
+                let found = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
+                if found.st_mode & 0o777 != DIRECTORY_MODE {
+                    let mode = (found.st_mode & 0o7000) | DIRECTORY_MODE;
+                    rustix::fs::chmodat(root, path, Mode::from_raw_mode(mode), AtFlags::empty())?;
+                }
+                self.touch_directory(parent(path));
+            }
+            Err(Errno::EXIST) => {
+                drop(self.beneath.open(path, OFlags::PATH | OFlags::DIRECTORY, 0)?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if remember {
+            let mut known = lock(&self.known);
+            if known.len() >= KNOWN_DIRECTORIES {
+                known.clear();
+            }
+            known.insert(path.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Runs `act`, which needs directories to be there; once more after forgetting what was known, should another
+    /// process have removed one since.
+    fn with_directories<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                lock(&self.known).clear();
+                act()
+            }
+            answer => answer,
+        }
+    }
+
+    fn open_file(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+        // NONBLOCK: opening a planted pipe must not hang.
+        match self.beneath.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(error) if is_absent(error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn new_file(&self, path: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.beneath.root(), path, flags, Mode::from_raw_mode(FILE_MODE))?;
+        set_file_mode(&fd, rustix::fs::fstat(&fd)?.st_mode)?;
+        Ok(fd.into())
+    }
+
+    fn sync_touched(&self, touched: Touched) -> io::Result<()> {
+        let Touched { files, directories } = touched;
+        let work: Vec<&String> = files.iter().chain(&directories).collect();
+        let sync = |path: &String| -> io::Result<()> {
+            let path = if path.is_empty() { "." } else { path };
+            let opened = if path == "." {
+                rustix::fs::openat(self.beneath.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            } else {
+                self.beneath.open(path, OFlags::RDONLY, 0)
+            };
+            match opened {
+                Ok(fd) => Ok(rustix::fs::fsync(&fd)?),
+                // Discarded meanwhile, or a directory that another process took away.
+                Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        let threads = work.len().div_ceil(16).clamp(1, 16);
+        let share = work.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let running: Vec<_> = work
+                .chunks(share)
+                .map(|paths| scope.spawn(move || paths.iter().try_for_each(|path| sync(path))))
+                .collect();
+            running.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a syncing thread ended early")))
+            })
+        })
+    }
+}
+
+/// Whether `syncfs` on a file system of this type (statfs(2), `f_type`) puts everything on stable storage and reports errors.
+fn syncfs_is_trusted(kind: u64) -> bool {
+    const NFS: u64 = 0x6969;
+    const FUSE: u64 = 0x6573_5546;
+    const CIFS: u64 = 0xff53_4d42;
+    const SMB2: u64 = 0xfe53_4d42;
+    const NINE_P: u64 = 0x0102_1997;
+    !matches!(kind & 0xffff_ffff, NFS | FUSE | CIFS | SMB2 | NINE_P)
+}
+
+fn set_file_mode(fd: impl AsFd, found: u32) -> io::Result<()> {
+    if found & 0o777 != FILE_MODE {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(FILE_MODE))?;
+    }
+    Ok(())
+}
+
+impl Driver for FsDriver {
+    fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(fd) = self.open_file(path)? else { return Ok(None) };
+        let found = rustix::fs::fstat(&fd)?;
+        let length = u64::try_from(found.st_size).unwrap_or(u64::MAX);
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || length > limit {
+            return Ok(None);
+        }
+        let mut content = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        let file = File::from(fd);
+        let filled = read_full(&file, 0, &mut content)?;
+        content.truncate(filled);
+        Ok(Some(content))
+    }
+
+    fn size(&self, path: &str) -> io::Result<Option<u64>> {
+        let fd = match self.beneath.open(path, OFlags::PATH, 0) {
+            Ok(fd) => fd,
+            Err(error) if is_absent(error) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let found = rustix::fs::fstat(&fd)?;
+        let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        Ok(regular.then_some(u64::try_from(found.st_size).unwrap_or(0)))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Option<(File, u64)>> {
+        let Some(fd) = self.open_file(path)? else { return Ok(None) };
+        let found = rustix::fs::fstat(&fd)?;
+        let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        Ok(regular.then(|| (File::from(fd), u64::try_from(found.st_size).unwrap_or(0))))
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = match self.beneath.open(path, flags, 0) {
+            Ok(fd) => fd,
+            Err(error) if is_absent(error) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&fd)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Some file systems leave the type out.
+                FileType::Unknown => match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(found) => FileType::from_raw_mode(found.st_mode),
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                kind => kind,
+            };
+            let kind = match kind {
+                FileType::Directory => EntryKind::Directory,
+                FileType::RegularFile => EntryKind::File,
+                _ => EntryKind::Other,
+            };
+            entries.push(Entry { name: name.to_string_lossy().into_owned(), kind });
+        }
+        Ok(entries)
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.with_directories(|| self.ensure(path, true))
+    }
+
+    fn stage_area(&self, parent: &str) -> io::Result<String> {
+        let mut area = lock(&self.area);
+        if let Some((_, path)) = &*area {
+            return Ok(path.clone());
+        }
+        self.create_dir(parent)?;
+        self.remove_dead_areas(parent)?;
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = format!("{parent}/{}-{count}-{:08x}", std::process::id(), fastrand::u32(..));
+            self.ensure(&path, true)?;
+            let fd = self.beneath.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+            // A process that cleans up may have taken it away before it was locked.
+            let held = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if held && self.beneath.open(&path, OFlags::PATH | OFlags::DIRECTORY, 0).is_ok() {
+                *area = Some((fd, path.clone()));
+                return Ok(path);
+            }
+            lock(&self.known).remove(&path);
+        }
+    }
+
+    fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
+        let file = self.new_file(path)?;
+        file.write_all_at(content, 0)?;
+        self.touch_file(path);
+        Ok(())
+    }
+
+    fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
+        let root = self.beneath.root();
+        self.with_directories(|| {
+            self.ensure(parent(path), false)?;
+            Ok(rustix::fs::renameat(root, staged, root, path)?)
+        })?;
+        self.touch_directory(parent(path));
+        Ok(())
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let directory = match parent(path) {
+            "" => None,
+            above => match self.beneath.open(above, OFlags::PATH | OFlags::DIRECTORY, 0) {
+                Ok(fd) => Some(fd),
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let directory = directory.as_ref().unwrap_or(self.beneath.root());
+        let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                // This directory, and what was known of those below it.
+                lock(&self.known).clear();
+                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
+            }
+            answer => answer,
+        };
+        self.touch_directory(parent(path));
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        loop {
+            let fd = self.with_directories(|| {
+                self.ensure(parent(path), true)?;
+                Ok(self.beneath.open(path, flags, FILE_MODE)?)
+            })?;
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            let found = rustix::fs::fstat(&fd)?;
+            // Whoever held the lock may have published or discarded this very file, and it must not be written to any more.
+            let named = match rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(named) => (named.st_dev, named.st_ino) == (found.st_dev, found.st_ino),
+                Err(Errno::NOENT) => false,
+                Err(error) => return Err(error.into()),
+            };
+            if !named {
+                continue;
+            }
+            let length = u64::try_from(found.st_size).unwrap_or(0);
+            // A second name would make what is written here visible elsewhere.
+            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile
+                || length > size
+                || found.st_nlink != 1
+            {
+                self.remove(path)?;
+                continue;
+            }
+            set_file_mode(&fd, found.st_mode)?;
+            reserve(&fd, size)?;
+            self.touch_file(path);
+            return Ok(Some(Box::new(FsPartial { file: fd.into(), length, since: AtomicU64::new(0) })));
+        }
+    }
+
+    fn barrier(&self) -> io::Result<()> {
+        match &self.touched {
+            None => Ok(rustix::fs::syncfs(self.beneath.root())?),
+            Some(touched) => {
+                let taken = std::mem::take(&mut *lock(touched));
+                self.sync_touched(taken)
+            }
+        }
+    }
+
+    fn lock_file(&self, path: &str) -> io::Result<Option<File>> {
+        // A reader's file system may be read-only: then an existing lock is opened, and none made.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self.with_directories(|| {
+            self.ensure(parent(path), true)?;
+            Ok(self.beneath.open(path, flags, FILE_MODE)?)
+        })?;
+        set_file_mode(&fd, rustix::fs::fstat(&fd)?.st_mode)?;
+        Ok(Some(fd.into()))
+    }
+
+    fn free_space(&self) -> io::Result<FreeSpace> {
+        let found = rustix::fs::fstatvfs(self.beneath.root())?;
+        Ok(FreeSpace {
+            bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes: (found.f_files > 0).then_some(found.f_favail),
+        })
+    }
+
+    fn location(&self, path: &str) -> String {
+        self.path.join(path).display().to_string()
+    }
+}
+
+impl FsDriver {
+    /// Removes stage areas whose process is gone: their lock can be had.
+    fn remove_dead_areas(&self, parent: &str) -> io::Result<()> {
+        for entry in self.list(parent)? {
+            let area = format!("{parent}/{}", entry.name);
+            if entry.kind != EntryKind::Directory {
+                continue;
+            }
+            let Ok(fd) = self.beneath.open(&area, OFlags::RDONLY | OFlags::DIRECTORY, 0) else { continue };
+            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            for leftover in self.list(&area)? {
+                self.remove(&format!("{area}/{}", leftover.name))?;
+            }
+            self.remove(&area)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FsDriver {
+    fn drop(&mut self) {
+        if let Some((_, path)) = lock(&self.area).take() {
+            // What is left in it, if anything, the next process removes.
+            let _ = rustix::fs::unlinkat(self.beneath.root(), path, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Reserves room for a large blob, so that a full disk is known before bytes flow.
+fn reserve(fd: &OwnedFd, size: u64) -> io::Result<()> {
+    if size < RESERVE_FROM {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, 0, size) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO)) => Err(error.into()),
+        // What can't reserve space (NFS 3, some FUSE) runs out of it in the middle, if it does.
+        _ => Ok(()),
+    }
+}
+
+fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A blob's file, locked with `flock(2)` as long as it is open.
+struct FsPartial {
+    file: File,
+    length: u64,
+    /// Bytes written since the kernel was last asked to write out.
+    since: AtomicU64,
+}
+
+impl Partial for FsPartial {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        let count = bytes.len() as u64;
+        if self.since.fetch_add(count, Ordering::Relaxed) + count >= WRITE_OUT_EVERY {
+            self.since.store(0, Ordering::Relaxed);
+            // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
+            // mean the whole file; what is already on its way out is skipped.
+            #[cfg(target_os = "linux")]
+            unsafe {
+                libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        read_full(&self.file, offset, buffer)
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+}

@@ -1,0 +1,161 @@
+//! What the store needs of the medium that holds its files.
+//!
+//! A driver stores files under relative paths. Three promises make the tree safe:
+//!
+//! - *A name is whole or absent.* [`Driver::publish`] makes a staged file appear under its final path
+//!   at once, in place of what was there; nothing else ever writes a final path.
+//! - *A barrier divides time.* When [`Driver::barrier`] returns, everything written, staged and published before it was
+//!   called is on stable storage. Between two barriers nothing is promised about what a power loss keeps, nor about the order.
+//! - *No path leaves the store.* What stands under the store's directory may have been planted: no symbolic link below it
+//!   is followed, whether reading or writing.
+//!
+//! Methods block, but only as long as a local file system takes; [`Driver::barrier`] may take seconds and is
+//! called from the store's own thread. Errors are the operating system's; the store adds what it was doing.
+
+mod beneath;
+pub mod fs;
+pub mod memory;
+
+use std::fs::File;
+use std::io;
+
+pub use fs::FsDriver;
+pub use memory::MemoryDriver;
+
+/// A medium. The module's documentation is the contract.
+pub trait Driver: Send + Sync + 'static {
+    /// The whole content of the file at `path`. None when there is no regular file or it has more than `limit` bytes.
+    ///
+    /// # Errors
+    /// What the medium says, but for absence.
+    fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>>;
+
+    /// The length of the file at `path`; none when there is no regular file.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn size(&self, path: &str) -> io::Result<Option<u64>>;
+
+    /// Opens the file at `path` for reading, with its length; none when there is no regular file.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn open(&self, path: &str) -> io::Result<Option<(File, u64)>>;
+
+    /// What stands in the directory at `path`, in no order; nothing when there is no such directory.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn list(&self, path: &str) -> io::Result<Vec<Entry>>;
+
+    /// Makes the directory at `path` and those above it, where they are missing.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn create_dir(&self, path: &str) -> io::Result<()>;
+
+    /// A directory under `parent` for this driver's staged files alone; areas that dead processes left are removed.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn stage_area(&self, parent: &str) -> io::Result<String>;
+
+    /// Writes a small file at `path`, which is in this driver's stage area and names nothing yet.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn stage(&self, path: &str, content: &[u8]) -> io::Result<()>;
+
+    /// Gives the file at `staged` the name `path` instead, whole or not at all, replacing a file there; makes missing directories.
+    ///
+    /// # Errors
+    /// As `read`; `NotFound` when `staged` names nothing (any more).
+    fn publish(&self, staged: &str, path: &str) -> io::Result<()>;
+
+    /// Removes the file or empty directory at `path`; that there is none is no error.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Opens, or begins, the file at `path` that takes a blob of `size` bytes, for one writer alone. None while another
+    /// writer has it, in this process or another.
+    ///
+    /// # Errors
+    /// As `read`; a medium that knows that `size` bytes will not fit says so now.
+    fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>>;
+
+    /// Waits until everything done before is on stable storage.
+    ///
+    /// # Errors
+    /// As `read`. After an error nothing may be believed of what was not behind an earlier barrier.
+    fn barrier(&self) -> io::Result<()>;
+
+    /// Opens the file that processes lock, made if missing; none when no other process can reach this medium.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn lock_file(&self, path: &str) -> io::Result<Option<File>>;
+
+    /// How much more fits.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn free_space(&self) -> io::Result<FreeSpace>;
+
+    /// How messages call the file at `path`.
+    fn location(&self, path: &str) -> String;
+}
+
+/// A blob being received. One writer has it until it is dropped; bytes go to any offset, from several threads.
+pub trait Partial: Send + Sync {
+    /// The file's length when it was opened.
+    fn length(&self) -> u64;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads into `buffer` from `offset` until it is full or the file ends; answers how many bytes there were.
+    ///
+    /// # Errors
+    /// As `write_at`.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Cuts the file to `length` bytes. Only for a file that is not to be published.
+    ///
+    /// # Errors
+    /// As `write_at`.
+    fn truncate(&self, length: u64) -> io::Result<()>;
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The name. Names that are not UTF-8 are shown with replacement characters.
+    pub name: String,
+    /// What it names.
+    pub kind: EntryKind,
+}
+
+/// What a name in a directory names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// Anything else: a symbolic link, a pipe. Nothing that belongs in the tree.
+    Other,
+}
+
+/// Room that is left on the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes that an unprivileged writer may still use.
+    pub bytes: u64,
+    /// Files that may still be made; none where the file system has no such bound.
+    pub inodes: Option<u64>,
+}

@@ -1,0 +1,141 @@
+//! Every path of the tree: no other file knows one.
+//!
+//! All paths are relative to the store's directory, with `/` between components.
+//!
+//! ```text
+//! docker/registry/v2/                                  what registries read (distribution, registry/storage/paths.go)
+//!   blobs/sha256/<2 hex>/<64 hex>/data                 content of layers, configurations, manifests and indexes alike
+//!   repositories/<name>/
+//!     _layers/sha256/<hex>/link                        one for each layer and for the configuration
+//!     _manifests/revisions/sha256/<hex>/link           one for the index and for each manifest kept under it
+//!     _manifests/tags/<tag>/index/sha256/<hex>/link    what the tag has named
+//!     _manifests/tags/<tag>/current/link               what the tag names now: the last file written
+//! .saver/                                              saver's own; registries do not look here
+//!   partial/sha256/<hex>                               a blob that is being received, or was when a run ended
+//!   stage/<area>/<n>                                   small files before they take their final names; an area per process
+//!   lock                                               who may change the tree
+//! ```
+//!
+//! Names reach this file only as [`Repository`], [`Tag`] and [`Digest`], whose grammars have no
+//! empty, `.` or `..` component, no backslash and no NUL: no path leaves the store's directory.
+
+use crate::oci::{Digest, Repository, Tag};
+
+/// Where registries keep all repositories.
+pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
+/// Where registries keep all content.
+pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
+/// Where small files wait for their final names.
+pub(crate) const STAGE: &str = ".saver/stage";
+/// Where blobs are received.
+pub(crate) const PARTIAL: &str = ".saver/partial/sha256";
+/// The store-wide lock.
+pub(crate) const LOCK: &str = ".saver/lock";
+
+/// The directory in a repository that holds its blob links.
+pub(crate) const LAYERS: &str = "_layers";
+/// The directory in a repository that holds its revisions and tags.
+pub(crate) const MANIFESTS: &str = "_manifests";
+/// The name of a link file.
+pub(crate) const LINK: &str = "link";
+/// The name of a content file.
+pub(crate) const DATA: &str = "data";
+
+/// The content of `digest`.
+pub(crate) fn data(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{BLOBS}/sha256/{}/{hex}/{DATA}", &hex[..2])
+}
+
+/// The repository's own directory.
+pub(crate) fn repository(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}")
+}
+
+/// The directory of the repository's blob links.
+pub(crate) fn layers(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{LAYERS}")
+}
+
+/// The link that lets the repository serve `digest` as a blob.
+pub(crate) fn layer_link(repository: &Repository, digest: &Digest) -> String {
+    format!("{REPOSITORIES}/{repository}/{LAYERS}/sha256/{}/{LINK}", digest.hex())
+}
+
+/// The directory of the repository's revision links.
+pub(crate) fn revisions(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{MANIFESTS}/revisions/sha256")
+}
+
+/// The link that lets the repository serve `digest` as a manifest.
+pub(crate) fn revision_link(repository: &Repository, digest: &Digest) -> String {
+    format!("{}/{}/{LINK}", revisions(repository), digest.hex())
+}
+
+/// The directory of the repository's tags.
+pub(crate) fn tags(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{MANIFESTS}/tags")
+}
+
+/// One tag's directory.
+pub(crate) fn tag(repository: &Repository, tag: &Tag) -> String {
+    format!("{}/{tag}", tags(repository))
+}
+
+/// What the tag names now.
+pub(crate) fn tag_current(repository: &Repository, name: &Tag) -> String {
+    format!("{}/current/{LINK}", tag(repository, name))
+}
+
+/// That the tag names, or has named, `digest`.
+pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) -> String {
+    format!("{}/index/sha256/{}/{LINK}", tag(repository, name), digest.hex())
+}
+
+/// Where the blob `digest` is received.
+pub(crate) fn partial(digest: &Digest) -> String {
+    format!("{PARTIAL}/{}", digest.hex())
+}
+
+/// The path without its last component; empty for a single component.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_registrys() {
+        let name: Repository = "library/nginx".parse().unwrap();
+        let latest: Tag = "1.25".parse().unwrap();
+        let digest = Digest::of(b"");
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let root = "docker/registry/v2";
+        for (path, expect) in [
+            (data(&digest), format!("{root}/blobs/sha256/e3/{hex}/data")),
+            (
+                layer_link(&name, &digest),
+                format!("{root}/repositories/library/nginx/_layers/sha256/{hex}/link"),
+            ),
+            (
+                revision_link(&name, &digest),
+                format!("{root}/repositories/library/nginx/_manifests/revisions/sha256/{hex}/link"),
+            ),
+            (
+                tag_index(&name, &latest, &digest),
+                format!("{root}/repositories/library/nginx/_manifests/tags/1.25/index/sha256/{hex}/link"),
+            ),
+            (
+                tag_current(&name, &latest),
+                format!("{root}/repositories/library/nginx/_manifests/tags/1.25/current/link"),
+            ),
+            (partial(&digest), format!(".saver/partial/sha256/{hex}")),
+        ] {
+            assert_eq!(path, expect);
+        }
+        assert_eq!(parent("a/b/c"), "a/b");
+        assert_eq!(parent("a"), "");
+    }
+}

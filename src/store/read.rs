@@ -1,0 +1,134 @@
+//! Answers from the tree as it is now.
+
+use super::driver::EntryKind;
+use super::{Store, link, path, storage};
+use crate::error::Result;
+use crate::oci::{Digest, Repository, Tag};
+use bytes::Bytes;
+use std::fs::File;
+
+/// The longest name of a repository in characters, thus a bound on how deep directories are searched.
+const MAX_REPOSITORY_LENGTH: usize = 255;
+
+impl Store {
+    /// Every repository, sorted: each directory with a valid name that holds blob links or manifests.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn repositories(&self) -> Result<Vec<Repository>> {
+        let mut found = Vec::new();
+        let mut open = vec![String::new()];
+        while let Some(name) = open.pop() {
+            let directory = match name.as_str() {
+                "" => path::REPOSITORIES.to_owned(),
+                name => format!("{}/{name}", path::REPOSITORIES),
+            };
+            let mut is_repository = false;
+            for entry in self.list(&directory)? {
+                if entry.kind != EntryKind::Directory {
+                    continue;
+                }
+                if entry.name == path::LAYERS || entry.name == path::MANIFESTS {
+                    is_repository = true;
+                } else if !entry.name.starts_with('_') {
+                    let below = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
+                    if below.len() <= MAX_REPOSITORY_LENGTH {
+                        open.push(below);
+                    }
+                }
+            }
+            if is_repository && let Ok(repository) = name.parse() {
+                found.push(repository);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The repository's tags, sorted: each directory with a valid name, as registries list them. One that a crash left without
+    /// content is among them; [`Store::read_tag`] answers none for it.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
+        let entries = self.list(&path::tags(repository))?;
+        let directories = entries.into_iter().filter(|entry| entry.kind == EntryKind::Directory);
+        let mut tags: Vec<Tag> = directories.filter_map(|entry| entry.name.parse().ok()).collect();
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// What `repository:tag` names now; none when there is no such tag or its link is damaged.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn read_tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
+        self.read_link(&path::tag_current(repository, tag))
+    }
+
+    /// Whether `repository:tag` names `digest`, or has named it before.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
+        self.links_to(&path::tag_index(repository, tag, digest), digest)
+    }
+
+    /// Whether the repository may serve `digest` as a manifest.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn has_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        self.links_to(&path::revision_link(repository, digest), digest)
+    }
+
+    /// Whether the repository may serve `digest` as a blob.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn has_layer(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        self.links_to(&path::layer_link(repository, digest), digest)
+    }
+
+    /// The content of `digest`, not verified; none when it is absent or longer than `limit` bytes.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be read.
+    pub fn read_content(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
+        let path = path::data(digest);
+        let content = self.inner.driver.read(&path, limit);
+        Ok(content.map_err(|error| storage(&*self.inner.driver, &path, "read", error))?.map(Bytes::from))
+    }
+
+    /// The content of `digest`, not verified, opened for reading, and its length in bytes.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be opened.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<(File, u64)>> {
+        let path = path::data(digest);
+        self.inner.driver.open(&path).map_err(|error| storage(&*self.inner.driver, &path, "open", error))
+    }
+
+    /// The length of the content of `digest` in bytes; none when it is absent.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be looked at.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = path::data(digest);
+        self.inner.driver.size(&path).map_err(|error| storage(&*self.inner.driver, &path, "look at", error))
+    }
+
+    pub(crate) fn links_to(&self, path: &str, digest: &Digest) -> Result<bool> {
+        Ok(self.read_link(path)? == Some(*digest))
+    }
+
+    fn read_link(&self, path: &str) -> Result<Option<Digest>> {
+        let content = self.inner.driver.read(path, link::LENGTH);
+        let content = content.map_err(|error| storage(&*self.inner.driver, path, "read", error))?;
+        Ok(content.and_then(|content| link::parse(&content)))
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<super::driver::Entry>> {
+        self.inner.driver.list(path).map_err(|error| storage(&*self.inner.driver, path, "list", error))
+    }
+}
