@@ -72,6 +72,11 @@ pub enum Command {
     /// Save images into a directory (the same as no command)
     #[command(after_long_help = EXAMPLES, override_usage = "saver save --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...")]
     Save(Box<SaveArgs>),
+    /// Serve a directory as a read-only registry
+    ///
+    /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the
+    /// answers under way are done.
+    Serve(super::serve::Args),
     /// Print the completion script of a shell
     Completions {
         /// The shell

@@ -8,6 +8,7 @@ pub mod config;
 pub mod exit;
 mod output;
 mod scripts;
+pub mod serve;
 
 use args::{Cli, Command};
 use clap::error::ErrorKind as ClapError;
@@ -33,6 +34,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
     match cli.command {
         Some(Command::Completions { shell }) => scripts::completions(shell),
         Some(Command::Man) => scripts::man(),
+        Some(Command::Serve(args)) => block_on(async move { serve::run(&args).await }),
         Some(Command::Save(_)) | None => Exit::Usage,
     }
 }
@@ -63,7 +65,6 @@ fn tell(error: &clap::Error) -> Exit {
 }
 
 /// Runs `work` on a runtime of all cores.
-#[allow(dead_code)]
 fn block_on(work: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
