@@ -34,7 +34,16 @@ impl Containerd {
 
     /// Pulls and unpacks an image over plain HTTP; the digest that containerd gives it.
     pub(crate) fn pull(&self, reference: &str, platform: &str) -> String {
-        self.ctr(&["images", "pull", "--plain-http", "--snapshotter", "native", "--platform", platform, reference]);
+        self.ctr(&[
+            "images",
+            "pull",
+            "--plain-http",
+            "--snapshotter",
+            "native",
+            "--platform",
+            platform,
+            reference,
+        ]);
         let listed = self.ctr(&["images", "ls", &format!("name=={reference}")]);
         let row = listed.lines().nth(1).expect("a row for the image");
         row.split_whitespace().nth(2).expect("a digest").to_owned()

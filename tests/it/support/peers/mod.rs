@@ -59,12 +59,10 @@ impl Daemon {
         ready: impl Fn(&str) -> Option<T> + Send + 'static,
     ) -> (Self, T) {
         let name = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} can't be run ({error}); scripts/peers.sh installs it"));
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap_or_else(
+                |error| panic!("{name} can't be run ({error}); scripts/peers.sh installs it"),
+            );
         let stderr = child.stderr.take().expect("piped above");
         let daemon = Self { child };
         let (found, wait) = mpsc::channel();

@@ -51,10 +51,11 @@ impl Registry {
         let config = tempfile::tempdir().expect("a temporary directory");
         let file = config.path().join("config.yml");
         std::fs::write(&file, configuration(root, options)).expect("a configuration");
-        let (daemon, address) = Daemon::start(Command::new("docker-registry").arg("serve").arg(&file), |line| {
-            let (_, rest) = line.split_once("listening on ")?;
-            Some(rest.split(['"', ',']).next()?.to_owned())
-        });
+        let (daemon, address) =
+            Daemon::start(Command::new("docker-registry").arg("serve").arg(&file), |line| {
+                let (_, rest) = line.split_once("listening on ")?;
+                Some(rest.split(['"', ',']).next()?.to_owned())
+            });
         Self { address, daemon, _config: config }
     }
 }

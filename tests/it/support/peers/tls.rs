@@ -25,8 +25,7 @@ impl Tls {
         let key = KeyPair::generate().expect("a key");
         let names = ["127.0.0.1", "::1", "localhost"].map(String::from);
         let params = CertificateParams::new(names).expect("valid names");
-        let certificate =
-            params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
+        let certificate = params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a certificate");
 
         let write = |name: &str, pem: String| {
             let path = dir.join(name);

@@ -127,8 +127,7 @@ fn answer(
     let Ok(url) = url else { return Ok(()) };
     asked.lock().expect("not poisoned").push(url.query().unwrap_or_default().to_owned());
 
-    let wanted =
-        options.user.map(|(user, password)| BASE64_STANDARD.encode(format!("{user}:{password}")));
+    let wanted = options.user.map(|(user, password)| BASE64_STANDARD.encode(format!("{user}:{password}")));
     let (status, body) = match wanted {
         Some(wanted) if credentials != Some(format!("Basic {wanted}")) => {
             ("401 Unauthorized", json!({"details": "incorrect username or password"}))
