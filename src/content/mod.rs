@@ -87,6 +87,14 @@ pub trait Source: Send + Sync + 'static {
         from: u64,
         to: Option<u64>,
     ) -> impl Future<Output = Result<BlobStream>> + Send;
+
+    /// The engine hashed the blob `digest`, all of it from this source, and the bytes were wrong.
+    ///
+    /// A source with several places to ask (a registry with mirrors) asks the one that served
+    /// them no more for this digest, so that another try can go better. Others need do nothing.
+    fn refuted(&self, repository: &Repository, digest: &Digest) {
+        let _ = (repository, digest);
+    }
 }
 
 /// Where content goes: a store, a registry, an archive.
