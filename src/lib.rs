@@ -15,4 +15,5 @@ pub mod registry;
 pub mod serve;
 pub mod store;
 
+pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};

@@ -1,7 +1,6 @@
 //! The one retry policy: what is tried again, how often, and how long to wait.
 
-use crate::error::{Error, Result};
-use std::future::Future;
+use crate::error::{Error, ErrorKind, Result};
 use std::time::Duration;
 
 /// How failures that may pass are tried again.
@@ -10,6 +9,8 @@ use std::time::Duration;
 pub struct RetryPolicy {
     /// How many times one request is tried again without any progress in between.
     pub retries: u32,
+    /// How many times wrong bytes are asked for again.
+    pub corruptions: u32,
     /// The wait before the first further try; it doubles each time.
     pub first_delay: Duration,
     /// The longest wait of saver's own; a Retry-After may ask for more.
@@ -22,6 +23,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             retries: 7,
+            corruptions: 2,
             first_delay: Duration::from_millis(200),
             max_delay: Duration::from_secs(30),
             max_retry_after: Duration::from_secs(600),
@@ -35,6 +37,8 @@ pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
     /// Failures since the last progress.
     failures: u32,
+    /// Wrong bytes received so far.
+    corruptions: u32,
     /// All tries made, the first included.
     made: u32,
 }
@@ -43,7 +47,7 @@ impl<'a> Attempts<'a> {
     /// Tries under `policy`, none made yet.
     #[must_use]
     pub fn new(policy: &'a RetryPolicy) -> Self {
-        Self { policy, failures: 0, made: 1 }
+        Self { policy, failures: 0, corruptions: 0, made: 1 }
     }
 
     /// How many tries were made.
@@ -57,19 +61,26 @@ impl<'a> Attempts<'a> {
         self.failures = 0;
     }
 
-    /// Waits until the next try is due.
+    /// How long to wait before the next try.
     ///
     /// # Errors
     /// `error` itself, when it can't pass or the budget is spent.
-    pub async fn after(&mut self, error: Error) -> Result<()> {
+    pub fn after(&mut self, error: Error) -> Result<Duration> {
         let delay = self.next_delay(error)?;
         self.made += 1;
-        tokio::time::sleep(delay).await;
-        Ok(())
+        Ok(delay)
     }
 
     fn next_delay(&mut self, error: Error) -> Result<Duration> {
-        if !error.kind().is_retryable() || self.failures >= self.policy.retries {
+        let passing = match error.kind() {
+            // Wrong bytes may have been damaged on the way, or come from a mirror that lies.
+            ErrorKind::Corrupt if self.corruptions < self.policy.corruptions => {
+                self.corruptions += 1;
+                true
+            }
+            kind => kind.is_retryable(),
+        };
+        if !passing || self.failures >= self.policy.retries {
             return Err(error);
         }
         let asked = error.retry_after().unwrap_or_default();
@@ -79,33 +90,14 @@ impl<'a> Attempts<'a> {
         let doubled = self.policy.first_delay.saturating_mul(1 << self.failures.min(20));
         let ceiling = doubled.min(self.policy.max_delay);
         self.failures += 1;
-        tracing::debug!(failures = self.failures, %error, "trying again");
         // Jitter between half and whole keeps many tasks from coming back at the same moment.
         Ok(asked + ceiling.mul_f64(0.5 + fastrand::f64() / 2.0))
-    }
-}
-
-/// Runs `attempt` until it succeeds or the policy gives up; answers the result and how many tries it took.
-///
-/// # Errors
-/// The last attempt's.
-pub async fn retry<T, F>(policy: &RetryPolicy, mut attempt: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut attempts = Attempts::new(policy);
-    loop {
-        match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => attempts.after(error).await?,
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     fn error(kind: ErrorKind) -> Error {
         Error::new(kind, "x", "y")

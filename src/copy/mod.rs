@@ -1,9 +1,89 @@
 //! The engine: moves images from a source to a sink.
+//!
+//! For each image: resolve the name, walk the manifests (children of an index filtered by platform), compare with
+//! what the sink holds, bring the blobs it lacks, publish. It knows the seams only ([`crate::content`]),
+//! verifies every byte itself, and is the only place where content is moved.
 
+mod blob;
 pub mod event;
+mod flight;
+mod follower;
+mod manifests;
 pub mod options;
+mod plan;
 pub mod report;
+mod rewrite;
+mod run;
+mod tally;
 
 pub use event::{Event, Observer, Silent};
 pub use options::{CopyOptions, IndexMode, MissingPlatform};
-pub use report::{Failure, ImageReport, Report, Status};
+pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
+
+use crate::content::{Place, Resolved, Sink};
+use crate::error::Result;
+use crate::oci::{PlatformSet, Reference};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// An image to copy.
+#[derive(Clone, Debug)]
+pub struct Image<S> {
+    /// Where it comes from.
+    pub source: Arc<S>,
+    /// Its name there.
+    pub reference: Reference,
+    /// Its own choice of platforms, if it has one.
+    pub platforms: Option<PlatformSet>,
+    /// Where it goes.
+    pub place: Place,
+    /// A second place, taken unless another image has it.
+    pub alias: Option<Place>,
+    /// What its tag names, where that was asked already.
+    pub resolved: Option<Resolved>,
+    /// What is to be said of it in the report.
+    pub warnings: Vec<String>,
+}
+
+/// Copies images into one sink. Blobs, manifests and limits are shared by all of them.
+pub struct Engine<K: Sink> {
+    sink: Arc<K>,
+    options: CopyOptions,
+    observer: Arc<dyn Observer>,
+    hasher: follower::Hasher<K::Writer>,
+    flight: flight::Flight,
+    manifests: manifests::Manifests,
+    /// Blob requests in flight.
+    slots: Semaphore,
+    /// Blobs opened for writing: bounds open files.
+    open_writers: Semaphore,
+}
+
+impl<K: Sink> Engine<K> {
+    /// An engine that copies into `sink`.
+    ///
+    /// # Errors
+    /// `Storage` when the system refuses it threads.
+    pub fn new(sink: Arc<K>, options: CopyOptions, observer: Arc<dyn Observer>) -> Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // With lanes one thread keeps up with two receiving cores; without, each core hashes.
+        let threads = if crate::oci::sha256::lanes() > 1 { cores.div_ceil(2) } else { cores };
+        let jobs = options.jobs.max(1);
+        Ok(Self {
+            sink,
+            observer,
+            hasher: follower::Hasher::start(threads)?,
+            flight: flight::Flight::default(),
+            manifests: manifests::Manifests::default(),
+            slots: Semaphore::new(jobs),
+            open_writers: Semaphore::new(jobs * 2),
+            options,
+        })
+    }
+}
+
+/// Seconds since `start`.
+fn lap(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64()
+}

@@ -1,5 +1,6 @@
 //! The word of a run: what became of each image.
 
+use crate::content::Place;
 use crate::error::{Error, ErrorKind};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use serde::{Serialize, Serializer};
@@ -73,6 +74,66 @@ impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Self { kind: error.kind(), message: error.to_string(), hint: error.hint().map(str::to_owned) }
     }
+}
+
+/// What a run would do for one image.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImagePlan {
+    /// The image as asked for, in normal form.
+    pub reference: Reference,
+    /// What would become of it.
+    pub status: Status,
+    /// The repository that it would have in the tree.
+    pub repository: Repository,
+    /// The tag that it would have there.
+    pub tag: Option<Tag>,
+    /// What the tag would name.
+    pub digest: Option<Digest>,
+    /// The platforms that would be there.
+    pub platforms: Vec<String>,
+    /// Bytes of blobs that would come for it; a blob that several images share counts with the first.
+    pub fetch_bytes: u64,
+    /// Bytes of its blobs that are there, or that an image before it would bring.
+    pub reuse_bytes: u64,
+    /// Why it would fail or be skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// What there is to know beside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl ImagePlan {
+    /// A plan of which nothing is known yet.
+    pub(crate) fn new(reference: Reference, place: Place) -> Self {
+        Self {
+            reference,
+            status: Status::Failed,
+            repository: place.repository,
+            tag: place.tag,
+            digest: None,
+            platforms: Vec::new(),
+            fetch_bytes: 0,
+            reuse_bytes: 0,
+            error: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What a run would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The version of this form, as in [`Report`].
+    pub schema: u32,
+    /// A row for each image, in the order of the list.
+    pub images: Vec<ImagePlan>,
+    /// Bytes that would come over the network, manifests left out.
+    pub fetch_bytes: u64,
+    /// Bytes that would not have to come.
+    pub reuse_bytes: u64,
+    /// How long planning took, in seconds.
+    pub seconds: f64,
 }
 
 /// What became of a whole run. Its JSON form is what `--report` writes.

@@ -1,3 +1,1 @@
 //! Front doors: what answers from a store.
-
-pub mod http;

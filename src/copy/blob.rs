@@ -1,0 +1,287 @@
+//! One blob from a source into a sink: resumed, hashed, verified, committed.
+
+use super::Engine;
+use super::event::Event;
+use super::follower::Followed;
+use super::tally::Tally;
+use crate::content::retry::Attempts;
+use crate::content::{BlobWriter, Ingest, Sink, Source};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::{Descriptor, Digest, Reference, Repository};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::Arc;
+
+/// Blobs up to this many bytes are held in memory and hashed as they come.
+const SMALL: u64 = 256 << 10;
+/// This many bytes in a row count as progress, which makes the retry budget whole again.
+const PROGRESS: u64 = 1 << 20;
+
+impl<K: Sink> Engine<K> {
+    /// Sees to it that the sink has the blob, fetching it unless it is there or another image brings it.
+    pub(crate) async fn bring<S: Source>(
+        &self,
+        source: &S,
+        reference: &Reference,
+        blob: &Descriptor,
+        ready: Option<Bytes>,
+        tally: &Tally,
+    ) -> Result<()> {
+        let origin = (reference.registry.clone(), reference.repository.clone());
+        let fetch = || async move {
+            self.fetch(source, &reference.repository, blob, ready, tally).await?;
+            Ok(blob.size)
+        };
+        let size = self.flight.bring(blob.digest, origin, fetch).await?;
+        if size == blob.size {
+            return Ok(());
+        }
+        let wrong = format!("the manifest says it has {} bytes, it has {size}", blob.size);
+        Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
+    }
+
+    async fn fetch<S: Source>(
+        &self,
+        source: &S,
+        repository: &Repository,
+        blob: &Descriptor,
+        ready: Option<Bytes>,
+        tally: &Tally,
+    ) -> Result<()> {
+        let _open = self.open_writers.acquire().await;
+        let mut attempts = Attempts::new(&self.options.retry);
+        loop {
+            let writer = match self.sink.ingest(blob).await? {
+                Ingest::Present => return Ok(()),
+                Ingest::Write(writer) => writer,
+            };
+            if blob.size <= SMALL {
+                let bytes = match ready.clone() {
+                    Some(bytes) => bytes,
+                    None => self.small_blob(source, repository, blob, tally).await?,
+                };
+                writer.write_at(0, &bytes)?;
+                return writer.commit(&blob.digest);
+            }
+            let resumed = writer.received() > 0;
+            let (writer, digest) = self.receive(source, repository, blob, writer, tally).await?;
+            if digest == blob.digest {
+                return writer.commit(&digest);
+            }
+            writer.discard()?;
+            if !resumed {
+                source.refuted(repository, &blob.digest);
+            }
+            let error =
+                Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"));
+            self.again(&mut attempts, tally, &blob.digest, error.on(Side::Source)).await?;
+        }
+    }
+
+    /// Receives a large blob to its last byte, through cuts and stalls; answers the digest of what is on disk.
+    async fn receive<S: Source>(
+        &self,
+        source: &S,
+        repository: &Repository,
+        blob: &Descriptor,
+        writer: K::Writer,
+        tally: &Tally,
+    ) -> Result<(K::Writer, Digest)> {
+        let mut at = writer.received().min(blob.size);
+        let shown = Shown::start(self, blob, at);
+        let writer = Arc::new(writer);
+        let followed = self.hasher.follow(writer.clone(), blob.size);
+        followed.advance(at).await;
+        let mut attempts = Attempts::new(&self.options.retry);
+        while at < blob.size {
+            let from = at;
+            let received = Receiver { engine: self, blob, writer: &writer, followed: &followed, tally }
+                .stream(source, repository, &mut at)
+                .await;
+            if at - from >= PROGRESS {
+                attempts.progress();
+            }
+            if let Err(error) = received {
+                self.again(&mut attempts, tally, &blob.digest, error).await?;
+            }
+        }
+        let digest = followed.finish().await?;
+        shown.complete(digest == blob.digest);
+        match Arc::try_unwrap(writer) {
+            Ok(writer) => Ok((writer, digest)),
+            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the blob is still being read")),
+        }
+    }
+
+    /// A small blob, whole, in memory and verified.
+    pub(crate) async fn small_blob<S: Source>(
+        &self,
+        source: &S,
+        repository: &Repository,
+        blob: &Descriptor,
+        tally: &Tally,
+    ) -> Result<Bytes> {
+        if blob.size == 0 && blob.digest == Digest::of(b"") {
+            return Ok(Bytes::new());
+        }
+        let shown = Shown::start(self, blob, 0);
+        let bytes = self
+            .attempt(tally, &blob.digest, || async {
+                let bytes = self.collect(source, repository, blob, tally).await?;
+                let digest = Digest::of(&bytes);
+                if digest == blob.digest {
+                    return Ok(bytes);
+                }
+                source.refuted(repository, &blob.digest);
+                let wrong = format!("the bytes received hash to {digest}");
+                Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
+            })
+            .await?;
+        shown.complete(true);
+        Ok(bytes)
+    }
+
+    async fn collect<S: Source>(
+        &self,
+        source: &S,
+        repository: &Repository,
+        blob: &Descriptor,
+        tally: &Tally,
+    ) -> Result<Bytes> {
+        let _slot = self.slots.acquire().await;
+        let mut stream = source.blob(repository, blob, 0, None).await?;
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = stream.chunks.next().await {
+            let chunk = chunk?;
+            tally.fetched(chunk.len() as u64);
+            self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
+            check_room(blob, whole.len() as u64, chunk.len())?;
+            if whole.is_empty() && chunk.len() as u64 == blob.size {
+                return Ok(chunk);
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        if (whole.len() as u64) < blob.size {
+            return Err(cut(blob, whole.len() as u64));
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Runs `request` until it succeeds or the retry policy gives up.
+    pub(crate) async fn attempt<T, F>(
+        &self,
+        tally: &Tally,
+        subject: &(dyn Display + Sync),
+        mut request: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut attempts = Attempts::new(&self.options.retry);
+        loop {
+            match request().await {
+                Ok(value) => return Ok(value),
+                Err(error) => self.again(&mut attempts, tally, subject, error).await?,
+            }
+        }
+    }
+
+    /// Waits for the next try, or gives `error` back when there is none.
+    async fn again(
+        &self,
+        attempts: &mut Attempts<'_>,
+        tally: &Tally,
+        subject: &(dyn Display + Sync),
+        error: Error,
+    ) -> Result<()> {
+        let wait = attempts.after(error.clone())?;
+        tally.tried(attempts.made());
+        let subject = subject.to_string();
+        self.observer.event(&Event::Retrying { subject: &subject, attempts: attempts.made(), error: &error });
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// One blob on its way into its writer.
+struct Receiver<'a, K: Sink> {
+    engine: &'a Engine<K>,
+    blob: &'a Descriptor,
+    writer: &'a K::Writer,
+    followed: &'a Followed<K::Writer>,
+    tally: &'a Tally,
+}
+
+impl<K: Sink> Receiver<'_, K> {
+    /// One request's worth: from byte `at` on, as far as it comes.
+    async fn stream<S: Source>(&self, source: &S, repository: &Repository, at: &mut u64) -> Result<()> {
+        let _slot = self.engine.slots.acquire().await;
+        let mut stream = source.blob(repository, self.blob, *at, None).await?;
+        if stream.start > *at {
+            let wrong = format!("bytes from {} on were asked for, {} on were sent", *at, stream.start);
+            return Err(Error::new(ErrorKind::Unavailable, self.blob.digest, wrong).on(Side::Source));
+        }
+        // A source that sends the blob from its start again: what is there already is passed over.
+        let mut skip = *at - stream.start;
+        while let Some(chunk) = stream.chunks.next().await {
+            let mut chunk = chunk?;
+            self.tally.fetched(chunk.len() as u64);
+            let passed = skip.min(chunk.len() as u64);
+            skip -= passed;
+            let chunk = chunk.split_off(usize::try_from(passed).unwrap_or(chunk.len()));
+            if chunk.is_empty() {
+                continue;
+            }
+            check_room(self.blob, *at, chunk.len())?;
+            self.writer.write_at(*at, &chunk)?;
+            *at += chunk.len() as u64;
+            self.engine
+                .observer
+                .event(&Event::BlobAdvanced { digest: self.blob.digest, bytes: chunk.len() as u64 });
+            self.followed.advance(*at).await;
+        }
+        if *at < self.blob.size { Err(cut(self.blob, *at)) } else { Ok(()) }
+    }
+}
+
+/// A source that sends more than the manifest says is stopped there: no lie fills the disk.
+fn check_room(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
+    if at + more as u64 <= blob.size {
+        return Ok(());
+    }
+    let wrong = format!("the manifest says it has {} bytes, more were sent", blob.size);
+    Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
+}
+
+fn cut(blob: &Descriptor, at: u64) -> Error {
+    let message = format!("the answer ended after {at} of {} bytes", blob.size);
+    Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
+}
+
+/// Tells the observer of a blob's end, whichever way it ends.
+struct Shown<'a, K: Sink> {
+    engine: &'a Engine<K>,
+    digest: Digest,
+    size: u64,
+    complete: bool,
+}
+
+impl<'a, K: Sink> Shown<'a, K> {
+    fn start(engine: &'a Engine<K>, blob: &Descriptor, resumed: u64) -> Self {
+        engine.observer.event(&Event::BlobStarted { digest: blob.digest, size: blob.size, resumed });
+        Self { engine, digest: blob.digest, size: blob.size, complete: false }
+    }
+
+    fn complete(mut self, complete: bool) {
+        self.complete = complete;
+    }
+}
+
+impl<K: Sink> Drop for Shown<'_, K> {
+    fn drop(&mut self) {
+        let event = Event::BlobFinished { digest: self.digest, size: self.size, complete: self.complete };
+        self.engine.observer.event(&event);
+    }
+}

@@ -1,0 +1,319 @@
+//! Hashing behind the writers: blobs are hashed as they are read back from the page cache.
+//!
+//! The tasks that receive bytes only write them. A few threads follow each blob's contiguous front,
+//! read it back in large pieces and hash several blobs at once in interleaved lanes, which one
+//! stream alone cannot do: a single SHA-256 is bound by latency. What is hashed is what the file
+//! system holds, so a blob resumed from an earlier run takes the same path as a fresh one.
+
+use crate::content::BlobWriter;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Digest;
+use crate::oci::sha256::{self, Sha256State};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, oneshot};
+
+/// How many bytes are read back and hashed at a time.
+const PIECE: usize = 256 << 10;
+/// How many unhashed bytes wake a thread; fewer would mean more wake-ups than work.
+const WAKE: u64 = 1 << 20;
+/// How far a blob's front may run ahead of its hash, so that what is read back is still in the page cache.
+const MAX_LEAD: u64 = 64 << 20;
+
+/// The hashing threads of one engine. They end when it is dropped.
+pub(crate) struct Hasher<W> {
+    queue: Arc<Queue<W>>,
+}
+
+struct Queue<W> {
+    ready: Mutex<Ready<W>>,
+    work: Condvar,
+}
+
+struct Ready<W> {
+    jobs: VecDeque<Arc<Job<W>>>,
+    closed: bool,
+}
+
+/// One blob being followed.
+struct Job<W> {
+    size: u64,
+    /// Bytes that are there, contiguous from the start.
+    front: AtomicU64,
+    /// Bytes hashed.
+    hashed: AtomicU64,
+    /// Whether it stands in the queue or is being worked on.
+    queued: AtomicBool,
+    abandoned: AtomicBool,
+    moved: Notify,
+    work: Mutex<Work<W>>,
+}
+
+struct Work<W> {
+    state: Sha256State,
+    /// The blob and who waits for its digest, until that is told: by then nothing here holds the writer any more.
+    open: Option<(Arc<W>, oneshot::Sender<Result<Digest>>)>,
+}
+
+impl<W> Work<W> {
+    fn close(&mut self, result: Result<Digest>) {
+        if let Some((writer, done)) = self.open.take() {
+            drop(writer);
+            // Nobody may be waiting any more: the image was given up.
+            let _ = done.send(result);
+        }
+    }
+}
+
+/// The receiving side's hold on a followed blob. Dropped early, the work is abandoned.
+pub(crate) struct Followed<W: BlobWriter> {
+    job: Arc<Job<W>>,
+    queue: Arc<Queue<W>>,
+    done: oneshot::Receiver<Result<Digest>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<W: BlobWriter> Hasher<W> {
+    /// Starts `threads` hashing threads.
+    ///
+    /// # Errors
+    /// `Storage` when the system refuses a thread.
+    pub(crate) fn start(threads: usize) -> Result<Self> {
+        let ready = Mutex::new(Ready { jobs: VecDeque::new(), closed: false });
+        let queue = Arc::new(Queue { ready, work: Condvar::new() });
+        for number in 0..threads.max(1) {
+            let queue = queue.clone();
+            std::thread::Builder::new()
+                .name(format!("hash-{number}"))
+                .spawn(move || queue.run())
+                .map_err(|error| Error::storage("hashing thread", "start it", error))?;
+        }
+        Ok(Self { queue })
+    }
+
+    /// Follows a blob of `size` bytes that `writer` receives.
+    pub(crate) fn follow(&self, writer: Arc<W>, size: u64) -> Followed<W> {
+        let (sender, done) = oneshot::channel();
+        let job = Arc::new(Job {
+            size,
+            front: AtomicU64::new(0),
+            hashed: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            moved: Notify::new(),
+            work: Mutex::new(Work { state: Sha256State::new(), open: Some((writer, sender)) }),
+        });
+        Followed { job, queue: self.queue.clone(), done }
+    }
+}
+
+impl<W> Drop for Hasher<W> {
+    fn drop(&mut self) {
+        lock(&self.queue.ready).closed = true;
+        self.queue.work.notify_all();
+    }
+}
+
+impl<W: BlobWriter> Followed<W> {
+    /// Tells that all bytes up to `front` are written; waits while the hash is too far behind.
+    pub(crate) async fn advance(&self, front: u64) {
+        self.job.front.store(front, Ordering::Release);
+        self.queue.offer(&self.job);
+        loop {
+            let moved = self.job.moved.notified();
+            if front.saturating_sub(self.job.hashed.load(Ordering::Acquire)) <= MAX_LEAD {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Waits for the digest of the whole blob, whose last byte was written.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be read back.
+    pub(crate) async fn finish(mut self) -> Result<Digest> {
+        self.job.front.store(self.job.size, Ordering::Release);
+        self.queue.offer(&self.job);
+        match (&mut self.done).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(ErrorKind::Cancelled, "hashing", "the run is ending")),
+        }
+    }
+}
+
+impl<W: BlobWriter> Drop for Followed<W> {
+    fn drop(&mut self) {
+        self.job.abandoned.store(true, Ordering::Release);
+    }
+}
+
+impl<W> Job<W> {
+    fn lead(&self) -> u64 {
+        self.front.load(Ordering::Acquire) - self.hashed.load(Ordering::Acquire)
+    }
+
+    /// Whether there is enough to hash: a good piece, or the end.
+    fn is_ready(&self) -> bool {
+        self.lead() >= WAKE || self.front.load(Ordering::Acquire) == self.size
+    }
+}
+
+impl<W: BlobWriter> Queue<W> {
+    fn offer(&self, job: &Arc<Job<W>>) {
+        if job.is_ready() && !job.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.ready).jobs.push_back(job.clone());
+            self.work.notify_one();
+        }
+    }
+
+    fn run(&self) {
+        let lanes = sha256::lanes();
+        let mut buffers = vec![vec![0; PIECE]; lanes];
+        while let Some(jobs) = self.take(lanes) {
+            self.hash(&jobs, &mut buffers);
+        }
+    }
+
+    /// Waits for work and takes up to `lanes` blobs of it; `None` when the engine is gone.
+    fn take(&self, lanes: usize) -> Option<Vec<Arc<Job<W>>>> {
+        let mut ready = lock(&self.ready);
+        loop {
+            if ready.closed {
+                return None;
+            }
+            if !ready.jobs.is_empty() {
+                let count = lanes.min(ready.jobs.len());
+                return Some(ready.jobs.drain(..count).collect());
+            }
+            ready = self.work.wait(ready).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Hashes one piece of each job, in lanes, then puts those with more back at the queue's end.
+    fn hash(&self, jobs: &[Arc<Job<W>>], buffers: &mut [Vec<u8>]) {
+        let mut guards: Vec<_> = jobs.iter().map(|job| lock(&job.work)).collect();
+        let mut lengths = vec![0; jobs.len()];
+        for ((job, buffer), (length, work)) in
+            jobs.iter().zip(buffers.iter_mut()).zip(lengths.iter_mut().zip(&mut guards))
+        {
+            *length = job.read(buffer, work);
+        }
+        let mut streams: Vec<(&mut Sha256State, &[u8])> = guards
+            .iter_mut()
+            .zip(buffers.iter().zip(&lengths))
+            .map(|(work, (buffer, length))| (&mut work.state, &buffer[..*length]))
+            .collect();
+        sha256::update_lanes(&mut streams);
+        drop(streams);
+        for ((job, work), length) in jobs.iter().zip(guards).zip(lengths) {
+            let hashed = job.hashed.fetch_add(length as u64, Ordering::AcqRel) + length as u64;
+            job.moved.notify_waiters();
+            self.settle(job, work, hashed);
+        }
+    }
+
+    /// Answers a blob that is wholly hashed; queues another piece of one that is not.
+    fn settle(&self, job: &Arc<Job<W>>, mut work: MutexGuard<'_, Work<W>>, hashed: u64) {
+        if job.abandoned.load(Ordering::Acquire) {
+            work.open = None;
+        } else if hashed == job.size {
+            let digest = Digest::from_bytes(std::mem::take(&mut work.state).finish());
+            work.close(Ok(digest));
+        }
+        let open = work.open.is_some();
+        drop(work);
+        // A swap, not a store: it sees the front that a receiver moved while the job was in hand.
+        job.queued.swap(false, Ordering::AcqRel);
+        if open {
+            self.offer(job);
+        }
+    }
+}
+
+impl<W: BlobWriter> Job<W> {
+    /// Reads the next piece back; answers how many bytes to hash. A failure ends the job.
+    fn read(&self, buffer: &mut [u8], work: &mut Work<W>) -> usize {
+        let Some((writer, _)) = &work.open else { return 0 };
+        let want = usize::try_from(self.lead()).unwrap_or(PIECE).min(PIECE);
+        let offset = self.hashed.load(Ordering::Acquire);
+        let failure = match writer.read_at(offset, &mut buffer[..want]) {
+            Ok(length) if length == want => return want,
+            Ok(_) => {
+                Error::new(ErrorKind::Storage, "partial blob", "it became shorter while it was read back")
+            }
+            Err(error) => error,
+        };
+        work.close(Err(failure));
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A writer that holds its bytes in memory.
+    struct Held(Mutex<Vec<u8>>);
+
+    impl BlobWriter for Held {
+        fn received(&self) -> u64 {
+            0
+        }
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+            let mut held = lock(&self.0);
+            assert_eq!(held.len() as u64, offset);
+            held.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+            let held = lock(&self.0);
+            let rest = &held[usize::try_from(offset).unwrap()..];
+            let length = rest.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&rest[..length]);
+            Ok(length)
+        }
+        fn commit(self, _: &Digest) -> Result<()> {
+            Ok(())
+        }
+        fn discard(self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_blobs_at_once_are_hashed_right() {
+        let hasher = Arc::new(Hasher::start(2).unwrap());
+        let blobs = (0..9_usize).map(|number| {
+            let hasher = hasher.clone();
+            tokio::spawn(async move {
+                let content: Vec<u8> =
+                    (0..number * 700_001).map(|at| ((at * (number + 3)) >> 3) as u8).collect();
+                let writer = Arc::new(Held(Mutex::new(Vec::new())));
+                let followed = hasher.follow(writer.clone(), content.len() as u64);
+                let mut front = 0;
+                for chunk in content.chunks(100_003) {
+                    writer.write_at(front, chunk).unwrap();
+                    front += chunk.len() as u64;
+                    followed.advance(front).await;
+                }
+                assert_eq!(followed.finish().await.unwrap(), Digest::of(&content));
+                assert!(Arc::try_unwrap(writer).is_ok(), "the hasher still holds the writer");
+            })
+        });
+        for blob in blobs.collect::<Vec<_>>() {
+            blob.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_cannot_be_read_back_fails() {
+        let hasher = Hasher::start(1).unwrap();
+        let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), 20);
+        assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+    }
+}

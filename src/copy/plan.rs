@@ -1,0 +1,358 @@
+//! What an image is made of: its manifests, filtered by platform, and the blobs they name.
+
+use super::Engine;
+use super::options::{IndexMode, MissingPlatform};
+use super::rewrite;
+use super::tally::Tally;
+use crate::content::{Sink, Source, Target};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
+use crate::oci::{
+    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, media_type,
+};
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, try_join_all};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How deep indexes may be nested; real ones are one deep, rarely two.
+const MAX_DEPTH: usize = 4;
+/// The most manifests one image may have.
+const MAX_MANIFESTS: usize = 2000;
+/// The largest image configuration read into memory, in bytes.
+const MAX_CONFIG_SIZE: u64 = 8 << 20;
+
+/// Everything that has to be there before an image's tag may be.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// Manifests and indexes, children first, the root last.
+    pub(crate) manifests: Vec<Arc<RawManifest>>,
+    /// Configurations and layers, each once.
+    pub(crate) blobs: Vec<Descriptor>,
+    /// Configurations that were read to learn a platform: they need not come again.
+    pub(crate) configs: Vec<(Digest, Bytes)>,
+    /// The platforms of the image manifests.
+    pub(crate) platforms: Vec<Platform>,
+    /// Asked for and not there.
+    pub(crate) missing: Vec<Platform>,
+}
+
+/// A manifest with all that was selected under it.
+struct Node {
+    raw: Arc<RawManifest>,
+    kind: Kind,
+    children: Vec<Node>,
+    /// The entry of its index that names it.
+    entry: Option<Descriptor>,
+}
+
+enum Kind {
+    Index(Index),
+    Image { manifest: Box<ImageManifest>, platform: Option<Platform>, config: Option<(Digest, Bytes)> },
+}
+
+/// One image's walk from its root down.
+pub(crate) struct Walk<'a, S, K: Sink> {
+    engine: &'a Engine<K>,
+    source: &'a S,
+    reference: &'a Reference,
+    platforms: &'a PlatformSet,
+    tally: &'a Tally,
+    /// The platforms that the image has, for the message when it lacks one.
+    offered: Mutex<BTreeSet<String>>,
+}
+
+impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
+    /// A walk over `reference`'s manifests at `source`.
+    pub(crate) fn new(
+        engine: &'a Engine<K>,
+        source: &'a S,
+        reference: &'a Reference,
+        platforms: &'a PlatformSet,
+        tally: &'a Tally,
+    ) -> Self {
+        Self { engine, source, reference, platforms, tally, offered: Mutex::default() }
+    }
+
+    /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
+    ///
+    /// Where none of the platforms asked for is there, and that is allowed, the content is empty.
+    pub(crate) async fn content(&self, digest: Digest, known: Option<RawManifest>) -> Result<Content> {
+        let raw = match known {
+            Some(raw) => Arc::new(raw),
+            None => self.manifest(digest).await?,
+        };
+        let root = self.node(raw, None, 0).await?;
+        let mut there = Vec::new();
+        let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
+        let missing = self.missing(&there, artifacts);
+        if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
+            return Err(self.no_platform(missing));
+        }
+        let mut content = Content { missing, ..Content::default() };
+        if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
+            let mut seen = HashSet::new();
+            self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
+        }
+        if content.manifests.len() > MAX_MANIFESTS {
+            let many = format!("more than {MAX_MANIFESTS} manifests in one image");
+            return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
+        }
+        Ok(content)
+    }
+
+    /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
+    async fn manifest(&self, digest: Digest) -> Result<Arc<RawManifest>> {
+        let cell = self.engine.manifests.cell(digest);
+        let fetch = || async move {
+            let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
+            if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == digest)
+                && let Ok(raw) = RawManifest::new(bytes, None)
+            {
+                return Ok(Arc::new(raw));
+            }
+            let repository = &self.reference.repository;
+            let fetched = self
+                .engine
+                .attempt(self.tally, &digest, || async move {
+                    let raw = self.source.manifest(repository, &Target::Digest(digest)).await?;
+                    if raw.digest == digest {
+                        return Ok(raw);
+                    }
+                    self.source.refuted(repository, &digest);
+                    let wrong = format!("the registry sent a manifest whose digest is {}", raw.digest);
+                    Err(Error::new(ErrorKind::Corrupt, digest, wrong).on(Side::Source))
+                })
+                .await?;
+            self.tally.fetched(fetched.bytes.len() as u64);
+            Ok(Arc::new(fetched))
+        };
+        cell.get_or_try_init(fetch).await.cloned()
+    }
+
+    /// The manifest and what is selected under it; `None` for an image of a platform not asked for.
+    fn node(
+        &self,
+        raw: Arc<RawManifest>,
+        entry: Option<Descriptor>,
+        depth: usize,
+    ) -> BoxFuture<'_, Result<Option<Node>>> {
+        async move {
+            if let Some(entry) = &entry
+                && entry.size != raw.bytes.len() as u64
+            {
+                let wrong = format!("its index says it has {} bytes, it has {}", entry.size, raw.bytes.len());
+                return Err(Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), wrong)
+                    .on(Side::Source));
+            }
+            match raw.parse()? {
+                Manifest::Index(index) => {
+                    let children = self.children(&index, depth).await?;
+                    Ok(Some(Node { raw, kind: Kind::Index(index), children, entry }))
+                }
+                Manifest::Image(manifest) => self.image(raw, manifest, entry).await,
+            }
+        }
+        .boxed()
+    }
+
+    async fn children(&self, index: &Index, depth: usize) -> Result<Vec<Node>> {
+        if depth >= MAX_DEPTH {
+            let deep = format!("indexes nested more than {MAX_DEPTH} deep");
+            return Err(Error::new(ErrorKind::Unsupported, self.reference, deep));
+        }
+        if index.manifests.len() > MAX_MANIFESTS {
+            let many = format!("an index of more than {MAX_MANIFESTS} entries");
+            return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
+        }
+        index
+            .manifests
+            .iter()
+            .filter_map(|entry| entry.platform.as_ref())
+            .for_each(|platform| self.offer(platform));
+        let (mut chosen, _) = self.platforms.choose(&index.manifests);
+        if self.engine.options.attestations {
+            let images: HashSet<Digest> = chosen.iter().map(|entry| entry.digest).collect();
+            let speaks =
+                |entry: &&Descriptor| entry.attestation_of().is_some_and(|image| images.contains(&image));
+            chosen.extend(index.manifests.iter().filter(speaks));
+        }
+        let mut once = HashSet::new();
+        chosen.retain(|entry| once.insert(entry.digest));
+        let nodes = chosen.into_iter().map(|entry| async move {
+            let raw = self.manifest(entry.digest).await?;
+            self.node(raw, Some(entry.clone()), depth + 1).await
+        });
+        Ok(try_join_all(nodes).await?.into_iter().flatten().collect())
+    }
+
+    /// An image's or artifact's manifest. Where its index did not say its platform, its configuration does.
+    async fn image(
+        &self,
+        raw: Arc<RawManifest>,
+        manifest: ImageManifest,
+        entry: Option<Descriptor>,
+    ) -> Result<Option<Node>> {
+        let named = entry.as_ref().and_then(|entry| entry.platform.clone());
+        let mut platform = named.filter(|platform| !platform.is_unknown());
+        let mut config = None;
+        let attests = entry.as_ref().is_some_and(|entry| entry.attestation_of().is_some());
+        if manifest.is_image() && platform.is_none() && !attests {
+            let bytes = self.config(&manifest.config).await?;
+            let own = config_platform(&bytes)?;
+            self.offer(&own);
+            if !self.platforms.accepts(&own) {
+                return Ok(None);
+            }
+            platform = Some(own);
+            config = Some((manifest.config.digest, bytes));
+        }
+        Ok(Some(Node {
+            raw,
+            kind: Kind::Image { manifest: Box::new(manifest), platform, config },
+            children: Vec::new(),
+            entry,
+        }))
+    }
+
+    /// An image's configuration: from the sink when it has it, else from the source; verified.
+    async fn config(&self, config: &Descriptor) -> Result<Bytes> {
+        if config.size > MAX_CONFIG_SIZE {
+            let large =
+                format!("a configuration of {} bytes; at most {MAX_CONFIG_SIZE} are accepted", config.size);
+            return Err(Error::new(ErrorKind::Unsupported, config.digest, large));
+        }
+        let found = self.engine.sink.content(&config.digest, MAX_CONFIG_SIZE).await?;
+        if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == config.digest) {
+            return Ok(bytes);
+        }
+        self.engine.small_blob(self.source, &self.reference.repository, config, self.tally).await
+    }
+
+    /// Applies the index mode: the root as it will be published.
+    fn shape(&self, root: Node) -> Result<Node> {
+        match self.engine.options.index {
+            IndexMode::Keep => Ok(root),
+            IndexMode::Prune => root.prune(),
+            IndexMode::Flatten => self.flatten(root),
+        }
+    }
+
+    fn flatten(&self, root: Node) -> Result<Node> {
+        if !matches!(root.kind, Kind::Index(_)) {
+            return Ok(root);
+        }
+        let mut leaves = Vec::new();
+        root.into_leaves(&mut leaves);
+        leaves.retain(|leaf| !leaf.is_attestation());
+        match leaves.len() {
+            1 => Ok(leaves.remove(0)),
+            0 => Err(self.no_platform(self.asked())),
+            count => Err(Error::new(
+                ErrorKind::InvalidInput,
+                self.reference,
+                format!("a flattened tag names one platform's manifest, but {count} were selected"),
+            )
+            .with_hint("ask for one platform with --arch, or use --index prune")),
+        }
+    }
+
+    fn asked(&self) -> Vec<Platform> {
+        match self.platforms {
+            PlatformSet::Only(asked) => asked.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The platforms asked for that none of those `there` serves. What has only `artifacts` misses none.
+    fn missing(&self, there: &[Platform], artifacts: bool) -> Vec<Platform> {
+        if artifacts && there.is_empty() {
+            return Vec::new();
+        }
+        let serves = |platform: &Platform| {
+            let one = PlatformSet::Only(vec![platform.clone()]);
+            there.iter().any(|there| one.accepts(there))
+        };
+        self.asked().into_iter().filter(|platform| !serves(platform)).collect()
+    }
+
+    fn offer(&self, platform: &Platform) {
+        if !platform.is_unknown() {
+            self.offered.lock().unwrap_or_else(PoisonError::into_inner).insert(platform.to_string());
+        }
+    }
+
+    /// The error that names what is missing and what is there.
+    pub(crate) fn no_platform(&self, missing: Vec<Platform>) -> Error {
+        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
+        let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+        let message =
+            format!("the image is not there for {}; it is there for: {has}", PlatformSet::Only(missing));
+        Error::new(ErrorKind::NotFound, self.reference, message).with_hint(MISSING_HINT)
+    }
+}
+
+const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
+
+impl Node {
+    fn is_attestation(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.attestation_of().is_some())
+    }
+
+    fn into_leaves(self, leaves: &mut Vec<Self>) {
+        if matches!(self.kind, Kind::Index(_)) {
+            self.children.into_iter().for_each(|child| child.into_leaves(leaves));
+        } else {
+            leaves.push(self);
+        }
+    }
+
+    /// Collects the platforms of the images; answers whether there are artifacts beside them.
+    fn platforms(&self, there: &mut Vec<Platform>) -> bool {
+        match &self.kind {
+            Kind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
+            Kind::Image { platform: Some(platform), .. } => {
+                there.push(platform.clone());
+                false
+            }
+            Kind::Image { platform: None, .. } => !self.is_attestation(),
+        }
+    }
+
+    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is.
+    fn prune(mut self) -> Result<Self> {
+        let Kind::Index(index) = &self.kind else { return Ok(self) };
+        let children: Vec<Self> = self.children.into_iter().map(Self::prune).collect::<Result<_>>()?;
+        let kept: Vec<(Digest, Descriptor)> = children
+            .iter()
+            .filter_map(|child| Some((child.entry.as_ref()?.digest, child.raw.descriptor())))
+            .collect();
+        let whole = kept.len() == index.manifests.len() && kept.iter().all(|(was, is)| *was == is.digest);
+        if !whole {
+            self.raw = Arc::new(rewrite::index(&self.raw, &kept)?);
+        }
+        self.children = children;
+        Ok(self)
+    }
+
+    fn gather(self, content: &mut Content, seen: &mut HashSet<Digest>, foreign: bool) {
+        for child in self.children {
+            child.gather(content, seen, foreign);
+        }
+        if !seen.insert(self.raw.digest) {
+            return;
+        }
+        content.manifests.push(self.raw);
+        if let Kind::Image { manifest, platform, config } = self.kind {
+            content.platforms.extend(platform);
+            content.configs.extend(config);
+            let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
+            for blob in manifest.blobs().filter(wanted) {
+                if seen.insert(blob.digest) {
+                    content.blobs.push(blob.clone());
+                }
+            }
+        }
+    }
+}

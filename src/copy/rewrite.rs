@@ -1,0 +1,56 @@
+//! The only place where a manifest is written anew: an index pruned to what was selected.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, RawManifest};
+use bytes::Bytes;
+use serde_json::Value;
+
+/// `raw`, an index, with only the entries `kept`: each the digest that the entry has, and the
+/// manifest that it shall name (another one where that was itself rewritten). All other fields stay.
+///
+/// # Errors
+/// `Corrupt` when `raw` is no index.
+pub(crate) fn index(raw: &RawManifest, kept: &[(Digest, Descriptor)]) -> Result<RawManifest> {
+    let broken = || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot be rewritten");
+    let mut document: Value = serde_json::from_slice(&raw.bytes).map_err(|_| broken())?;
+    let entries = document.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(broken)?;
+    let mut remaining: Vec<Option<&(Digest, Descriptor)>> = kept.iter().map(Some).collect();
+    entries.retain_mut(|entry| {
+        let digest = entry.get("digest").and_then(Value::as_str).and_then(|text| text.parse::<Digest>().ok());
+        let place = remaining.iter_mut().find(|kept| kept.is_some_and(|(was, _)| Some(*was) == digest));
+        match place.and_then(Option::take) {
+            Some((_, now)) => {
+                entry["digest"] = Value::from(now.digest.to_string());
+                entry["size"] = Value::from(now.size);
+                true
+            }
+            None => false,
+        }
+    });
+    let bytes = serde_json::to_vec(&document).map_err(|_| broken())?;
+    RawManifest::new(Bytes::from(bytes), Some(&raw.media_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Manifest, media_type};
+
+    #[test]
+    fn keeps_what_was_selected_and_every_other_field() {
+        let (a, b, c) = (Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c"));
+        let json = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","x":1,"manifests":[
+            {{"digest":"{a}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}},{{"digest":"{b}","size":1}}]}}"#,
+            media_type::OCI_INDEX
+        );
+        let raw = RawManifest::new(Bytes::from(json), None).unwrap();
+        let pruned = index(&raw, &[(a, Descriptor::new("", c, 7))]).unwrap();
+        assert_ne!(pruned.digest, raw.digest);
+        assert!(std::str::from_utf8(&pruned.bytes).unwrap().contains(r#""x":1"#));
+        let Manifest::Index(index) = pruned.parse().unwrap() else { panic!("not an index") };
+        assert_eq!(index.manifests.len(), 1);
+        assert_eq!((index.manifests[0].digest, index.manifests[0].size), (c, 7));
+        assert_eq!(index.manifests[0].platform.as_ref().unwrap().architecture, "amd64");
+    }
+}

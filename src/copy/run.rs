@@ -1,0 +1,443 @@
+//! One image from its name to its tag, and many of them side by side.
+
+use super::event::Event;
+use super::plan::{Content, Walk};
+use super::report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
+use super::tally::Tally;
+use super::{Engine, Image, lap};
+use crate::content::{Place, Publication, Sink, Source};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, RawManifest};
+use bytes::Bytes;
+use futures::FutureExt;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Images that are resolved, planned and fetched at once.
+const IMAGES_IN_HAND: usize = 48;
+/// Images that may wait for stable storage beside them; bounds memory.
+const IMAGES_IN_ALL: usize = 512;
+
+/// What an image needs and how it stands in the sink.
+struct Prepared {
+    root: Digest,
+    source_digest: Digest,
+    content: Content,
+    places: Vec<Place>,
+    /// Blobs that the sink lacks.
+    lacking: Vec<Descriptor>,
+    /// Of these, the bytes that no other image of the run has claimed.
+    fetch_bytes: u64,
+    reuse_bytes: u64,
+    unchanged: bool,
+}
+
+/// What planning an image comes to.
+enum Preparation {
+    Ready(Prepared),
+    /// It is left out, and why.
+    Skip(Error),
+}
+
+/// What became of an image that did not fail.
+enum Outcome {
+    Done(Prepared, Status),
+    Skipped(Error),
+}
+
+impl<K: Sink> Engine<K> {
+    /// Copies `images`, many at once. A failed image is a row in the report; the rest go on. `cancel` ends the run early and cleanly:
+    /// what is complete stays, what is partial is gone on with by the next run.
+    pub async fn run<S: Source>(
+        self: &Arc<Self>,
+        images: Vec<Image<S>>,
+        cancel: &CancellationToken,
+    ) -> Report {
+        let started = Instant::now();
+        self.observer.event(&Event::RunStarted { images: images.len() });
+        let stop = Arc::new(Stop { token: cancel.child_token(), cause: std::sync::Mutex::default() });
+        let work = |image: Image<S>, permit| {
+            let (engine, stop) = (self.clone(), stop.clone());
+            async move { engine.copy(image, &stop, permit).await }
+        };
+        let images = self.each(images, work).await;
+        let aborted = stop.cause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        Report {
+            schema: Report::SCHEMA,
+            bytes_fetched: images.iter().map(|image| image.bytes_fetched).sum(),
+            bytes_reused: images.iter().map(|image| image.bytes_reused).sum(),
+            images,
+            seconds: lap(started),
+            aborted: aborted.map(|error| Failure::from(&error)),
+        }
+    }
+
+    /// What a run would do: resolves everything, fetches no layer and writes nothing.
+    pub async fn plan<S: Source>(
+        self: &Arc<Self>,
+        images: Vec<Image<S>>,
+        cancel: &CancellationToken,
+    ) -> Plan {
+        let started = Instant::now();
+        self.observer.event(&Event::RunStarted { images: images.len() });
+        let work = |image: Image<S>, permit| {
+            let (engine, token) = (self.clone(), cancel.clone());
+            async move { engine.foresee(image, &token, permit).await }
+        };
+        let images = self.each(images, work).await;
+        Plan {
+            schema: Report::SCHEMA,
+            fetch_bytes: images.iter().map(|image| image.fetch_bytes).sum(),
+            reuse_bytes: images.iter().map(|image| image.reuse_bytes).sum(),
+            images,
+            seconds: lap(started),
+        }
+    }
+
+    /// Runs `work` for each image, a bounded number at once; the results are in the order of the images.
+    async fn each<S, R, F>(&self, images: Vec<Image<S>>, work: impl Fn(Image<S>, Permit) -> F) -> Vec<R>
+    where
+        S: Source,
+        R: Send + 'static,
+        F: Future<Output = R> + Send + 'static,
+    {
+        let in_hand = Arc::new(Semaphore::new(IMAGES_IN_HAND));
+        let mut rows: Vec<Option<R>> = images.iter().map(|_| None).collect();
+        let mut tasks = JoinSet::new();
+        let mut keep = |joined: Result<(usize, R), JoinError>| {
+            if let Ok((number, row)) = joined {
+                rows[number] = Some(row);
+            }
+        };
+        for (number, image) in images.into_iter().enumerate() {
+            let Ok(permit) = in_hand.clone().acquire_owned().await else { break };
+            let done = work(image, permit);
+            tasks.spawn(async move { (number, done.await) });
+            while tasks.len() >= IMAGES_IN_ALL
+                && let Some(joined) = tasks.join_next().await
+            {
+                keep(joined);
+            }
+            while let Some(joined) = tasks.try_join_next() {
+                keep(joined);
+            }
+        }
+        while let Some(joined) = tasks.join_next().await {
+            keep(joined);
+        }
+        rows.into_iter().flatten().collect()
+    }
+
+    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, permit: Permit) -> ImageReport {
+        let started = Instant::now();
+        let tally = Tally::default();
+        let mut warnings = image.warnings.clone();
+        let work = async {
+            let work = self.copy_one(&image, &tally, &mut warnings, stop, permit);
+            match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(result) => result,
+                Err(_) => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    &image.reference,
+                    "saver itself failed on this image",
+                )
+                .with_hint("this is a defect: please report it with the output of -vv")),
+            }
+        };
+        let result = work.await;
+        if let Err(error) = &result {
+            stop.heed(error, self.options.fail_fast);
+        }
+        let row = row(image, result, &tally, warnings, lap(started));
+        for message in &row.warnings {
+            self.observer.event(&Event::Warning { reference: Some(&row.reference), message });
+        }
+        self.observer.event(&Event::ImageFinished { image: &row });
+        row
+    }
+
+    /// Everything up to the tag can be given up at any moment; publishing is seen to its end.
+    async fn copy_one<S: Source>(
+        &self,
+        image: &Image<S>,
+        tally: &Tally,
+        warnings: &mut Vec<String>,
+        stop: &Stop,
+        permit: Permit,
+    ) -> Result<Outcome> {
+        let fetch = async {
+            let preparation = self.prepare(image, tally, warnings).await?;
+            if let Preparation::Ready(prepared) = &preparation {
+                self.fetch_all(image, prepared, tally).await?;
+            }
+            Ok::<_, Error>(preparation)
+        };
+        let prepared = tokio::select! {
+            biased;
+            () = stop.token.cancelled() => return Err(stop.given_up(&image.reference)),
+            fetched = fetch => match fetched? {
+                Preparation::Ready(prepared) => prepared,
+                Preparation::Skip(why) => return Ok(Outcome::Skipped(why)),
+            },
+        };
+        drop(permit);
+        if prepared.unchanged {
+            return Ok(Outcome::Done(prepared, Status::Unchanged));
+        }
+        let publication = Publication {
+            places: prepared.places.clone(),
+            manifests: prepared.content.manifests.clone(),
+            blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
+        };
+        self.sink.publish(publication).await?;
+        Ok(Outcome::Done(prepared, Status::Saved))
+    }
+
+    async fn foresee<S: Source>(
+        &self,
+        image: Image<S>,
+        token: &CancellationToken,
+        _permit: Permit,
+    ) -> ImagePlan {
+        let tally = Tally::default();
+        let mut warnings = image.warnings.clone();
+        let result = tokio::select! {
+            biased;
+            () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
+            prepared = self.prepare(&image, &tally, &mut warnings) => prepared,
+        };
+        let mut plan = ImagePlan::new(image.reference, image.place);
+        plan.warnings = warnings;
+        match result {
+            Ok(Preparation::Ready(prepared)) => {
+                plan.status = if prepared.unchanged { Status::Unchanged } else { Status::Saved };
+                plan.digest = Some(prepared.root);
+                plan.platforms = names(&prepared.content);
+                plan.fetch_bytes = prepared.fetch_bytes;
+                plan.reuse_bytes = prepared.reuse_bytes;
+            }
+            Ok(Preparation::Skip(why)) => {
+                (plan.status, plan.error) = (Status::Skipped, Some(Failure::from(&why)))
+            }
+            Err(error) => plan.error = Some(Failure::from(&error)),
+        }
+        plan
+    }
+
+    /// Resolves and plans an image and compares it with the sink.
+    async fn prepare<S: Source>(
+        &self,
+        image: &Image<S>,
+        tally: &Tally,
+        warnings: &mut Vec<String>,
+    ) -> Result<Preparation> {
+        let (source_digest, known) = self.resolve(image, tally, warnings).await?;
+        let platforms = image.platforms.as_ref().unwrap_or(&self.options.platforms);
+        let walk = Walk::new(self, &*image.source, &image.reference, platforms, tally);
+        let content = walk.content(source_digest, known).await?;
+        if !content.missing.is_empty() {
+            let missing = walk.no_platform(content.missing.clone());
+            if content.manifests.is_empty() {
+                return Ok(Preparation::Skip(missing));
+            }
+            warnings.push(missing.message().to_owned());
+        }
+        let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
+        let places = self.places(image, root, warnings).await?;
+        self.compare(&image.reference, root, source_digest, content, places).await.map(Preparation::Ready)
+    }
+
+    /// The digest to copy, and its manifest if finding that took fetching it.
+    async fn resolve<S: Source>(
+        &self,
+        image: &Image<S>,
+        tally: &Tally,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Digest, Option<RawManifest>)> {
+        let reference = &image.reference;
+        let ask = || async {
+            match (&image.resolved, &reference.tag) {
+                (Some(resolved), _) => Ok(resolved.clone()),
+                (None, Some(tag)) => image.source.resolve(&reference.repository, tag).await,
+                (None, None) => Err(Error::new(ErrorKind::InvalidInput, reference, "neither tag nor digest")),
+            }
+        };
+        let Some(pinned) = reference.digest else {
+            let resolved = self.attempt(tally, reference, ask).await?;
+            return Ok((resolved.digest, resolved.manifest));
+        };
+        // A pinned tag is only looked at to tell that it has moved: no failure of that matters.
+        if let Some(tag) = &reference.tag {
+            match ask().await {
+                Ok(now) if now.digest != pinned => {
+                    warnings.push(format!(
+                        "the tag {tag} names {} at the registry now; saved as pinned",
+                        now.digest
+                    ));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    warnings.push(format!("the tag {tag} is gone at the registry; saved as pinned"));
+                }
+                _ => {}
+            }
+        }
+        Ok((pinned, None))
+    }
+
+    /// Where the image goes: its own place, and its short name unless that is somebody else's.
+    async fn places<S>(
+        &self,
+        image: &Image<S>,
+        root: Digest,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Place>> {
+        let mut places = vec![image.place.clone()];
+        let Some(alias) = &image.alias else { return Ok(places) };
+        let free = match (&alias.tag, &image.place.tag) {
+            (Some(short), Some(own)) => match self.sink.tag(&alias.repository, short).await? {
+                None => true,
+                Some(now) if now == root => true,
+                Some(now) => self.sink.tag_has_named(&image.place.repository, own, &now).await?,
+            },
+            _ => true,
+        };
+        if free {
+            places.push(alias.clone());
+        } else {
+            warnings.push(format!(
+                "{alias} is another image in the tree and stays so; this one is {} only",
+                image.place
+            ));
+        }
+        Ok(places)
+    }
+
+    async fn compare(
+        &self,
+        reference: &crate::oci::Reference,
+        root: Digest,
+        source_digest: Digest,
+        content: Content,
+        places: Vec<Place>,
+    ) -> Result<Prepared> {
+        let (mut lacking, mut fetch_bytes, mut reuse_bytes) = (Vec::new(), 0, 0);
+        for blob in &content.blobs {
+            if self.sink.has_blob(blob).await? {
+                reuse_bytes += blob.size;
+                continue;
+            }
+            lacking.push(blob.clone());
+            if self.flight.claim(blob.digest) { fetch_bytes += blob.size } else { reuse_bytes += blob.size }
+        }
+        let unchanged = lacking.is_empty() && self.is_published(&content, &places, root).await?;
+        self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
+        Ok(Prepared { root, source_digest, content, places, lacking, fetch_bytes, reuse_bytes, unchanged })
+    }
+
+    /// Whether every tag, revision and link is there already, and every manifest is what its digest says.
+    async fn is_published(&self, content: &Content, places: &[Place], root: Digest) -> Result<bool> {
+        for manifest in &content.manifests {
+            let found = self.sink.content(&manifest.digest, manifest.bytes.len() as u64).await?;
+            if found.as_ref() != Some(&manifest.bytes) {
+                return Ok(false);
+            }
+        }
+        for Place { repository, tag } in places {
+            if let Some(tag) = tag
+                && self.sink.tag(repository, tag).await? != Some(root)
+            {
+                return Ok(false);
+            }
+            for manifest in &content.manifests {
+                if !self.sink.is_revision(repository, &manifest.digest).await? {
+                    return Ok(false);
+                }
+            }
+            for blob in &content.blobs {
+                if !self.sink.is_linked(repository, &blob.digest).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings every blob that the sink lacks, all at once; the slots bound how many move.
+    async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &Prepared, tally: &Tally) -> Result<()> {
+        let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
+        let blobs = prepared.lacking.iter().map(|blob| {
+            self.bring(&*image.source, &image.reference, blob, ready.get(&blob.digest).cloned(), tally)
+        });
+        futures::future::try_join_all(blobs).await.map(drop)
+    }
+}
+
+type Permit = tokio::sync::OwnedSemaphorePermit;
+
+/// Ends a run early.
+struct Stop {
+    token: CancellationToken,
+    /// The failure of the sink that no image can get past.
+    cause: std::sync::Mutex<Option<Error>>,
+}
+
+impl Stop {
+    fn heed(&self, error: &Error, fail_fast: bool) {
+        if error.kind() == ErrorKind::Storage {
+            let mut cause = self.cause.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            cause.get_or_insert_with(|| error.clone());
+        }
+        if fail_fast || error.kind() == ErrorKind::Storage {
+            self.token.cancel();
+        }
+    }
+
+    fn given_up(&self, reference: &crate::oci::Reference) -> Error {
+        Error::new(ErrorKind::Cancelled, reference, "the run ended before this image was saved")
+    }
+}
+
+fn names(content: &Content) -> Vec<String> {
+    content.platforms.iter().map(ToString::to_string).collect()
+}
+
+fn row<S>(
+    image: Image<S>,
+    result: Result<Outcome>,
+    tally: &Tally,
+    warnings: Vec<String>,
+    seconds: f64,
+) -> ImageReport {
+    let mut row = ImageReport {
+        reference: image.reference,
+        status: Status::Failed,
+        repository: image.place.repository,
+        tag: image.place.tag,
+        digest: None,
+        source_digest: None,
+        platforms: Vec::new(),
+        bytes_fetched: tally.bytes_fetched(),
+        bytes_reused: 0,
+        attempts: tally.attempts(),
+        seconds,
+        error: None,
+        warnings,
+    };
+    match result {
+        Ok(Outcome::Done(prepared, status)) => {
+            row.status = status;
+            row.digest = Some(prepared.root);
+            row.source_digest = (prepared.source_digest != prepared.root).then_some(prepared.source_digest);
+            row.platforms = names(&prepared.content);
+            row.bytes_reused = prepared.reuse_bytes;
+        }
+        Ok(Outcome::Skipped(why)) => (row.status, row.error) = (Status::Skipped, Some(Failure::from(&why))),
+        Err(error) => row.error = Some(Failure::from(&error)),
+    }
+    row
+}
