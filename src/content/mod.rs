@@ -4,6 +4,9 @@
 //! everything, so that neither end can forget to: a source may lie, a sink may be handed nothing
 //! that was not hashed.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod memory;
 pub mod retry;
 
 use crate::error::Result;

@@ -7,14 +7,24 @@
 
 pub mod driver;
 pub mod link;
+pub mod lock;
+mod partial;
 mod path;
+mod publish;
 mod read;
+mod sink;
+
+pub use lock::StoreLock;
+pub use partial::Writer;
 
 use crate::error::{Error, Result};
 use driver::{Driver, FreeSpace, FsDriver};
+use partial::Claims;
+use publish::Publisher;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 /// How a store writes.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +52,23 @@ pub struct Store {
 
 struct Inner {
     driver: Arc<dyn Driver>,
-    options: StoreOptions,
+    claims: Arc<Claims>,
+    publisher: Publisher,
+    /// Where this store stages small files, once it has.
+    area: OnceLock<String>,
+    /// How many it has staged: their names.
+    staged: AtomicU64,
+}
+
+impl Inner {
+    fn area(&self) -> Result<&str> {
+        if let Some(area) = self.area.get() {
+            return Ok(area);
+        }
+        let made = self.driver.stage_area(path::STAGE);
+        let made = made.map_err(|error| storage(&*self.driver, path::STAGE, "make the directory", error))?;
+        Ok(self.area.get_or_init(|| made))
+    }
 }
 
 impl Store {
@@ -69,7 +95,9 @@ impl Store {
     /// A tree on any medium.
     #[must_use]
     pub fn with_driver(driver: Arc<dyn Driver>, options: StoreOptions) -> Self {
-        Self { inner: Arc::new(Inner { driver, options }) }
+        let publisher = Publisher::new(driver.clone(), options.durability);
+        let (claims, area, staged) = (Arc::default(), OnceLock::new(), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { driver, claims, publisher, area, staged }) }
     }
 
     /// How much more fits.

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
@@ -41,7 +41,7 @@ pub struct FsDriver {
     /// Kept locked as long as this process lives: its stage area.
     area: Mutex<Option<(OwnedFd, String)>>,
     /// What a barrier has to sync, where `syncfs` is not to be relied on.
-    touched: Option<Mutex<Touched>>,
+    touched: Option<Arc<Mutex<Touched>>>,
 }
 
 #[derive(Default)]
@@ -95,14 +95,14 @@ impl FsDriver {
             path: path.to_owned(),
             known: Mutex::default(),
             area: Mutex::default(),
-            touched: (!trusted).then(Mutex::default),
+            touched: (!trusted).then(Arc::default),
         })
     }
 
     /// The same directory with every file and directory synced by itself.
     #[must_use]
     pub fn syncing_each_file(mut self) -> Self {
-        self.touched = Some(Mutex::default());
+        self.touched = Some(Arc::default());
         self
     }
 
@@ -394,8 +394,9 @@ impl Driver for FsDriver {
             }
             set_file_mode(&fd, found.st_mode)?;
             reserve(&fd, size)?;
-            self.touch_file(path);
-            return Ok(Some(Box::new(FsPartial { file: fd.into(), length, since: AtomicU64::new(0) })));
+            let touched = self.touched.clone();
+            let (file, path) = (File::from(fd), path.to_owned());
+            return Ok(Some(Box::new(FsPartial { file, path, length, since: AtomicU64::new(0), touched })));
         }
     }
 
@@ -491,7 +492,9 @@ fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
 /// A blob's file, locked with `flock(2)` as long as it is open.
 struct FsPartial {
     file: File,
+    path: String,
     length: u64,
+    touched: Option<Arc<Mutex<Touched>>>,
     /// Bytes written since the kernel was last asked to write out.
     since: AtomicU64,
 }
@@ -518,6 +521,13 @@ impl Partial for FsPartial {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         read_full(&self.file, offset, buffer)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        if let Some(touched) = &self.touched {
+            lock(touched).files.push(self.path.clone());
+        }
+        Ok(())
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {

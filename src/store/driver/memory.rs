@@ -192,6 +192,10 @@ impl Partial for MemoryPartial {
         Ok(count)
     }
 
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn truncate(&self, length: u64) -> io::Result<()> {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         lock(&self.content).truncate(length);

@@ -124,6 +124,12 @@ pub trait Partial: Send + Sync {
     /// As `write_at`.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// Says that all is written: the next barrier covers it.
+    ///
+    /// # Errors
+    /// As `write_at`.
+    fn finish(&self) -> io::Result<()>;
+
     /// Cuts the file to `length` bytes. Only for a file that is not to be published.
     ///
     /// # Errors

@@ -1,0 +1,320 @@
+//! What every sink and source must hold: one suite, run by each of them.
+
+use super::{BlobWriter, Ingest, Place, Publication, Sink, Source, Target};
+use crate::error::ErrorKind;
+use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// A sample image: an index of two children that share a layer.
+pub(crate) struct Sample {
+    pub(crate) blobs: Vec<Bytes>,
+    pub(crate) manifests: Vec<Arc<RawManifest>>,
+}
+
+fn describe(kind: &str, content: &[u8]) -> String {
+    let (digest, size) = (Digest::of(content), content.len());
+    format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#)
+}
+
+fn manifest(json: String) -> Arc<RawManifest> {
+    Arc::new(RawManifest::new(json.into(), None).unwrap())
+}
+
+/// The sample that `name` stands for; its layers are `size` bytes long.
+pub(crate) fn sample(name: &str, size: usize) -> Sample {
+    let layer = |number: usize| -> Bytes {
+        let seed = format!("{name} layer {number} ");
+        seed.bytes().cycle().take(size.max(seed.len())).collect::<Vec<_>>().into()
+    };
+    let configs = ["amd64", "arm64"].map(|architecture| {
+        Bytes::from(format!(r#"{{"architecture":"{architecture}","os":"linux","name":"{name}"}}"#))
+    });
+    let shared = Bytes::from_static(b"a layer that every sample has");
+    let children = [0, 1].map(|number| {
+        manifest(format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{},{}]}}"#,
+            describe("config.v1+json", &configs[number]),
+            describe("layer.v1.tar", &shared),
+            describe("layer.v1.tar", &layer(number)),
+        ))
+    });
+    let [one, other] = [0, 1].map(|number| describe("manifest.v1+json", &children[number].bytes));
+    let index = manifest(format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{one},{other}]}}"#
+    ));
+    let [first, second] = configs;
+    let [amd64, arm64] = children;
+    Sample { blobs: vec![first, second, shared, layer(0), layer(1)], manifests: vec![amd64, arm64, index] }
+}
+
+impl Sample {
+    pub(crate) fn root(&self) -> Digest {
+        self.manifests[2].digest
+    }
+
+    pub(crate) fn publication(&self, places: &[(&str, Option<&str>)]) -> Publication {
+        Publication {
+            places: places
+                .iter()
+                .map(|(repository, tag)| Place {
+                    repository: repository.parse().unwrap(),
+                    tag: tag.map(|tag| tag.parse().unwrap()),
+                })
+                .collect(),
+            manifests: self.manifests.clone(),
+            blobs: self.blobs.iter().map(|blob| Digest::of(blob)).collect(),
+        }
+    }
+}
+
+fn descriptor(content: &[u8]) -> Descriptor {
+    Descriptor::new("application/octet-stream", Digest::of(content), content.len() as u64)
+}
+
+/// Writes `content` unless it is there; answers whether it was written.
+pub(crate) async fn put<S: Sink>(sink: &S, content: &[u8]) -> bool {
+    let descriptor = descriptor(content);
+    match sink.ingest(&descriptor).await.unwrap() {
+        Ingest::Present => false,
+        Ingest::Write(writer) => {
+            let from = writer.received() as usize;
+            writer.write_at(from as u64, &content[from..]).unwrap();
+            writer.commit(&descriptor.digest).unwrap();
+            true
+        }
+    }
+}
+
+async fn writer<S: Sink>(sink: &S, content: &[u8]) -> S::Writer {
+    match sink.ingest(&descriptor(content)).await.unwrap() {
+        Ingest::Write(writer) => writer,
+        Ingest::Present => panic!("present"),
+    }
+}
+
+/// Publishes the sample "one" as `demo/one:1.0`, `one:1.0` and, without a tag, in `pinned`.
+pub(crate) async fn publish_sample<S: Sink>(sink: &S) {
+    let sample = sample("one", 100);
+    for blob in &sample.blobs {
+        put(sink, blob).await;
+    }
+    let places = [("demo/one", Some("1.0")), ("one", Some("1.0")), ("pinned", None)];
+    sink.publish(sample.publication(&places)).await.unwrap();
+}
+
+/// Runs the suite on sinks that `open` makes, each empty.
+pub(crate) async fn sink<S: Sink>(mut open: impl FnMut() -> S) {
+    empty_has_nothing(open()).await;
+    a_published_image_is_there(open()).await;
+    blobs_arrive_in_any_order(open()).await;
+    an_interrupted_blob_goes_on(open()).await;
+    only_what_is_contiguous_counts(open()).await;
+    a_discarded_blob_starts_again(open()).await;
+    what_is_not_whole_is_not_committed(open()).await;
+    one_writes_while_others_wait(open()).await;
+    a_tag_moves_and_remembers(open()).await;
+    publishing_again_changes_nothing(open()).await;
+}
+
+async fn empty_has_nothing<S: Sink>(sink: S) {
+    let (repository, tag): (Repository, Tag) = ("demo/one".parse().unwrap(), "1.0".parse().unwrap());
+    let digest = Digest::of(b"x");
+    assert_eq!(sink.tag(&repository, &tag).await.unwrap(), None);
+    assert!(!sink.tag_has_named(&repository, &tag, &digest).await.unwrap());
+    assert_eq!(sink.content(&digest, 100).await.unwrap(), None);
+    assert!(!sink.has_blob(&descriptor(b"x")).await.unwrap());
+    assert!(!sink.is_linked(&repository, &digest).await.unwrap());
+    assert!(!sink.is_revision(&repository, &digest).await.unwrap());
+}
+
+async fn a_published_image_is_there<S: Sink>(sink: S) {
+    publish_sample(&sink).await;
+    let sample = sample("one", 100);
+    let tag: Tag = "1.0".parse().unwrap();
+    for name in ["demo/one", "one", "pinned"] {
+        let repository: Repository = name.parse().unwrap();
+        let tagged = (name != "pinned").then_some(sample.root());
+        assert_eq!(sink.tag(&repository, &tag).await.unwrap(), tagged);
+        assert_eq!(sink.tag_has_named(&repository, &tag, &sample.root()).await.unwrap(), tagged.is_some());
+        for manifest in &sample.manifests {
+            assert!(sink.is_revision(&repository, &manifest.digest).await.unwrap());
+            assert!(!sink.is_linked(&repository, &manifest.digest).await.unwrap());
+            let limit = manifest.bytes.len() as u64;
+            assert_eq!(sink.content(&manifest.digest, limit).await.unwrap().as_ref(), Some(&manifest.bytes));
+            assert_eq!(sink.content(&manifest.digest, limit - 1).await.unwrap(), None);
+        }
+        for blob in &sample.blobs {
+            let mut descriptor = descriptor(blob);
+            assert!(sink.is_linked(&repository, &descriptor.digest).await.unwrap());
+            assert!(!sink.is_revision(&repository, &descriptor.digest).await.unwrap());
+            assert!(sink.has_blob(&descriptor).await.unwrap());
+            descriptor.size += 1;
+            assert!(!sink.has_blob(&descriptor).await.unwrap());
+        }
+    }
+}
+
+async fn blobs_arrive_in_any_order<S: Sink>(sink: S) {
+    let content: Bytes = (0..10_000u32).flat_map(u32::to_le_bytes).collect();
+    let writer = Arc::new(writer(&sink, &content).await);
+    let mut order: Vec<usize> = (0..content.len()).step_by(777).collect();
+    order.reverse();
+    std::thread::scope(|scope| {
+        for offsets in order.chunks(order.len().div_ceil(4)) {
+            let (writer, content) = (&writer, &content);
+            scope.spawn(move || {
+                for start in offsets {
+                    let end = (start + 777).min(content.len());
+                    writer.write_at(*start as u64, &content[*start..end]).unwrap();
+                }
+            });
+        }
+    });
+    let mut back = vec![0; content.len() + 10];
+    assert_eq!(writer.read_at(0, &mut back).unwrap(), content.len());
+    assert_eq!(back[..content.len()], content);
+    assert_eq!(writer.read_at(39_000, &mut back[..50]).unwrap(), 50);
+    assert_eq!(back[..50], content[39_000..39_050]);
+    Arc::into_inner(writer).unwrap().commit(&Digest::of(&content)).unwrap();
+    assert!(sink.has_blob(&descriptor(&content)).await.unwrap());
+    assert!(!put(&sink, &content).await);
+}
+
+async fn an_interrupted_blob_goes_on<S: Sink>(sink: S) {
+    let content = b"content that comes in two runs";
+    let first = writer(&sink, content).await;
+    assert_eq!(first.received(), 0);
+    first.write_at(0, &content[..10]).unwrap();
+    drop(first);
+    assert!(!sink.has_blob(&descriptor(content)).await.unwrap());
+    let second = writer(&sink, content).await;
+    assert_eq!(second.received(), 10);
+    let mut back = [0; 10];
+    assert_eq!(second.read_at(0, &mut back).unwrap(), 10);
+    assert_eq!(back, content[..10]);
+    second.write_at(10, &content[10..]).unwrap();
+    second.commit(&Digest::of(content)).unwrap();
+    assert!(!put(&sink, content).await);
+}
+
+async fn only_what_is_contiguous_counts<S: Sink>(sink: S) {
+    let content = b"0123456789abcdefghij";
+    let first = writer(&sink, content).await;
+    first.write_at(0, &content[..5]).unwrap();
+    first.write_at(10, &content[10..15]).unwrap();
+    drop(first);
+    let second = writer(&sink, content).await;
+    assert_eq!(second.received(), 5);
+    second.write_at(5, &content[5..]).unwrap();
+    second.commit(&Digest::of(content)).unwrap();
+}
+
+async fn a_discarded_blob_starts_again<S: Sink>(sink: S) {
+    let content = b"wrong at first";
+    let first = writer(&sink, content).await;
+    first.write_at(0, b"WRONG AT").unwrap();
+    first.discard().unwrap();
+    let second = writer(&sink, content).await;
+    assert_eq!(second.received(), 0);
+    second.write_at(0, content).unwrap();
+    second.commit(&Digest::of(content)).unwrap();
+}
+
+async fn what_is_not_whole_is_not_committed<S: Sink>(sink: S) {
+    let content = b"0123456789";
+    let digest = Digest::of(content);
+    let short = writer(&sink, content).await;
+    short.write_at(0, &content[..9]).unwrap();
+    assert_eq!(short.commit(&digest).unwrap_err().kind(), ErrorKind::Corrupt);
+    let gap = writer(&sink, content).await;
+    assert_eq!(gap.received(), 9);
+    gap.discard().unwrap();
+    let gap = writer(&sink, content).await;
+    gap.write_at(0, &content[..4]).unwrap();
+    gap.write_at(5, &content[5..]).unwrap();
+    assert_eq!(gap.commit(&digest).unwrap_err().kind(), ErrorKind::Corrupt);
+    let long = writer(&sink, content).await;
+    assert_eq!(long.write_at(5, b"567890").unwrap_err().kind(), ErrorKind::Corrupt);
+    long.discard().unwrap();
+    let other = writer(&sink, content).await;
+    other.write_at(0, content).unwrap();
+    assert_eq!(other.commit(&Digest::of(b"other")).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!sink.has_blob(&descriptor(content)).await.unwrap());
+}
+
+async fn one_writes_while_others_wait<S: Sink>(sink: S) {
+    let content = b"asked for twice";
+    let first = writer(&sink, content).await;
+    let wanted = descriptor(content);
+    let mut second = std::pin::pin!(sink.ingest(&wanted));
+    assert!(futures::poll!(&mut second).is_pending());
+    first.write_at(0, content).unwrap();
+    first.commit(&Digest::of(content)).unwrap();
+    assert!(matches!(second.await.unwrap(), Ingest::Present));
+
+    // When the first gives up, the second goes on where it was.
+    let content = b"given up by the first";
+    let first = writer(&sink, content).await;
+    first.write_at(0, &content[..5]).unwrap();
+    let wanted = descriptor(content);
+    let mut second = std::pin::pin!(sink.ingest(&wanted));
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(first);
+    let Ingest::Write(second) = second.await.unwrap() else { panic!("present") };
+    assert_eq!(second.received(), 5);
+}
+
+async fn a_tag_moves_and_remembers<S: Sink>(sink: S) {
+    let (old, new) = (sample("old", 10), sample("new", 10));
+    let (repository, tag): (Repository, Tag) = ("demo".parse().unwrap(), "latest".parse().unwrap());
+    for sample in [&old, &new] {
+        for blob in &sample.blobs {
+            put(&sink, blob).await;
+        }
+        sink.publish(sample.publication(&[("demo", Some("latest"))])).await.unwrap();
+        assert_eq!(sink.tag(&repository, &tag).await.unwrap(), Some(sample.root()));
+    }
+    for sample in [&old, &new] {
+        assert!(sink.tag_has_named(&repository, &tag, &sample.root()).await.unwrap());
+        assert!(sink.is_revision(&repository, &sample.root()).await.unwrap());
+    }
+}
+
+async fn publishing_again_changes_nothing<S: Sink>(sink: S) {
+    publish_sample(&sink).await;
+    publish_sample(&sink).await;
+    let sample = sample("one", 100);
+    let (repository, tag): (Repository, Tag) = ("one".parse().unwrap(), "1.0".parse().unwrap());
+    assert_eq!(sink.tag(&repository, &tag).await.unwrap(), Some(sample.root()));
+}
+
+/// Runs the suite on a source that holds what [`publish_sample`] publishes.
+pub(crate) async fn source<S: Source>(source: &S) {
+    let sample = sample("one", 100);
+    let (repository, tag): (Repository, Tag) = ("demo/one".parse().unwrap(), "1.0".parse().unwrap());
+    assert_eq!(source.resolve(&repository, &tag).await.unwrap().digest, sample.root());
+    for target in [Target::Tag(tag), Target::Digest(sample.root())] {
+        assert_eq!(source.manifest(&repository, &target).await.unwrap(), *sample.manifests[2]);
+    }
+    for child in &sample.manifests[..2] {
+        let target = Target::Digest(child.digest);
+        assert_eq!(source.manifest(&repository, &target).await.unwrap(), **child);
+    }
+    let absent = source.manifest(&repository, &Target::Digest(Digest::of(b"no"))).await.unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+    let absent = source.resolve(&repository, &"no".parse().unwrap()).await.unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+    for blob in &sample.blobs {
+        for (from, to) in [(0, None), (7, None), (7, Some(12)), (0, Some(1))] {
+            let stream = source.blob(&repository, &descriptor(blob), from, to).await.unwrap();
+            let chunks: Vec<Bytes> = stream.chunks.map(Result::unwrap).collect().await;
+            let end = to.map_or(blob.len(), |to| to as usize);
+            let skipped = (from - stream.start) as usize;
+            assert_eq!(chunks.concat()[skipped..], blob[from as usize..end]);
+        }
+    }
+    let absent = source.blob(&repository, &descriptor(b"no"), 0, None).await.err().unwrap();
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+}

@@ -1,0 +1,313 @@
+//! Content in memory: both a source and a sink. Simple enough to be obviously right, it is what other ends are compared with,
+//! and what the engine is tried on.
+
+use super::{BlobStream, BlobWriter, Ingest, Place, Publication, Resolved, Sink, Source, Target};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Everything that is visible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Content of every kind.
+    pub blobs: BTreeMap<Digest, Bytes>,
+    /// What each repository serves as a blob.
+    pub links: BTreeSet<(Repository, Digest)>,
+    /// What each repository serves as a manifest.
+    pub revisions: BTreeSet<(Repository, Digest)>,
+    /// What tags name now.
+    pub tags: BTreeMap<(Repository, Tag), Digest>,
+    /// What tags name or have named.
+    pub history: BTreeSet<(Repository, Tag, Digest)>,
+}
+
+#[derive(Default)]
+struct State {
+    contents: Contents,
+    media_types: HashMap<Digest, String>,
+    partial: HashMap<Digest, Vec<u8>>,
+    writing: HashSet<Digest>,
+}
+
+/// A registry in memory. Clones share everything.
+#[derive(Clone, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+impl Memory {
+    /// One that holds nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is visible now.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.lock().contents.clone()
+    }
+
+    /// Makes `content` a blob, linked in `repository`.
+    pub fn insert_blob(&self, repository: &Repository, content: impl Into<Bytes>) -> Digest {
+        let content = content.into();
+        let digest = Digest::of(&content);
+        let contents = &mut self.lock().contents;
+        contents.blobs.insert(digest, content);
+        contents.links.insert((repository.clone(), digest));
+        digest
+    }
+
+    /// Makes `manifest` one of `repository`'s, named by `tag` if there is one.
+    pub fn insert_manifest(&self, repository: &Repository, tag: Option<&Tag>, manifest: &RawManifest) {
+        let mut state = self.lock();
+        state.add_manifest(repository, manifest);
+        if let Some(tag) = tag {
+            state.tag(repository, tag, manifest.digest);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add_manifest(&mut self, repository: &Repository, manifest: &RawManifest) {
+        self.contents.blobs.insert(manifest.digest, manifest.bytes.clone());
+        self.media_types.insert(manifest.digest, manifest.media_type.clone());
+        self.contents.revisions.insert((repository.clone(), manifest.digest));
+    }
+
+    fn tag(&mut self, repository: &Repository, tag: &Tag, digest: Digest) {
+        self.contents.history.insert((repository.clone(), tag.clone(), digest));
+        self.contents.tags.insert((repository.clone(), tag.clone()), digest);
+    }
+}
+
+fn not_found(repository: &Repository, what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{repository}: {what}"), "not found").on(Side::Source)
+}
+
+impl Source for Memory {
+    async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
+        let named = self.lock().contents.tags.get(&(repository.clone(), tag.clone())).copied();
+        let digest = named.ok_or_else(|| not_found(repository, tag))?;
+        Ok(Resolved { digest, manifest: None })
+    }
+
+    async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
+        let digest = match target {
+            Target::Tag(tag) => self.resolve(repository, tag).await?.digest,
+            Target::Digest(digest) => *digest,
+        };
+        let state = self.lock();
+        if !state.contents.revisions.contains(&(repository.clone(), digest)) {
+            return Err(not_found(repository, target));
+        }
+        let bytes = state.contents.blobs.get(&digest).ok_or_else(|| not_found(repository, target))?;
+        RawManifest::new(bytes.clone(), state.media_types.get(&digest).map(String::as_str))
+    }
+
+    async fn blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<BlobStream> {
+        let state = self.lock();
+        let digest = descriptor.digest;
+        let linked = state.contents.links.contains(&(repository.clone(), digest));
+        let content = state.contents.blobs.get(&digest).filter(|_| linked);
+        let content = content.ok_or_else(|| not_found(repository, digest))?;
+        let position = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        let (start, end) = (position(from), to.map_or(content.len(), position));
+        let bytes = content.slice(start..end.max(start));
+        let length = bytes.len() as u64;
+        let chunks = futures::stream::iter([Ok(bytes)]).boxed();
+        Ok(BlobStream { start: start as u64, length: Some(length), chunks })
+    }
+}
+
+impl Sink for Memory {
+    type Writer = MemoryWriter;
+
+    async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
+        Ok(self.lock().contents.tags.get(&(repository.clone(), tag.clone())).copied())
+    }
+
+    async fn tag_has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
+        Ok(self.lock().contents.history.contains(&(repository.clone(), tag.clone(), *digest)))
+    }
+
+    async fn content(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
+        let content = self.lock().contents.blobs.get(digest).cloned();
+        Ok(content.filter(|content| content.len() as u64 <= limit))
+    }
+
+    async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+        let state = self.lock();
+        let content = state.contents.blobs.get(&descriptor.digest);
+        Ok(content.is_some_and(|content| content.len() as u64 == descriptor.size))
+    }
+
+    async fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self.lock().contents.links.contains(&(repository.clone(), *digest)))
+    }
+
+    async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self.lock().contents.revisions.contains(&(repository.clone(), *digest)))
+    }
+
+    async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<MemoryWriter>> {
+        let digest = descriptor.digest;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.has_blob(descriptor).await? {
+                return Ok(Ingest::Present);
+            }
+            {
+                let mut state = self.lock();
+                if state.writing.insert(digest) {
+                    let partial = state.partial.entry(digest).or_default();
+                    if partial.len() as u64 > descriptor.size {
+                        partial.clear();
+                    }
+                    let received = partial.len() as u64;
+                    let written = Mutex::new(vec![(0, received)]);
+                    return Ok(Ingest::Write(MemoryWriter {
+                        memory: self.clone(),
+                        digest,
+                        size: descriptor.size,
+                        received,
+                        written,
+                    }));
+                }
+            }
+            changed.await;
+        }
+    }
+
+    async fn publish(&self, image: Publication) -> Result<()> {
+        let mut state = self.lock();
+        for Place { repository, tag } in &image.places {
+            for blob in &image.blobs {
+                state.contents.links.insert((repository.clone(), *blob));
+            }
+            for manifest in &image.manifests {
+                state.add_manifest(repository, manifest);
+            }
+            if let (Some(tag), Some(root)) = (tag, image.root()) {
+                state.tag(repository, tag, root);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes one blob's bytes.
+pub struct MemoryWriter {
+    memory: Memory,
+    digest: Digest,
+    size: u64,
+    received: u64,
+    /// What has been written, as start and end.
+    written: Mutex<Vec<(u64, u64)>>,
+}
+
+impl MemoryWriter {
+    /// Up to where everything has been written.
+    fn front(&self) -> u64 {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        written.sort_unstable();
+        written.iter().fold(0, |front, (start, end)| if *start <= front { front.max(*end) } else { front })
+    }
+}
+
+impl BlobWriter for MemoryWriter {
+    fn received(&self) -> u64 {
+        self.received
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset + bytes.len() as u64;
+        if end > self.size {
+            let message = format!("bytes up to {end} go beyond its {}", self.size);
+            return Err(Error::new(ErrorKind::Corrupt, self.digest, message).on(Side::Sink));
+        }
+        let mut state = self.memory.lock();
+        let partial = state.partial.entry(self.digest).or_default();
+        // A blob that memory can't hold can't have come this far.
+        let (start, stop) = (offset as usize, end as usize);
+        if partial.len() < stop {
+            partial.resize(stop, 0);
+        }
+        partial[start..stop].copy_from_slice(bytes);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push((offset, end));
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let state = self.memory.lock();
+        let partial = state.partial.get(&self.digest).map(Vec::as_slice).unwrap_or_default();
+        let rest = partial.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn commit(self, digest: &Digest) -> Result<()> {
+        let front = self.front();
+        if *digest != self.digest || front != self.size {
+            let message = format!("committed as {digest} with {front} of {} bytes", self.size);
+            return Err(Error::new(ErrorKind::Corrupt, self.digest, message).on(Side::Sink));
+        }
+        let mut state = self.memory.lock();
+        let content = state.partial.remove(&self.digest).unwrap_or_default();
+        state.contents.blobs.insert(self.digest, content.into());
+        Ok(())
+    }
+
+    fn discard(self) -> Result<()> {
+        self.memory.lock().partial.remove(&self.digest);
+        Ok(())
+    }
+}
+
+impl Drop for MemoryWriter {
+    fn drop(&mut self) {
+        let front = self.front();
+        let mut state = self.memory.lock();
+        if let Some(partial) = state.partial.get_mut(&self.digest) {
+            partial.truncate(front as usize);
+        }
+        state.writing.remove(&self.digest);
+        drop(state);
+        self.memory.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::conformance;
+
+    #[tokio::test]
+    async fn conforms() {
+        conformance::sink(|| Memory::new()).await;
+    }
+
+    #[tokio::test]
+    async fn serves_what_was_published() {
+        let memory = Memory::new();
+        conformance::publish_sample(&memory).await;
+        conformance::source(&memory).await;
+    }
+}

@@ -1,0 +1,314 @@
+//! A blob on its way in: who writes it, what has arrived, and what a later run can go on with.
+
+use super::driver::Partial;
+use super::publish::OpenWriter;
+use super::{Inner, path, storage};
+use crate::content::BlobWriter;
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::Digest;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// How many committed blobs may wait to become visible before no further one is begun: each keeps a file open, which keeps
+/// other processes from writing to it.
+const MAX_COMMITTED: usize = 256;
+
+/// Which blobs this process is writing, or has written and not yet made visible.
+#[derive(Default)]
+pub(super) struct Claims {
+    held: Mutex<Held>,
+    /// Told whenever a claim ends or its state changes.
+    pub(super) changed: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    blobs: HashMap<Digest, State>,
+    committed: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Writing,
+    /// Verified, of this size, and queued to become visible.
+    Committed(u64),
+}
+
+/// What came of asking for a claim.
+pub(super) enum Asked {
+    /// The asker has it.
+    Granted(Claim),
+    /// The blob is committed: whatever is queued from now on is ordered behind it.
+    Committed,
+    /// Another task writes it, or too much is queued.
+    Busy,
+}
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ask(self: &Arc<Self>, digest: &Digest, size: u64) -> Asked {
+        let mut held = self.lock();
+        match held.blobs.get(digest) {
+            Some(State::Committed(length)) if *length == size => Asked::Committed,
+            Some(_) => Asked::Busy,
+            None if held.committed >= MAX_COMMITTED => Asked::Busy,
+            None => {
+                held.blobs.insert(*digest, State::Writing);
+                Asked::Granted(Claim { claims: self.clone(), digest: *digest })
+            }
+        }
+    }
+
+    /// The size of the blob, if it is committed and not visible yet.
+    pub(super) fn committed(&self, digest: &Digest) -> Option<u64> {
+        match self.lock().blobs.get(digest) {
+            Some(State::Committed(size)) => Some(*size),
+            _ => None,
+        }
+    }
+}
+
+/// The right to write one blob, until it is dropped.
+pub(super) struct Claim {
+    claims: Arc<Claims>,
+    digest: Digest,
+}
+
+impl Claim {
+    fn commit(&self, size: u64) {
+        let mut held = self.claims.lock();
+        held.blobs.insert(self.digest, State::Committed(size));
+        held.committed += 1;
+        drop(held);
+        self.claims.changed.notify_waiters();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut held = self.claims.lock();
+        if let Some(State::Committed(_)) = held.blobs.remove(&self.digest) {
+            held.committed -= 1;
+        }
+        drop(held);
+        self.claims.changed.notify_waiters();
+    }
+}
+
+/// Which bytes of a file have been written: an unbroken front, and islands behind it.
+#[derive(Debug, Default)]
+struct Extents {
+    front: u64,
+    /// Start and end of what lies beyond the front; disjoint, not touching.
+    islands: BTreeMap<u64, u64>,
+}
+
+impl Extents {
+    fn from_front(front: u64) -> Self {
+        Self { front, islands: BTreeMap::new() }
+    }
+
+    fn insert(&mut self, start: u64, end: u64) {
+        if start <= self.front {
+            self.front = self.front.max(end);
+        } else if start < end {
+            let (mut start, mut end) = (start, end);
+            // Every island that the new one touches becomes part of it.
+            while let Some((&other, &other_end)) =
+                self.islands.range(..=end).next_back().filter(|(_, other_end)| **other_end >= start)
+            {
+                start = start.min(other);
+                end = end.max(other_end);
+                self.islands.remove(&other);
+            }
+            self.islands.insert(start, end);
+        }
+        while let Some(island) = self.islands.first_entry().filter(|island| *island.key() <= self.front) {
+            self.front = self.front.max(island.remove());
+        }
+    }
+
+    fn has_gaps(&self) -> bool {
+        !self.islands.is_empty()
+    }
+}
+
+/// A verified blob that waits for the publisher.
+pub(super) struct Committed {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// Dropped only when the blob has its final name: until then no other process may write to the file.
+    pub(super) file: Box<dyn Partial>,
+    pub(super) claim: Claim,
+}
+
+/// Takes one blob's bytes into a file beside the tree.
+pub struct Writer {
+    inner: Arc<Inner>,
+    digest: Digest,
+    size: u64,
+    received: u64,
+    extents: Mutex<Extents>,
+    open: Option<Open>,
+}
+
+/// What a writer gives up when it ends.
+struct Open {
+    file: Box<dyn Partial>,
+    claim: Claim,
+    writer: OpenWriter,
+}
+
+impl Writer {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        claim: Claim,
+        file: Box<dyn Partial>,
+        writer: OpenWriter,
+        size: u64,
+    ) -> Self {
+        let received = file.length();
+        Self {
+            inner,
+            digest: claim.digest,
+            size,
+            received,
+            extents: Mutex::new(Extents::from_front(received)),
+            open: Some(Open { file, claim, writer }),
+        }
+    }
+
+    fn extents(&self) -> MutexGuard<'_, Extents> {
+        self.extents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self) -> Result<&dyn Partial> {
+        // Only `commit` and `discard` take it, and these consume the writer.
+        self.open.as_ref().map(|open| &*open.file).ok_or_else(|| self.corrupt("the writer has ended"))
+    }
+
+    fn corrupt(&self, why: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("blob {}", self.digest), why).on(Side::Sink)
+    }
+
+    fn failed(&self, doing: &str, cause: std::io::Error) -> Error {
+        storage(&*self.inner.driver, &path::partial(&self.digest), doing, cause)
+    }
+}
+
+impl BlobWriter for Writer {
+    fn received(&self) -> u64 {
+        self.received
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size);
+        let Some(end) = end else {
+            let length = bytes.len();
+            return Err(
+                self.corrupt(format!("{length} bytes at offset {offset} go beyond its {} bytes", self.size))
+            );
+        };
+        self.file()?.write_at(offset, bytes).map_err(|error| self.failed("write", error))?;
+        self.extents().insert(offset, end);
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.file()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
+    }
+
+    fn commit(mut self, digest: &Digest) -> Result<()> {
+        if *digest != self.digest {
+            return Err(self.corrupt(format!("committed as {digest}")));
+        }
+        let front = self.extents().front;
+        if front != self.size {
+            return Err(self.corrupt(format!("committed with {front} of its {} bytes", self.size)));
+        }
+        self.file()?.finish().map_err(|error| self.failed("finish", error))?;
+        let Some(Open { file, claim, writer }) = self.open.take() else {
+            return Err(self.corrupt("the writer has ended"));
+        };
+        claim.commit(self.size);
+        writer.commit(Committed { digest: self.digest, size: self.size, file, claim })
+    }
+
+    fn discard(mut self) -> Result<()> {
+        let partial = path::partial(&self.digest);
+        // The name goes while the file is still locked, so that nobody goes on with it.
+        let removed = self.inner.driver.remove(&partial);
+        drop(self.open.take());
+        removed.map_err(|error| storage(&*self.inner.driver, &partial, "remove", error))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &self.open
+            && extents.has_gaps()
+        {
+            // A later run takes the file's length for what has arrived. If this fails it finds a hole
+            // where bytes should be, and the digest tells.
+            let _ = open.file.truncate(extents.front);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn claims_are_exclusive_until_committed() {
+        let claims = Arc::new(Claims::default());
+        let digest = Digest::of(b"x");
+        let Asked::Granted(claim) = claims.ask(&digest, 1) else { panic!("not granted") };
+        assert!(matches!(claims.ask(&digest, 1), Asked::Busy));
+        claim.commit(1);
+        assert!(matches!(claims.ask(&digest, 1), Asked::Committed));
+        assert!(matches!(claims.ask(&digest, 2), Asked::Busy));
+        assert_eq!(claims.committed(&digest), Some(1));
+        drop(claim);
+        assert_eq!(claims.committed(&digest), None);
+        assert!(matches!(claims.ask(&digest, 1), Asked::Granted(_)));
+    }
+
+    #[test]
+    fn no_blob_is_begun_while_too_many_are_queued() {
+        let claims = Arc::new(Claims::default());
+        let mut queued = Vec::new();
+        for number in 0..MAX_COMMITTED {
+            let Asked::Granted(claim) = claims.ask(&Digest::of(&number.to_le_bytes()), 1) else {
+                panic!("{number} not granted")
+            };
+            claim.commit(1);
+            queued.push(claim);
+        }
+        assert!(matches!(claims.ask(&Digest::of(b"one more"), 1), Asked::Busy));
+        queued.pop();
+        assert!(matches!(claims.ask(&Digest::of(b"one more"), 1), Asked::Granted(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn extents_know_the_front(writes in proptest::collection::vec((0u64..60, 0u64..20), 0..30), first in 0u64..10) {
+            let mut extents = Extents::from_front(first);
+            let mut model = [false; 100];
+            model[..first as usize].fill(true);
+            for (start, length) in writes {
+                extents.insert(start, start + length);
+                model[start as usize..(start + length) as usize].fill(true);
+                let front = model.iter().position(|byte| !byte).unwrap_or(100);
+                prop_assert_eq!(extents.front, front as u64);
+                prop_assert_eq!(extents.has_gaps(), model[front..].contains(&true));
+            }
+        }
+    }
+}
