@@ -44,7 +44,7 @@ if command -v cargo-deny >/dev/null; then
     cargo deny --locked check licenses bans sources
     # The advisory database comes from the network; without it, the last copy is used.
     if cargo deny --locked fetch db >/dev/null 2>&1 ||
-        [ -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
+        [ -n "$(find "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" -name '*.md' -print -quit 2>/dev/null)" ]; then
         cargo deny --locked check --disable-fetch advisories
     else
         echo "no advisory database can be had here; advisories are not checked"

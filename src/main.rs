@@ -1,3 +1,5 @@
 //! The `saver` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    saver::cli::main()
+}

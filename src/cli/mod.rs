@@ -1,1 +1,82 @@
-//! The command line: the only part that speaks, reads the environment and exits.
+//! The command line: the only part of saver that prints, exits, and reads the environment and the home directory.
+//!
+//! Arguments are taken in two steps: [`args`] and [`config`] say what was asked for, then the file of
+//! each command resolves that into the library's options and calls the verb.
+
+pub mod args;
+pub mod config;
+pub mod exit;
+mod output;
+mod scripts;
+pub mod serve;
+
+use args::{Cli, Command};
+use clap::error::ErrorKind as ClapError;
+use clap::{CommandFactory, FromArgMatches};
+use config::Environment;
+use exit::Exit;
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    run(&argv, &Environment::of_process()).into()
+}
+
+fn run(argv: &[OsString], environment: &Environment) -> Exit {
+    let cli = match parse(argv, environment) {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
+    match cli.command {
+        Some(Command::Completions { shell }) => scripts::completions(shell),
+        Some(Command::Man) => scripts::man(),
+        Some(Command::Serve(args)) => block_on(async move { serve::run(&args).await }),
+        Some(Command::Save(_)) | None => Exit::Usage,
+    }
+}
+
+/// What was asked for, with the environment's and the configuration's settings below it.
+fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
+    // Help and version answer whatever the configuration holds.
+    if let Err(error) = Cli::command().try_get_matches_from(argv)
+        && !error.use_stderr()
+    {
+        return Err(tell(&error));
+    }
+    let command = config::layer(Cli::command(), argv, environment).map_err(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })?;
+    let matches = command.try_get_matches_from(argv).map_err(|error| tell(&error))?;
+    Cli::from_arg_matches(&matches).map_err(|error| tell(&error))
+}
+
+fn tell(error: &clap::Error) -> Exit {
+    // Nothing is left to do when the terminal is gone.
+    let _ = error.print();
+    match error.kind() {
+        ClapError::DisplayHelp | ClapError::DisplayVersion => Exit::Done,
+        _ => Exit::Usage,
+    }
+}
+
+/// Runs `work` on a runtime of all cores.
+fn block_on(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(work);
+            // A blocked file operation must not hold back the end.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(cause) => {
+            let error = crate::Error::storage("runtime", "start the worker threads", cause);
+            output::failure(&error);
+            Exit::Stopped
+        }
+    }
+}

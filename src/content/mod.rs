@@ -91,8 +91,10 @@ pub trait Source: Send + Sync + 'static {
         to: Option<u64>,
     ) -> impl Future<Output = Result<BlobStream>> + Send;
 
-    /// Hears that what it sent for `digest` was not that content. A source with several places to
-    /// fetch from tries another one next time.
+    /// The engine hashed the blob `digest`, all of it from this source, and the bytes were wrong.
+    ///
+    /// A source with several places to ask (a registry with mirrors) asks the one that served
+    /// them no more for this digest, so that another try can go better. Others need do nothing.
     fn refuted(&self, repository: &Repository, digest: &Digest) {
         let _ = (repository, digest);
     }

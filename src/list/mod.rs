@@ -213,10 +213,12 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
         line.push_str(&format!(" platform={platforms}"));
     }
     let room = MAX_LINE_BYTES.saturating_sub(line.len() + 8);
-    let mut comment: String =
-        reason.chars().map(|c| if c.is_control() || c == '\u{2028}' { ' ' } else { c }).collect();
-    if comment.len() > room {
-        comment.truncate(comment.floor_char_boundary(room));
+    let mut comment = String::new();
+    for c in reason.chars().map(|c| if c.is_control() || c == '\u{2028}' { ' ' } else { c }) {
+        if comment.len() + c.len_utf8() > room {
+            break;
+        }
+        comment.push(c);
     }
     if !comment.trim().is_empty() {
         line.push_str("  # ");

@@ -1,1 +1,3 @@
 //! Front doors: what answers from a store.
+
+pub mod http;

@@ -47,6 +47,11 @@ pub(crate) fn data(digest: &Digest) -> String {
     format!("{BLOBS}/sha256/{}/{hex}/{DATA}", &hex[..2])
 }
 
+/// The repository's own directory.
+pub(crate) fn repository(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}")
+}
+
 /// The directory of the repository's blob links.
 pub(crate) fn layers(repository: &Repository) -> String {
     format!("{REPOSITORIES}/{repository}/{LAYERS}")

@@ -58,6 +58,30 @@ impl Store {
         Ok(tags)
     }
 
+    /// Every digest that the repository may serve as a manifest, sorted.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn revisions(&self, repository: &Repository) -> Result<Vec<Digest>> {
+        let entries = self.list(&path::revisions(repository))?;
+        let mut revisions: Vec<Digest> =
+            entries.into_iter().filter_map(|entry| Digest::from_hex(&entry.name).ok()).collect();
+        revisions.sort();
+        Ok(revisions)
+    }
+
+    /// Whether there is such a repository: as for [`Store::repositories`].
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub fn has_repository(&self, repository: &Repository) -> Result<bool> {
+        let entries = self.list(&path::repository(repository))?;
+        Ok(entries.iter().any(|entry| {
+            entry.kind == EntryKind::Directory
+                && (entry.name == path::LAYERS || entry.name == path::MANIFESTS)
+        }))
+    }
+
     /// What `repository:tag` names now; none when there is no such tag or its link is damaged.
     ///
     /// # Errors

@@ -1,3 +1,7 @@
 //! Tests of the whole: one binary, a module per verb or subject.
 
+// A test fails by panicking, in the functions that tests share too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+mod samples;
 mod support;

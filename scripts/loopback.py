@@ -1,0 +1,172 @@
+"""Registries on the loopback interface, and what a program costs: for the benchmark."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """What a run took: seconds, processor seconds of all its processes, peak memory in bytes."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Two runs, one after the other."""
+        return Cost(self.wall + other.wall, self.cpu + other.cpu, max(self.peak, other.peak))
+
+
+def median(costs: list[Cost]) -> Cost:
+    """The median of each figure by itself."""
+    return Cost(*(statistics.median(figures) for figures in zip(*costs)))
+
+
+def measure(command: list[str | Path], log: Path) -> Cost:
+    """Runs a command to its end, with its output in `log`; raises RuntimeError if it fails.
+
+    Peak memory is the kernel's maximum resident set, of the largest process. A new process
+    starts as a copy of this one, so no figure is below this script's own few MB.
+    """
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        tail = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}:\n{tail}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+
+
+class Server:
+    """A server process that this script started, ended by its process id."""
+
+    def __init__(self, command: list[str | Path], port: int, log: Path) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._output = log.open("wb")
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 20
+        while not _answers(port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far (proc(5), fields 14 and 15 of stat)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """Ends the process and waits for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def docker_registry(root: Path, work: Path, proxy_of: str | None = None) -> Server:
+    """Starts docker-registry on a directory: read-only, or as a pull-through proxy of another."""
+    port = free_port()
+    config = work / f"registry-{port}.yml"
+    storage = [f"storage:\n  filesystem:\n    rootdirectory: {root}\n    maxthreads: 100"]
+    if proxy_of:
+        storage.append(f"proxy:\n  remoteurl: http://{proxy_of}")
+    else:
+        storage.append("  maintenance:\n    readonly:\n      enabled: true")
+    config.write_text("\n".join([
+        "version: 0.1",
+        "log:\n  level: error\n  accesslog:\n    disabled: true",
+        *storage,
+        f"http:\n  addr: 127.0.0.1:{port}\n",
+    ]))
+    log = work / f"registry-{port}.log"
+    return Server(["docker-registry", "serve", config], port, log)
+
+
+def free_port() -> int:
+    """A port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Polls until a condition holds; raises RuntimeError when it does not come to hold."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+
+
+def head_all(address: str, paths: list[str], accept: str, connections: int) -> float:
+    """Sends one HEAD for each path over that many kept connections; returns the seconds it took.
+
+    A load tool as thin as it can be: the next request of a connection goes out when its answer is
+    in, and answers are only looked at for their status. (wrk and h2load wait for the body that a
+    HEAD's Content-Length seems to announce, and never finish.)
+    """
+    host, port = address.split(":")
+    waiting = iter([
+        f"HEAD {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n".encode()
+        for path in paths
+    ])
+    started = time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        for request in [next(waiting) for _ in range(min(connections, len(paths)))]:
+            connection = socket.create_connection((host, int(port)))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(request)
+            selector.register(connection, selectors.EVENT_READ, bytearray())
+        while selector.get_map():
+            for key, _ in selector.select(timeout=30) or _raise_stalled():
+                answer: bytearray = key.data
+                received = key.fileobj.recv(65536)
+                answer += received
+                if received and not answer.endswith(b"\r\n\r\n"):
+                    continue
+                if not answer.startswith(b"HTTP/1.1 200 "):
+                    raise RuntimeError(f"HEAD answered {bytes(answer[:200])!r}")
+                answer.clear()
+                request = next(waiting, None)
+                if request:
+                    key.fileobj.sendall(request)
+                else:
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+    return time.perf_counter() - started
+
+
+def _raise_stalled() -> list:
+    raise RuntimeError("the server stopped answering")

@@ -1,0 +1,315 @@
+//! The command line as it is written. Nothing here reads, checks or decides: that is done when a
+//! command resolves its arguments.
+//!
+//! Rules that the layering of [`super::config`] rests on: every flag has a long name; no flag is `required`
+//! in a way a default could not satisfy; flags that exclude each other are told apart when they are resolved.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  Save a list of images for two architectures:
+    saver --list images.txt --dir ./registry --arch amd64,arm64
+  See first what would be fetched and whether it fits:
+    saver --list images.txt --dir ./registry --arch amd64 --dry-run
+  Save some images by name, one of them from a registry without TLS:
+    saver --dir ./registry --arch amd64 --plain-http reg.local:5000 nginx:1.27 reg.local:5000/team/app:2
+  Try again only what failed:
+    saver --list images.txt --dir ./registry --arch amd64 --failed-list failed.txt
+    saver --list failed.txt --dir ./registry --arch amd64
+  Serve the result with the registry that everyone has:
+    docker run -p 5000:5000 -v ./registry:/var/lib/registry registry:2
+
+Every flag has an environment form (--failed-list is SAVER_FAILED_LIST; values of a flag that may be repeated are
+separated by blanks) and a form in the configuration file (failed-list: FILE). A flag wins over the environment, the
+environment over the file, the file over the default.
+
+Exit codes: 0 all saved; 1 some images failed, the rest are saved; 2 the command line or the list is wrong, nothing was
+fetched; 3 the run could not go on (disk full, no permission, locked); 130 interrupted.";
+
+/// Save container images from many registries into a directory that a registry can serve.
+///
+/// Without a command, saver saves: `saver save` is the same. What is saved is the file tree of the
+/// distribution registry (registry:2), merged into what is already there. Run it again to bring the
+/// tree up to date or to go on after an interruption: only what is missing is fetched.
+#[derive(Debug, Parser)]
+#[command(
+    name = "saver",
+    version,
+    styles = STYLES,
+    max_term_width = 120,
+    after_long_help = EXAMPLES,
+    after_help = "Use --help for examples, exit codes and the forms in the environment and the configuration file.",
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    override_usage = "saver [save] --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...\n       saver COMMAND [OPTIONS]",
+    subcommand_help_heading = "Commands",
+    subcommand_value_name = "COMMAND",
+)]
+pub struct Cli {
+    /// What to do; saving, when nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The arguments of saving, for the form without a command.
+    #[command(flatten)]
+    pub save: SaveArgs,
+    /// What all commands take.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Save images into a directory (the same as no command)
+    #[command(after_long_help = EXAMPLES, override_usage = "saver save --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...")]
+    Save(Box<SaveArgs>),
+    /// Serve a directory as a read-only registry
+    ///
+    /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the
+    /// answers under way are done.
+    Serve(super::serve::Args),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// What all commands take.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "General")]
+pub struct GlobalArgs {
+    /// Read further settings from FILE (YAML; keys are the long flag names)
+    ///
+    /// When not given, $XDG_CONFIG_HOME/saver/config.yaml (else ~/.config/saver/config.yaml) is read if it is there.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Print only failures
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Log what is done to stderr (-v debug, -vv trace)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// The form of log lines
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    pub color: Color,
+}
+
+/// The arguments of saving.
+#[derive(Clone, Debug, Args)]
+pub struct SaveArgs {
+    /// Images to save, beside those of the lists
+    #[arg(value_name = "IMAGE", help_heading = "What to save")]
+    pub images: Vec<String>,
+    /// Save the images listed in FILE; - is stdin; may be repeated
+    ///
+    /// One image a line, `#` starts a comment, `platform=linux/arm64` after a name asks for other
+    /// platforms than --arch. Or YAML: a sequence of {registry, username, password, images: [...]}.
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
+    pub list: Vec<PathBuf>,
+    /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all
+    #[arg(long, value_name = "ARCH[,ARCH]", help_heading = "What to save")]
+    pub arch: Option<String>,
+    /// Operating system of architectures that are written without one
+    #[arg(long, value_name = "OS", default_value = "linux", help_heading = "What to save")]
+    pub os: String,
+    /// What to do with an image that lacks a platform asked for
+    #[arg(long, value_name = "ACTION", default_value = "fail", help_heading = "What to save")]
+    pub missing_platform: MissingPlatformArg,
+    /// Save attestations (unknown/unknown entries) with their images
+    #[arg(long, help_heading = "What to save")]
+    pub attestations: bool,
+    /// Save foreign (non-distributable) layers too
+    #[arg(long, help_heading = "What to save")]
+    pub foreign_layers: bool,
+
+    /// The directory to save into
+    #[arg(long, value_name = "DIR", help_heading = "Where it goes")]
+    pub dir: Option<PathBuf>,
+    /// Names in the tree: strip, domain, or a template of {domain} {repository} {tag}
+    ///
+    /// strip leaves the registry's domain out (library/nginx); domain keeps it (docker.io/library/nginx); a template
+    /// such as mirror/{repository} builds the name.
+    #[arg(long, value_name = "NAMES", default_value = "strip", help_heading = "Where it goes")]
+    pub names: String,
+    /// What becomes of an index of which only some platforms are saved
+    #[arg(long, value_name = "MODE", default_value = "keep", help_heading = "Where it goes")]
+    pub index: IndexArg,
+    /// When what is written is put on stable storage
+    #[arg(long, value_name = "MODE", default_value = "batch", help_heading = "Where it goes")]
+    pub durability: DurabilityArg,
+
+    /// How to reach the registries, and as whom.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+
+    /// The most blobs to fetch at once
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "The run")]
+    pub jobs: u16,
+    /// Stop at the first image that fails
+    #[arg(long, help_heading = "The run")]
+    pub fail_fast: bool,
+    /// Say what would be fetched and whether it fits; write nothing
+    #[arg(long, help_heading = "The run")]
+    pub dry_run: bool,
+
+    /// Write what became of each image to FILE, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "What it tells")]
+    pub report: Option<PathBuf>,
+    /// Write the images that failed to FILE, which is a list for --list
+    #[arg(long, value_name = "FILE", help_heading = "What it tells")]
+    pub failed_list: Option<PathBuf>,
+    /// How progress is shown
+    ///
+    /// auto is bar on a terminal, else plain. Progress goes to stderr and the closing table to stdout; with
+    /// json, stdout has one event a line and nothing else.
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "What it tells")]
+    pub progress: ProgressMode,
+}
+
+/// How to reach registries, and as whom.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Registries")]
+pub struct RegistryArgs {
+    /// User name for the one registry of the list; needs --password-stdin
+    ///
+    /// For several registries use docker login, --authfile or a YAML list.
+    #[arg(long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Read the password from stdin
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Take credentials from FILE (Docker's config.json or containers' auth.json)
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Reach HOST[:PORT] without TLS; may be repeated
+    #[arg(long, value_name = "HOST", action = ArgAction::Append, value_delimiter = ',')]
+    pub plain_http: Vec<String>,
+    /// Do not check the certificate of HOST[:PORT]; may be repeated
+    #[arg(long, value_name = "HOST", action = ArgAction::Append, value_delimiter = ',')]
+    pub insecure_tls: Vec<String>,
+    /// Trust the certificate authorities in FILE (PEM) too; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub ca_file: Vec<PathBuf>,
+    /// Take certificates from DIR, laid out as /etc/docker/certs.d; may be repeated
+    #[arg(long, value_name = "DIR", action = ArgAction::Append)]
+    pub cert_dir: Vec<PathBuf>,
+    /// Try mirrors before HOST, in order; may be repeated
+    #[arg(long, value_name = "HOST=URL[,URL]", action = ArgAction::Append)]
+    pub mirror: Vec<String>,
+    /// How often a request that failed is tried again without any progress in between
+    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
+}
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// bar on a terminal, else plain
+    Auto,
+    /// Bars that move
+    Bar,
+    /// A line per image, and a sign of life now and then
+    Plain,
+    /// An event a line, on stdout
+    Json,
+    /// Nothing until the end
+    None,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// `--color`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// `--index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IndexArg {
+    /// Byte for byte as it is: its digest keeps resolving
+    Keep,
+    /// Written anew with only what was saved: a new digest
+    Prune,
+    /// Left out: the tag names the one platform's manifest
+    Flatten,
+}
+
+/// `--missing-platform`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MissingPlatformArg {
+    /// The image fails
+    Fail,
+    /// The image is skipped, with a warning
+    Skip,
+}
+
+/// `--durability`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArg {
+    /// A tag appears only once all under it is on stable storage; many images share one sync
+    Batch,
+    /// Leave it to the system: a power loss may cost what was saved last
+    None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn saving_needs_no_command() {
+        let short = Cli::try_parse_from(["saver", "--dir", "d", "--arch", "amd64", "nginx", "ls"]).unwrap();
+        assert!(short.command.is_none());
+        assert_eq!(short.save.images, ["nginx", "ls"]);
+        let long = Cli::try_parse_from(["saver", "save", "--dir", "d", "--arch", "amd64", "nginx"]).unwrap();
+        let Some(Command::Save(save)) = long.command else { panic!("{long:?}") };
+        assert_eq!(save.images, ["nginx"]);
+    }
+
+    #[test]
+    fn every_flag_has_a_long_name_and_a_help() {
+        let mut root = Cli::command();
+        root.build();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                assert!(arg.get_long().is_some(), "{} {}", command.get_name(), arg.get_id());
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+        }
+    }
+}

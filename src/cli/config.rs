@@ -1,0 +1,465 @@
+//! Settings from the environment and from the configuration file.
+//!
+//! Both become defaults of the command's own flags, so that flag > environment > file > default holds for
+//! every flag of every command, present and future, and no code names one of them.
+
+use crate::error::{Error, ErrorKind, Result};
+use clap::error::ErrorKind as ClapError;
+use clap::{Arg, ArgAction, Command};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What the process was started in: read once, at the top, and passed down.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// The process's own. Variables that are not UTF-8 are as if they were not set.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let text = |text: OsString| text.into_string().ok();
+        let mut variables: BTreeMap<String, String> =
+            std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+        if let Some(home) = std::env::home_dir().map(PathBuf::into_os_string).and_then(text) {
+            variables.entry("HOME".to_owned()).or_insert(home);
+        }
+        Self { variables }
+    }
+
+    /// One made of pairs.
+    #[must_use]
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
+        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { variables }
+    }
+
+    /// The value of a variable that is set and not empty.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The user's home directory.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        self.get("HOME").map(PathBuf::from)
+    }
+}
+
+/// The variable that stands for the flag `--long`.
+fn variable(long: &str) -> String {
+    format!("SAVER_{}", long.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Where the configuration is read from: `--config`, else SAVER_CONFIG, else the user's file if it is there.
+fn location(argv: &[OsString], environment: &Environment) -> Option<PathBuf> {
+    let words = argv.iter().skip(1).take_while(|word| *word != "--").map(|word| word.to_string_lossy());
+    let mut words = words.peekable();
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            return words.next().map(|path| PathBuf::from(path.as_ref()));
+        }
+        if let Some(path) = word.strip_prefix("--config=") {
+            return Some(path.into());
+        }
+    }
+    if let Some(path) = environment.get("SAVER_CONFIG") {
+        return Some(path.into());
+    }
+    let base = match environment.get("XDG_CONFIG_HOME") {
+        Some(base) => PathBuf::from(base),
+        None => environment.home()?.join(".config"),
+    };
+    Some(base.join("saver/config.yaml")).filter(|path| path.exists())
+}
+
+/// Gives `command` the settings of the environment and the configuration file as defaults.
+///
+/// # Errors
+/// `InvalidInput` naming the variable, or the file, line and key, and what is wrong with it.
+pub fn layer(command: Command, argv: &[OsString], environment: &Environment) -> Result<Command> {
+    let mut settings = Vec::new();
+    if let Some(path) = location(argv, environment) {
+        let text = std::fs::read(&path).map_err(|cause| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                path.display(),
+                format!("cannot read the configuration: {cause}"),
+            )
+        })?;
+        settings = read(&path, &text, &command)?;
+    }
+    let flags: BTreeSet<String> = longs(&command);
+    for long in flags.iter().filter(|long| *long != "config") {
+        let name = variable(long);
+        if let Some(value) = environment.get(&name) {
+            settings.retain(|setting| &setting.long != long);
+            settings.push(Setting {
+                long: long.clone(),
+                value: Value::Environment(value.to_owned()),
+                from: name,
+            });
+        }
+    }
+    settings.iter().try_for_each(|setting| try_out(&command, setting))?;
+    Ok(settings.iter().fold(command, apply))
+}
+
+/// One setting and where it was found.
+struct Setting {
+    long: String,
+    value: Value,
+    /// The variable, or file:line and the key: what an error says first.
+    from: String,
+}
+
+/// A setting's value as written.
+#[derive(Debug)]
+enum Value {
+    Environment(String),
+    Null,
+    One(String),
+    Many(Vec<String>),
+    /// `HOST: URL` pairs, each as `HOST=URL`.
+    Pairs(Vec<String>),
+}
+
+/// The long names of all flags of all commands.
+fn longs(command: &Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned);
+    own.chain(command.get_subcommands().flat_map(longs)).collect()
+}
+
+fn refuse(from: &str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidInput, from, why)
+}
+
+/// Has every command that has the flag try the setting.
+fn try_out(command: &Command, setting: &Setting) -> Result<()> {
+    if let Some(arg) = flag(command, &setting.long) {
+        check(command, &setting.long, &values(arg, setting)?, arg.get_action(), &setting.from)?;
+    }
+    command.get_subcommands().try_for_each(|sub| try_out(sub, setting))
+}
+
+/// Makes the setting the default wherever the command or one of its subcommands has the flag.
+fn apply(mut command: Command, setting: &Setting) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |sub| apply(sub, setting));
+    }
+    let found = flag(&command, &setting.long).map(|arg| (arg.get_id().to_string(), values(arg, setting)));
+    match found {
+        Some((id, Ok(values))) => command.mut_arg(id, |arg| arg.required(false).default_values(values)),
+        _ => command,
+    }
+}
+
+fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(long))
+}
+
+/// The values in the form that the flag takes.
+fn values(arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
+    let repeatable = matches!(arg.get_action(), ArgAction::Append);
+    let wrong = |what: &str, expect: &str| Err(refuse(&setting.from, format!("{what}, and {expect}")));
+    match (&setting.value, arg.get_action()) {
+        (Value::Null, _) => wrong("it has no value", "it needs one (or leave the line out)"),
+        (Value::Environment(text) | Value::One(text), ArgAction::SetTrue | ArgAction::SetFalse) => {
+            match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "1" => Ok(vec!["true".into()]),
+                "false" | "no" | "off" | "0" => Ok(vec!["false".into()]),
+                _ => wrong(&format!("{text:?} is written"), "it takes true or false"),
+            }
+        }
+        (Value::Environment(text), _) if repeatable => {
+            Ok(text.split_whitespace().map(str::to_owned).collect())
+        }
+        (Value::Environment(text) | Value::One(text), _) => Ok(vec![text.clone()]),
+        (Value::Many(values) | Value::Pairs(values), _) if repeatable => Ok(values.clone()),
+        // A flag that takes a comma list shows it in its value's name.
+        (Value::Many(values), _) if value_name(arg).contains("[,") => Ok(vec![values.join(",")]),
+        (Value::Many(_), _) => wrong("a sequence is written", "it takes one value"),
+        (Value::Pairs(_), _) => wrong("a mapping is written", "it takes one value"),
+    }
+}
+
+fn value_name(arg: &Arg) -> &str {
+    arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str())
+}
+
+/// Has the command itself try the values, so that an error can name where they come from.
+fn check(command: &Command, long: &str, values: &[String], action: &ArgAction, from: &str) -> Result<()> {
+    if matches!(action, ArgAction::SetTrue | ArgAction::SetFalse) {
+        return Ok(());
+    }
+    if matches!(action, ArgAction::Count) {
+        let [value] = values else { return Err(refuse(from, "it takes one number")) };
+        let count = value.parse::<u8>().map(|_| ());
+        return count.map_err(|_| refuse(from, format!("{value:?} is written, and it takes a small number")));
+    }
+    for value in values {
+        let words = [command.get_name().to_owned(), format!("--{long}={value}")];
+        let Err(error) = command.clone().try_get_matches_from(words) else { continue };
+        if matches!(error.kind(), ClapError::InvalidValue | ClapError::ValueValidation) {
+            let text = error.to_string();
+            let told = text.lines().take_while(|line| !line.starts_with("For more information"));
+            let told: Vec<&str> = told.map(str::trim).filter(|line| !line.is_empty()).collect();
+            let told = told.join(" ");
+            return Err(refuse(from, told.strip_prefix("error: ").unwrap_or(&told)));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the configuration file's text.
+fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: 8, max_documents: 1, max_nodes: 100_000, max_aliases: 100 },
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        with_snippet: false,
+    };
+    let file = path.display();
+    let parsed: Option<Mapping> = serde_saphyr::from_slice_with_options(text, options).map_err(|error| {
+        let line = error.location().map(|location| format!(":{}", location.line())).unwrap_or_default();
+        let told = error.without_snippet().to_string();
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        refuse(&format!("{file}{line}"), told)
+            .with_hint("the configuration is a YAML mapping of long flag names to values")
+    })?;
+    let known = longs(command);
+    let mut settings = Vec::new();
+    for (key, value) in parsed.map(|mapping| mapping.0).unwrap_or_default() {
+        let from = format!("{file}:{}: {}", key.referenced.line(), key.value);
+        let long = key.value;
+        if ["config", "help", "version"].contains(&long.as_str()) {
+            return Err(refuse(&from, "this can't be set in the configuration"));
+        }
+        if !known.contains(&long) {
+            let error = refuse(&from, "no flag has this name");
+            return Err(match nearest(&long, &known) {
+                Some(near) => error.with_hint(format!("did you mean {near}?")),
+                None => error.with_hint("keys are the long flag names of saver --help, without the dashes"),
+            });
+        }
+        settings.push(Setting { long, value, from });
+    }
+    Ok(settings)
+}
+
+/// The known name that `name` was likely meant to be.
+fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
+    let (distance, best) =
+        known.iter().map(|long| (distance(&plain(name), &plain(long)), long.as_str())).min()?;
+    (distance <= 1 + name.len() / 5).then_some(best)
+}
+
+/// How many characters have to be put in, taken out or changed to make `a` of `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The document: keys with their lines, in order.
+struct Mapping(Vec<(Spanned<String>, Value)>);
+
+impl<'de> Deserialize<'de> for Mapping {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Mapping;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of flag names to values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Mapping, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Mapping(pairs))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(ReadValue)
+    }
+}
+
+struct ReadValue;
+
+impl<'de> Visitor<'de> for ReadValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value, a sequence of values or a mapping of values")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(Value::One(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(Value::One(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(Value::One(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+        Ok(Value::One(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(Value::One(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element::<String>()? {
+            values.push(value);
+        }
+        Ok(Value::Many(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            match value {
+                Value::One(value) => pairs.push(format!("{key}={value}")),
+                Value::Many(values) => pairs.push(format!("{key}={}", values.join(","))),
+                _ => {
+                    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                    return Err(serde::de::Error::custom(format!("{key:?} needs a value or a sequence")));
+                }
+            }
+        }
+        Ok(Value::Pairs(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Cli, Command as Verb};
+    use clap::{CommandFactory, FromArgMatches};
+
+    fn parse(argv: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Cli> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, file).unwrap();
+        let mut all = vec![("SAVER_CONFIG", path.to_str().unwrap())];
+        all.extend(variables);
+        let argv: Vec<OsString> =
+            std::iter::once("saver").chain(argv.iter().copied()).map(OsString::from).collect();
+        let command = layer(Cli::command(), &argv, &Environment::of(&all))?;
+        let matches = command.try_get_matches_from(argv).unwrap();
+        Ok(Cli::from_arg_matches(&matches).unwrap())
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = "jobs: 3\nretries: 5\nindex: prune\n";
+        let variables = [("SAVER_JOBS", "4"), ("SAVER_RETRIES", "6")];
+        for verb in [&[][..], &["save"]] {
+            let argv: Vec<&str> = verb.iter().copied().chain(["--jobs", "9"]).collect();
+            let cli = parse(&argv, &variables, file).unwrap();
+            let save = match cli.command {
+                Some(Verb::Save(save)) => *save,
+                _ => cli.save,
+            };
+            assert_eq!((save.jobs, save.registry.retries), (9, 6));
+            assert_eq!(save.index, crate::cli::args::IndexArg::Prune);
+            assert_eq!(save.os, "linux");
+        }
+    }
+
+    #[test]
+    fn every_shape_of_value_is_taken() {
+        let file = "list: [a.txt, b c.txt]\narch: [amd64, arm64]\ndry-run: yes\nverbose: 2\nquiet: false\n\
+                    mirror:\n  docker.io: [https://a, https://b]\n  quay.io: https://c\nplain-http: a:1\n";
+        let cli =
+            parse(&["save"], &[("SAVER_INSECURE_TLS", "x:1 y"), ("SAVER_FAIL_FAST", "1")], file).unwrap();
+        assert_eq!(cli.global.verbose, 2);
+        assert!(!cli.global.quiet);
+        let Some(Verb::Save(save)) = cli.command else { panic!() };
+        assert_eq!(save.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
+        assert_eq!(save.arch.as_deref(), Some("amd64,arm64"));
+        assert!(save.dry_run && save.fail_fast);
+        assert_eq!(save.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
+        assert_eq!(save.registry.plain_http, ["a:1"]);
+        assert_eq!(save.registry.insecure_tls, ["x:1", "y"]);
+        let cli = parse(&["save", "--list", "c", "-v"], &[], file).unwrap();
+        assert_eq!(cli.global.verbose, 1);
+        let Some(Verb::Save(save)) = cli.command else { panic!() };
+        assert_eq!(save.list, [PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn errors_name_the_place_and_what_to_do() {
+        for (file, variable, told) in [
+            ("job: 3\n", None, "c.yaml:1: job: no flag has this name"),
+            ("\nfailed_list: x\n", None, "c.yaml:2: failed_list: no flag has this name"),
+            ("jobs: many\n", None, "c.yaml:1: jobs: invalid value 'many'"),
+            ("jobs: [1, 2]\n", None, "c.yaml:1: jobs: a sequence is written"),
+            ("jobs: {a: 1}\n", None, "c.yaml:1: jobs: a mapping is written"),
+            ("jobs:\n", None, "c.yaml:1: jobs: it has no value"),
+            ("dry-run: perhaps\n", None, "c.yaml:1: dry-run: \"perhaps\""),
+            ("index: keeep\n", None, "c.yaml:1: index: invalid value 'keeep'"),
+            ("config: other.yaml\n", None, "c.yaml:1: config: this can't be set"),
+            ("- jobs\n", None, "c.yaml:1: "),
+            ("jobs: 1\njobs: 2\n", None, "c.yaml:2"),
+            ("", Some(("SAVER_JOBS", "0")), "SAVER_JOBS: invalid value '0'"),
+            ("", Some(("SAVER_DRY_RUN", "x")), "SAVER_DRY_RUN: \"x\""),
+        ] {
+            let error = parse(&[], variable.as_slice(), file).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(told), "{file}: {error}");
+        }
+        let error = parse(&[], &[], "failed_list: x\n").unwrap_err();
+        assert_eq!(error.hint(), Some("did you mean failed-list?"));
+        assert!(parse(&["--config=/no/such"], &[], "").unwrap_err().to_string().contains("/no/such"));
+    }
+
+    #[test]
+    fn the_user_s_file_is_read_only_if_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap();
+        let argv = [OsString::from("saver")];
+        let environment = Environment::of(&[("HOME", home)]);
+        assert_eq!(location(&argv, &environment), None);
+        let path = dir.path().join(".config/saver/config.yaml");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(location(&argv, &environment), Some(path));
+    }
+}

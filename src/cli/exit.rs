@@ -1,0 +1,99 @@
+//! What the process answers when it ends.
+
+use crate::copy::{Report, Status};
+use crate::error::{Error, ErrorKind};
+use std::process::ExitCode;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All that was asked for is done.
+    Done,
+    /// Some images failed (or something is wrong with the tree); the rest are saved.
+    SomeFailed,
+    /// The command line, the configuration or a list is wrong; nothing was fetched.
+    Usage,
+    /// The run could not go on: the disk is full, no permission, locked.
+    Stopped,
+    /// Interrupted by a signal.
+    Interrupted,
+}
+
+impl Exit {
+    /// The code, as documented in the help.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::SomeFailed => 1,
+            Self::Usage => 2,
+            Self::Stopped => 3,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// How a command ends that `error` ended: the one place where a kind becomes a code.
+    #[must_use]
+    pub fn of_error(error: &Error) -> Self {
+        Self::of_kind(error.kind())
+    }
+
+    fn of_kind(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::InvalidInput | ErrorKind::Unsupported => Self::Usage,
+            ErrorKind::Storage => Self::Stopped,
+            ErrorKind::Cancelled => Self::Interrupted,
+            ErrorKind::NotFound
+            | ErrorKind::Unauthorized
+            | ErrorKind::RateLimited
+            | ErrorKind::Unavailable
+            | ErrorKind::Corrupt => Self::SomeFailed,
+        }
+    }
+
+    /// How a run ends whose word is `report`.
+    #[must_use]
+    pub fn of_report(report: &Report) -> Self {
+        match &report.aborted {
+            Some(failure) => Self::of_kind(failure.kind),
+            None if report.count(Status::Failed) > 0 => Self::SomeFailed,
+            None => Self::Done,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::Failure;
+
+    #[test]
+    fn a_kind_has_one_code() {
+        for (kind, code) in [
+            (ErrorKind::InvalidInput, 2),
+            (ErrorKind::Unsupported, 2),
+            (ErrorKind::Storage, 3),
+            (ErrorKind::Cancelled, 130),
+            (ErrorKind::NotFound, 1),
+            (ErrorKind::Corrupt, 1),
+        ] {
+            let error = Error::new(kind, "x", "y");
+            assert_eq!(Exit::of_error(&error).code(), code, "{kind}");
+            let report = Report {
+                schema: 1,
+                images: Vec::new(),
+                bytes_fetched: 0,
+                bytes_reused: 0,
+                seconds: 0.0,
+                aborted: Some(Failure::from(&error)),
+            };
+            assert_eq!(Exit::of_report(&report).code(), code, "{kind}");
+        }
+    }
+}

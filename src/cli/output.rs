@@ -1,0 +1,200 @@
+//! What is printed: the streams, and the forms of text, sizes and times.
+
+use super::exit::Exit;
+use crate::error::Error;
+use std::borrow::Cow;
+use std::io::{ErrorKind as IoError, Write};
+use std::time::Duration;
+
+/// Text from elsewhere, safe to print: what could move the cursor, colour the line, hide or reorder
+/// text is shown as `\u{..}`. Registries choose much of what ends up in messages.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => cleaned.push(' '),
+            c if is_unsafe(c) => cleaned.extend(c.escape_unicode()),
+            c => cleaned.push(c),
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{061c}' | '\u{00ad}' | '\u{034f}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Writes to stdout. A reader that has gone away is not a failure of ours.
+pub(super) fn stdout(bytes: &[u8]) -> Exit {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == IoError::BrokenPipe => Exit::Done,
+        Err(error) => {
+            failure(&Error::storage("stdout", "write", error));
+            Exit::Stopped
+        }
+    }
+}
+
+/// Writes a line to stderr, whose loss nobody could be told of.
+pub(super) fn stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Tells an error: what failed, and on a line of its own what to try.
+pub(super) fn failure(error: &Error) {
+    stderr(&format!("error: {}", clean(&error.to_string())));
+    if let Some(hint) = error.hint() {
+        stderr(&format!("  hint: {}", clean(hint)));
+    }
+}
+
+/// Bytes with three digits that mean something, in powers of ten as registries count: `1.23 GB`.
+pub(super) fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+        if value < 999.5 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    match (unit, value) {
+        ("B", _) => format!("{bytes} B"),
+        (_, value) if value < 9.995 => format!("{value:.2} {unit}"),
+        (_, value) if value < 99.95 => format!("{value:.1} {unit}"),
+        (_, value) => format!("{value:.0} {unit}"),
+    }
+}
+
+/// A time as people say it: `0.4s`, `12s`, `3m05s`, `2h07m`.
+pub(super) fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", duration.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// `1 image`, `2 images`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Colours, where they are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint(pub(super) bool);
+
+impl Paint {
+    fn code(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(super) fn green(self, text: &str) -> String {
+        self.code("32", text)
+    }
+
+    pub(super) fn red(self, text: &str) -> String {
+        self.code("31", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.code("33", text)
+    }
+
+    pub(super) fn dim(self, text: &str) -> String {
+        self.code("2", text)
+    }
+
+    pub(super) fn bold(self, text: &str) -> String {
+        self.code("1", text)
+    }
+}
+
+/// Columns of text: each as wide as its widest cell, numbers to the right.
+pub(super) fn table(heads: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut widths: Vec<usize> = heads.iter().map(|head| width(head)).collect();
+    for row in rows {
+        for (cell, widest) in row.iter().zip(&mut widths) {
+            *widest = (*widest).max(width(cell));
+        }
+    }
+    let mut text = String::new();
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    for row in std::iter::once(&heads).chain(rows) {
+        let mut line = String::new();
+        for (index, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths.get(index).copied().unwrap_or(0).saturating_sub(width(cell)));
+            match right.get(index) {
+                Some(true) => line.push_str(&format!("{pad}{cell}  ")),
+                _ => line.push_str(&format!("{cell}{pad}  ")),
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_hostile_reaches_the_terminal() {
+        for (text, expect) in [
+            ("plain ünïcode 日本", "plain ünïcode 日本"),
+            ("\x1b[31mred\x1b]0;title\x07", "\\u{1b}[31mred\\u{1b}]0;title\\u{7}"),
+            ("a\u{202e}gpj.exe", "a\\u{202e}gpj.exe"),
+            ("a\u{2066}b\u{200b}c\u{feff}", "a\\u{2066}b\\u{200b}c\\u{feff}"),
+            ("line\r\nbreak\ttab", "line  break tab"),
+            ("c1 \u{9b}31m", "c1 \\u{9b}31m"),
+            ("back\u{8}space\0", "back\\u{8}space\\u{0}"),
+            ("tag \u{e0041}", "tag \\u{e0041}"),
+        ] {
+            assert_eq!(clean(text), expect);
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (bytes, expect) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9_996, "10.0 kB"),
+            (999_499, "999 kB"),
+            (999_999, "1.00 MB"),
+            (1_234_567_890, "1.23 GB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(size(bytes), expect);
+        }
+        for (ms, expect) in
+            [(0, "0.0s"), (940, "0.9s"), (12_900, "12s"), (185_000, "3m05s"), (7_620_000, "2h07m")]
+        {
+            assert_eq!(time(Duration::from_millis(ms)), expect);
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".into(), "1".into()], vec!["long name".into(), "1000".into()]];
+        assert_eq!(
+            table(&["name", "size"], &[false, true], &rows),
+            "name       size\na             1\nlong name  1000\n"
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! What authorises requests to one endpoint.
+//!
+//! There is no ping: the first 401 teaches how the endpoint wants to be asked, and from then on a
+//! token is had before it is needed. A token is for one repository; whoever needs one while it
+//! is being fetched waits for that fetch, and shares its failure.
+
+use super::challenge::{BearerChallenge, Challenge};
+use super::credential::{Credential, CredentialSource};
+use super::token::{Token, TokenRequest, basic, bearer};
+use super::transport::Transport;
+use crate::error::{Error, Result};
+use crate::oci::{Registry, Repository};
+use reqwest::header::{HeaderMap, HeaderValue};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+use url::Url;
+
+/// Authorises requests to one endpoint.
+pub(super) struct Auth {
+    /// The endpoint, as credentials are looked up by it.
+    host: Registry,
+    credentials: Arc<dyn CredentialSource>,
+    challenge: Mutex<Option<Challenge>>,
+    repositories: Mutex<HashMap<Repository, Arc<Access>>>,
+    tokens_asked: AtomicU64,
+}
+
+/// What is known for one repository.
+#[derive(Default)]
+struct Access {
+    credential: OnceCell<Credential>,
+    token: tokio::sync::Mutex<Slot>,
+    /// How many fetches of a token have ended.
+    fetches: AtomicU64,
+}
+
+#[derive(Default)]
+struct Slot {
+    token: Option<Token>,
+    /// What the registry said the repository's token must be good for, where a token of the usual scope was refused.
+    scope: Option<String>,
+    failure: Option<Error>,
+}
+
+/// An Authorization header, and how it was come by.
+pub(super) struct Authorization {
+    pub(super) value: HeaderValue,
+    kind: Shown,
+}
+
+enum Shown {
+    Token(super::credential::Secret),
+    Other,
+}
+
+impl Authorization {
+    /// Whether it is a token that was fetched, and so may have expired.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self.kind, Shown::Token(_))
+    }
+}
+
+/// What a request for a repository is about: what messages name, and where its registry is.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) transport: &'a Transport,
+    pub(super) base: &'a Url,
+    pub(super) subject: &'a str,
+    pub(super) repository: &'a Repository,
+}
+
+impl Auth {
+    pub(super) fn new(host: Registry, credentials: Arc<dyn CredentialSource>) -> Self {
+        Self {
+            host,
+            credentials,
+            challenge: Mutex::default(),
+            repositories: Mutex::default(),
+            tokens_asked: AtomicU64::new(0),
+        }
+    }
+
+    /// How many tokens were asked for.
+    pub(super) fn tokens_asked(&self) -> u64 {
+        self.tokens_asked.load(Ordering::Relaxed)
+    }
+
+    /// What to show the endpoint, as far as it has told what it wants.
+    ///
+    /// # Errors
+    /// When there are credentials that can't be had, or the token server refuses or is down.
+    pub(super) async fn authorization(&self, context: Context<'_>) -> Result<Option<Authorization>> {
+        let Some(challenge) = self.known_challenge() else { return Ok(None) };
+        let access = self.access(context.repository);
+        let credential = self.credential(&access, context).await?;
+        match (challenge, credential) {
+            (Challenge::Basic, Credential::Basic { username, password }) => {
+                Ok(Some(Authorization { value: basic(username, password)?, kind: Shown::Other }))
+            }
+            (Challenge::Basic, _) => Ok(None),
+            (Challenge::Bearer(_), Credential::RegistryToken(token)) => {
+                Ok(Some(Authorization { value: bearer(token)?, kind: Shown::Other }))
+            }
+            (Challenge::Bearer(challenge), credential) => {
+                let secret = self.token(&access, context, &challenge, credential).await?.secret;
+                Ok(Some(Authorization { value: bearer(&secret)?, kind: Shown::Token(secret) }))
+            }
+        }
+    }
+
+    /// The endpoint answered 401 (or 400 to a token): learns from it. Whether another try can go better.
+    ///
+    /// # Errors
+    /// As `authorization`.
+    pub(super) async fn refused(
+        &self,
+        context: Context<'_>,
+        used: Option<&Authorization>,
+        headers: &HeaderMap,
+    ) -> Result<bool> {
+        let challenge = Challenge::from_headers(headers);
+        if let Some(challenge) = &challenge {
+            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+        }
+        let access = self.access(context.repository);
+        match used.map(|used| &used.kind) {
+            Some(Shown::Token(secret)) => {
+                let mut slot = access.token.lock().await;
+                // Only the token that was refused: another task may have had a new one meanwhile.
+                if slot.token.as_ref().is_some_and(|token| token.secret == *secret) {
+                    slot.token = None;
+                    if let Some(Challenge::Bearer(challenge)) = &challenge {
+                        slot.scope = challenge.scope.clone().filter(|scope| only_pulls(scope));
+                    }
+                }
+                Ok(true)
+            }
+            Some(Shown::Other) => Ok(false),
+            None => match challenge {
+                Some(Challenge::Bearer(_)) => Ok(true),
+                Some(Challenge::Basic) => {
+                    Ok(matches!(self.credential(&access, context).await?, Credential::Basic { .. }))
+                }
+                None => Ok(false),
+            },
+        }
+    }
+
+    fn known_challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn access(&self, repository: &Repository) -> Arc<Access> {
+        let mut repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(repositories.entry(repository.clone()).or_default())
+    }
+
+    async fn credential<'a>(&self, access: &'a Access, context: Context<'_>) -> Result<&'a Credential> {
+        access
+            .credential
+            .get_or_try_init(|| self.credentials.credential(&self.host, context.repository))
+            .await
+    }
+
+    async fn token(
+        &self,
+        access: &Access,
+        context: Context<'_>,
+        challenge: &BearerChallenge,
+        credential: &Credential,
+    ) -> Result<Token> {
+        let before = access.fetches.load(Ordering::Acquire);
+        let mut slot = access.token.lock().await;
+        if let Some(token) = slot.token.as_ref().filter(|token| !token.is_stale()) {
+            return Ok(token.clone());
+        }
+        if let Some(failure) = &slot.failure
+            && access.fetches.load(Ordering::Acquire) != before
+        {
+            // It failed while this task waited for it: asking again at once would not help.
+            return Err(failure.clone());
+        }
+        self.tokens_asked.fetch_add(1, Ordering::Relaxed);
+        let scopes = scopes(context.repository, slot.scope.as_deref(), challenge.scope.as_deref());
+        let request = TokenRequest {
+            transport: context.transport,
+            base: context.base,
+            host: self.host.as_str(),
+            subject: context.subject,
+            challenge,
+            scopes: &scopes,
+            credential,
+        };
+        let result = request.send().await;
+        slot.token = result.as_ref().ok().cloned();
+        slot.failure = result.as_ref().err().cloned();
+        access.fetches.fetch_add(1, Ordering::Release);
+        result
+    }
+}
+
+/// What a token for `repository` is to be good for: reading it, or what the registry asked for itself;
+/// and whatever the registry wants named beside repositories (Amazon's public one wants `aws`).
+fn scopes(repository: &Repository, asked: Option<&str>, challenged: Option<&str>) -> Vec<String> {
+    let usual = || vec![format!("repository:{repository}:pull")];
+    let mut scopes = match asked {
+        Some(scope) => scope.split(' ').map(str::to_owned).collect(),
+        None => usual(),
+    };
+    let beside = challenged.unwrap_or_default().split(' ').filter(|scope| {
+        !scope.is_empty() && !scope.starts_with("repository:") && !scope.starts_with("registry:")
+    });
+    for scope in beside.take(4) {
+        if !scopes.iter().any(|known| known == scope) {
+            scopes.push(scope.to_owned());
+        }
+    }
+    scopes
+}
+
+/// Whether a scope that a registry asks for is for reading repositories alone: saver asks for no more.
+fn only_pulls(scope: &str) -> bool {
+    scope.split(' ').all(|one| one.starts_with("repository:") && one.ends_with(":pull"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_to_read_and_nothing_else() {
+        let repository: Repository = "a/b".parse().unwrap();
+        for (asked, challenged, expect) in [
+            (None, None, "repository:a/b:pull"),
+            (None, Some("repository:c:pull"), "repository:a/b:pull"),
+            (None, Some("aws"), "repository:a/b:pull aws"),
+            (None, Some("registry:catalog:*"), "repository:a/b:pull"),
+            (Some("repository:x/a/b:pull"), Some("repository:x/a/b:pull"), "repository:x/a/b:pull"),
+        ] {
+            assert_eq!(scopes(&repository, asked, challenged).join(" "), expect);
+        }
+        assert!(only_pulls("repository:a:pull repository:b:pull"));
+        assert!(!only_pulls("repository:a:pull,push"));
+        assert!(!only_pulls("registry:catalog:*"));
+    }
+}

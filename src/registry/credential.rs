@@ -1,0 +1,122 @@
+//! What a registry is shown to let us in, and where that comes from.
+
+use crate::error::Result;
+use crate::oci::{Registry, Repository};
+use futures::future::BoxFuture;
+use std::fmt;
+use std::sync::Arc;
+
+/// A password or token. Neither `Debug` nor `Display` shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Keeps `secret` out of sight.
+    pub fn new(secret: impl AsRef<str>) -> Self {
+        Self(secret.as_ref().into())
+    }
+
+    /// The secret itself, to be sent and for nothing else.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What a registry, or its token server, is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credential {
+    /// Nothing.
+    Anonymous,
+    /// A user and a password (RFC 7617).
+    Basic {
+        /// The user.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A refresh token that the token server changes for access tokens (Docker's identity token, OAuth 2).
+    IdentityToken(Secret),
+    /// A token to be shown to the registry as it is.
+    RegistryToken(Secret),
+}
+
+/// Where a session finds credentials.
+///
+/// Asked once per repository and session, when a registry (or mirror: `host` names the one that
+/// will see the answer) has refused an anonymous request.
+pub trait CredentialSource: Send + Sync {
+    /// What to show `host` to read `repository`; `Anonymous` where nothing is known.
+    ///
+    /// # Errors
+    /// When a credential is there but can't be had: a helper that fails, a file that is not readable.
+    fn credential<'a>(
+        &'a self,
+        host: &'a Registry,
+        repository: &'a Repository,
+    ) -> BoxFuture<'a, Result<Credential>>;
+}
+
+/// No credentials at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Anonymous;
+
+impl CredentialSource for Anonymous {
+    fn credential<'a>(&'a self, _: &'a Registry, _: &'a Repository) -> BoxFuture<'a, Result<Credential>> {
+        Box::pin(std::future::ready(Ok(Credential::Anonymous)))
+    }
+}
+
+/// One credential for one host; others get nothing.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    host: Option<Registry>,
+    credential: Credential,
+}
+
+impl Fixed {
+    /// `credential` for every host that asks: for sessions without mirrors.
+    #[must_use]
+    pub fn new(credential: Credential) -> Self {
+        Self { host: None, credential }
+    }
+
+    /// `credential` for `host` alone.
+    #[must_use]
+    pub fn only_for(host: Registry, credential: Credential) -> Self {
+        Self { host: Some(host), credential }
+    }
+}
+
+impl CredentialSource for Fixed {
+    fn credential<'a>(&'a self, host: &'a Registry, _: &'a Repository) -> BoxFuture<'a, Result<Credential>> {
+        let known = self.host.as_ref().is_none_or(|known| known == host);
+        let credential = if known { self.credential.clone() } else { Credential::Anonymous };
+        Box::pin(std::future::ready(Ok(credential)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let credential = Credential::Basic { username: "ann".into(), password: Secret::new("hunter2") };
+        let shown = format!("{credential:?} {}", Secret::new("hunter2"));
+        assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,463 @@
+//! One place that answers for repositories: the registry itself or a mirror.
+
+use super::auth::{Auth, Authorization, Context};
+use super::credential::CredentialSource;
+use super::failure::{self, failure};
+use super::limit::{Gate, Limit, Permit};
+use super::options::SessionOptions;
+use super::probe::{Speaks, probe};
+use super::redirect;
+use super::transport::{Purpose, Transport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Digest, Registry, Repository};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Method, Response, StatusCode};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::OnceCell;
+use url::Url;
+
+/// Where Docker Hub answers.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// How many requests are in flight at first.
+const FIRST_API: usize = 8;
+const FIRST_BLOBS: usize = 6;
+
+/// One place that answers for repositories.
+pub(super) struct Endpoint {
+    /// The registry that it is, as `docker login` names it.
+    pub(super) registry: Registry,
+    pub(super) options: Arc<SessionOptions>,
+    transport: Transport,
+    auth: Auth,
+    base: Base,
+    /// What stands before each repository's name, with its slash.
+    prefix: String,
+    gate: Gate,
+    api: Arc<Limit>,
+    blobs: Arc<Limit>,
+    /// Where blobs were found behind redirects.
+    pub(super) kept: Mutex<HashMap<Digest, Url>>,
+    /// Set when the server has answered a range wrongly: it is not asked for one again.
+    pub(super) no_ranges: AtomicBool,
+    requests: AtomicU64,
+}
+
+enum Base {
+    /// Everything up to and with `/v2`.
+    Known(Url),
+    /// A loopback registry: HTTPS or, if it turns out not to speak TLS, plain HTTP.
+    Loopback(Box<Loopback>),
+}
+
+struct Loopback {
+    https: Url,
+    http: Url,
+    found: OnceCell<Url>,
+}
+
+/// One request, before it is known what authorises it and where it ends.
+pub(super) struct Request<'a> {
+    pub(super) subject: &'a str,
+    pub(super) repository: &'a Repository,
+    pub(super) method: Method,
+    pub(super) purpose: Purpose,
+    /// What follows the repository's name: `manifests/v1`.
+    pub(super) path: &'a str,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where to ask instead: the end of a redirect that was followed before.
+    pub(super) instead: Option<Url>,
+}
+
+/// An answer, whatever its status, but for 429 and 503.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// Held until the body is read.
+    pub(super) permit: Permit,
+    /// Whether another origin than the endpoint's own answered.
+    pub(super) elsewhere: bool,
+}
+
+impl Endpoint {
+    /// The registry itself.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a registry whose name makes no address.
+    pub(super) fn origin(
+        registry: &Registry,
+        credentials: Arc<dyn CredentialSource>,
+        options: Arc<SessionOptions>,
+    ) -> Result<Self> {
+        let name = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.as_str() };
+        let address = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{name}/v2")).map_err(|error| {
+                failure(ErrorKind::InvalidInput, registry, format!("not an address: {error}"))
+            })
+        };
+        let base = if options.plain_http {
+            Base::Known(address("http")?)
+        } else if registry.is_loopback() {
+            Base::Loopback(Box::new(Loopback {
+                https: address("https")?,
+                http: address("http")?,
+                found: OnceCell::new(),
+            }))
+        } else {
+            Base::Known(address("https")?)
+        };
+        let host = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.host() };
+        Ok(Self::new(
+            registry.clone(),
+            Transport::new(Arc::clone(&options), host),
+            base,
+            "",
+            credentials,
+            options,
+        ))
+    }
+
+    /// A mirror. What the options say of the registry's own TLS does not hold for it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an address that is none.
+    pub(super) fn mirror(
+        url: &Url,
+        credentials: Arc<dyn CredentialSource>,
+        options: &SessionOptions,
+    ) -> Result<Self> {
+        let shown = failure::shown_url(url);
+        let refuse = |why: &str| failure(ErrorKind::InvalidInput, format!("mirror {shown}"), why);
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse("a mirror's address starts with https:// or http://"));
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            return Err(refuse("a mirror's address has neither user nor query")
+                .with_hint("log in to the mirror instead: docker login HOST"));
+        }
+        let host = url.host_str().ok_or_else(|| refuse("it has no host"))?;
+        let registry: Registry = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+        .parse()?;
+        let (root, prefix) = split_mirror_path(url.path());
+        let mut base = url.clone();
+        base.set_path(&root);
+        base.set_fragment(None);
+        let options =
+            Arc::new(SessionOptions { insecure_tls: false, client_identity: None, ..options.clone() });
+        let transport = Transport::new(Arc::clone(&options), registry.host());
+        Ok(Self::new(registry, transport, Base::Known(base), &prefix, credentials, options))
+    }
+
+    fn new(
+        registry: Registry,
+        transport: Transport,
+        base: Base,
+        prefix: &str,
+        credentials: Arc<dyn CredentialSource>,
+        options: Arc<SessionOptions>,
+    ) -> Self {
+        Self {
+            auth: Auth::new(registry.clone(), credentials),
+            registry,
+            transport,
+            base,
+            prefix: prefix.to_owned(),
+            gate: Gate::default(),
+            api: Limit::new(FIRST_API, options.max_connections),
+            blobs: Limit::new(FIRST_BLOBS, options.max_connections),
+            kept: Mutex::default(),
+            no_ranges: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            options,
+        }
+    }
+
+    /// Requests made to the registry and where it redirected to; tokens asked for.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.auth.tokens_asked())
+    }
+
+    /// Sends `request`, following redirects, and once or twice more when what authorised it was refused.
+    ///
+    /// # Errors
+    /// When there is no answer at all, or it is 429 or 503.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
+        let permit = self.admit(request.purpose, request.subject).await?;
+        let result = self.send_admitted(&request).await;
+        let (response, elsewhere) = match result {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error.kind() == ErrorKind::Unavailable {
+                    permit.overloaded();
+                }
+                return Err(error);
+            }
+        };
+        if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            return Ok(Answer { response, permit, elsewhere });
+        }
+        permit.overloaded();
+        if !elsewhere && let Some(wait) = failure::retry_after(response.headers(), SystemTime::now()) {
+            self.gate.close_for(wait);
+        }
+        Err(self.status_error(request.subject, response).await)
+    }
+
+    /// The error that an answer's status means.
+    pub(super) async fn status_error(&self, subject: &str, response: Response) -> Error {
+        failure::from_response(subject, self.registry.as_str(), response).await
+    }
+
+    /// Waits for a place and for the gate.
+    async fn admit(&self, purpose: Purpose, subject: &str) -> Result<Permit> {
+        let limit = match purpose {
+            Purpose::Api => &self.api,
+            Purpose::Blob => &self.blobs,
+        };
+        let permit = limit.acquire().await;
+        self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
+            failure(
+                ErrorKind::RateLimited,
+                subject,
+                format!("{} wants no requests for another {} s", self.registry, left.as_secs()),
+            )
+            .with_retry_after(left)
+        })?;
+        Ok(permit)
+    }
+
+    async fn send_admitted(&self, request: &Request<'_>) -> Result<(Response, bool)> {
+        let base = self.base(request.subject).await?;
+        let name = self.name(request.repository)?;
+        let context =
+            Context { transport: &self.transport, base: &base, subject: request.subject, repository: &name };
+        let mut tries = 0;
+        loop {
+            let authorization = self.auth.authorization(context).await?;
+            let (response, elsewhere) = self.follow(request, &base, &name, authorization.as_ref()).await?;
+            let used_token = authorization.as_ref().is_some_and(Authorization::is_token);
+            // Amazon's public registry says 400 of a token that has expired.
+            let refused = response.status() == StatusCode::UNAUTHORIZED
+                || (response.status() == StatusCode::BAD_REQUEST && used_token);
+            if !refused || elsewhere || tries == 2 {
+                return Ok((response, elsewhere));
+            }
+            tries += 1;
+            if !self.auth.refused(context, authorization.as_ref(), response.headers()).await? {
+                return Ok((response, elsewhere));
+            }
+            drain(response).await;
+        }
+    }
+
+    /// Sends one request and goes where it is redirected; says whether that was to another origin.
+    async fn follow(
+        &self,
+        request: &Request<'_>,
+        base: &Url,
+        name: &Repository,
+        authorization: Option<&Authorization>,
+    ) -> Result<(Response, bool)> {
+        let mut url = match &request.instead {
+            Some(url) => url.clone(),
+            None => self.address(base, name, request)?,
+        };
+        let mut seen = vec![url.clone()];
+        loop {
+            // What authorises here is shown here and nowhere else.
+            let own = redirect::same_origin(&url, base);
+            let shown = authorization.filter(|_| own).map(|authorization| authorization.value.clone());
+            let response = self.exchange(request, &url, shown).await?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok((response, !own));
+            }
+            let refuse = |why: String| {
+                failure(
+                    ErrorKind::Unsupported,
+                    request.subject,
+                    format!("{} answered with {why}", failure::shown_url(&url)),
+                )
+            };
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let location = location.ok_or_else(|| refuse("a redirect to nowhere".into()))?;
+            let next = redirect::target(&url, location, &seen).map_err(refuse)?;
+            drain(response).await;
+            seen.push(next.clone());
+            url = next;
+        }
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response> {
+        let mut builder =
+            self.transport.client(request.purpose, url)?.request(request.method.clone(), url.clone());
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(value) = authorization {
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let begun = std::time::Instant::now();
+        let result = builder.send().await;
+        tracing::debug!(
+            method = %request.method,
+            url = %failure::shown_url(url),
+            status = result.as_ref().ok().map(|response| response.status().as_u16()),
+            ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "request"
+        );
+        result.map_err(|error| failure::from_transport(request.subject, url, error))
+    }
+
+    fn address(&self, base: &Url, name: &Repository, request: &Request<'_>) -> Result<Url> {
+        let text = format!("{}/{name}/{}", base.as_str().trim_end_matches('/'), request.path);
+        Url::parse(&text).map_err(|error| {
+            failure(ErrorKind::InvalidInput, request.subject, format!("makes no address: {error}"))
+        })
+    }
+
+    /// The repository's name here.
+    fn name(&self, repository: &Repository) -> Result<Repository> {
+        if self.prefix.is_empty() {
+            return Ok(repository.clone());
+        }
+        format!("{}{repository}", self.prefix).parse()
+    }
+
+    async fn base(&self, subject: &str) -> Result<Url> {
+        match &self.base {
+            Base::Known(url) => Ok(url.clone()),
+            Base::Loopback(base) => {
+                let Loopback { https, http, found } = &**base;
+                let result = found.get_or_try_init(|| self.detect(subject, https, http)).await;
+                match result {
+                    Ok(url) => Ok(url.clone()),
+                    Err(Undecided::Plain) => Ok(http.clone()),
+                    Err(Undecided::Failed(error)) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn detect(&self, subject: &str, https: &Url, http: &Url) -> Result<Url, Undecided> {
+        let port = https.port_or_known_default().unwrap_or(443);
+        match probe(self.registry.host(), port, self.options.connect_timeout).await {
+            Ok(Speaks::Tls) => Ok(https.clone()),
+            Ok(Speaks::Plain) => Ok(http.clone()),
+            Ok(Speaks::Nothing) => Err(Undecided::Plain),
+            // Without a port in the name, nobody at 443 means plain HTTP at 80.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
+                Err(Undecided::Plain)
+            }
+            Err(error) => Err(Undecided::Failed(
+                failure(
+                    ErrorKind::Unavailable,
+                    subject,
+                    format!("cannot connect to {}: {error}", self.registry),
+                )
+                .with_source(error)
+                .with_hint(format!(
+                    "is the registry running? If it serves plain HTTP: --plain-http {}",
+                    self.registry
+                )),
+            )),
+        }
+    }
+
+    /// Where `digest` was found behind a redirect.
+    pub(super) fn kept_address(&self, digest: &Digest) -> Option<Url> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    pub(super) fn forget_address(&self, digest: &Digest) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+}
+
+enum Undecided {
+    /// Plain HTTP this time.
+    Plain,
+    Failed(Error),
+}
+
+/// Reads what little body there is, so that the connection can be used again.
+async fn drain(response: Response) {
+    // A body that is long or breaks costs the connection, nothing else.
+    let _ = failure::read_bounded(response, 64 << 10).await;
+}
+
+/// Splits a mirror's path into the API's root and what stands before repository names.
+fn split_mirror_path(path: &str) -> (String, String) {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let (root, prefix) = match parts.iter().position(|part| *part == "v2") {
+        Some(at) => (format!("/{}", parts[..=at].join("/")), &parts[at + 1..]),
+        None => ("/v2".to_owned(), &parts[..]),
+    };
+    let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.join("/")) };
+    (root, prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Anonymous;
+
+    fn origin(name: &str, options: SessionOptions) -> Endpoint {
+        Endpoint::origin(&name.parse().unwrap(), Arc::new(Anonymous), Arc::new(options)).unwrap()
+    }
+
+    #[test]
+    fn registries_are_asked_over_https_unless_told_otherwise() {
+        let known = |endpoint: &Endpoint| match &endpoint.base {
+            Base::Known(url) => url.to_string(),
+            Base::Loopback(_) => "detect".into(),
+        };
+        let plain = SessionOptions { plain_http: true, ..SessionOptions::default() };
+        for (name, options, expect) in [
+            ("docker.io", SessionOptions::default(), "https://registry-1.docker.io/v2"),
+            ("quay.io", SessionOptions::default(), "https://quay.io/v2"),
+            ("r.lan:5000", plain.clone(), "http://r.lan:5000/v2"),
+            ("[2001:db8::1]:5000", SessionOptions::default(), "https://[2001:db8::1]:5000/v2"),
+            ("10.0.0.1:5000", SessionOptions::default(), "https://10.0.0.1:5000/v2"),
+            ("127.0.0.1:5000", SessionOptions::default(), "detect"),
+            ("localhost:5000", plain, "http://localhost:5000/v2"),
+        ] {
+            assert_eq!(known(&origin(name, options)), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_s_path_is_a_prefix_or_the_api_s_root() {
+        for (path, root, prefix) in [
+            ("", "/v2", ""),
+            ("/", "/v2", ""),
+            ("/hub", "/v2", "hub/"),
+            ("/a/b/", "/v2", "a/b/"),
+            ("/v2/hub", "/v2", "hub/"),
+            ("/x/v2/", "/x/v2", ""),
+        ] {
+            assert_eq!(split_mirror_path(path), (root.to_owned(), prefix.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_s_address_is_checked() {
+        for bad in ["ftp://m.io", "https://ann:pw@m.io", "https://m.io/?a=b"] {
+            let url = Url::parse(bad).unwrap();
+            let result = Endpoint::mirror(&url, Arc::new(Anonymous), &SessionOptions::default());
+            let error = result.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(!error.to_string().contains("pw"), "{error}");
+        }
+    }
+}

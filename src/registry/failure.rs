@@ -1,0 +1,331 @@
+//! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
+
+use crate::error::{Error, ErrorKind, Side};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+use url::Url;
+
+/// The most that is read of an error's body.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// The most that a message quotes of a server's words, in characters.
+const MAX_QUOTE: usize = 300;
+
+/// An error of a source.
+pub(super) fn failure(kind: ErrorKind, subject: impl fmt::Display, message: impl Into<String>) -> Error {
+    Error::new(kind, subject, message).on(Side::Source)
+}
+
+/// `url` without user, password, query and fragment: those may hold secrets (signed addresses).
+pub(super) fn shown_url(url: &Url) -> String {
+    let mut shown = url.clone();
+    // These fail only for addresses that have no host, and thus nothing to hide.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+/// A server's words made fit to print: one line, bounded, without control or direction characters.
+pub(super) fn quotable(text: &str) -> String {
+    let unfit = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let plain: String = text.chars().map(|c| if unfit(c) { ' ' } else { c }).collect();
+    let joined = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    match joined.char_indices().nth(MAX_QUOTE) {
+        Some((end, _)) => format!("{}...", &joined[..end]),
+        None => joined,
+    }
+}
+
+/// How long a Retry-After header asks to wait: seconds or a date (RFC 9110 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit mean "very long".
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// Reads a body into memory, up to `max` bytes; `None` when there is more.
+pub(super) async fn read_bounded(
+    mut response: Response,
+    max: usize,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+/// The error that an answer with a status of failure means. Reads the body for the server's own words.
+pub(super) async fn from_response(subject: &str, host: &str, response: Response) -> Error {
+    let status = response.status();
+    let shown = shown_url(response.url());
+    let wait = retry_after(response.headers(), SystemTime::now());
+    let is_html = is_html(response.headers());
+    let body = match read_bounded(response, MAX_ERROR_BODY).await {
+        Ok(Some(body)) if !is_html => body,
+        _ => Vec::new(),
+    };
+    let words = server_words(&body).map(|words| format!(": {words}")).unwrap_or_default();
+    let error = failure(kind_of(status), subject, format!("{shown} answered {status}{words}"));
+    let error = match wait {
+        Some(wait) if matches!(status.as_u16(), 429 | 503) => error.with_retry_after(wait),
+        _ => error,
+    };
+    match status.as_u16() {
+        401 | 403 => {
+            error.with_hint(format!("check the name, and that you may read it: docker login {host}"))
+        }
+        404 => error.with_hint(
+            "check the name and tag; some registries say this also of what you may not read".to_owned(),
+        ),
+        429 => error.with_hint(format!(
+            "the registry limits requests: log in (docker login {host}), use a --mirror, or try later"
+        )),
+        407 => error.with_hint("the proxy wants a user and password: put them into HTTPS_PROXY".to_owned()),
+        _ => error,
+    }
+}
+
+fn kind_of(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 | 403 | 407 => ErrorKind::Unauthorized,
+        404 | 410 => ErrorKind::NotFound,
+        429 => ErrorKind::RateLimited,
+        // 408 and 425 ask to try again by definition.
+        408 | 425 | 500..=599 => ErrorKind::Unavailable,
+        _ => ErrorKind::Unsupported,
+    }
+}
+
+/// What an error body says: the spec's `errors` list (distribution-spec "Error Codes"), else a short text.
+fn server_words(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let words = match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(document) => {
+            let said = |value: &serde_json::Value| {
+                let part =
+                    |key: &str| value.get(key).and_then(|word| word.as_str()).filter(|w| !w.is_empty());
+                match (part("code"), part("message").or_else(|| part("details")).or_else(|| part("error"))) {
+                    (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+                    (one, other) => one.or(other).map(str::to_owned),
+                }
+            };
+            match document.get("errors").and_then(|errors| errors.as_array()) {
+                Some(errors) => errors.iter().take(3).filter_map(said).collect::<Vec<_>>().join("; "),
+                None => said(&document).unwrap_or_default(),
+            }
+        }
+        Err(_) => text.to_owned(),
+    };
+    Some(quotable(&words)).filter(|words| !words.is_empty())
+}
+
+/// Whether headers announce a web page: no registry serves one; a captive portal or login page does.
+pub(super) fn is_html(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(reqwest::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| {
+        matches!(crate::oci::media_type::essence(value).as_str(), "text/html" | "application/xhtml+xml")
+    })
+}
+
+/// A web page where an answer of a registry should be.
+pub(super) fn web_page(subject: &str, url: &Url) -> Error {
+    failure(
+        ErrorKind::Unsupported,
+        subject,
+        format!("{} answered with a web page instead of what a registry serves", shown_url(url)),
+    )
+    .with_hint("a login page or proxy may stand between: check the address, HTTPS_PROXY and NO_PROXY")
+}
+
+/// The error that a failed exchange means: `doing` reads like "connect to" or "read from".
+pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) -> Error {
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let cause = root_words(&error);
+    if let Some(tls) = find_tls(&error) {
+        return tls_failure(subject, url, &host, tls);
+    }
+    let place = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.clone(),
+    };
+    if error.is_dns() || cause.contains("failed to lookup address") {
+        // What the resolver says for "there is no such name", in glibc's and musl's words.
+        let unknown = ["Name or service not known", "No address associated", "Name does not resolve"];
+        let kind = if unknown.iter().any(|words| cause.contains(words)) {
+            ErrorKind::NotFound
+        } else {
+            ErrorKind::Unavailable
+        };
+        return failure(kind, subject, format!("cannot find the address of {host}: {cause}")).with_hint(
+            format!("check the name {host}, this machine's DNS, and HTTPS_PROXY if it needs one"),
+        );
+    }
+    let what = if error.is_timeout() && error.is_connect() {
+        format!("connecting to {place} took too long")
+    } else if error.is_timeout() {
+        format!("{place} fell silent")
+    } else if error.is_connect() {
+        format!("cannot connect to {place}: {cause}")
+    } else {
+        format!("the connection to {place} failed: {cause}")
+    };
+    failure(ErrorKind::Unavailable, subject, what).with_source(error.without_url())
+}
+
+fn tls_failure(subject: &str, url: &Url, host: &str, tls: &rustls::Error) -> Error {
+    use rustls::{CertificateError, Error as Tls};
+    let place = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    match tls {
+        Tls::InvalidCertificate(reason) => {
+            let why = match reason {
+                CertificateError::UnknownIssuer => {
+                    "it is signed by an authority that is not trusted here".to_owned()
+                }
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    "it has expired".to_owned()
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    format!("it is not for {host}")
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    "it is not valid yet (is this machine's clock right?)".to_owned()
+                }
+                other => quotable(&other.to_string()),
+            };
+            failure(ErrorKind::Unsupported, subject, format!("the certificate of {place} is refused: {why}"))
+                .with_hint(format!(
+                    "trust its authority with --ca-file FILE or, if you must, --insecure-tls {place}"
+                ))
+        }
+        Tls::InvalidMessage(_) => {
+            failure(ErrorKind::Unsupported, subject, format!("{place} does not speak TLS"))
+                .with_hint(format!("if it serves plain HTTP and you accept that: --plain-http {place}"))
+        }
+        other => failure(
+            ErrorKind::Unavailable,
+            subject,
+            format!("TLS with {place} failed: {}", quotable(&other.to_string())),
+        ),
+    }
+}
+
+/// The TLS error in an error's chain of causes; hyper wraps it in `io::Error`s, whose inner error is no `source()`.
+fn find_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    while let Some(current) = next {
+        if let Some(tls) = current.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        next = match current.downcast_ref::<std::io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+            None => current.source(),
+        };
+    }
+    None
+}
+
+/// The innermost cause in words: the outer ones repeat "error sending request".
+fn root_words(error: &(dyn StdError + 'static)) -> String {
+    let mut current = error;
+    while let Some(cause) = current.source() {
+        current = cause;
+    }
+    quotable(&current.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        let url = Url::parse("https://ann:pw@cdn.io:444/a/b?X-Amz-Signature=s#f").unwrap();
+        assert_eq!(shown_url(&url), "https://cdn.io:444/a/b");
+    }
+
+    #[test]
+    fn a_server_s_words_are_made_fit_to_print() {
+        for (text, expect) in [
+            ("a\x1b[31mred\x07\r\nb", "a [31mred b"),
+            ("\u{202e}evil\u{9b}0m", "evil 0m"),
+            ("  plain  ", "plain"),
+        ] {
+            assert_eq!(quotable(text), expect);
+        }
+        assert_eq!(quotable(&"é".repeat(1000)).chars().count(), MAX_QUOTE + 3);
+    }
+
+    #[test]
+    fn error_bodies_are_read_in_every_form() {
+        for (body, expect) in [
+            (
+                r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known","detail":{}}]}"#,
+                Some("NAME_UNKNOWN: repository name not known"),
+            ),
+            (r#"{"errors":[{"code":"DENIED"},{"message":"b"}]}"#, Some("DENIED; b")),
+            (r#"{"details":"incorrect username or password"}"#, Some("incorrect username or password")),
+            ("slow\ndown", Some("slow down")),
+            ("{}", None),
+            ("", None),
+            ("\u{0}", None),
+        ] {
+            assert_eq!(server_words(body.as_bytes()).as_deref(), expect, "{body}");
+        }
+        assert_eq!(server_words(b"\xff\xfe"), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (value, seconds) in [
+            ("120", Some(120)),
+            ("0", Some(0)),
+            ("99999999999999999999", Some(u64::from(u32::MAX))),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+            assert_eq!(retry_after(&headers, now).map(|wait| wait.as_secs()), seconds, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_status_has_the_kind_that_decides_about_retries() {
+        for (status, kind) in [
+            (401, ErrorKind::Unauthorized),
+            (403, ErrorKind::Unauthorized),
+            (404, ErrorKind::NotFound),
+            (408, ErrorKind::Unavailable),
+            (410, ErrorKind::NotFound),
+            (418, ErrorKind::Unsupported),
+            (429, ErrorKind::RateLimited),
+            (500, ErrorKind::Unavailable),
+            (503, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(kind_of(StatusCode::from_u16(status).unwrap()), kind, "{status}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Tags and manifests (distribution-spec "Pulling manifests").
+
+use super::endpoint::{Answer, Endpoint, Request};
+use super::failure::{self, failure};
+use super::transport::Purpose;
+use crate::content::{Resolved, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::{Digest, RawManifest, Repository, Tag, media_type};
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
+
+/// What a registry calls the digest of what it serves.
+const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+
+impl Endpoint {
+    /// What `tag` names: a HEAD, or a GET where that tells no digest.
+    pub(super) async fn resolve(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<Resolved> {
+        let target = Target::Tag(tag.clone());
+        let answer = self.ask(subject, repository, &target, Method::HEAD).await?;
+        match answer.response.status() {
+            StatusCode::OK => {
+                answer.permit.succeeded();
+                if let Some(digest) = content_digest(answer.response.headers())
+                    && !failure::is_html(answer.response.headers())
+                {
+                    return Ok(Resolved { digest, manifest: None });
+                }
+            }
+            // Servers without HEAD; or a proxy in between that has never heard of it.
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {}
+            _ => return Err(self.status_error(subject, answer.response).await),
+        }
+        let manifest = self.manifest(subject, repository, &target).await?;
+        Ok(Resolved { digest: manifest.digest, manifest: Some(manifest) })
+    }
+
+    /// The manifest that `target` names.
+    pub(super) async fn manifest(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        target: &Target,
+    ) -> Result<RawManifest> {
+        let answer = self.ask(subject, repository, target, Method::GET).await?;
+        if answer.response.status() != StatusCode::OK {
+            return Err(self.status_error(subject, answer.response).await);
+        }
+        let Answer { response, permit, .. } = answer;
+        let url = response.url().clone();
+        if failure::is_html(response.headers()) {
+            return Err(failure::web_page(subject, &url));
+        }
+        if let Some(encoding) = foreign_encoding(response.headers()) {
+            return Err(encoded(subject, &encoding));
+        }
+        let too_long = |length: u64| {
+            let message = format!(
+                "a manifest of {length} bytes or more: more than the {MAX_MANIFEST_SIZE} it may have"
+            );
+            failure(ErrorKind::Corrupt, subject, message)
+        };
+        let announced = response.content_length();
+        if let Some(length) = announced.filter(|length| *length > MAX_MANIFEST_SIZE) {
+            return Err(too_long(length));
+        }
+        let content_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let claimed = content_digest(response.headers());
+        let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
+        let body = failure::read_bounded(response, limit).await.map_err(|error| {
+            permit.overloaded();
+            failure::from_transport(subject, &url, error)
+        })?;
+        permit.succeeded();
+        let body = Bytes::from(body.ok_or_else(|| too_long(MAX_MANIFEST_SIZE))?);
+        let digest = Digest::of(&body);
+        if let Some(claimed) =
+            claimed.filter(|claimed| *claimed != digest && matches!(target, Target::Tag(_)))
+        {
+            // By digest the engine compares with what it asked for; by tag this is all there is to compare with.
+            let message = format!("its bytes hash to {digest}, not to {claimed} as the registry says");
+            return Err(failure(ErrorKind::Corrupt, subject, message));
+        }
+        RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
+    }
+
+    async fn ask(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        target: &Target,
+        method: Method,
+    ) -> Result<Answer> {
+        let path = format!("manifests/{target}");
+        self.send(Request {
+            subject,
+            repository,
+            method,
+            purpose: Purpose::Api,
+            path: &path,
+            headers: vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))],
+            instead: None,
+        })
+        .await
+    }
+}
+
+/// The digest that the headers name, if it is one.
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// A Content-Encoding other than none.
+pub(super) fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_ENCODING)?;
+    let encoding = failure::quotable(value.to_str().unwrap_or("that can't be read"));
+    (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then_some(encoding)
+}
+
+/// Content that came encoded though it was asked for as it is. Asking again would bring the same:
+/// something between us and the registry rewrites what it passes on.
+pub(super) fn encoded(subject: &str, encoding: &str) -> Error {
+    failure(
+        ErrorKind::Unsupported,
+        subject,
+        format!("served with Content-Encoding {encoding}: not the bytes that the digest is of"),
+    )
+    .with_hint(
+        "a proxy in between compresses what it passes on: switch that off, or go around it with NO_PROXY",
+    )
+}
+
+/// The error, said of the name that was asked for.
+fn about(subject: &str, error: &Error) -> Error {
+    let message = failure::quotable(&error.to_string());
+    let named = failure(error.kind(), subject, message);
+    match error.hint() {
+        Some(hint) => named.with_hint(hint),
+        None => named,
+    }
+}

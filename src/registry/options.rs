@@ -1,0 +1,92 @@
+//! How a session reaches its registry.
+
+use std::fmt;
+use std::time::Duration;
+use url::Url;
+
+/// How a session reaches its registry. The default is what a public registry needs.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// Ask this registry in plain HTTP. Loopback registries need no such permission.
+    pub plain_http: bool,
+    /// Do not verify this registry's certificate. Redirect targets, token servers on other hosts and mirrors are verified still.
+    pub insecure_tls: bool,
+    /// Certificate authorities to trust beside the system's: PEM, each with one or more certificates.
+    pub ca_certificates: Vec<Vec<u8>>,
+    /// The certificate and key to show this registry: PEM, both in one. Never shown to other hosts.
+    pub client_identity: Option<Vec<u8>>,
+    /// Mirrors, tried in order before the registry itself.
+    ///
+    /// A path names a prefix of the repositories (`https://m.io/hub` has `library/nginx` at
+    /// `/v2/hub/library/nginx`), except that one with a part `v2` is taken as it is.
+    pub mirrors: Vec<Url>,
+    /// The proxies to go through.
+    pub proxy: ProxySettings,
+    /// How long a connection may bring nothing before it is given up.
+    pub idle_timeout: Duration,
+    /// How long connecting, TLS included, may take.
+    pub connect_timeout: Duration,
+    /// The most requests for blobs, and the most other requests, in flight at once. The session starts lower and finds its way.
+    pub max_connections: usize,
+    /// The longest Retry-After that requests wait for; beyond it they fail at once.
+    pub max_retry_after: Duration,
+    /// The User-Agent header.
+    pub user_agent: String,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            insecure_tls: false,
+            ca_certificates: Vec::new(),
+            client_identity: None,
+            mirrors: Vec::new(),
+            proxy: ProxySettings::default(),
+            idle_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(15),
+            max_connections: 16,
+            max_retry_after: Duration::from_secs(600),
+            user_agent: concat!("saver/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionOptions")
+            .field("plain_http", &self.plain_http)
+            .field("insecure_tls", &self.insecure_tls)
+            .field("ca_certificates", &self.ca_certificates.len())
+            .field("client_identity", &self.client_identity.is_some())
+            .field("mirrors", &self.mirrors.iter().map(super::failure::shown_url).collect::<Vec<_>>())
+            .field("proxy", &self.proxy)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Proxies, as `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name them. Loopback hosts are never asked through one.
+#[derive(Clone, Default)]
+pub struct ProxySettings {
+    /// For requests over HTTPS: an `http://`, `https://` or `socks5://` address.
+    pub https: Option<String>,
+    /// For requests over plain HTTP.
+    pub http: Option<String>,
+    /// Hosts, domains and address ranges to reach directly, with commas between.
+    pub no_proxy: Option<String>,
+}
+
+impl fmt::Debug for ProxySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A proxy's address may hold a password.
+        f.debug_struct("ProxySettings")
+            .field("https", &self.https.is_some())
+            .field("http", &self.http.is_some())
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
+}

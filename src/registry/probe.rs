@@ -1,0 +1,101 @@
+//! Whether a loopback registry speaks TLS: asked with a ClientHello, before anything else is said.
+//!
+//! A server that speaks TLS answers one with a handshake or alert record (RFC 8446, 5.1); one that
+//! speaks plain HTTP answers with text or hangs up. No certificate is looked at and nothing of ours is sent, so
+//! this decides about the scheme only: once TLS is spoken, its errors are errors.
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// TLS.
+    Tls,
+    /// Something else, which for a registry is plain HTTP.
+    Plain,
+    /// It hung up without a word: most likely not TLS, but not worth remembering.
+    Nothing,
+}
+
+/// Asks `host:port` (loopback only) what it speaks.
+///
+/// # Errors
+/// When there is no connection, or no answer for `patience`.
+pub(super) async fn probe(host: &str, port: u16, patience: Duration) -> io::Result<Speaks> {
+    let hello = client_hello(host)?;
+    let exchange = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(&hello).await?;
+        let mut first = [0];
+        match stream.read(&mut first).await {
+            Ok(0) => Ok(Speaks::Nothing),
+            Ok(_) => Ok(meaning(first[0])),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Speaks::Nothing),
+            Err(error) => Err(error),
+        }
+    };
+    tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// 21 is an alert, 22 a handshake record.
+fn meaning(first: u8) -> Speaks {
+    if matches!(first, 21 | 22) { Speaks::Tls } else { Speaks::Plain }
+}
+
+fn client_hello(host: &str) -> io::Result<Vec<u8>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello)?;
+    Ok(hello)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn answer(bytes: &'static [u8]) -> Speaks {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            hello[0]
+        });
+        let speaks = probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(server.await.unwrap(), 22, "a handshake record was sent");
+        speaks
+    }
+
+    #[tokio::test]
+    async fn tells_tls_from_text() {
+        assert_eq!(answer(b"\x16\x03\x03").await, Speaks::Tls);
+        assert_eq!(answer(b"\x15\x03\x03").await, Speaks::Tls);
+        assert_eq!(answer(b"HTTP/1.0 400 Bad Request\r\n").await, Speaks::Plain);
+        assert_eq!(answer(b"").await, Speaks::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let error = probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

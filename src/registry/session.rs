@@ -1,0 +1,223 @@
+//! A session: all that is done with one registry in one run.
+
+use super::credential::CredentialSource;
+use super::endpoint::Endpoint;
+use super::failure::failure;
+use super::options::SessionOptions;
+use crate::content::{BlobStream, Resolved, Source, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, RawManifest, Registry, Repository, Tag};
+use futures::stream::StreamExt;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a mirror that could not be reached is left out.
+const MIRROR_REST: Duration = Duration::from_secs(30);
+
+/// All that is done with one registry in one run. Clones are the same session.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    mirrors: Vec<Mirror>,
+    origin: Endpoint,
+    /// Which mirrors have served which blobs, and which of them wrongly.
+    trust: Mutex<Trust>,
+}
+
+struct Mirror {
+    endpoint: Endpoint,
+    resting_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Trust {
+    served: HashSet<(usize, Digest)>,
+    refuted: HashSet<(usize, Digest)>,
+}
+
+/// What a session has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Requests sent, to the registry, its mirrors and where they redirected to; without those for tokens.
+    pub requests: u64,
+    /// Tokens asked for.
+    pub tokens: u64,
+}
+
+impl Session {
+    /// A session with `registry`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a mirror's address that is none.
+    pub fn new(
+        registry: Registry,
+        credentials: Arc<dyn CredentialSource>,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let mirrors = options
+            .mirrors
+            .iter()
+            .map(|url| {
+                let endpoint = Endpoint::mirror(url, Arc::clone(&credentials), &options)?;
+                Ok(Mirror { endpoint, resting_until: Mutex::default() })
+            })
+            .collect::<Result<_>>()?;
+        let origin = Endpoint::origin(&registry, credentials, Arc::new(options))?;
+        Ok(Self(Arc::new(Inner { registry, mirrors, origin, trust: Mutex::default() })))
+    }
+
+    /// The registry that this is a session with.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let endpoints = self.0.mirrors.iter().map(|mirror| &mirror.endpoint).chain([&self.0.origin]);
+        endpoints.map(Endpoint::counts).fold(Statistics::default(), |sum, (requests, tokens)| Statistics {
+            requests: sum.requests + requests,
+            tokens: sum.tokens + tokens,
+        })
+    }
+
+    fn subject(&self, repository: &Repository, target: &Target) -> String {
+        match target {
+            Target::Tag(tag) => format!("{}/{repository}:{tag}", self.0.registry),
+            Target::Digest(digest) => format!("{}/{repository}@{digest}", self.0.registry),
+        }
+    }
+}
+
+impl Inner {
+    /// The mirrors worth asking now.
+    fn awake(&self) -> impl Iterator<Item = (usize, &Mirror)> {
+        self.mirrors.iter().enumerate().filter(|(_, mirror)| {
+            let resting = mirror.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
+            resting.is_none_or(|until| until <= Instant::now())
+        })
+    }
+
+    /// A mirror failed: whatever it was, the next in line is asked. One that is down is not asked again for a while.
+    fn note_failure(&self, mirror: &Mirror, error: &Error) {
+        tracing::debug!(mirror = %mirror.endpoint.registry, %error, "the mirror failed; asking the next");
+        if error.kind().is_retryable() {
+            let rest = error.retry_after().unwrap_or_default().max(MIRROR_REST);
+            *mirror.resting_until.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Instant::now() + rest);
+        }
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refute(&self, index: usize, digest: Digest) {
+        self.trust().refuted.insert((index, digest));
+        if let Some(mirror) = self.mirrors.get(index) {
+            mirror.endpoint.forget_address(&digest);
+        }
+    }
+
+    /// The stream, watched: a mirror whose answer breaks off is not asked for that blob again, so that
+    /// what is missing comes from the next in line.
+    fn watched(self: &Arc<Self>, index: usize, digest: Digest, stream: BlobStream) -> BlobStream {
+        self.trust().served.insert((index, digest));
+        let inner = Arc::clone(self);
+        let chunks = stream.chunks.inspect(move |chunk| {
+            if chunk.is_err() {
+                inner.refute(index, digest);
+            }
+        });
+        BlobStream { chunks: chunks.boxed(), ..stream }
+    }
+}
+
+impl Source for Session {
+    async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
+        let subject = self.subject(repository, &Target::Tag(tag.clone()));
+        for (_, mirror) in self.0.awake() {
+            match mirror.endpoint.resolve(&subject, repository, tag).await {
+                Ok(resolved) => return Ok(resolved),
+                Err(error) => self.0.note_failure(mirror, &error),
+            }
+        }
+        self.0.origin.resolve(&subject, repository, tag).await
+    }
+
+    async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
+        let subject = self.subject(repository, target);
+        for (_, mirror) in self.0.awake() {
+            let result = mirror.endpoint.manifest(&subject, repository, target).await;
+            match result.and_then(|manifest| expect(&subject, manifest, target)) {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => self.0.note_failure(mirror, &error),
+            }
+        }
+        let manifest = self.0.origin.manifest(&subject, repository, target).await?;
+        expect(&subject, manifest, target)
+    }
+
+    async fn blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<BlobStream> {
+        let digest = descriptor.digest;
+        let subject = self.subject(repository, &Target::Digest(digest));
+        for (index, mirror) in self.0.awake() {
+            if self.0.trust().refuted.contains(&(index, digest)) {
+                continue;
+            }
+            match mirror.endpoint.blob(&subject, repository, descriptor, from, to).await {
+                Ok(stream) => return Ok(self.0.watched(index, digest, stream)),
+                Err(error) => self.0.note_failure(mirror, &error),
+            }
+        }
+        self.0.origin.blob(&subject, repository, descriptor, from, to).await
+    }
+
+    fn refuted(&self, _: &Repository, digest: &Digest) {
+        let mut trust = self.0.trust();
+        let liars: Vec<usize> =
+            (0..self.0.mirrors.len()).filter(|index| trust.served.contains(&(*index, *digest))).collect();
+        trust.refuted.extend(liars.iter().map(|index| (*index, *digest)));
+        drop(trust);
+        for mirror in liars.iter().filter_map(|index| self.0.mirrors.get(*index)) {
+            tracing::debug!(mirror = %mirror.endpoint.registry, %digest, "the mirror served wrong bytes; not asking it for these again");
+            mirror.endpoint.forget_address(digest);
+        }
+        self.0.origin.forget_address(digest);
+    }
+}
+
+/// The manifest, if it is the one that was asked for.
+fn expect(subject: &str, manifest: RawManifest, target: &Target) -> Result<RawManifest> {
+    match target {
+        Target::Digest(digest) if manifest.digest != *digest => Err(failure(
+            ErrorKind::Corrupt,
+            subject,
+            format!("the registry served other bytes: they hash to {}", manifest.digest),
+        )),
+        _ => Ok(manifest),
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("registry", &self.0.registry)
+            .field("mirrors", &self.0.mirrors.len())
+            .field("statistics", &self.statistics())
+            .finish()
+    }
+}

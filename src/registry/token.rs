@@ -1,0 +1,386 @@
+//! Asking a token server for a token (distribution's "Token Authentication Specification" and "OAuth 2").
+
+use super::challenge::BearerChallenge;
+use super::credential::{Credential, Secret};
+use super::failure::{self, failure};
+use super::redirect::{check_reach, is_private};
+use super::transport::{Purpose, Transport};
+use crate::error::{Error, ErrorKind, Result};
+use base64::Engine as _;
+use reqwest::header::{AUTHORIZATION, DATE, HeaderValue};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+use url::Url;
+
+/// The largest answer of a token server that is read, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A token's lifetime when the server does not say: what the specification asks clients to assume.
+const DEFAULT_LIFETIME: u64 = 60;
+
+/// No token is believed to live longer, in seconds: one is cheap to renew.
+const MAX_LIFETIME: u64 = 24 * 3600;
+
+/// The name by which saver is known to token servers.
+const CLIENT_ID: &str = "saver";
+
+/// A token, and when to get the next.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) secret: Secret,
+    renew_at: Instant,
+}
+
+impl Token {
+    /// Whether the token has used up its share of its life.
+    pub(super) fn is_stale(&self) -> bool {
+        Instant::now() >= self.renew_at
+    }
+}
+
+/// What a token is asked for.
+pub(super) struct TokenRequest<'a> {
+    pub(super) transport: &'a Transport,
+    /// The registry's own address: decides what addresses its token server may have.
+    pub(super) base: &'a Url,
+    /// The registry as `docker login` knows it.
+    pub(super) host: &'a str,
+    pub(super) subject: &'a str,
+    pub(super) challenge: &'a BearerChallenge,
+    pub(super) scopes: &'a [String],
+    pub(super) credential: &'a Credential,
+}
+
+impl TokenRequest<'_> {
+    /// Asks the token server, once.
+    ///
+    /// # Errors
+    /// `Unauthorized` when it refuses; `Unavailable`, naming it, when it is down.
+    pub(super) async fn send(&self) -> Result<Token> {
+        let shows_secret = !matches!(self.credential, Credential::Anonymous);
+        let realm = realm_url(self.base, &self.challenge.realm, shows_secret).map_err(|why| {
+            failure(ErrorKind::Unauthorized, self.subject, format!("the registry names a token server that is not trusted: {why}"))
+                .with_hint("the registry's operator must name a token server over HTTPS; saver won't show credentials to this one")
+        })?;
+        let mut response = match self.credential {
+            Credential::IdentityToken(token) => self.exchange(self.post(&realm, token)?, &realm).await?,
+            _ => self.exchange(self.get(&realm)?, &realm).await?,
+        };
+        // Servers older than the OAuth 2 extension know GET alone.
+        if matches!(self.credential, Credential::IdentityToken(_))
+            && matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+        {
+            response = self.exchange(self.get(&realm)?, &realm).await?;
+        }
+        self.read(response, &realm).await
+    }
+
+    fn get(&self, realm: &Url) -> Result<RequestBuilder> {
+        let mut url = realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &self.challenge.service {
+                query.append_pair("service", service);
+            }
+            for scope in self.scopes {
+                query.append_pair("scope", scope);
+            }
+            if let Credential::Basic { username, .. } = self.credential {
+                query.append_pair("account", username);
+            }
+        }
+        let request = self.transport.client(Purpose::Api, &url)?.get(url);
+        Ok(match self.credential {
+            Credential::Basic { username, password } => {
+                request.header(AUTHORIZATION, basic(username, password)?)
+            }
+            // The user name by which Docker marks a password as an identity token.
+            Credential::IdentityToken(token) => request.header(AUTHORIZATION, basic("<token>", token)?),
+            _ => request,
+        })
+    }
+
+    fn post(&self, realm: &Url, token: &Secret) -> Result<RequestBuilder> {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("service", self.challenge.service.as_deref().unwrap_or_default())
+            .append_pair("client_id", CLIENT_ID)
+            .append_pair("scope", &self.scopes.join(" "))
+            .append_pair("refresh_token", token.reveal())
+            .finish();
+        let client = self.transport.client(Purpose::Api, realm)?;
+        Ok(client
+            .post(realm.clone())
+            .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form))
+    }
+
+    async fn exchange(&self, request: RequestBuilder, realm: &Url) -> Result<Response> {
+        tracing::debug!(url = %failure::shown_url(realm), "asking for a token");
+        request.send().await.map_err(|error| {
+            let error = failure::from_transport(self.subject, realm, error);
+            self.naming(realm, &error)
+        })
+    }
+
+    /// The error, with the token server named as the one that failed.
+    fn naming(&self, realm: &Url, error: &Error) -> Error {
+        let message = format!("no token from {}: {}", failure::shown_url(realm), error.message());
+        let named = failure(error.kind(), self.subject, message);
+        match error.hint() {
+            Some(hint) => named.with_hint(hint),
+            None => named,
+        }
+    }
+
+    async fn read(&self, response: Response, realm: &Url) -> Result<Token> {
+        let status = response.status();
+        if !status.is_success() {
+            let wait = failure::retry_after(response.headers(), SystemTime::now());
+            let error = failure::from_response(self.subject, self.host, response).await;
+            // 400 is what some servers say of a refresh token that has expired.
+            let refused = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
+            let kind = if refused { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
+            let kind = if error.kind().is_retryable() { error.kind() } else { kind };
+            let message = format!("no token: {}", error.message());
+            let error = failure(kind, self.subject, message);
+            let error = wait.map_or(error.clone(), |wait| error.with_retry_after(wait));
+            return Err(if refused {
+                error.with_hint(format!("check the credentials: docker login {}", self.host))
+            } else {
+                error
+            });
+        }
+        if failure::is_html(response.headers()) {
+            return Err(self.naming(realm, &failure::web_page(self.subject, realm)));
+        }
+        let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+        let date = date.and_then(|value| httpdate::parse_http_date(value).ok());
+        let refuse = |why: &str| {
+            let message = format!("{} gave no usable token: {why}", failure::shown_url(realm));
+            failure(ErrorKind::Unsupported, self.subject, message)
+        };
+        let body = failure::read_bounded(response, MAX_ANSWER)
+            .await
+            .map_err(|error| self.naming(realm, &failure::from_transport(self.subject, realm, error)))?
+            .ok_or_else(|| refuse("its answer is too long"))?;
+        let answer: Answer =
+            serde_json::from_slice(&body).map_err(|_| refuse("its answer is not the JSON it should be"))?;
+        let lifetime = lifetime(answer.expires_in.as_ref(), answer.issued_at.as_deref(), date);
+        let secret = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        let secret = secret.ok_or_else(|| refuse("its answer has neither token nor access_token"))?;
+        Ok(Token { secret: Secret::new(secret), renew_at: Instant::now() + lifetime.mul_f64(0.8) })
+    }
+}
+
+/// A token server's answer. Both names are in use: `token` by Docker, `access_token` by OAuth 2.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<serde_json::Value>,
+    #[serde(default)]
+    issued_at: Option<String>,
+}
+
+/// The address of the token server that a registry at `base` may name.
+///
+/// Any HTTPS host will do, as with Docker and containerd: registries and their token servers
+/// often live under different names. What a registry asks for with its own credentials it could have had
+/// anyway; what it must not do is have them sent in the clear or to addresses inside our network.
+///
+/// # Errors
+/// Why it may not.
+fn realm_url(base: &Url, realm: &str, shows_secret: bool) -> Result<Url, String> {
+    let url = Url::parse(realm).map_err(|error| format!("its address can't be read: {error}"))?;
+    let shown = failure::shown_url(&url);
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("its address has the scheme {:?}", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{shown} has a user in its address"));
+    }
+    if url.scheme() == "http" {
+        if base.scheme() == "https" {
+            return Err(format!("{shown} is plain HTTP though the registry is reached over HTTPS"));
+        }
+        let same_machine = url.host() == base.host() || (is_loopback(&url) && is_loopback(base));
+        if shows_secret && !same_machine {
+            return Err(format!("{shown} is plain HTTP on another host than the registry"));
+        }
+    }
+    check_reach(base, &url).map_err(|why| format!("it leads {why}"))?;
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(_)) => is_private(url),
+        None => false,
+    }
+}
+
+/// How long a token lives from now. The server's clock is compared with itself alone (`issued_at`
+/// against the Date header), as ours may be wrong.
+fn lifetime(
+    expires_in: Option<&serde_json::Value>,
+    issued_at: Option<&str>,
+    date: Option<SystemTime>,
+) -> Duration {
+    let said = expires_in.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
+    let said = said.filter(|seconds| *seconds >= 1.0).map_or(DEFAULT_LIFETIME, |seconds| seconds as u64);
+    let whole = Duration::from_secs(said.min(MAX_LIFETIME));
+    let age = match (issued_at.and_then(parse_rfc3339), date) {
+        (Some(issued), Some(date)) => date.duration_since(issued).unwrap_or_default(),
+        _ => Duration::ZERO,
+    };
+    // An age beyond the lifetime is a mistake of the server's: a token just handed out is good for something.
+    if age < whole { whole - age } else { whole }
+}
+
+/// `2009-11-10T23:00:00.5Z` or with an offset (RFC 3339), to the second.
+fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let number = |range: std::ops::Range<usize>| -> Option<u64> {
+        let digits = text.get(range)?;
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+    };
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
+        return None;
+    }
+    let zone = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    let offset = match zone.as_bytes() {
+        b"Z" | b"z" => 0,
+        [sign @ (b'+' | b'-'), ..] => {
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            let seconds = hours.parse::<i64>().ok()?.checked_mul(3600)? + minutes.parse::<i64>().ok()? * 60;
+            if *sign == b'+' { seconds } else { -seconds }
+        }
+        _ => return None,
+    };
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let months = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let days = (1970..year).map(|year| 365 + u64::from(leap(year))).sum::<u64>()
+        + months.iter().take(usize::try_from(month).ok()? - 1).sum::<u64>()
+        + day
+        - 1;
+    let seconds =
+        i64::try_from(days * 86400 + hour * 3600 + minute * 60 + second).ok()?.checked_sub(offset)?;
+    Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// `Basic ...` (RFC 7617), marked so that nothing prints it.
+pub(super) fn basic(username: &str, password: &Secret) -> Result<HeaderValue> {
+    let joined = format!("{username}:{}", password.reveal());
+    let encoded = base64::engine::general_purpose::STANDARD.encode(joined);
+    sensitive(&format!("Basic {encoded}"))
+}
+
+/// `Bearer ...` (RFC 6750), marked so that nothing prints it.
+pub(super) fn bearer(token: &Secret) -> Result<HeaderValue> {
+    sensitive(&format!("Bearer {}", token.reveal()))
+}
+
+fn sensitive(value: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).map_err(|_| {
+        failure(ErrorKind::Unsupported, "token", "it has characters that no header can carry")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_realm_is_trusted_or_refused() {
+        for (base, realm, secret, why) in [
+            ("https://registry-1.docker.io/v2", "https://auth.docker.io/token", true, None),
+            ("https://r.io/v2", "https://r.io:8443/auth?x=y", true, None),
+            ("http://127.0.0.1:5000/v2", "http://127.0.0.1:5001/token", true, None),
+            ("http://localhost:5000/v2", "http://127.0.0.1:5001/token", true, None),
+            ("http://r.lan/v2", "http://r.lan:5001/token", true, None),
+            ("http://r.lan/v2", "http://auth.lan/token", false, None),
+            ("http://10.0.0.1/v2", "https://10.0.0.2/token", true, None),
+            ("http://r.lan/v2", "http://auth.lan/token", true, Some("another host")),
+            ("https://r.io/v2", "http://r.io/token", true, Some("plain HTTP though")),
+            ("https://r.io/v2", "http://r.io/token", false, Some("plain HTTP though")),
+            ("https://r.io/v2", "https://127.0.0.1/token", false, Some("private")),
+            ("https://r.io/v2", "https://169.254.169.254/token", true, Some("private")),
+            ("https://r.io/v2", "https://ann:pw@auth.io/token", true, Some("user")),
+            ("https://r.io/v2", "ftp://auth.io/", true, Some("scheme")),
+            ("https://r.io/v2", "/token", true, Some("can't be read")),
+        ] {
+            let result = realm_url(&Url::parse(base).unwrap(), realm, secret);
+            match (result, why) {
+                (Ok(_), None) => {}
+                (Err(said), Some(why)) => {
+                    assert!(said.contains(why) && !said.contains("pw"), "{realm}: {said}")
+                }
+                (result, _) => panic!("{base} {realm}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_said_assumed_or_shortened_by_age() {
+        let date = httpdate::parse_http_date("Tue, 10 Nov 2009 23:02:00 GMT").unwrap();
+        for (expires_in, issued_at, seconds) in [
+            ("300", None, 300),
+            ("\"300\"", None, 300),
+            ("0", None, 60),
+            ("-5", None, 60),
+            ("null", None, 60),
+            ("1e99", None, MAX_LIFETIME),
+            ("300", Some("2009-11-10T23:01:00Z"), 240),
+            ("300", Some("2009-11-10T23:01:00.123456Z"), 240),
+            ("300", Some("2009-11-11T01:01:00+02:00"), 240),
+            ("300", Some("2009-11-10T23:59:00Z"), 300),
+            ("300", Some("2008-11-10T23:59:00Z"), 300),
+            ("300", Some("yesterday"), 300),
+        ] {
+            let value: serde_json::Value = serde_json::from_str(expires_in).unwrap();
+            assert_eq!(
+                lifetime(Some(&value), issued_at, Some(date)).as_secs(),
+                seconds,
+                "{expires_in} {issued_at:?}"
+            );
+        }
+        assert_eq!(lifetime(None, None, None).as_secs(), 60);
+    }
+
+    #[test]
+    fn reads_rfc3339() {
+        let seconds =
+            |text: &str| parse_rfc3339(text).map(|t| t.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        assert_eq!(seconds("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(seconds("2024-02-29T12:00:00Z"), Some(1_709_208_000));
+        assert_eq!(seconds("2026-11-21T22:22:11-05:30"), Some(1_795_319_531));
+        for bad in [
+            "",
+            "2024",
+            "2024-13-01T00:00:00Z",
+            "2024-02-29 12:00:00",
+            "2024-02-29T12:00:00+é",
+            "ééééééééééé",
+        ] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_headers_are_not_printed() {
+        let value = basic("ann", &Secret::new("hunter2")).unwrap();
+        assert_eq!(format!("{value:?}"), "Sensitive");
+        assert!(bearer(&Secret::new("a\nb")).is_err());
+    }
+}

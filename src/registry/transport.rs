@@ -1,0 +1,206 @@
+//! The HTTP clients of one endpoint.
+//!
+//! Blobs go over HTTP/1.1, one connection a stream: that takes half the processor time of HTTP/2 and gives
+//! each stream a congestion window of its own. Everything else may share an HTTP/2 connection. No client
+//! follows redirects or decodes content by itself. They are built when first needed: the
+//! system's certificates are read only where TLS is spoken.
+
+use super::failure::failure;
+use super::options::SessionOptions;
+use crate::error::{Error, ErrorKind, Result};
+use reqwest::{Certificate, Client, Identity, NoProxy, Proxy};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use url::Url;
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// Manifests, tags, tokens.
+    Api,
+    /// A blob's bytes.
+    Blob,
+}
+
+/// How far a host is trusted: decides what TLS is spoken with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// Plain HTTP: no TLS at all.
+    Plain,
+    /// The endpoint itself: shown the client certificate; unverified where the user said so.
+    Own,
+    /// Any other host: verified.
+    Other,
+}
+
+/// The clients of one endpoint.
+pub(super) struct Transport {
+    options: Arc<SessionOptions>,
+    /// The endpoint's own host name.
+    host: String,
+    clients: Mutex<Vec<((Purpose, Peer), Client)>>,
+}
+
+impl Transport {
+    pub(super) fn new(options: Arc<SessionOptions>, host: &str) -> Self {
+        Self { options, host: host.to_owned(), clients: Mutex::default() }
+    }
+
+    /// The client to ask `url` with.
+    ///
+    /// # Errors
+    /// `InvalidInput` for certificates or proxies that can't be read.
+    pub(super) fn client(&self, purpose: Purpose, url: &Url) -> Result<Client> {
+        let key = (purpose, self.peer(url));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.iter().find(|(known, _)| *known == key) {
+            return Ok(client.clone());
+        }
+        let client = self.build(purpose, key.1)?;
+        clients.push((key, client.clone()));
+        Ok(client)
+    }
+
+    fn peer(&self, url: &Url) -> Peer {
+        let special = self.options.insecure_tls || self.options.client_identity.is_some();
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        if url.scheme() == "http" {
+            Peer::Plain
+        } else if special && host.eq_ignore_ascii_case(&self.host) {
+            Peer::Own
+        } else {
+            Peer::Other
+        }
+    }
+
+    fn build(&self, purpose: Purpose, peer: Peer) -> Result<Client> {
+        let options = &self.options;
+        let mut builder = Client::builder()
+            .user_agent(options.user_agent.clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(options.connect_timeout)
+            .read_timeout(options.idle_timeout)
+            .pool_max_idle_per_host(options.max_connections.max(1))
+            .pool_idle_timeout(Duration::from_secs(60))
+            .http2_max_header_list_size(64 << 10)
+            .no_proxy();
+        for proxy in self.proxies()? {
+            builder = builder.proxy(proxy);
+        }
+        if purpose == Purpose::Blob {
+            builder = builder.http1_only();
+        }
+        builder = match peer {
+            // No certificate will be looked at: none need be loaded.
+            Peer::Plain => builder.tls_certs_only([]),
+            Peer::Own | Peer::Other => builder.tls_certs_merge(self.certificates()?),
+        };
+        if peer == Peer::Own {
+            builder = builder.tls_danger_accept_invalid_certs(options.insecure_tls);
+            if let Some(identity) = self.identity()? {
+                builder = builder.identity(identity);
+            }
+        }
+        builder.build().map_err(|error| {
+            failure(ErrorKind::InvalidInput, &self.host, format!("cannot set up the connection: {}", deepest(&error)))
+                .with_hint("check --ca-file and --cert-dir; where the system has no CA certificates, install ca-certificates")
+        })
+    }
+
+    fn certificates(&self) -> Result<Vec<Certificate>> {
+        let mut certificates = Vec::new();
+        for pem in &self.options.ca_certificates {
+            let found =
+                Certificate::from_pem_bundle(pem).map_err(|error| self.refuse("a CA file", &error))?;
+            if found.is_empty() {
+                return Err(failure(
+                    ErrorKind::InvalidInput,
+                    &self.host,
+                    "a CA file has no certificate in it",
+                ));
+            }
+            certificates.extend(found);
+        }
+        Ok(certificates)
+    }
+
+    fn identity(&self) -> Result<Option<Identity>> {
+        let pem = self.options.client_identity.as_deref();
+        pem.map(Identity::from_pem).transpose().map_err(|error| self.refuse("the client certificate", &error))
+    }
+
+    fn proxies(&self) -> Result<Vec<Proxy>> {
+        let settings = &self.options.proxy;
+        // What runs on this machine is asked directly, whatever the environment says.
+        let direct =
+            format!("localhost,127.0.0.0/8,::1,{}", settings.no_proxy.as_deref().unwrap_or_default());
+        let direct = NoProxy::from_string(direct.trim_end_matches(','));
+        let mut proxies = Vec::new();
+        for (address, tls) in [(&settings.https, true), (&settings.http, false)] {
+            if let Some(address) = address.as_deref().filter(|address| !address.is_empty()) {
+                let proxy = if tls { Proxy::https(address) } else { Proxy::http(address) };
+                // The address may hold a password: it is not repeated in the message.
+                let proxy = proxy.map_err(|_| {
+                    failure(ErrorKind::InvalidInput, &self.host, "the proxy's address is not one")
+                        .with_hint("HTTPS_PROXY and HTTP_PROXY read like http://proxy.example:3128")
+                })?;
+                proxies.push(proxy.no_proxy(direct.clone()));
+            }
+        }
+        Ok(proxies)
+    }
+
+    fn refuse(&self, what: &str, error: &reqwest::Error) -> Error {
+        failure(
+            ErrorKind::InvalidInput,
+            &self.host,
+            format!("{what} can't be read as PEM: {}", deepest(error)),
+        )
+    }
+}
+
+fn deepest(error: &reqwest::Error) -> String {
+    let mut current: &dyn std::error::Error = error;
+    while let Some(cause) = current.source() {
+        current = cause;
+    }
+    super::failure::quotable(&current.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_user_said_of_one_host_is_done_for_that_host_alone() {
+        let options = SessionOptions { insecure_tls: true, ..SessionOptions::default() };
+        let transport = Transport::new(Arc::new(options), "r.io");
+        let peer = |url: &str| transport.peer(&Url::parse(url).unwrap());
+        assert_eq!(peer("https://r.io:5000/v2/"), Peer::Own);
+        assert_eq!(peer("https://auth.r.io/token"), Peer::Other);
+        assert_eq!(peer("http://r.io/v2/"), Peer::Plain);
+        let strict = Transport::new(Arc::default(), "r.io");
+        assert_eq!(strict.peer(&Url::parse("https://r.io/").unwrap()), Peer::Other);
+    }
+
+    #[test]
+    fn what_can_t_be_read_is_refused_without_its_secrets() {
+        let url = Url::parse("https://r.io/").unwrap();
+        for options in [
+            SessionOptions { ca_certificates: vec![b"nothing".to_vec()], ..SessionOptions::default() },
+            SessionOptions { client_identity: Some(b"nothing".to_vec()), ..SessionOptions::default() },
+            SessionOptions {
+                proxy: super::super::ProxySettings {
+                    https: Some("http://ann:hunter2@[bad".into()),
+                    ..Default::default()
+                },
+                ..SessionOptions::default()
+            },
+        ] {
+            let error = Transport::new(Arc::new(options), "r.io").client(Purpose::Api, &url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+}

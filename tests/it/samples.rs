@@ -1,0 +1,104 @@
+//! The sample images are what they claim to be: real registries serve them, real clients read them.
+
+use std::path::Path;
+
+use super::support::peers::containerd::Containerd;
+use super::support::peers::registry::{Registry, RegistryOptions, garbage_collect};
+use super::support::peers::tls::Tls;
+use super::support::peers::token::{TokenOptions, TokenServer};
+use super::support::peers::{run, samples, succeed};
+
+/// The references of testdata/imageList, without the registry and what may stand around them.
+fn listed() -> Vec<String> {
+    let list = include_str!("../../testdata/imageList");
+    let references = list.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    references
+        .filter(|line| !line.is_empty())
+        .map(|line| line.split_once("localhost:5000/").expect("the placeholder").1.to_owned())
+        .collect()
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a readable directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+#[test]
+fn every_listed_image_can_be_inspected() {
+    let registry = Registry::serve(&samples());
+    for name in listed() {
+        let reference = format!("docker://{}/{name}", registry.address);
+        let manifest = succeed("skopeo", ["inspect", "--raw", "--tls-verify=false", &reference]);
+        assert!(manifest.starts_with(r#"{"schemaVersion":2"#), "{name}: {manifest}");
+    }
+    assert!(registry.daemon.id() > 0);
+}
+
+#[test]
+fn a_layer_unpacks_to_the_files_of_its_platform() {
+    let registry = Registry::serve(&samples());
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let layout = format!("oci:{}:image", dir.path().join("layout").display());
+    let source = format!("docker://{}/demo/tool:2.1", registry.address);
+    succeed("skopeo", ["--override-arch", "arm64", "copy", "-q", "--src-tls-verify=false", &source, &layout]);
+    let bundle = dir.path().join("bundle");
+    let image = format!("{}:image", dir.path().join("layout").display());
+    succeed("umoci", ["unpack", "--rootless", "--image", &image, bundle.to_str().expect("UTF-8")]);
+    let platform = std::fs::read_to_string(bundle.join("rootfs/etc/platform")).expect("the file");
+    assert_eq!(platform, "arm64/linux/v8\n");
+}
+
+#[test]
+fn containerd_pulls_the_index_it_was_asked_for() {
+    let registry = Registry::serve(&samples());
+    let link = samples().join("docker/registry/v2/repositories/demo/app/_manifests/tags/1.0/current/link");
+    let digest = std::fs::read_to_string(link).expect("a tag");
+    let containerd = Containerd::start();
+    assert_eq!(containerd.pull(&format!("{}/demo/app:1.0", registry.address), "linux/amd64"), digest);
+}
+
+#[test]
+fn garbage_collection_keeps_the_samples_whole() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    copy_tree(&samples(), dir.path());
+    let said = garbage_collect(dir.path(), false);
+    assert!(said.contains("0 blobs and 0 manifests eligible for deletion"), "{said}");
+}
+
+#[test]
+fn a_token_is_asked_for_and_believed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options =
+        TokenOptions { user: Some(("reader", "pass")), lifetime: std::time::Duration::from_secs(300) };
+    let tokens = TokenServer::start(dir.path(), options);
+    let options = RegistryOptions { token: Some(tokens.auth()), ..RegistryOptions::default() };
+    let registry = Registry::start(&samples(), &options);
+    let reference = format!("docker://{}/demo/app:1.0", registry.address);
+    let inspect = |credentials: &str| {
+        run("skopeo", ["inspect", "--raw", "--tls-verify=false", "--creds", credentials, &reference])
+    };
+    let said = inspect("reader:pass");
+    assert!(said.status.success(), "{}", said.stderr);
+    assert!(tokens.asked().iter().any(|query| query.contains("demo%2Fapp%3Apull")), "{:?}", tokens.asked());
+    assert!(!inspect("reader:wrong").status.success());
+}
+
+#[test]
+fn a_private_authority_is_needed_and_enough() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let tls = Tls::make(dir.path());
+    let options = RegistryOptions { tls: Some(tls.clone()), ..RegistryOptions::default() };
+    let registry = Registry::start(&samples(), &options);
+    let url = format!("https://{}/v2/", registry.address);
+    let ca = tls.ca.to_str().expect("UTF-8");
+    assert_eq!(succeed("curl", ["-q", "-sS", "--cacert", ca, &url]), "{}");
+    assert!(!run("curl", ["-q", "-sS", &url]).status.success());
+}
