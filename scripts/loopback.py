@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import socket
 import statistics
 import subprocess
@@ -107,6 +108,72 @@ def docker_registry(root: Path, work: Path, proxy_of: str | None = None) -> Serv
     ]))
     log = work / f"registry-{port}.log"
     return Server(["docker-registry", "serve", config], port, log)
+
+
+def nginx(root: Path, work: Path, manifests: dict[str, tuple[str, str]]) -> Server:
+    """Starts nginx on a registry directory: what a fast source, such as a CDN, is like.
+
+    `manifests` has, for each path that a client may ask for (`/v2/NAME/manifests/REFERENCE`), the
+    media type and the digest; nginx can't follow a registry's links by itself.
+    """
+    port = free_port()
+    blobs = root / "docker/registry/v2/blobs/sha256"
+    kinds = sorted({kind for kind, _ in manifests.values()})
+    targets, locations = [], []
+    for path, (kind, digest) in manifests.items():
+        targets.append(f'"{path}" /manifest/{kinds.index(kind)}/{digest.removeprefix("sha256:")};')
+    for number, kind in enumerate(kinds):
+        locations.append(f"""
+        location ~ "^/manifest/{number}/((..).*)$" {{
+            internal;
+            default_type {kind};
+            add_header Docker-Content-Digest "sha256:$1";
+            alias {blobs}/$2/$1/data;
+        }}""")
+    config = work / f"nginx-{port}.conf"
+    newline = "\n        "
+    config.write_text(f"""
+daemon off;
+worker_processes 2;
+pid {work}/nginx-{port}.pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    client_body_temp_path {work}/nginx-body;
+    proxy_temp_path {work}/nginx-proxy;
+    fastcgi_temp_path {work}/nginx-fastcgi;
+    uwsgi_temp_path {work}/nginx-uwsgi;
+    scgi_temp_path {work}/nginx-scgi;
+    types {{ }}
+    map_hash_max_size 65536;
+    map_hash_bucket_size 256;
+    map $uri $manifest {{
+        {newline.join(targets)}
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location = /v2/ {{
+            default_type application/json;
+            add_header Docker-Distribution-Api-Version registry/2.0;
+            return 200 "{{}}";
+        }}
+        location ~ "^/v2/.+/manifests/" {{
+            rewrite ^ $manifest last;
+        }}
+        location ~ "^/v2/.+/blobs/sha256:((..).*)$" {{
+            default_type application/octet-stream;
+            add_header Docker-Content-Digest "sha256:$1";
+            alias {blobs}/$2/$1/data;
+        }}{"".join(locations)}
+    }}
+}}
+""")
+    log = work / f"nginx-{port}.log"
+    program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return Server([program or "nginx", "-e", "stderr", "-c", config], port, log)
 
 
 def free_port() -> int:
