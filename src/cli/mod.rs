@@ -7,6 +7,8 @@ pub mod args;
 pub mod config;
 pub mod exit;
 mod output;
+mod progress;
+mod screen;
 mod scripts;
 pub mod serve;
 

@@ -1,0 +1,170 @@
+//! Events as JSON, one a line, on stdout.
+
+use crate::cli::output;
+use crate::copy::{Event, Report, Status};
+use crate::oci::Digest;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A blob's bytes are told at most this often.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// This many lines may wait for a slow reader.
+const WAITING: usize = 10_000;
+
+/// Writes events.
+pub(super) struct Json {
+    started: Instant,
+    /// Bytes that came and were not told yet, and when some last were.
+    untold: Mutex<HashMap<Digest, (Instant, u64)>>,
+    /// Where lines go that a thread writes: a slow reader holds nobody up until many wait.
+    lines: Mutex<Option<SyncSender<Vec<u8>>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Serialize)]
+struct Line<T> {
+    /// Seconds since the start.
+    elapsed: f64,
+    #[serde(flatten)]
+    event: T,
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct RunFinished {
+    event: &'static str,
+    saved: usize,
+    unchanged: usize,
+    skipped: usize,
+    failed: usize,
+    bytes_fetched: u64,
+    bytes_reused: u64,
+    seconds: f64,
+    complete: bool,
+}
+
+impl Json {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, untold: Mutex::default(), lines: Mutex::default(), writer: Mutex::default() }
+    }
+
+    /// Begins to write lines.
+    pub(super) fn open(&self) {
+        let (sender, lines) = sync_channel::<Vec<u8>>(WAITING);
+        let writer = std::thread::spawn(move || {
+            for line in lines {
+                // A reader that has gone away does not end the run.
+                let _ = output::stdout(&line);
+            }
+        });
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+    }
+
+    /// Writes what waits, and no more after that.
+    pub(super) fn close(&self) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing more to write.
+            let _ = writer.join();
+        }
+    }
+
+    /// Writes `event`. Many small advances of a blob become one line a second; no byte is left out.
+    pub(super) fn event(&self, event: &Event<'_>) {
+        match *event {
+            Event::BlobAdvanced { digest, bytes } => {
+                if let Some(bytes) = self.due(digest, bytes, Instant::now()) {
+                    self.write(Event::BlobAdvanced { digest, bytes });
+                }
+            }
+            Event::BlobFinished { digest, .. } => {
+                let rest = self.untold().remove(&digest).map_or(0, |(_, bytes)| bytes);
+                if rest > 0 {
+                    self.write(Event::BlobAdvanced { digest, bytes: rest });
+                }
+                self.write(event);
+            }
+            _ => self.write(event),
+        }
+    }
+
+    fn untold(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Instant, u64)>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes to tell of now, if it is time to.
+    fn due(&self, digest: Digest, bytes: u64, now: Instant) -> Option<u64> {
+        let mut untold = self.untold();
+        let (last, sum) = untold.entry(digest).or_insert((now, 0));
+        *sum += bytes;
+        if now.saturating_duration_since(*last) < PERIOD {
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(sum))
+    }
+
+    /// Writes the closing line.
+    pub(super) fn finished(&self, report: &Report) {
+        self.write(RunFinished {
+            event: "run-finished",
+            saved: report.count(Status::Saved),
+            unchanged: report.count(Status::Unchanged),
+            skipped: report.count(Status::Skipped),
+            failed: report.count(Status::Failed),
+            bytes_fetched: report.bytes_fetched,
+            bytes_reused: report.bytes_reused,
+            seconds: report.seconds,
+            complete: report.aborted.is_none(),
+        });
+    }
+
+    fn write(&self, event: impl Serialize) {
+        let elapsed = (self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        if let Ok(mut line) = serde_json::to_vec(&Line { elapsed, event }) {
+            line.push(b'\n');
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(lines) = lines {
+                // The writer is there until the sender is taken away.
+                let _ = lines.send(line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_is_left_out_between_lines() {
+        let start = Instant::now();
+        let json = Json::new(start);
+        let a = Digest::of(b"a");
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(json.due(a, 10, at(0)), None);
+        assert_eq!(json.due(a, 10, at(900)), None);
+        assert_eq!(json.due(a, 10, at(1000)), Some(30));
+        assert_eq!(json.due(a, 5, at(1100)), None);
+        assert_eq!(json.untold()[&a].1, 5);
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object() {
+        let reference = crate::oci::Reference::parse("nginx").unwrap();
+        let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 1, reuse_bytes: 2 };
+        let line = serde_json::to_value(Line { elapsed: 0.5, event }).unwrap();
+        assert_eq!(
+            line,
+            serde_json::json!({"elapsed": 0.5, "event": "image-planned", "fetch_bytes": 1,
+                "reference": "docker.io/library/nginx:latest", "reuse_bytes": 2})
+        );
+    }
+}

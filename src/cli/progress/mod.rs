@@ -1,0 +1,191 @@
+//! What is shown while a run goes on. Events only change a tally; a thread of its own looks at the
+//! tally now and then and draws, so that the engine never waits for a terminal.
+
+mod bars;
+mod json;
+mod plain;
+mod tally;
+
+use super::args::ProgressMode;
+use super::output::{self, clean};
+use super::screen::Screen;
+use crate::copy::{Event, ImageReport, Observer, Status};
+use std::io::IsTerminal;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tally::Tally;
+
+/// What is shown in the end, and what `auto` became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    Bars,
+    Plain,
+    Json,
+    Nothing,
+}
+
+/// The progress of one run.
+pub(super) struct Progress {
+    shared: Arc<Shared>,
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+struct Shared {
+    view: View,
+    quiet: bool,
+    screen: Arc<Screen>,
+    tally: Mutex<Tally>,
+    json: json::Json,
+}
+
+impl Shared {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
+    /// Begins to show progress in `mode`.
+    pub(super) fn start(mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let view = match mode {
+            ProgressMode::Json => View::Json,
+            _ if quiet => View::Nothing,
+            ProgressMode::None => View::Nothing,
+            ProgressMode::Plain => View::Plain,
+            ProgressMode::Auto | ProgressMode::Bar if terminal => View::Bars,
+            ProgressMode::Auto | ProgressMode::Bar => View::Plain,
+        };
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            view,
+            quiet,
+            screen,
+            tally: Mutex::new(Tally::new(now)),
+            json: json::Json::new(now),
+        });
+        let drawing = match view {
+            View::Bars => {
+                let mut bars = bars::Bars::new(&shared.screen);
+                Some(every(Duration::from_millis(100), shared.clone(), move |shared| match shared {
+                    Some(shared) => bars.draw(&mut shared.tally(), shared.screen.paint()),
+                    None => bars.clear(),
+                }))
+            }
+            View::Plain => {
+                let mut pulse = plain::Pulse::new(Instant::now());
+                Some(every(Duration::from_secs(1), shared.clone(), move |shared| {
+                    let Some(shared) = shared else { return };
+                    let line = pulse.beat(&mut shared.tally(), Instant::now());
+                    if let Some(line) = line {
+                        shared.screen.line(&line);
+                    }
+                }))
+            }
+            View::Json => {
+                shared.json.open();
+                None
+            }
+            View::Nothing => None,
+        };
+        Self { shared, drawing }
+    }
+
+    /// Who is to be told of the run's events.
+    pub(super) fn observer(&self) -> Arc<dyn Observer> {
+        Arc::new(Teller(self.shared.clone()))
+    }
+
+    /// Ends the showing and takes the bars away. With JSON, `end` becomes the last event.
+    pub(super) fn stop(mut self, end: Option<&crate::copy::Report>) {
+        if let (View::Json, Some(report)) = (self.shared.view, end) {
+            self.shared.json.finished(report);
+        }
+        self.end_drawing();
+    }
+
+    fn end_drawing(&mut self) {
+        if let Some((stop, thread)) = self.drawing.take() {
+            drop(stop);
+            // A drawing thread that panicked has nothing more to draw.
+            let _ = thread.join();
+        }
+        self.shared.screen.set_bars(None);
+        self.shared.json.close();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end_drawing();
+    }
+}
+
+/// Calls `draw` each `period` on a thread, and once without the tally at the end.
+fn every(
+    period: Duration,
+    shared: Arc<Shared>,
+    mut draw: impl FnMut(Option<&Shared>) + Send + 'static,
+) -> (Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = channel();
+    let thread = std::thread::spawn(move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(period) {
+            draw(Some(&shared));
+        }
+        draw(None);
+    });
+    (stop, thread)
+}
+
+struct Teller(Arc<Shared>);
+
+impl Observer for Teller {
+    fn event(&self, event: &Event<'_>) {
+        let shared = &*self.0;
+        if shared.view == View::Json {
+            return shared.json.event(event);
+        }
+        let (done, total) = {
+            let mut tally = shared.tally();
+            tally.note(event, Instant::now());
+            (tally.images_done(), tally.images)
+        };
+        match event {
+            Event::ImageFinished { image } if matches!(shared.view, View::Bars | View::Plain) => {
+                shared.tally().spoke = Some(Instant::now());
+                shared.screen.line(&finished(image, done, total, shared));
+            }
+            Event::Warning { reference: None, message } if !shared.quiet => {
+                let word = shared.screen.paint().yellow("warning:");
+                shared.screen.line(&format!("{word} {}", clean(message)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The line of an image that has ended.
+fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> String {
+    let paint = shared.screen.paint();
+    let width = total.to_string().len();
+    let place = paint.dim(&format!("[{done:>width$}/{total}]"));
+    let reference = image.reference.to_string();
+    let reference = clean(&reference);
+    let why = || image.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+    match image.status {
+        Status::Saved => {
+            let size = output::size(image.bytes_fetched);
+            let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
+            format!(
+                "{place} {} {reference}  {}",
+                paint.green("saved    "),
+                paint.dim(&format!("{size} in {time}"))
+            )
+        }
+        Status::Unchanged => format!("{place} {} {reference}", paint.dim("unchanged")),
+        Status::Skipped => format!("{place} {} {reference}  {}", paint.yellow("skipped  "), clean(why())),
+        Status::Failed => format!("{place} {} {reference}  {}", paint.red("failed   "), clean(why())),
+    }
+}

@@ -1,0 +1,201 @@
+//! The counts behind what is shown: pure, and given the time.
+
+use crate::cli::output::clean;
+use crate::copy::{Event, Status};
+use crate::oci::Digest;
+use std::time::{Duration, Instant};
+
+/// A rate that follows the last few seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rate {
+    last: Option<(Instant, u64)>,
+    per_second: Option<f64>,
+}
+
+impl Rate {
+    /// How fast an older rate is forgotten.
+    const MEMORY: f64 = 3.0;
+
+    /// Notes that `total` was reached at `now`.
+    fn sample(&mut self, total: u64, now: Instant) {
+        let Some((then, before)) = self.last else {
+            self.last = Some((now, total));
+            return;
+        };
+        let passed = now.saturating_duration_since(then).as_secs_f64();
+        if passed < 0.05 {
+            return;
+        }
+        let current = total.saturating_sub(before) as f64 / passed;
+        let keep = (-passed / Self::MEMORY).exp();
+        self.per_second = Some(self.per_second.map_or(current, |rate| rate * keep + current * (1.0 - keep)));
+        self.last = Some((now, total));
+    }
+
+    /// Bytes in a second, once something is known of it.
+    pub(super) fn per_second(&self) -> Option<f64> {
+        self.per_second
+    }
+}
+
+/// A blob that is coming.
+#[derive(Clone, Debug)]
+pub(super) struct Active {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) at: u64,
+    pub(super) rate: Rate,
+}
+
+/// What has happened so far.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) started: Instant,
+    pub(super) images: usize,
+    planned: usize,
+    ended: [usize; 4],
+    /// Bytes that have to come, as far as images are planned.
+    pub(super) to_fetch: u64,
+    /// Bytes of them that are there, those of earlier runs included.
+    pub(super) fetched: u64,
+    pub(super) active: Vec<Active>,
+    pub(super) rate: Rate,
+    pub(super) retries: u64,
+    trouble: Option<(Instant, String)>,
+    /// When a line was last printed.
+    pub(super) spoke: Option<Instant>,
+}
+
+impl Tally {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            images: 0,
+            planned: 0,
+            ended: [0; 4],
+            to_fetch: 0,
+            fetched: 0,
+            active: Vec::new(),
+            rate: Rate::default(),
+            retries: 0,
+            trouble: None,
+            spoke: None,
+        }
+    }
+
+    /// Takes note of `event`.
+    pub(super) fn note(&mut self, event: &Event<'_>, now: Instant) {
+        match event {
+            Event::RunStarted { images } => self.images = *images,
+            Event::ImagePlanned { fetch_bytes, .. } => {
+                self.planned += 1;
+                self.to_fetch += fetch_bytes;
+            }
+            Event::BlobStarted { digest, size, resumed } => {
+                self.active.retain(|blob| blob.digest != *digest);
+                self.fetched += resumed;
+                let rate = Rate { last: Some((now, *resumed)), per_second: None };
+                self.active.push(Active { digest: *digest, size: *size, at: *resumed, rate });
+            }
+            Event::BlobAdvanced { digest, bytes } => {
+                self.fetched += bytes;
+                if let Some(blob) = self.active.iter_mut().find(|blob| blob.digest == *digest) {
+                    blob.at += bytes;
+                }
+            }
+            Event::BlobFinished { digest, .. } => self.active.retain(|blob| blob.digest != *digest),
+            Event::Retrying { subject, error, .. } => {
+                self.retries += 1;
+                let error = error.to_string();
+                let text = if error.starts_with(subject) { error } else { format!("{subject}: {error}") };
+                self.trouble = Some((now, clean(&text).into_owned()));
+            }
+            Event::ImageFinished { image } => self.ended[slot(image.status)] += 1,
+            Event::Warning { .. } => {}
+        }
+    }
+
+    /// Brings the rates up to `now`.
+    pub(super) fn sample(&mut self, now: Instant) {
+        self.rate.sample(self.fetched, now);
+        for blob in &mut self.active {
+            blob.rate.sample(blob.at, now);
+        }
+    }
+
+    pub(super) fn images_done(&self) -> usize {
+        self.ended.iter().sum()
+    }
+
+    pub(super) fn count(&self, status: Status) -> usize {
+        self.ended[slot(status)]
+    }
+
+    /// Whether all bytes that have to come are known. Images that failed early are never planned.
+    pub(super) fn is_planned(&self) -> bool {
+        self.images > 0 && self.planned.max(self.images_done()) >= self.images
+    }
+
+    /// How long the rest will take, where that can be said.
+    pub(super) fn eta(&self) -> Option<Duration> {
+        let rate = self.rate.per_second().filter(|rate| *rate >= 1.0)?;
+        let left = self.to_fetch.saturating_sub(self.fetched);
+        if !self.is_planned() || left == 0 {
+            return None;
+        }
+        Duration::try_from_secs_f64(left as f64 / rate).ok().filter(|eta| eta.as_secs() < 100 * 3600)
+    }
+
+    /// What was last tried again and why, if that was in the last `within`.
+    pub(super) fn trouble(&self, now: Instant, within: Duration) -> Option<&str> {
+        let (when, text) = self.trouble.as_ref()?;
+        (now.saturating_duration_since(*when) <= within).then_some(text.as_str())
+    }
+}
+
+fn slot(status: Status) -> usize {
+    match status {
+        Status::Saved => 0,
+        Status::Unchanged => 1,
+        Status::Skipped => 2,
+        Status::Failed => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::oci::Reference;
+
+    #[test]
+    fn counts_bytes_images_and_time() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut tally = Tally::new(start);
+        let reference = Reference::parse("nginx").unwrap();
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        tally.note(&Event::RunStarted { images: 2 }, start);
+        tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 1 }, start);
+        assert!(!tally.is_planned());
+        tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 0 }, start);
+        tally.note(&Event::BlobStarted { digest: a, size: 1000, resumed: 200 }, start);
+        tally.note(&Event::BlobStarted { digest: b, size: 1000, resumed: 0 }, start);
+        tally.sample(start);
+        assert_eq!(tally.eta(), None);
+        tally.note(&Event::BlobAdvanced { digest: a, bytes: 400 }, after(1));
+        tally.note(&Event::BlobAdvanced { digest: b, bytes: 100 }, after(1));
+        tally.sample(after(1));
+        assert_eq!((tally.fetched, tally.active.len()), (700, 2));
+        assert_eq!(tally.rate.per_second(), Some(500.0));
+        assert_eq!(tally.active[0].rate.per_second(), Some(400.0));
+        assert_eq!(tally.eta(), Some(Duration::from_millis(2600)));
+        tally.note(&Event::BlobFinished { digest: a, size: 1000, complete: true }, after(2));
+        assert_eq!(tally.active.len(), 1);
+        let error = Error::new(ErrorKind::Unavailable, "a.io", "cut \x1b[2J");
+        tally.note(&Event::Retrying { subject: "blob", attempts: 1, error: &error }, after(2));
+        let trouble = tally.trouble(after(3), Duration::from_secs(5)).unwrap();
+        assert_eq!(trouble, "blob: a.io: cut \\u{1b}[2J");
+        assert_eq!(tally.trouble(after(30), Duration::from_secs(5)), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! The one way to stderr while a run goes on, so that lines, logs and bars do not run into each other.
+
+use super::args::LogFormat;
+use super::output::{self, Paint};
+use indicatif::MultiProgress;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, filter, fmt};
+
+/// Stderr, with or without bars at its foot.
+#[derive(Debug, Default)]
+pub(super) struct Screen {
+    bars: Mutex<Option<MultiProgress>>,
+    /// Whether what is printed may have colours.
+    colours: bool,
+}
+
+impl Screen {
+    pub(super) fn new(colours: bool) -> Arc<Self> {
+        Arc::new(Self { bars: Mutex::default(), colours })
+    }
+
+    pub(super) fn paint(&self) -> Paint {
+        Paint(self.colours)
+    }
+
+    fn bars(&self) -> MutexGuard<'_, Option<MultiProgress>> {
+        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows bars from now on, or none any more.
+    pub(super) fn set_bars(&self, bars: Option<MultiProgress>) {
+        *self.bars() = bars;
+    }
+
+    /// Writes whole lines, above the bars if there are any.
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let bars = self.bars().clone();
+        let print = || io::stderr().lock().write_all(bytes);
+        match bars {
+            Some(bars) => bars.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// Prints a line. What it holds of others' text must be clean already.
+    pub(super) fn line(&self, line: &str) {
+        // There is nobody to tell when stderr is gone.
+        let _ = self.write(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Sends the log to `screen`: warnings, and with `verbose` what saver itself does. Only its own targets
+/// are ever logged: those of the HTTP libraries may print headers, and headers hold credentials.
+pub(super) fn start_log(screen: &Arc<Screen>, verbose: u8, format: LogFormat) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let own = filter::Targets::new().with_target("saver", level);
+    let writer = LogWriter(screen.clone());
+    let layer = match format {
+        LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(writer).boxed(),
+        LogFormat::Json => fmt::layer().json().with_writer(writer).boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(own));
+    // A second log in one process (a test) keeps the first.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+struct LogWriter(Arc<Screen>);
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = LogLine;
+
+    fn make_writer(&'a self) -> LogLine {
+        LogLine(self.0.clone())
+    }
+}
+
+struct LogLine(Arc<Screen>);
+
+impl Write for LogLine {
+    /// A log line comes in one piece.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.line(&output::clean(text.trim_end_matches('\n')));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
