@@ -10,6 +10,7 @@ pub mod content;
 pub mod copy;
 pub mod error;
 pub mod list;
+pub mod ls;
 pub mod oci;
 pub mod registry;
 pub mod serve;

@@ -72,6 +72,10 @@ pub enum Command {
     /// Save images into a directory (the same as no command)
     #[command(after_long_help = EXAMPLES, override_usage = "saver save --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...")]
     Save(Box<SaveArgs>),
+    /// List what a directory holds: repositories, tags, platforms and sizes
+    ///
+    /// A tag that is damaged is listed with what is wrong, and the exit code is 1.
+    Ls(super::ls::Args),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

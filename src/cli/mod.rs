@@ -6,6 +6,7 @@
 pub mod args;
 pub mod config;
 pub mod exit;
+pub mod ls;
 mod output;
 mod progress;
 mod screen;
@@ -36,6 +37,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
     match cli.command {
         Some(Command::Completions { shell }) => scripts::completions(shell),
         Some(Command::Man) => scripts::man(),
+        Some(Command::Ls(args)) => ls::run(&args),
         Some(Command::Serve(args)) => block_on(async move { serve::run(&args).await }),
         Some(Command::Save(_)) | None => Exit::Usage,
     }
