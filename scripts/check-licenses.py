@@ -19,7 +19,17 @@ CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
 
 
 class Expression:
-    """Answers whether an SPDX licence expression can be met with the allowed licences."""
+    """Answers whether an SPDX licence expression can be met with the allowed licences.
+
+    >>> allowed = {"MIT", "ISC", "Apache-2.0 WITH LLVM-exception"}
+    >>> [Expression(text, allowed).is_met() for text in (
+    ...     "MIT", "GPL-3.0", "GPL-3.0 OR MIT", "GPL-3.0/MIT", "GPL-3.0 AND MIT",
+    ...     "ISC AND (GPL-3.0 OR MIT)", "Apache-2.0", "Apache-2.0 WITH LLVM-exception")]
+    [True, False, True, True, False, True, False, True]
+    >>> Expression("MIT OR", allowed).is_met()
+    Traceback (most recent call last):
+    ValueError: unexpected end
+    """
 
     def __init__(self, text: str, allowed: set[str]) -> None:
         # Old crates write `A/B` where SPDX writes `A OR B`.

@@ -31,6 +31,7 @@ for path in sorted(pathlib.Path("scripts").iterdir()):
     if path.suffix == ".py" or (path.is_file() and b"python3" in path.read_bytes()[:32]):
         compile(path.read_text(), str(path), "exec")
 PYTHON
+python3 -m doctest scripts/image_tree.py scripts/check-licenses.py
 
 step "samples"
 # The committed samples are what the script makes, byte for byte.

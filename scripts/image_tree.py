@@ -106,12 +106,22 @@ def _stored_block(data: bytes | bytearray, *, last: bool) -> bytes:
 
 
 def gzip_bytes(data: bytes) -> bytes:
-    """`gzip_stream` of one piece of data."""
+    """`gzip_stream` of one piece of data.
+
+    >>> import gzip
+    >>> [size for size in (0, 1, 65535, 65536, 200_000)
+    ...  if gzip.decompress(gzip_bytes(bytes(size))) != bytes(size)]
+    []
+    """
     return b"".join(gzip_stream([data]))
 
 
 def zstd_bytes(data: bytes) -> bytes:
-    """Frames data as zstd (RFC 8878) in raw blocks, with its size and without a checksum."""
+    """Frames data as zstd (RFC 8878) in raw blocks, with its size and without a checksum.
+
+    >>> zstd_bytes(b"hello").hex(" ", -4)
+    '28b52ffd a0050000 00290000 68656c6c 6f'
+    """
     # Frame_Header_Descriptor 0xA0: 4-byte content size, single segment, no dictionary.
     frame = [struct.pack("<IBI", 0xFD2F_B528, 0xA0, len(data))]
     starts = range(0, max(len(data), 1), _ZSTD_BLOCK_MAX)
