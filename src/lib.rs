@@ -13,8 +13,10 @@ pub mod list;
 pub mod ls;
 pub mod oci;
 pub mod registry;
+pub mod save;
 pub mod serve;
 pub mod store;
 
 pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};
+pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, save_images};

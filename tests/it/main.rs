@@ -3,5 +3,6 @@
 // A test fails by panicking, in the functions that tests share too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod house;
 mod samples;
 mod support;

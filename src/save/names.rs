@@ -1,0 +1,155 @@
+//! What an image is called in the tree.
+
+use crate::content::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Reference, Registry, Repository};
+use std::str::FromStr;
+
+/// How an image's name at its registry becomes its name in the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NameRule {
+    /// The name without its domain: `quay.io/cilium/cilium` is `cilium/cilium`. Docker Hub's official images
+    /// are reachable by their short name too: `library/mysql` and `mysql`.
+    #[default]
+    Strip,
+    /// The name with its domain: `docker.io/library/nginx`; a port's colon becomes `_`.
+    Domain,
+    /// A pattern with `{domain}`, `{repository}` and `{tag}`; what follows a colon in it is the tag.
+    Template(String),
+}
+
+impl FromStr for NameRule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "strip" => Ok(Self::Strip),
+            "domain" => Ok(Self::Domain),
+            template if template.contains("{repository}") => {
+                let rule = Self::Template(template.to_owned());
+                let sample = Reference::parse("registry.example:5000/team/app:v1")?;
+                rule.place(&sample).map(|_| rule)
+            }
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("name rule {text:?}"),
+                "it must be strip, domain, or a pattern with {repository} in it",
+            )
+            .with_hint("for example --names 'mirror/{domain}/{repository}'")),
+        }
+    }
+}
+
+impl NameRule {
+    /// Where `reference` goes.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a pattern gives a name that no registry accepts, or needs a tag that the reference has not.
+    pub fn place(&self, reference: &Reference) -> Result<Place> {
+        let (repository, tag) = (&reference.repository, &reference.tag);
+        let named = |name: &str| name.parse::<Repository>().map_err(|error| unusable(reference, &error));
+        match self {
+            Self::Strip => Ok(Place { repository: repository.clone(), tag: tag.clone() }),
+            Self::Domain => {
+                let repository = named(&format!("{}/{repository}", folder(&reference.registry)))?;
+                Ok(Place { repository, tag: tag.clone() })
+            }
+            Self::Template(template) => {
+                let mut text = template
+                    .replace("{domain}", &folder(&reference.registry))
+                    .replace("{repository}", repository.as_str());
+                if text.contains("{tag}") {
+                    let Some(tag) = tag else {
+                        let message = "the name pattern has {tag} in it, and this image has none";
+                        return Err(Error::new(ErrorKind::InvalidInput, reference, message));
+                    };
+                    text = text.replace("{tag}", tag.as_str());
+                }
+                let (name, own) = match text.rsplit_once(':') {
+                    Some((name, own)) => {
+                        (name, Some(own.parse().map_err(|error| unusable(reference, &error))?))
+                    }
+                    None => (text.as_str(), None),
+                };
+                Ok(Place { repository: named(name)?, tag: own.or_else(|| tag.clone()) })
+            }
+        }
+    }
+
+    /// The second place that an image is reachable at, if it has one.
+    #[must_use]
+    pub fn alias(&self, reference: &Reference) -> Option<Place> {
+        if *self != Self::Strip || !reference.registry.is_docker_hub() {
+            return None;
+        }
+        let repository = reference.repository.official_name()?;
+        Some(Place { repository, tag: reference.tag.clone() })
+    }
+}
+
+fn unusable(reference: &Reference, error: &Error) -> Error {
+    Error::new(ErrorKind::InvalidInput, reference, format!("its name in the tree cannot be used: {error}"))
+        .with_hint("change the pattern of --names")
+}
+
+/// A domain as a part of a repository's name: separators that stand together or at an end fall away.
+fn folder(registry: &Registry) -> String {
+    let parts = registry.as_str().split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'));
+    parts
+        .map(|part| part.trim_matches(['.', '-']))
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_tree() {
+        for (rule, reference, expect) in [
+            ("strip", "nginx", "library/nginx:latest"),
+            ("strip", "quay.io/cilium/cilium:v1", "cilium/cilium:v1"),
+            ("domain", "nginx", "docker.io/library/nginx:latest"),
+            ("domain", "localhost:5000/a/b:v1", "localhost_5000/a/b:v1"),
+            ("domain", "[::1]:5000/a:v1", "1_5000/a:v1"),
+            ("mirror/{domain}/{repository}", "quay.io/a/b:v1", "mirror/quay.io/a/b:v1"),
+            ("all/{repository}:{domain}-{tag}", "quay.io/a/b:v1", "all/a/b:quay.io-v1"),
+        ] {
+            let rule: NameRule = rule.parse().unwrap();
+            let place = rule.place(&Reference::parse(reference).unwrap()).unwrap();
+            assert_eq!(place.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn rules_that_cannot_work_are_refused() {
+        for bad in [
+            "",
+            "keep",
+            "{domain}",
+            "UP/{repository}",
+            "a b/{repository}",
+            "{repository}:",
+            "{x}/{repository}",
+        ] {
+            assert!(bad.parse::<NameRule>().is_err(), "{bad}");
+        }
+        let rule: NameRule = "{repository}:{tag}".parse().unwrap();
+        let pinned = format!("a@sha256:{}", "0".repeat(64));
+        assert!(rule.place(&Reference::parse(&pinned).unwrap()).is_err());
+    }
+
+    #[test]
+    fn only_official_images_have_a_short_name() {
+        let alias = |rule: NameRule, name: &str| {
+            rule.alias(&Reference::parse(name).unwrap()).map(|place| place.to_string())
+        };
+        assert_eq!(alias(NameRule::Strip, "mysql:8").as_deref(), Some("mysql:8"));
+        assert_eq!(alias(NameRule::Strip, "bitnami/mysql:8"), None);
+        assert_eq!(alias(NameRule::Strip, "quay.io/library/mysql:8"), None);
+        assert_eq!(alias(NameRule::Domain, "mysql:8"), None);
+    }
+}

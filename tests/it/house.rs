@@ -1,0 +1,138 @@
+//! The house rules that a test can hold: arrows point down, files keep their size.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room and the rooms it may use. A new arrow is a design change: ARCHITECTURE.md first.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("oci", &["error"]),
+    ("list", &["error", "oci"]),
+    ("content", &["error", "oci"]),
+    ("registry", &["error", "oci", "content"]),
+    ("store", &["error", "oci", "content"]),
+    ("copy", &["error", "oci", "content"]),
+    ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
+    ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
+    ("prune", &["error", "oci", "list", "content", "store", "save"]),
+    ("ls", &["error", "oci", "store"]),
+    ("serve", &["error", "oci", "store"]),
+    (
+        "cli",
+        &[
+            "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
+            "serve",
+        ],
+    ),
+];
+
+fn sources() -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    found
+}
+
+/// The room a file belongs to: the first part of its path below `src`.
+fn room(path: &Path) -> String {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    below.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The rooms that a source text names by `crate::`.
+fn named(text: &str) -> BTreeSet<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut rooms = BTreeSet::new();
+    for line in code {
+        for after in line.split("crate::").skip(1) {
+            let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
+            rooms.insert(after[..end].to_owned());
+            if let Some(group) = after.strip_prefix('{') {
+                let inner = group.split('}').next().unwrap();
+                rooms.extend(inner.split(',').map(|part| part.trim().split("::").next().unwrap().to_owned()));
+            }
+        }
+    }
+    rooms
+}
+
+#[test]
+fn arrows_point_down() {
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let room = room(&path);
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
+            wrong.push(format!("{}: the room {room} has no row in ARROWS", path.display()));
+            continue;
+        };
+        for used in named(&fs::read_to_string(&path).unwrap()) {
+            let is_room = ARROWS.iter().any(|(name, _)| *name == used);
+            if is_room && used != room && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{} uses crate::{used}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that do not point down:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_command_line_speaks() {
+    let spoken = ["println!", "eprintln!", "std::process::exit", "std::env::var", "env::args", "home_dir"];
+    let mut wrong = Vec::new();
+    for path in sources() {
+        if matches!(room(&path).as_str(), "cli" | "main") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for word in spoken.iter().filter(|word| {
+            code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(**word))
+        }) {
+            wrong.push(format!("{}: {word}", path.display()));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "below the command line nothing prints, exits or reads the environment:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn rooms_have_no_junk_drawers() {
+    for path in sources() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(
+            !matches!(name, "util" | "utils" | "common" | "helpers" | "manager" | "misc"),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn files_keep_their_size() {
+    for path in sources() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 700, "{} has {lines} lines: it is asking to be two", path.display());
+    }
+}
+
+#[test]
+fn the_arrow_test_reads_both_forms_of_use() {
+    let named = named("use crate::error::Result;\nuse crate::{oci::Digest, store};\n// crate::cli\n");
+    assert_eq!(named.into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>(), ["error", "oci", "store"]);
+}
