@@ -5,4 +5,5 @@
 
 mod house;
 mod samples;
+mod save;
 mod support;

@@ -1,0 +1,234 @@
+//! Saving, through the library: from an embedded registry over the sample images into a fresh tree.
+
+use super::support::samples::{Samples, listed};
+use saver::copy::{IndexMode, MissingPlatform};
+use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
+use saver::store::Store;
+use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
+use std::path::Path;
+
+fn options(dir: &Path, arch: &str) -> SaveOptions {
+    let mut options = SaveOptions::new(dir);
+    options.copy.platforms = arch.parse().unwrap();
+    options
+}
+
+async fn save(options: SaveOptions, references: &[Reference]) -> Report {
+    let images = references.iter().cloned().map(SaveImage::from).collect();
+    ImageSaver::new(options).unwrap().save(images).await.unwrap()
+}
+
+fn read_tag(dir: &Path, repository: &str, tag: &str) -> Option<Digest> {
+    let store = Store::open_read_only(dir).unwrap();
+    store.read_tag(&repository.parse().unwrap(), &tag.parse().unwrap()).unwrap()
+}
+
+fn parsed(dir: &Path, digest: &Digest) -> Manifest {
+    let store = Store::open_read_only(dir).unwrap();
+    let bytes = store.read_content(digest, 4 << 20).unwrap().unwrap();
+    RawManifest::new(bytes, None).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sample_is_saved_and_a_second_run_changes_nothing() {
+    let samples = Samples::serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let references = listed(&samples.host());
+    let first = save(options(dir.path(), "amd64"), &references).await;
+    assert!(
+        first.is_success(),
+        "{:#?}",
+        first.images.iter().filter_map(|i| i.error.as_ref()).collect::<Vec<_>>()
+    );
+    assert!(first.images.iter().all(|image| image.status == Status::Saved), "{:?}", first.images);
+    assert!(first.bytes_fetched > 0 && first.bytes_reused > 0);
+
+    let upstream = Store::open_read_only(&Samples::dir()).unwrap();
+    for image in &first.images {
+        let tag = image.tag.as_ref().unwrap();
+        let theirs =
+            upstream.read_tag(&image.reference.repository, image.reference.tag.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            read_tag(dir.path(), image.repository.as_str(), tag.as_str()),
+            theirs,
+            "{}",
+            image.reference
+        );
+    }
+
+    let before = snapshot(dir.path());
+    let second = save(options(dir.path(), "amd64"), &references).await;
+    assert!(second.images.iter().all(|image| image.status == Status::Unchanged), "{:#?}", second.images);
+    assert_eq!(second.bytes_fetched, 0);
+    assert_eq!(snapshot(dir.path()), before, "a run with nothing to do wrote something");
+}
+
+/// Every file with its length and modification time.
+fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)> {
+    let mut files: Vec<_> = walkdir::WalkDir::new(dir)
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let metadata = entry.metadata().unwrap();
+            (entry.into_path(), metadata.len(), metadata.modified().unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_image_is_a_row_and_the_rest_go_on() {
+    let samples = Samples::serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let host = samples.host();
+    let names = ["demo/app:1.0", "demo/app:gone", "nowhere/at-all:1", "demo/tool:2.1"];
+    let references: Vec<Reference> =
+        names.iter().map(|name| Reference::parse(&format!("{host}/{name}")).unwrap()).collect();
+    let report = save(options(dir.path(), "amd64"), &references).await;
+    let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
+    assert_eq!(statuses, [Status::Saved, Status::Failed, Status::Failed, Status::Saved]);
+    for failed in [1, 2] {
+        let error = report.images[failed].error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::NotFound, "{}", error.message);
+        assert!(error.message.contains(&references[failed].repository.to_string()), "{}", error.message);
+    }
+    assert_eq!(read_tag(dir.path(), "demo/app", "gone"), None);
+    assert!(read_tag(dir.path(), "demo/tool", "2.1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn index_modes_decide_what_the_tag_names() {
+    let samples = Samples::serve().await;
+    let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
+    let run = async |mode| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path(), "amd64");
+        options.copy.index = mode;
+        let report = save(options, &reference).await;
+        assert!(report.is_success(), "{report:?}");
+        let image = report.images.into_iter().next().unwrap();
+        let tagged = read_tag(dir.path(), "demo/app", "1.0").unwrap();
+        assert_eq!(image.digest, Some(tagged));
+        (parsed(dir.path(), &tagged), image)
+    };
+    let (kept, kept_row) = run(IndexMode::Keep).await;
+    let Manifest::Index(kept) = kept else { panic!("not an index") };
+    assert!(kept.manifests.len() > 1);
+    assert_eq!(
+        (kept_row.source_digest, kept_row.platforms.as_slice()),
+        (None, &["linux/amd64".to_owned()][..])
+    );
+
+    let (pruned, row) = run(IndexMode::Prune).await;
+    let Manifest::Index(pruned) = pruned else { panic!("not an index") };
+    assert_eq!(pruned.manifests.len(), 1);
+    assert_eq!(row.source_digest, kept_row.digest);
+
+    let (flat, row) = run(IndexMode::Flatten).await;
+    assert!(matches!(flat, Manifest::Image(_)));
+    assert_eq!(row.digest, Some(pruned.manifests[0].digest));
+    assert_eq!(row.source_digest, kept_row.digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_platform_fails_or_is_left_out() {
+    let samples = Samples::serve().await;
+    let host = samples.host();
+    let of = |name: &str| Reference::parse(&format!("{host}/{name}")).unwrap();
+    let references = [of("demo/app:1.0"), of("demo/single:1.0"), of("helm-charts/mysql:8.8.19")];
+    let dir = tempfile::tempdir().unwrap();
+    let report = save(options(dir.path(), "s390x"), &references).await;
+    let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
+    assert_eq!(statuses, [Status::Failed, Status::Failed, Status::Saved], "a chart has no platform");
+    for image in &report.images[..2] {
+        let error = image.error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert!(
+            error.message.contains("linux/s390x") && error.message.contains("linux/amd64"),
+            "{}",
+            error.message
+        );
+    }
+    let mut lenient = options(dir.path(), "s390x");
+    lenient.copy.missing_platform = MissingPlatform::Skip;
+    let report = save(lenient, &references).await;
+    assert_eq!(report.count(Status::Skipped), 2);
+    assert!(report.is_success());
+    assert_eq!(read_tag(dir.path(), "demo/app", "1.0"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_s_own_platforms_come_before_the_run_s_and_a_wider_choice_adds_what_lacks() {
+    let samples = Samples::serve().await;
+    let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
+    let mut image = SaveImage::from(reference.clone());
+    image.platforms = Some(PlatformSet::parse("arm64", "linux").unwrap());
+    let report = saver.save(vec![image.clone()]).await.unwrap();
+    assert_eq!(report.images[0].platforms, ["linux/arm64/v8"]);
+    image.platforms = Some(PlatformSet::All);
+    let report = saver.save(vec![image]).await.unwrap();
+    assert_eq!(report.images[0].status, Status::Saved, "the index was there, the other children were not");
+    assert!(report.images[0].platforms.len() > 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_tag_is_saved_as_pinned_and_a_moved_one_is_told() {
+    let samples = Samples::serve().await;
+    let host = samples.host();
+    let upstream = Store::open_read_only(&Samples::dir()).unwrap();
+    let repository: Repository = "demo/app".parse().unwrap();
+    let old = upstream.read_tag(&repository, &"1.0".parse::<Tag>().unwrap()).unwrap().unwrap();
+    let moved = Reference::parse(&format!("{host}/demo/app:1.1@{old}")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let report = save(options(dir.path(), "amd64"), &[moved]).await;
+    assert!(report.is_success(), "{report:?}");
+    assert_eq!(read_tag(dir.path(), "demo/app", "1.1"), Some(old));
+    assert!(report.images[0].warnings[0].contains("1.1"), "{:?}", report.images[0].warnings);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_images_of_one_name_are_refused_before_anything_is_fetched() {
+    let (one, two) = (Samples::serve().await, Samples::serve().await);
+    let dir = tempfile::tempdir().unwrap();
+    let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
+    let upstream = Store::open_read_only(&Samples::dir()).unwrap();
+    let digest = upstream.read_tag(&"demo/tool".parse().unwrap(), &"2.1".parse().unwrap()).unwrap().unwrap();
+    let same = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.host())];
+    let differ = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0@{digest}", two.host())];
+    let images = |names: &[String]| names.iter().map(|name| Reference::parse(name).unwrap().into()).collect();
+    let error = saver.save(images(&differ)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    for name in &differ {
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    assert!(!dir.path().join("docker").exists(), "something was written");
+    assert!(saver.save(images(&same)).await.unwrap().is_success(), "the same content under one name is fine");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planning_tells_what_would_come_and_writes_nothing() {
+    let samples = Samples::serve().await;
+    let references = listed(&samples.host());
+    let dir = tempfile::tempdir().unwrap();
+    let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
+    let images = || references.iter().cloned().map(SaveImage::from).collect::<Vec<_>>();
+    let before = snapshot(dir.path());
+    let plan = saver.plan_until(images(), std::future::pending()).await.unwrap();
+    assert_eq!(snapshot(dir.path()), before);
+    assert!(plan.images.iter().all(|image| image.error.is_none()), "{:?}", plan.images);
+    let report = saver.save(images()).await.unwrap();
+    assert_eq!(report.bytes_fetched, bytes_on_disk(dir.path()), "something came twice, or not at all");
+    assert!(plan.fetch_bytes > 0 && plan.fetch_bytes < report.bytes_fetched, "manifests come on top");
+    let again = saver.plan_until(images(), std::future::pending()).await.unwrap();
+    assert_eq!(again.fetch_bytes, 0);
+    assert!(again.images.iter().all(|image| image.status == Status::Unchanged));
+}
+
+/// Bytes of all content in the tree: blobs and manifests.
+fn bytes_on_disk(dir: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(dir.join("docker/registry/v2/blobs")).into_iter().map(Result::unwrap);
+    files.filter(|entry| entry.file_type().is_file()).map(|entry| entry.metadata().unwrap().len()).sum()
+}
