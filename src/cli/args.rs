@@ -4,6 +4,9 @@
 //! Rules that the layering of [`super::config`] rests on: every flag has a long name; no flag is `required`
 //! in a way a default could not satisfy; flags that exclude each other are told apart when they are resolved.
 
+// The comments of flags are help text first: `HOST[:PORT]` is no link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

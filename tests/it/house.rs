@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
     ("ls", &["error", "oci", "store"]),
-    ("serve", &["error", "oci", "store"]),
+    ("serve", &["error", "oci", "content", "store"]),
     (
         "cli",
         &[
