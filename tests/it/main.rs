@@ -3,6 +3,7 @@
 // A test fails by panicking, in the functions that tests share too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod crash;
 mod house;
 mod samples;
 mod save;

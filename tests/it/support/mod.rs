@@ -1,4 +1,8 @@
 //! What the tests share.
 
+pub(crate) mod images;
 pub(crate) mod peers;
+pub(crate) mod power_loss;
 pub(crate) mod samples;
+pub(crate) mod stopping;
+pub(crate) mod tree;
