@@ -9,6 +9,7 @@ pub mod exit;
 pub mod ls;
 mod output;
 mod progress;
+mod registries;
 mod screen;
 mod scripts;
 pub mod serve;
