@@ -6,17 +6,24 @@
 pub mod args;
 pub mod config;
 pub mod exit;
+mod interrupt;
+mod lists;
 pub mod ls;
+mod outfile;
 mod output;
 mod progress;
 mod registries;
+mod save;
 mod screen;
 mod scripts;
 pub mod serve;
+mod summary;
 
+use crate::error::{Error, ErrorKind};
 use args::{Cli, Command};
 use clap::error::ErrorKind as ClapError;
-use clap::{CommandFactory, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use config::Environment;
 use exit::Exit;
 use std::ffi::OsString;
@@ -40,7 +47,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Man) => scripts::man(),
         Some(Command::Ls(args)) => ls::run(&args),
         Some(Command::Serve(args)) => block_on(async move { serve::run(&args).await }),
-        Some(Command::Save(_)) | None => Exit::Usage,
+        Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
+        None => block_on(save::run(&cli.save, &cli.global, environment)),
     }
 }
 
@@ -57,7 +65,27 @@ fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
         Exit::of_error(&error)
     })?;
     let matches = command.try_get_matches_from(argv).map_err(|error| tell(&error))?;
+    if let Some(error) = misplaced(&matches) {
+        output::failure(&error);
+        return Err(Exit::Usage);
+    }
     Cli::from_arg_matches(&matches).map_err(|error| tell(&error))
+}
+
+/// Flags of saving that stand before another command's name would be lost without a word.
+fn misplaced(matches: &ArgMatches) -> Option<Error> {
+    let command = matches.subcommand_name()?;
+    let root = Cli::command();
+    let own = root.get_arguments().filter(|arg| !arg.is_global_set());
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let arg = own.into_iter().find(|arg| given(arg.get_id().as_str()))?;
+    let flag = arg.get_long().map(|long| format!("--{long}")).unwrap_or_default();
+    let error = Error::new(
+        ErrorKind::InvalidInput,
+        flag.clone(),
+        format!("this stands before the command {command}"),
+    );
+    Some(error.with_hint(format!("write saver {command} {flag} ...")))
 }
 
 fn tell(error: &clap::Error) -> Exit {
@@ -79,7 +107,7 @@ fn block_on(work: impl Future<Output = Exit>) -> Exit {
             exit
         }
         Err(cause) => {
-            let error = crate::Error::storage("runtime", "start the worker threads", cause);
+            let error = Error::storage("runtime", "start the worker threads", cause);
             output::failure(&error);
             Exit::Stopped
         }

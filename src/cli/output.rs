@@ -49,6 +49,11 @@ pub(super) fn stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// Writes lines to stderr that are clean already.
+pub(super) fn stderr_text(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Tells an error: what failed, and on a line of its own what to try.
 pub(super) fn failure(error: &Error) {
     stderr(&format!("error: {}", clean(&error.to_string())));

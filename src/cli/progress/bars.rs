@@ -123,7 +123,7 @@ mod tests {
     fn the_lines_tell_how_things_stand() {
         let start = Instant::now();
         let later = start + Duration::from_secs(1);
-        let mut tally = Tally::new(start);
+        let mut tally = Tally::new();
         let reference = Reference::parse("nginx").unwrap();
         tally.note(&Event::RunStarted { images: 1 }, start);
         tally.sample(start);

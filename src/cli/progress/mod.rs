@@ -63,7 +63,7 @@ impl Progress {
             view,
             quiet,
             screen,
-            tally: Mutex::new(Tally::new(now)),
+            tally: Mutex::new(Tally::new()),
             json: json::Json::new(now),
         });
         let drawing = match view {
@@ -172,20 +172,23 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
     let width = total.to_string().len();
     let place = paint.dim(&format!("[{done:>width$}/{total}]"));
     let reference = image.reference.to_string();
-    let reference = clean(&reference);
-    let why = || image.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+    let why = || {
+        let why = image.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+        why.strip_prefix(&format!("{reference}: ")).unwrap_or(why)
+    };
+    let name = clean(&reference);
     match image.status {
         Status::Saved => {
             let size = output::size(image.bytes_fetched);
             let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
             format!(
-                "{place} {} {reference}  {}",
+                "{place} {} {name}  {}",
                 paint.green("saved    "),
                 paint.dim(&format!("{size} in {time}"))
             )
         }
-        Status::Unchanged => format!("{place} {} {reference}", paint.dim("unchanged")),
-        Status::Skipped => format!("{place} {} {reference}  {}", paint.yellow("skipped  "), clean(why())),
-        Status::Failed => format!("{place} {} {reference}  {}", paint.red("failed   "), clean(why())),
+        Status::Unchanged => format!("{place} {} {name}", paint.dim("unchanged")),
+        Status::Skipped => format!("{place} {} {name}  {}", paint.yellow("skipped  "), clean(why())),
+        Status::Failed => format!("{place} {} {name}  {}", paint.red("failed   "), clean(why())),
     }
 }

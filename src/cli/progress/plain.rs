@@ -58,7 +58,7 @@ mod tests {
     fn beats_only_in_silence() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut tally = Tally::new(start);
+        let mut tally = Tally::new();
         tally.note(&Event::RunStarted { images: 3 }, start);
         tally.note(&Event::BlobStarted { digest: Digest::of(b"a"), size: 9_000_000, resumed: 0 }, start);
         let mut pulse = Pulse::new(start);

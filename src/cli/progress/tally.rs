@@ -50,7 +50,6 @@ pub(super) struct Active {
 /// What has happened so far.
 #[derive(Debug)]
 pub(super) struct Tally {
-    pub(super) started: Instant,
     pub(super) images: usize,
     planned: usize,
     ended: [usize; 4],
@@ -67,9 +66,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            started: now,
             images: 0,
             planned: 0,
             ended: [0; 4],
@@ -172,7 +170,7 @@ mod tests {
     fn counts_bytes_images_and_time() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut tally = Tally::new(start);
+        let mut tally = Tally::new();
         let reference = Reference::parse("nginx").unwrap();
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         tally.note(&Event::RunStarted { images: 2 }, start);

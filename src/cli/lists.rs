@@ -1,0 +1,85 @@
+//! The images of a run: lists read from files and stdin, and names from the command line.
+
+use super::output::{self, clean, count};
+use super::screen::Screen;
+use crate::error::{Error, ErrorKind, Result};
+use crate::list::{self, Entry, Origin, Parsed, Remark};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Notes beyond these are counted only.
+const NOTES: usize = 5;
+
+/// Makes sure that there is anything to read.
+///
+/// # Errors
+/// `InvalidInput` when there is not.
+pub(super) fn any(files: &[PathBuf], images: &[String]) -> Result<()> {
+    if files.is_empty() && images.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "", "nothing to save")
+            .with_hint("name images, or give a list with --list FILE; saver --help has examples"));
+    }
+    Ok(())
+}
+
+/// Reads all lists and names. Everything that is wrong with any of them is told at once.
+///
+/// # Errors
+/// `InvalidInput` when something is wrong, after it was told where and why.
+pub(super) fn read(files: &[PathBuf], images: &[String], screen: &Screen, quiet: bool) -> Result<Vec<Entry>> {
+    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
+        return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
+    }
+    let lists = files.iter().map(|file| read_file(file));
+    let all = list::merge(lists.chain([list::parse_images(images)]));
+    if !all.problems.is_empty() {
+        for problem in &all.problems {
+            output::stderr(&clean(&problem.to_string()));
+        }
+        let told = format!("{} wrong; nothing was fetched", are(all.problems.len()));
+        return Err(Error::new(ErrorKind::InvalidInput, "", told));
+    }
+    if !quiet {
+        tell_notes(&all.notes, screen);
+    }
+    Ok(all.entries)
+}
+
+fn are(problems: usize) -> String {
+    format!(
+        "{} {}",
+        count(problems, "entry").replace("entrys", "entries"),
+        if problems == 1 { "is" } else { "are" }
+    )
+}
+
+fn tell_notes(notes: &[Remark], screen: &Screen) {
+    let word = screen.paint().dim("note:");
+    for note in notes.iter().take(NOTES) {
+        screen.line(&format!("{word} {}", clean(&note.to_string())));
+    }
+    if notes.len() > NOTES {
+        screen.line(&format!("{word} and {} more like these", notes.len() - NOTES));
+    }
+}
+
+/// A list that can't be read is a list with a problem, so that the problems of the others are told too.
+fn read_file(file: &Path) -> Parsed {
+    let stdin = file.as_os_str() == "-";
+    let name = if stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let limit = list::MAX_LIST_BYTES as u64 + 1;
+    let mut text = Vec::new();
+    let read = if stdin {
+        std::io::stdin().lock().take(limit).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text))
+    };
+    match read {
+        Ok(_) => list::parse(&name, &text),
+        Err(cause) => {
+            let origin = Origin { file: name.into(), line: 0, module: None };
+            let problem = Remark { origin, message: format!("cannot read the list: {cause}"), hint: None };
+            Parsed { problems: vec![problem], ..Parsed::default() }
+        }
+    }
+}

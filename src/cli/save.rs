@@ -1,0 +1,270 @@
+//! `saver save`, which is also `saver` without a command.
+
+use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, SaveArgs};
+use super::config::Environment;
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::outfile::Outfile;
+use super::progress::Progress;
+use super::registries::Registries;
+use super::screen::{self, Screen};
+use super::{lists, output, summary};
+use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::list::{self, Entry};
+use crate::oci::{PlatformSet, Registry};
+use crate::registry::{Anonymous, Credential, CredentialSource, Fixed, Secret};
+use crate::save::{ImageSaver, SaveImage, SaveOptions};
+use crate::store::Durability;
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The longest password that is read from stdin, in bytes.
+const MAX_PASSWORD_BYTES: u64 = 64 << 10;
+
+/// Saves, and says how that ended.
+pub(super) async fn run(args: &SaveArgs, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
+    screen::start_log(&screen, global.verbose, global.log_format);
+    let job = match Job::resolve(args, global, environment, &screen) {
+        Ok(job) => job,
+        Err(error) => {
+            output::failure(&error);
+            return Exit::of_error(&error);
+        }
+    };
+    match job.run(args, global, &screen).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            output::failure(&error);
+            Exit::of_error(&error)
+        }
+    }
+}
+
+fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
+    match when {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            terminal && environment.get("NO_COLOR").is_none() && environment.get("TERM") != Some("dumb")
+        }
+    }
+}
+
+/// A run, resolved: all that can be wrong before anything is asked of a registry has been found.
+struct Job {
+    entries: Vec<Entry>,
+    options: SaveOptions,
+    report: Option<Outfile>,
+    failed_list: Option<Outfile>,
+}
+
+impl Job {
+    fn resolve(
+        args: &SaveArgs,
+        global: &GlobalArgs,
+        environment: &Environment,
+        screen: &Screen,
+    ) -> Result<Self> {
+        lists::any(&args.list, &args.images)?;
+        let mut options =
+            SaveOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to save into")?);
+        options.copy = copy_options(args)?;
+        options.names = args.names.parse()?;
+        options.durability = match args.durability {
+            DurabilityArg::Batch => Durability::Batch,
+            DurabilityArg::None => Durability::None,
+        };
+        let registries = Registries::resolve(&args.registry, environment, usize::from(args.jobs))?;
+        if args.registry.password_stdin && args.list.iter().any(|list| list.as_os_str() == "-") {
+            let why = "both read stdin: put one of them in a file";
+            return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
+        }
+        let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
+        let names: BTreeSet<Registry> =
+            entries.iter().map(|entry| entry.reference.registry.clone()).collect();
+        if !global.quiet {
+            for unused in registries.unused(&names) {
+                screen.line(&format!("{} {}", screen.paint().yellow("warning:"), output::clean(&unused)));
+            }
+        }
+        options.credentials = credentials(args, environment, &names)?;
+        for name in &names {
+            options.sessions.insert(name.clone(), registries.session(name)?);
+        }
+        let outfile = |flag, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| Outfile::prepare(flag, path)).transpose()
+        };
+        let report = outfile("--report", &args.report)?;
+        let failed_list = outfile("--failed-list", &args.failed_list)?;
+        Ok(Self { entries, options, report, failed_list })
+    }
+
+    async fn run(mut self, args: &SaveArgs, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {
+        let progress = Progress::start(args.progress, global.quiet, screen.clone());
+        self.options.observer = progress.observer();
+        let told = screen.clone();
+        let interrupt = Interrupt::listen(move || {
+            told.line(
+                "stopping: what is complete stays, the next run goes on from here (again to end at once)",
+            );
+        })?;
+        let images: Vec<SaveImage> = self.entries.iter().cloned().map(SaveImage::from).collect();
+        let quiet = global.quiet || args.progress == super::args::ProgressMode::Json;
+        if args.dry_run {
+            let made = Made::before(&self.options.dir);
+            let saver = ImageSaver::new(self.options)?;
+            let plan = saver.plan_until(images, interrupt.asked()).await?;
+            let free = saver.store().free_space().ok().map(|free| free.bytes);
+            drop(made);
+            progress.stop(None);
+            let exit = tell_plan(&plan, free, quiet, global.quiet, screen);
+            write(self.report, &plan)?;
+            return Ok(if interrupt.was_asked() { Exit::Interrupted } else { exit });
+        }
+        let saver = ImageSaver::new(self.options)?;
+        let report = saver.save_until(images, interrupt.asked()).await?;
+        progress.stop(Some(&report));
+        if !quiet {
+            let _ = output::stdout(summary::of_report(&report).as_bytes());
+        }
+        output::stderr_text(&summary::troubles(&report, global.quiet, screen.paint()));
+        write(self.report, &report)?;
+        if let Some(file) = self.failed_list {
+            file.finish(failed_list(&report, &self.entries).as_bytes())?;
+        }
+        Ok(match Exit::of_report(&report) {
+            Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
+            exit => exit,
+        })
+    }
+}
+
+fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> Result<&'a PathBuf> {
+    value.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, flag, "is missing").with_hint(format!("add {flag} {what}"))
+    })
+}
+
+fn copy_options(args: &SaveArgs) -> Result<CopyOptions> {
+    let mut options = CopyOptions::default();
+    let arch = args.arch.as_deref().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
+            .with_hint("add --arch amd64, a comma list such as amd64,arm64, or all")
+    })?;
+    options.platforms = PlatformSet::parse(arch, &args.os)?;
+    options.index = match args.index {
+        IndexArg::Keep => IndexMode::Keep,
+        IndexArg::Prune => IndexMode::Prune,
+        IndexArg::Flatten => IndexMode::Flatten,
+    };
+    options.missing_platform = match args.missing_platform {
+        MissingPlatformArg::Fail => MissingPlatform::Fail,
+        MissingPlatformArg::Skip => MissingPlatform::Skip,
+    };
+    options.attestations = args.attestations;
+    options.foreign_layers = args.foreign_layers;
+    options.retry.retries = args.registry.retries;
+    options.jobs = usize::from(args.jobs);
+    options.fail_fast = args.fail_fast;
+    Ok(options)
+}
+
+/// Where credentials come from: `--username` first, then the files. A list's own go before both.
+fn credentials(
+    args: &SaveArgs,
+    _environment: &Environment,
+    registries: &BTreeSet<Registry>,
+) -> Result<Arc<dyn CredentialSource>> {
+    let wrong = |why: &str| Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why);
+    match (&args.registry.username, args.registry.password_stdin) {
+        (None, false) => return Ok(Arc::new(Anonymous)),
+        (Some(_), true) => {}
+        _ => return Err(wrong("are needed together: the password is read from stdin")),
+    }
+    let mut names = registries.iter();
+    let (Some(registry), None) = (names.next(), names.next()) else {
+        let names: Vec<&str> = registries.iter().map(Registry::as_str).collect();
+        let why =
+            format!("they are for one registry, and the images are in {}: {}", names.len(), names.join(", "));
+        return Err(wrong(&why).with_hint("use docker login, --authfile, or a YAML list with credentials"));
+    };
+    let username = args.registry.username.clone().unwrap_or_default();
+    let credential = Credential::Basic { username, password: password()? };
+    Ok(Arc::new(Fixed::only_for(registry.clone(), credential)))
+}
+
+fn password() -> Result<Secret> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(MAX_PASSWORD_BYTES).read_to_string(&mut text);
+    let refuse = |why: String| Error::new(ErrorKind::InvalidInput, "--password-stdin", why);
+    read.map_err(|cause| refuse(format!("cannot read the password: {cause}")))?;
+    let password = text.trim_end_matches(['\n', '\r']);
+    if password.is_empty() {
+        return Err(refuse("the password is empty".into()));
+    }
+    Ok(Secret::new(password))
+}
+
+/// Directories that opening a tree makes. A dry run leaves none of them behind.
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn before(dir: &Path) -> Self {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        Self(dir.ancestors().take_while(missing).map(Path::to_owned).collect())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            // Only an empty directory goes.
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+fn tell_plan(plan: &Plan, free: Option<u64>, no_table: bool, quiet: bool, screen: &Screen) -> Exit {
+    if !no_table {
+        let _ = output::stdout(summary::of_plan(plan, free).as_bytes());
+    }
+    output::stderr_text(&summary::plan_troubles(plan, quiet, screen.paint()));
+    if let Some(free) = free.filter(|free| *free < plan.fetch_bytes) {
+        let why = format!(
+            "{} would be fetched, and {} are free",
+            output::size(plan.fetch_bytes),
+            output::size(free)
+        );
+        output::failure(
+            &Error::new(ErrorKind::Storage, "", why)
+                .with_hint("free some space or save into another directory"),
+        );
+        return Exit::Stopped;
+    }
+    let failed = plan.images.iter().any(|image| image.status == Status::Failed);
+    if failed { Exit::SomeFailed } else { Exit::Done }
+}
+
+fn write(file: Option<Outfile>, content: &impl serde::Serialize) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let mut json = serde_json::to_vec_pretty(content)
+        .map_err(|cause| Error::new(ErrorKind::Storage, "--report", format!("cannot be written: {cause}")))?;
+    json.push(b'\n');
+    file.finish(&json)
+}
+
+/// The images that failed, as a list to give to `--list`.
+fn failed_list(report: &Report, entries: &[Entry]) -> String {
+    let mut text = String::new();
+    let rows = report.images.iter().zip(entries);
+    for (image, entry) in rows.filter(|(image, _)| image.status == Status::Failed) {
+        let reason = image.error.as_ref().map_or("", |error| error.message.as_str());
+        text.push_str(&list::failed_line(&image.reference, entry.platforms.as_ref(), &output::clean(reason)));
+        text.push('\n');
+    }
+    if text.is_empty() { "# no image failed\n".to_owned() } else { text }
+}
