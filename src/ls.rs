@@ -172,7 +172,10 @@ fn list_tag(store: &Store, repository: &Repository, tag: Tag) -> Result<(TagList
                 media_type = Some(raw.media_type.clone());
                 walk.manifest(&raw, None, 0)?;
             }
-            None => walk.problem(format!("manifest {} is missing", digest.short())),
+            None if walk.problems.is_empty() => {
+                walk.problem(format!("manifest {} is missing", digest.short()));
+            }
+            None => {}
         },
     }
     let listing = TagListing {

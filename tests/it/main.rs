@@ -5,6 +5,8 @@
 
 mod crash;
 mod house;
+mod ls;
 mod samples;
 mod save;
+mod serve;
 mod support;

@@ -1,8 +1,10 @@
 //! What the tests share.
 
+pub(crate) mod handmade;
 pub(crate) mod images;
 pub(crate) mod peers;
 pub(crate) mod power_loss;
 pub(crate) mod samples;
+pub(crate) mod serving;
 pub(crate) mod stopping;
 pub(crate) mod tree;
