@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Bytes that are not what their digest or size says.
     Corrupt,
+    /// Content larger than what is accepted, or than what the disk has room for.
+    TooLarge,
     /// A format or protocol that saver does not handle, named in the message.
     Unsupported,
     /// The local disk refused: full, read-only, no permission, locked. The run cannot go on.
@@ -51,6 +53,7 @@ impl ErrorKind {
             Self::RateLimited => "rate-limited",
             Self::Unavailable => "unavailable",
             Self::Corrupt => "corrupt",
+            Self::TooLarge => "too-large",
             Self::Unsupported => "unsupported",
             Self::Storage => "storage",
             Self::Cancelled => "cancelled",

@@ -47,6 +47,7 @@ impl Exit {
             | ErrorKind::Unauthorized
             | ErrorKind::RateLimited
             | ErrorKind::Unavailable
+            | ErrorKind::TooLarge
             | ErrorKind::Corrupt => Self::SomeFailed,
         }
     }

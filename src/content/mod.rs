@@ -161,6 +161,14 @@ pub trait Sink: Send + Sync + 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
 
+    /// How many more bytes the sink has room for, where it can tell.
+    ///
+    /// # Errors
+    /// As `tag`.
+    fn room(&self) -> impl Future<Output = Result<Option<u64>>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Opens a blob for writing. Waits while another writer, of this process or another, holds the same blob;
     /// answers [`Ingest::Present`] when it is there by then.
     ///

@@ -1,7 +1,7 @@
 //! The one retry policy: what is tried again, how often, and how long to wait.
 
 use crate::error::{Error, ErrorKind, Result};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How failures that may pass are tried again.
 #[derive(Clone, Debug)]
@@ -17,6 +17,10 @@ pub struct RetryPolicy {
     pub max_delay: Duration,
     /// The longest Retry-After that is honoured; a longer one ends the image.
     pub max_retry_after: Duration,
+    /// A stream that brings fewer bytes than this in `slow_window` is given up and asked for again.
+    pub slow_bytes: u64,
+    /// Over what time a stream's bytes are counted.
+    pub slow_window: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -27,6 +31,8 @@ impl Default for RetryPolicy {
             first_delay: Duration::from_millis(200),
             max_delay: Duration::from_secs(30),
             max_retry_after: Duration::from_secs(600),
+            slow_bytes: 600 << 10,
+            slow_window: Duration::from_secs(60),
         }
     }
 }
@@ -95,6 +101,33 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// Watches a stream for trickling: bytes that come, but too few to ever be done.
+#[derive(Debug)]
+pub struct Trickle<'a> {
+    policy: &'a RetryPolicy,
+    since: Instant,
+    bytes: u64,
+}
+
+impl<'a> Trickle<'a> {
+    /// Begins to count now.
+    #[must_use]
+    pub fn new(policy: &'a RetryPolicy) -> Self {
+        Self { policy, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Counts `bytes` that came; answers whether the stream is too slow to wait for.
+    pub fn is_too_slow(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        if self.since.elapsed() < self.policy.slow_window {
+            return false;
+        }
+        let slow = self.bytes < self.policy.slow_bytes;
+        *self = Self::new(self.policy);
+        slow
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +146,15 @@ mod tests {
         assert!(attempts.next_delay(error(ErrorKind::Unavailable)).is_err());
         attempts.progress();
         assert!(attempts.next_delay(error(ErrorKind::Unavailable)).is_ok());
+    }
+
+    #[test]
+    fn a_trickle_is_told_from_a_stream() {
+        let mut policy = RetryPolicy { slow_bytes: 100, ..RetryPolicy::default() };
+        assert!(!Trickle::new(&policy).is_too_slow(1), "the window is not over");
+        policy.slow_window = Duration::ZERO;
+        assert!(Trickle::new(&policy).is_too_slow(99));
+        assert!(!Trickle::new(&policy).is_too_slow(100));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Engine;
 use super::event::Event;
 use super::follower::Followed;
 use super::tally::Tally;
-use crate::content::retry::Attempts;
+use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Reference, Repository};
@@ -65,6 +65,7 @@ impl<K: Sink> Engine<K> {
                 writer.write_at(0, &bytes)?;
                 return writer.commit(&blob.digest);
             }
+            self.check_room(blob, writer.received()).await?;
             let resumed = writer.received() > 0;
             let (writer, digest) = self.receive(source, repository, blob, writer, tally).await?;
             if digest == blob.digest {
@@ -77,6 +78,21 @@ impl<K: Sink> Engine<K> {
             let error =
                 Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"));
             self.again(&mut attempts, tally, &blob.digest, error.on(Side::Source)).await?;
+        }
+    }
+
+    /// Refuses a blob that can't fit before a byte of it is asked for: the others may still fit.
+    async fn check_room(&self, blob: &Descriptor, received: u64) -> Result<()> {
+        let needed = blob.size.saturating_sub(received);
+        match self.sink.room().await? {
+            Some(room) if room < needed => {
+                let message =
+                    format!("does not fit: {needed} of its {} bytes are to come, {room} are free", blob.size);
+                Err(Error::new(ErrorKind::TooLarge, blob.digest, message)
+                    .on(Side::Sink)
+                    .with_hint("free some space and run the same command again: what is saved is kept"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -157,7 +173,7 @@ impl<K: Sink> Engine<K> {
             let chunk = chunk?;
             tally.fetched(chunk.len() as u64);
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
-            check_room(blob, whole.len() as u64, chunk.len())?;
+            check_length(blob, whole.len() as u64, chunk.len())?;
             if whole.is_empty() && chunk.len() as u64 == blob.size {
                 return Ok(chunk);
             }
@@ -225,16 +241,22 @@ impl<K: Sink> Receiver<'_, K> {
         }
         // A source that sends the blob from its start again: what is there already is passed over.
         let mut skip = *at - stream.start;
+        let mut trickle = Trickle::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
             self.tally.fetched(chunk.len() as u64);
+            if trickle.is_too_slow(chunk.len() as u64) {
+                let message =
+                    format!("the answer only trickles: given up after {} of {} bytes", *at, self.blob.size);
+                return Err(Error::new(ErrorKind::Unavailable, self.blob.digest, message).on(Side::Source));
+            }
             let passed = skip.min(chunk.len() as u64);
             skip -= passed;
             let chunk = chunk.split_off(usize::try_from(passed).unwrap_or(chunk.len()));
             if chunk.is_empty() {
                 continue;
             }
-            check_room(self.blob, *at, chunk.len())?;
+            check_length(self.blob, *at, chunk.len())?;
             self.writer.write_at(*at, &chunk)?;
             *at += chunk.len() as u64;
             self.engine
@@ -247,7 +269,7 @@ impl<K: Sink> Receiver<'_, K> {
 }
 
 /// A source that sends more than the manifest says is stopped there: no lie fills the disk.
-fn check_room(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
+fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
     if at + more as u64 <= blob.size {
         return Ok(());
     }

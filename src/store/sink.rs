@@ -42,6 +42,10 @@ impl Sink for Store {
         self.has_revision(repository, digest)
     }
 
+    async fn room(&self) -> Result<Option<u64>> {
+        Ok(Some(self.free_space()?.bytes))
+    }
+
     async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<Writer>> {
         let Descriptor { digest, size, .. } = descriptor;
         let is_there = || Ok::<_, Error>(self.blob_size(digest)? == Some(*size));

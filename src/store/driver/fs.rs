@@ -25,8 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
-/// Blobs at least this long get their space reserved before bytes flow.
+/// Blobs at least this long get their space reserved ahead of the bytes.
 const RESERVE_FROM: u64 = 1 << 20;
+/// How far ahead: an announced length that is a lie holds no more than this.
+const RESERVE_AHEAD: u64 = 64 << 20;
 /// How much is written to a blob before the kernel is asked to start writing it out: the barrier finds little left to do.
 const WRITE_OUT_EVERY: u64 = 8 << 20;
 /// How many directories are remembered as known to exist.
@@ -393,10 +395,15 @@ impl Driver for FsDriver {
                 continue;
             }
             set_file_mode(&fd, found.st_mode)?;
-            reserve(&fd, size)?;
-            let touched = self.touched.clone();
-            let (file, path) = (File::from(fd), path.to_owned());
-            return Ok(Some(Box::new(FsPartial { file, path, length, since: AtomicU64::new(0), touched })));
+            return Ok(Some(Box::new(FsPartial {
+                file: File::from(fd),
+                path: path.to_owned(),
+                length,
+                size,
+                touched: self.touched.clone(),
+                reserved: AtomicU64::new(length),
+                since: AtomicU64::new(0),
+            })));
         }
     }
 
@@ -464,18 +471,6 @@ impl Drop for FsDriver {
     }
 }
 
-/// Reserves room for a large blob, so that a full disk is known before bytes flow.
-fn reserve(fd: &OwnedFd, size: u64) -> io::Result<()> {
-    if size < RESERVE_FROM {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, 0, size) {
-        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO)) => Err(error.into()),
-        // What can't reserve space (NFS 3, some FUSE) runs out of it in the middle, if it does.
-        _ => Ok(()),
-    }
-}
-
 fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -494,9 +489,33 @@ struct FsPartial {
     file: File,
     path: String,
     length: u64,
+    /// How long the blob is to become.
+    size: u64,
     touched: Option<Arc<Mutex<Touched>>>,
+    /// Up to where space is reserved.
+    reserved: AtomicU64,
     /// Bytes written since the kernel was last asked to write out.
     since: AtomicU64,
+}
+
+impl FsPartial {
+    /// Reserves space up to `end` and some way beyond: cheaper than growing the file write by write, and it keeps large blobs
+    /// in one piece.
+    fn reserve(&self, end: u64) -> io::Result<()> {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if self.size < RESERVE_FROM || end <= reserved {
+            return Ok(());
+        }
+        let ahead = (end + RESERVE_AHEAD).min(self.size);
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, reserved, ahead - reserved) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO)) => Err(error.into()),
+            // What can't reserve space (NFS 3, some FUSE) runs out of it in the middle, if it does.
+            _ => {
+                self.reserved.fetch_max(ahead, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Partial for FsPartial {
@@ -505,8 +524,9 @@ impl Partial for FsPartial {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)?;
         let count = bytes.len() as u64;
+        self.reserve(offset + count)?;
+        self.file.write_all_at(bytes, offset)?;
         if self.since.fetch_add(count, Ordering::Relaxed) + count >= WRITE_OUT_EVERY {
             self.since.store(0, Ordering::Relaxed);
             // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
