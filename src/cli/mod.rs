@@ -5,6 +5,8 @@
 
 pub mod args;
 pub mod config;
+pub mod credentials;
+pub mod docker_config;
 pub mod exit;
 mod interrupt;
 mod lists;

@@ -216,6 +216,12 @@ fn tls_failure(subject: &str, url: &Url, host: &str, tls: &rustls::Error) -> Err
                     "trust its authority with --ca-file FILE or, if you must, --insecure-tls {place}"
                 ))
         }
+        Tls::AlertReceived(alert) if wants_certificate(*alert) => failure(
+            ErrorKind::Unauthorized,
+            subject,
+            format!("{place} wants a client certificate, or another one ({alert:?})"),
+        )
+        .with_hint(format!("put client.cert and client.key for {place} where --cert-dir looks")),
         Tls::InvalidMessage(_) => {
             failure(ErrorKind::Unsupported, subject, format!("{place} does not speak TLS"))
                 .with_hint(format!("if it serves plain HTTP and you accept that: --plain-http {place}"))
@@ -226,6 +232,22 @@ fn tls_failure(subject: &str, url: &Url, host: &str, tls: &rustls::Error) -> Err
             format!("TLS with {place} failed: {}", quotable(&other.to_string())),
         ),
     }
+}
+
+/// How servers say that they do not like the certificate they were shown, or that there was none (RFC 8446 6.2).
+fn wants_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// The TLS error in an error's chain of causes; hyper wraps it in `io::Error`s, whose inner error is no `source()`.

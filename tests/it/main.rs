@@ -6,6 +6,7 @@
 mod crash;
 mod house;
 mod ls;
+mod registry;
 mod samples;
 mod save;
 mod serve;

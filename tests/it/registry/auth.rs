@@ -1,0 +1,197 @@
+//! Authentication: what is shown to whom, and how often.
+
+use super::*;
+use crate::support::fault::{Fault, TokenAuth};
+use saver::ErrorKind;
+use saver::content::Target;
+
+fn user() -> Option<(String, String)> {
+    Some(("ann".into(), "hunter2".into()))
+}
+
+async fn serving() -> FaultServer {
+    let server = FaultServer::start().await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    server
+}
+
+#[tokio::test]
+async fn basic_is_learned_once() {
+    let server = serving().await;
+    server.require_basic("ann", "hunter2");
+    let session = with_credential(&server, basic());
+    for _ in 0..3 {
+        session.resolve(&repository(), &tag()).await.unwrap();
+    }
+    assert_eq!(server.seen().len(), 4, "one 401, then none");
+    let first = &server.seen()[0];
+    assert!(first.header("authorization").is_none(), "nothing is shown unasked");
+}
+
+#[tokio::test]
+async fn wrong_or_no_credentials_are_refused_with_advice() {
+    for credential in
+        [Credential::Anonymous, Credential::Basic { username: "ann".into(), password: Secret::new("wrong") }]
+    {
+        let server = serving().await;
+        server.require_basic("ann", "hunter2");
+        let error = with_credential(&server, credential).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.hint().unwrap().contains("docker login"), "{:?}", error.hint());
+        assert!(server.seen().len() <= 2);
+        assert!(!format!("{error} {error:?}").contains("wrong"));
+    }
+}
+
+#[tokio::test]
+async fn one_token_per_repository_serves_all_its_requests() {
+    let server = serving().await;
+    server.add_image("other/app", "v1", &[b"layer"]);
+    server.require_tokens(TokenAuth { user: user(), expires_in: Some(300), ..TokenAuth::default() });
+    let session = with_credential(&server, basic());
+    let other: Repository = "other/app".parse().unwrap();
+    for _ in 0..3 {
+        session.resolve(&repository(), &tag()).await.unwrap();
+        session.resolve(&other, &tag()).await.unwrap();
+    }
+    assert_eq!(server.count("GET", "/token"), 2);
+    assert_eq!(server.count("", "/manifests/"), 7, "one 401 for the whole session");
+    let asked = server.seen().into_iter().find(|seen| seen.path.starts_with("/token")).unwrap();
+    assert!(asked.path.contains("service=scripted"), "{}", asked.path);
+    assert!(asked.path.contains("scope=repository%3Ateam%2Fapp%3Apull"), "{}", asked.path);
+    assert_eq!(session.statistics().tokens, 2);
+}
+
+#[tokio::test]
+async fn who_needs_a_token_that_is_being_fetched_waits_for_it() {
+    let server = serving().await;
+    server.require_tokens(TokenAuth::default());
+    let session = anonymous(&server);
+    session.resolve(&repository(), &tag()).await.unwrap();
+    server.expire_tokens();
+    server.on("GET", "/token").answer(Fault::Delay(Duration::from_millis(30)));
+    let before = server.count("GET", "/token");
+    let (repository, tag) = (repository(), tag());
+    let all = futures::future::join_all((0..8).map(|_| session.resolve(&repository, &tag))).await;
+    assert!(all.iter().all(saver::Result::is_ok));
+    assert_eq!(server.count("GET", "/token") - before, 1);
+}
+
+#[tokio::test]
+async fn a_token_in_either_field_is_taken() {
+    let server = serving().await;
+    server.require_tokens(TokenAuth { field: Some("access_token".into()), ..TokenAuth::default() });
+    anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_expires_in_mid_run_is_renewed() {
+    for expired_status in [None, Some(400)] {
+        let server = serving().await;
+        let layer = server.add_blob("application/octet-stream", &b"0123456789"[..]);
+        server.require_tokens(TokenAuth { uses: Some(1), expired_status, ..TokenAuth::default() });
+        let session = anonymous(&server);
+        session.resolve(&repository(), &tag()).await.unwrap();
+        let (_, first) = fetch(&session, &layer, 0, Some(4)).await.unwrap();
+        let (_, second) = fetch(&session, &layer, 4, None).await.unwrap();
+        assert_eq!([first, second].concat(), b"0123456789");
+        assert_eq!(server.count("GET", "/token"), 3, "{expired_status:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_is_changed_for_access_tokens() {
+    for get_only in [false, true] {
+        let server = serving().await;
+        let identity = Some("refresh-me".to_owned());
+        server.require_tokens(TokenAuth { identity, get_only, ..TokenAuth::default() });
+        let session = with_credential(&server, Credential::IdentityToken(Secret::new("refresh-me")));
+        session.resolve(&repository(), &tag()).await.unwrap();
+        let posted = server.seen().into_iter().find(|seen| seen.method == "POST").unwrap();
+        assert!(posted.body.contains("grant_type=refresh_token"), "{}", posted.body);
+        assert_eq!(server.count("GET", "/token"), usize::from(get_only));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_token_is_shown_as_it_is() {
+    let server = serving().await;
+    server.on("HEAD", "").times(1).answer(Fault::Status(
+        401,
+        vec![("WWW-Authenticate".into(), "Bearer realm=\"https://unused.invalid/\"".into())],
+        "".into(),
+    ));
+    let session = with_credential(&server, Credential::RegistryToken(Secret::new("as-it-is")));
+    session.resolve(&repository(), &tag()).await.unwrap();
+    assert_eq!(server.seen()[1].header("authorization"), Some("Bearer as-it-is"));
+}
+
+#[tokio::test]
+async fn a_token_server_that_is_down_is_named() {
+    let server = serving().await;
+    let gone = FaultServer::start().await;
+    let realm = format!("{}/token", gone.url());
+    drop(gone);
+    // The listener closes once its task has ended.
+    tokio::task::yield_now().await;
+    server.require_tokens(TokenAuth { realm: Some(realm.clone()), ..TokenAuth::default() });
+    let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains(&realm), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_token_server_answers_wrongly_is_said() {
+    for (fault, kind) in [
+        (Fault::status(500), ErrorKind::Unavailable),
+        (Fault::status(429), ErrorKind::RateLimited),
+        (Fault::status(401), ErrorKind::Unauthorized),
+        (Fault::status(400), ErrorKind::Unauthorized),
+        (Fault::web_page(), ErrorKind::Unsupported),
+        (Fault::Body("{}".into()), ErrorKind::Unsupported),
+        (Fault::Body(r#"{"token":"a\nb"}"#.into()), ErrorKind::Unsupported),
+        (Fault::Body("x".repeat((1 << 20) + 1).into()), ErrorKind::Unsupported),
+        (Fault::Redirect("https://elsewhere.invalid/".into()), ErrorKind::Unavailable),
+        (Fault::Close, ErrorKind::Unavailable),
+    ] {
+        let server = serving().await;
+        server.require_tokens(TokenAuth::default());
+        let shown = format!("{fault:.60?}");
+        server.on("", "/token").answer(fault);
+        let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{shown}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_do_not_go_in_the_clear_to_another_host() {
+    let proxy = serving().await;
+    let realm = Some("http://auth.example/token".to_owned());
+    proxy.require_tokens(TokenAuth { user: user(), realm, ..TokenAuth::default() });
+    let session = through_proxy(&proxy, "public.example", basic());
+    let error = session.resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    assert!(error.to_string().contains("another host"), "{error}");
+    assert_eq!(proxy.count("", "/token"), 0);
+    assert!(proxy.seen().iter().all(|seen| seen.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn a_public_registry_s_token_server_is_not_in_our_network() {
+    let proxy = serving().await;
+    let realm = Some("http://127.0.0.1:1/token".to_owned());
+    proxy.require_tokens(TokenAuth { realm, ..TokenAuth::default() });
+    let session = through_proxy(&proxy, "public.example", Credential::Anonymous);
+    let error = session.resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    assert!(error.to_string().contains("private address"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_s_debug_output_has_no_secrets() {
+    let server = serving().await;
+    server.require_basic("ann", "hunter2");
+    let session = with_credential(&server, basic());
+    session.manifest(&repository(), &Target::Tag(tag())).await.unwrap();
+    assert!(!format!("{session:?}").contains("hunter2"));
+}

@@ -1,0 +1,155 @@
+//! Blobs and ranges of them.
+
+use super::*;
+use crate::support::fault::Fault;
+use saver::ErrorKind;
+
+const LAYER: &[u8] = b"0123456789";
+
+async fn serving() -> (FaultServer, Descriptor) {
+    let server = FaultServer::start().await;
+    let layer = server.add_blob("application/octet-stream", LAYER);
+    (server, layer)
+}
+
+#[tokio::test]
+async fn a_blob_comes_whole_or_in_part() {
+    let (server, layer) = serving().await;
+    let session = anonymous(&server);
+    for (from, to, range, expect) in [
+        (0, None, None, &LAYER[..]),
+        (4, None, Some("bytes=4-"), &LAYER[4..]),
+        (2, Some(5), Some("bytes=2-4"), &LAYER[2..5]),
+        (0, Some(3), Some("bytes=0-2"), &LAYER[..3]),
+        (0, Some(10), None, LAYER),
+        (7, Some(99), Some("bytes=7-"), &LAYER[7..]),
+    ] {
+        let (start, bytes) = fetch(&session, &layer, from, to).await.unwrap();
+        assert_eq!((start, bytes.as_slice()), (from, expect));
+        let seen = server.seen().pop().unwrap();
+        assert_eq!(seen.header("range"), range);
+        assert_eq!(seen.header("accept-encoding"), Some("identity"));
+    }
+    let (start, bytes) = fetch(&session, &layer, 10, None).await.unwrap();
+    assert_eq!((start, bytes.len()), (10, 0), "nothing is left to ask for");
+    assert_eq!(server.count("GET", "/blobs/"), 6);
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_sends_the_whole() {
+    let (server, layer) = serving().await;
+    server.on("GET", "/blobs/").answer(Fault::IgnoreRange);
+    let (start, bytes) = fetch(&anonymous(&server), &layer, 4, None).await.unwrap();
+    assert_eq!((start, bytes.as_slice()), (0, LAYER));
+}
+
+#[tokio::test]
+async fn a_wrong_content_range_is_never_believed() {
+    for value in ["bytes 3-9/10", "bytes 4-8/10", "bytes 4-9", "nonsense", ""] {
+        let (server, layer) = serving().await;
+        server.on("GET", "/blobs/").times(1).answer(Fault::ContentRange(value.into()));
+        let session = anonymous(&server);
+        let (start, bytes) = fetch(&session, &layer, 4, None).await.unwrap();
+        assert_eq!((start, bytes.as_slice()), (0, LAYER), "{value}");
+        let (start, _) = fetch(&session, &layer, 4, None).await.unwrap();
+        assert_eq!(start, 0, "it is not asked for a range again");
+        assert_eq!(server.count("GET", "/blobs/"), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_range_of_a_blob_of_another_size_is_corrupt() {
+    let (server, layer) = serving().await;
+    server.on("GET", "/blobs/").answer(Fault::ContentRange("bytes 4-9/11".into()));
+    let error = fetch(&anonymous(&server), &layer, 4, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_range_is_asked_for_as_a_whole() {
+    let (server, layer) = serving().await;
+    server.on("GET", "/blobs/").times(1).answer(Fault::status(416));
+    let (start, bytes) = fetch(&anonymous(&server), &layer, 4, None).await.unwrap();
+    assert_eq!((start, bytes.as_slice()), (0, LAYER));
+    let (server, layer) = serving().await;
+    let longer = Descriptor::new("", layer.digest, 20);
+    let error = fetch(&anonymous(&server), &longer, 15, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("10 bytes, the manifest says 20"), "{error}");
+}
+
+#[tokio::test]
+async fn a_declared_size_that_is_wrong_is_noticed_before_the_body() {
+    let (server, layer) = serving().await;
+    for size in [9, 11] {
+        let lie = Descriptor::new("", layer.digest, size);
+        let error = fetch(&anonymous(&server), &lie, 0, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn faults_in_a_body_end_the_stream_with_their_kind() {
+    for (fault, kind, got) in [
+        (Fault::Cut(6), ErrorKind::Unavailable, 6),
+        (Fault::ChunkedEnd(6), ErrorKind::Unavailable, 6),
+        (Fault::Stall(6), ErrorKind::Unavailable, 6),
+        (Fault::Close, ErrorKind::Unavailable, 0),
+        (Fault::header("Content-Encoding", "gzip"), ErrorKind::Unsupported, 0),
+        (Fault::Length(99), ErrorKind::Corrupt, 0),
+        (Fault::Length(5), ErrorKind::Corrupt, 0),
+        (Fault::web_page(), ErrorKind::Unsupported, 0),
+        (Fault::status(404), ErrorKind::NotFound, 0),
+        (Fault::status(502), ErrorKind::Unavailable, 0),
+    ] {
+        let (server, layer) = serving().await;
+        let shown = format!("{fault:?}");
+        server.on("GET", "/blobs/").answer(fault);
+        let mut options = options();
+        options.idle_timeout = Duration::from_millis(100);
+        let session = session(server.registry(), options);
+        let (bytes, error) = match session.blob(&repository(), &layer, 0, None).await {
+            Ok(stream) => read(stream).await,
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let error = error.unwrap_or_else(|| panic!("{shown}: no error"));
+        assert_eq!(error.kind(), kind, "{shown}: {error}");
+        assert_eq!(bytes, &LAYER[..got], "{shown}");
+        assert!(error.subject().contains(&layer.digest.to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_without_a_length_are_read() {
+    let (server, layer) = serving().await;
+    server.on("GET", "/blobs/").answer(Fault::Chunked);
+    let (_, bytes) = fetch(&anonymous(&server), &layer, 0, None).await.unwrap();
+    assert_eq!(bytes, LAYER);
+}
+
+#[tokio::test]
+async fn more_bytes_than_the_blob_has_are_cut_off() {
+    let (server, layer) = serving().await;
+    let lie = Descriptor::new("", layer.digest, 5);
+    server.on("GET", "/blobs/").answer(Fault::Chunked);
+    let error = fetch(&anonymous(&server), &lie, 0, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_permit_is_held_until_the_stream_is_dropped() {
+    let (server, layer) = serving().await;
+    let mut options = options();
+    options.max_connections = 1;
+    let session = session(server.registry(), options);
+    let repository = repository();
+    let first = session.blob(&repository, &layer, 0, None).await.unwrap();
+    let second = session.blob(&repository, &layer, 0, None);
+    futures::pin_mut!(second);
+    assert!(futures::poll!(&mut second).is_pending());
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!(server.count("GET", "/blobs/"), 1);
+    drop(first);
+    second.await.unwrap();
+}

@@ -1,0 +1,171 @@
+//! Tags and manifests.
+
+use super::*;
+use crate::support::fault::Fault;
+use saver::ErrorKind;
+use saver::content::Target;
+use saver::oci::{Digest, media_type};
+
+#[tokio::test]
+async fn a_tag_costs_one_head_and_its_manifest_one_get() {
+    let server = FaultServer::start().await;
+    let image = server.add_image("team/app", "v1", &[b"layer"]);
+    let session = anonymous(&server);
+    let resolved = session.resolve(&repository(), &tag()).await.unwrap();
+    assert_eq!(resolved.digest, image.manifest);
+    assert!(resolved.manifest.is_none());
+    let manifest = session.manifest(&repository(), &Target::Digest(image.manifest)).await.unwrap();
+    assert_eq!(manifest.media_type, media_type::OCI_MANIFEST);
+    let methods: Vec<String> = server.seen().into_iter().map(|seen| seen.method).collect();
+    assert_eq!(methods, ["HEAD", "GET"]);
+    assert_eq!(server.seen()[0].header("accept"), Some(media_type::ACCEPT));
+    assert_eq!(session.statistics().requests, 2);
+    assert_eq!(server.connections(), 1, "the probe for TLS aside");
+}
+
+#[tokio::test]
+async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
+    for fault in [
+        Fault::header("Docker-Content-Digest", ""),
+        Fault::header("Docker-Content-Digest", "sha256:nonsense"),
+        Fault::status(405),
+    ] {
+        let server = FaultServer::start().await;
+        let image = server.add_image("team/app", "v1", &[b"layer"]);
+        server.on("HEAD", "").answer(fault);
+        let resolved = anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
+        assert_eq!(resolved.digest, image.manifest);
+        assert_eq!(resolved.manifest.unwrap().digest, image.manifest);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_without_content_type_or_length_is_read() {
+    for fault in [Fault::header("Content-Type", ""), Fault::Chunked] {
+        let server = FaultServer::start().await;
+        let image = server.add_image("team/app", "v1", &[b"layer"]);
+        server.on("GET", "").answer(fault);
+        let manifest = anonymous(&server).manifest(&repository(), &Target::Tag(tag())).await.unwrap();
+        assert_eq!(manifest.digest, image.manifest);
+        assert_eq!(manifest.media_type, media_type::OCI_MANIFEST);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_manifest_is_said() {
+    let huge = "x".repeat((4 << 20) + 1);
+    let cases = [
+        (Fault::web_page(), ErrorKind::Unsupported, "web page"),
+        (Fault::Body("<html>".into()), ErrorKind::Corrupt, "hash"),
+        (Fault::Flip(9), ErrorKind::Corrupt, "hash"),
+        (Fault::Body(huge.clone().into()), ErrorKind::Corrupt, "4194304"),
+        (Fault::header("Content-Encoding", "gzip"), ErrorKind::Unsupported, "gzip"),
+        (Fault::Cut(5), ErrorKind::Unavailable, "connection"),
+        (Fault::Close, ErrorKind::Unavailable, "connection"),
+        (Fault::status(404), ErrorKind::NotFound, "SCRIPTED: answer 404"),
+        (Fault::status(401), ErrorKind::Unauthorized, "401"),
+        (Fault::status(403), ErrorKind::Unauthorized, "403"),
+        (Fault::status(500), ErrorKind::Unavailable, "500"),
+        (Fault::status(503), ErrorKind::Unavailable, "503"),
+        (Fault::status(429), ErrorKind::RateLimited, "429"),
+        (Fault::status(418), ErrorKind::Unsupported, "418"),
+    ];
+    for (fault, kind, words) in cases {
+        let server = FaultServer::start().await;
+        server.add_image("team/app", "v1", &[b"layer"]);
+        let shown = format!("{fault:.60?}");
+        server.on("GET", "").answer(fault);
+        let error = anonymous(&server).manifest(&repository(), &Target::Tag(tag())).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{shown}: {error}");
+        assert!(error.to_string().contains(words), "{shown}: {error}");
+        assert!(error.subject().ends_with("/team/app:v1"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_without_its_length_being_told() {
+    let server = FaultServer::start().await;
+    let bytes = format!(r#"{{"manifests":[],"x":"{}"}}"#, "x".repeat(5 << 20));
+    server.add_manifest("team/app", Some("v1"), media_type::OCI_INDEX, bytes);
+    server.on("GET", "").answer(Fault::Chunked);
+    let error = anonymous(&server).manifest(&repository(), &Target::Tag(tag())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn other_bytes_than_the_digest_s_are_refused() {
+    let server = FaultServer::start().await;
+    let image = server.add_image("team/app", "v1", &[b"layer"]);
+    server.on("GET", "").answer(Fault::Flip(20));
+    let target = Target::Digest(image.manifest);
+    let error = anonymous(&server).manifest(&repository(), &target).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn advice_goes_with_what_a_person_can_mend() {
+    let server = FaultServer::start().await;
+    server.on("", "").answer(Fault::status(401));
+    let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    let login = format!("docker login {}", server.registry());
+    assert!(error.hint().unwrap().contains(&login), "{:?}", error.hint());
+}
+
+#[tokio::test]
+async fn a_registry_s_words_cannot_steer_the_terminal() {
+    let server = FaultServer::start().await;
+    let body = "{\"errors\":[{\"code\":\"X\",\"message\":\"\\u001b[2Jcleared\\r\\nforged line\"}]}";
+    server.on("GET", "").answer(Fault::Status(404, Vec::new(), body.into()));
+    let error = anonymous(&server).manifest(&repository(), &Target::Tag(tag())).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("cleared forged line"), "{text}");
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+}
+
+#[tokio::test]
+async fn retry_after_is_told_and_holds_back_the_session_s_other_requests() {
+    for code in [429, 503] {
+        let server = FaultServer::start().await;
+        server.add_image("team/app", "v1", &[b"layer"]);
+        server.on("", "").times(1).answer(Fault::retry_after(code, "3600"));
+        let session = anonymous(&server);
+        let error = session.resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)), "{error}");
+        // Beyond what the session waits for at most: it fails at once, and asks nothing.
+        let error = session.resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RateLimited);
+        assert!(error.retry_after().unwrap() > Duration::from_secs(3000));
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_wait_until_the_gate_opens() {
+    let server = FaultServer::start().await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    server.on("", "").times(1).answer(Fault::retry_after(429, "1"));
+    let session = anonymous(&server);
+    session.resolve(&repository(), &tag()).await.unwrap_err();
+    let begun = std::time::Instant::now();
+    session.resolve(&repository(), &tag()).await.unwrap();
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn silence_ends_with_the_idle_timeout() {
+    let server = FaultServer::start().await;
+    server.on("", "").answer(Fault::Silence);
+    let mut options = options();
+    options.idle_timeout = Duration::from_millis(50);
+    let error = session(server.registry(), options).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("fell silent"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_digest_is_not_found() {
+    let server = FaultServer::start().await;
+    let target = Target::Digest(Digest::of(b"nothing"));
+    let error = anonymous(&server).manifest(&repository(), &target).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}

@@ -1,0 +1,137 @@
+//! Mirrors: tried in order, trusted with nothing.
+
+use super::*;
+use crate::support::fault::Fault;
+use saver::content::Target;
+use url::Url;
+
+const LAYER: &[u8] = b"0123456789";
+
+struct Pair {
+    origin: FaultServer,
+    mirror: FaultServer,
+    session: Session,
+    manifest: saver::oci::Digest,
+    layer: Descriptor,
+}
+
+async fn pair(credential: Credential) -> Pair {
+    let (origin, mirror) = (FaultServer::start().await, FaultServer::start().await);
+    let image = origin.add_image("team/app", "v1", &[LAYER]);
+    mirror.add_image("team/app", "v1", &[LAYER]);
+    let mut options = options();
+    options.mirrors = vec![Url::parse(&mirror.url()).unwrap()];
+    let credentials = Fixed::only_for(origin.registry(), credential);
+    let session = Session::new(origin.registry(), Arc::new(credentials), options).unwrap();
+    Pair { origin, mirror, session, manifest: image.manifest, layer: image.layers[0].clone() }
+}
+
+async fn all(pair: &Pair) {
+    let resolved = pair.session.resolve(&repository(), &tag()).await.unwrap();
+    assert_eq!(resolved.digest, pair.manifest);
+    let manifest = pair.session.manifest(&repository(), &Target::Digest(pair.manifest)).await.unwrap();
+    assert_eq!(manifest.digest, pair.manifest);
+    let (_, bytes) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
+    assert_eq!(bytes, LAYER);
+}
+
+#[tokio::test]
+async fn a_good_mirror_is_all_that_is_asked() {
+    let pair = pair(Credential::Anonymous).await;
+    all(&pair).await;
+    assert_eq!(pair.mirror.seen().len(), 3);
+    assert_eq!(pair.origin.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn any_failure_of_a_mirror_falls_through() {
+    for fault in [
+        Fault::status(404),
+        Fault::status(401),
+        Fault::status(403),
+        Fault::status(429),
+        Fault::status(500),
+        Fault::Close,
+        Fault::web_page(),
+        Fault::Redirect("file:///x".into()),
+    ] {
+        let pair = pair(Credential::Anonymous).await;
+        pair.mirror.on("", "").answer(fault);
+        all(&pair).await;
+        assert_eq!(pair.origin.seen().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_down_is_left_out_for_a_while() {
+    let pair = pair(Credential::Anonymous).await;
+    pair.mirror.on("", "").answer(Fault::status(503));
+    all(&pair).await;
+    assert_eq!(pair.mirror.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mirror_with_other_bytes_for_a_manifest_falls_through() {
+    let pair = pair(Credential::Anonymous).await;
+    pair.mirror.on("GET", "/manifests/").answer(Fault::Flip(30));
+    let manifest = pair.session.manifest(&repository(), &Target::Digest(pair.manifest)).await.unwrap();
+    assert_eq!(manifest.digest, pair.manifest);
+    assert_eq!(pair.origin.count("GET", "/manifests/"), 1);
+}
+
+#[tokio::test]
+async fn a_mirror_that_lied_about_a_blob_is_not_asked_for_it_again() {
+    let pair = pair(Credential::Anonymous).await;
+    pair.mirror.on("GET", "/blobs/").answer(Fault::Flip(3));
+    let (_, wrong) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
+    assert_ne!(wrong, LAYER);
+    pair.session.refuted(&repository(), &pair.layer.digest);
+    let (_, right) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
+    assert_eq!(right, LAYER);
+    assert_eq!(pair.mirror.count("GET", "/blobs/"), 1);
+}
+
+#[tokio::test]
+async fn what_a_mirror_cuts_off_comes_from_the_origin() {
+    for fault in [Fault::Cut(4), Fault::ChunkedEnd(4)] {
+        let pair = pair(Credential::Anonymous).await;
+        pair.mirror.on("GET", "/blobs/").answer(fault);
+        let stream = pair.session.blob(&repository(), &pair.layer, 0, None).await.unwrap();
+        let (first, error) = read(stream).await;
+        assert!(error.is_some());
+        let (start, rest) = fetch(&pair.session, &pair.layer, first.len() as u64, None).await.unwrap();
+        assert_eq!(start, 4);
+        assert_eq!([first, rest].concat(), LAYER);
+    }
+}
+
+#[tokio::test]
+async fn the_origin_s_credentials_do_not_go_to_a_mirror() {
+    let pair = pair(basic()).await;
+    pair.origin.require_basic("ann", "hunter2");
+    pair.mirror.require_basic("ann", "hunter2");
+    all(&pair).await;
+    assert!(pair.mirror.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    assert!(pair.origin.seen().iter().any(|seen| seen.header("authorization").is_some()));
+}
+
+#[tokio::test]
+async fn the_origin_s_error_is_the_one_that_counts() {
+    let pair = pair(Credential::Anonymous).await;
+    pair.mirror.on("", "").answer(Fault::status(500));
+    pair.origin.on("", "").answer(Fault::status(404));
+    let error = pair.session.resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), saver::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_mirror_s_path_is_a_prefix_of_its_repositories() {
+    let (origin, mirror) = (FaultServer::start().await, FaultServer::start().await);
+    let image = mirror.add_image("hub/team/app", "v1", &[LAYER]);
+    let mut options = options();
+    options.mirrors = vec![Url::parse(&format!("{}/hub", mirror.url())).unwrap()];
+    let session = session(origin.registry(), options);
+    let resolved = session.resolve(&repository(), &tag()).await.unwrap();
+    assert_eq!(resolved.digest, image.manifest);
+    assert_eq!(origin.seen().len(), 0);
+}

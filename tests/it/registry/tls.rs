@@ -1,0 +1,124 @@
+//! TLS: what is trusted, and when plain HTTP is spoken.
+
+use super::*;
+use crate::support::fault::{Authority, Fault};
+use saver::ErrorKind;
+
+async fn serving(authority: &Authority, names: &[&str]) -> FaultServer {
+    let server = FaultServer::start_tls(authority, names).await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    server
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_when_named() {
+    let authority = Authority::new();
+    let server = serving(&authority, &["127.0.0.1"]).await;
+    let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("not trusted"), "{error}");
+    assert!(error.hint().unwrap().contains("--ca-file"), "{:?}", error.hint());
+    assert_eq!(server.seen().len(), 0, "no fall back to anything");
+    let mut options = options();
+    options.ca_certificates = vec![authority.pem().into_bytes()];
+    session(server.registry(), options).resolve(&repository(), &tag()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let authority = Authority::new();
+    let server = serving(&authority, &["registry.example"]).await;
+    let mut options = options();
+    options.ca_certificates = vec![authority.pem().into_bytes()];
+    let error = session(server.registry(), options).resolve(&repository(), &tag()).await.unwrap_err();
+    assert!(error.to_string().contains("it is not for 127.0.0.1"), "{error}");
+}
+
+#[tokio::test]
+async fn insecure_is_for_the_registry_that_was_named_and_no_other() {
+    let authority = Authority::new();
+    let server = serving(&authority, &["127.0.0.1"]).await;
+    let layer = server.add_blob("application/octet-stream", &b"0123456789"[..]);
+    let mut options = options();
+    options.insecure_tls = true;
+    let session = session(server.registry(), options);
+    session.resolve(&repository(), &tag()).await.unwrap();
+    // The same server by another name: a host that nobody called insecure.
+    let elsewhere = format!("https://{}/cdn/{}", server.localhost(), layer.digest);
+    server.on("GET", "/blobs/").answer(Fault::Redirect(elsewhere));
+    let error = fetch(&session, &layer, 0, None).await.unwrap_err();
+    assert!(error.to_string().contains("not trusted"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_wanted() {
+    let authority = Authority::new();
+    let server = FaultServer::start_mutual_tls(&authority, &["127.0.0.1"]).await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    let mut options = options();
+    options.ca_certificates = vec![authority.pem().into_bytes()];
+    let without = session(server.registry(), options.clone());
+    let error = without.resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+    assert!(error.hint().unwrap().contains("--cert-dir"), "{:?}", error.hint());
+    options.client_identity = Some(authority.client_identity());
+    session(server.registry(), options).resolve(&repository(), &tag()).await.unwrap();
+}
+
+#[tokio::test]
+async fn https_never_leads_to_http() {
+    let authority = Authority::new();
+    let server = serving(&authority, &["127.0.0.1"]).await;
+    let plain = FaultServer::start().await;
+    let layer = plain.add_blob("application/octet-stream", &b"0123456789"[..]);
+    let lower = format!("{}/cdn/{}", plain.url(), layer.digest);
+    server.on("GET", "/blobs/").answer(Fault::Redirect(lower));
+    let mut options = options();
+    options.ca_certificates = vec![authority.pem().into_bytes()];
+    let error = fetch(&session(server.registry(), options), &layer, 0, None).await.unwrap_err();
+    assert!(error.to_string().contains("from HTTPS to plain HTTP"), "{error}");
+    assert_eq!(plain.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn what_a_loopback_registry_speaks_is_found_once() {
+    let server = FaultServer::start().await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    for registry in [server.registry(), server.localhost()] {
+        let session = session(registry, options());
+        let (repository, tag) = (repository(), tag());
+        let all = futures::future::join_all((0..4).map(|_| session.resolve(&repository, &tag))).await;
+        assert!(all.iter().all(saver::Result::is_ok));
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_loopback_is_never_asked_in_the_clear_unasked() {
+    let proxy = FaultServer::start().await;
+    let mut options = options();
+    options.proxy.http = Some(proxy.url());
+    options.proxy.https = Some(proxy.url());
+    let error =
+        session("public.example".parse().unwrap(), options).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(proxy.seen().iter().all(|seen| seen.method == "CONNECT"), "{:?}", proxy.seen());
+}
+
+#[tokio::test]
+async fn nobody_listening_is_said_plainly() {
+    let gone = FaultServer::start().await;
+    let registry = gone.registry();
+    drop(gone);
+    tokio::task::yield_now().await;
+    let error = session(registry.clone(), options()).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains(registry.as_str()), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_that_no_dns_knows_is_said() {
+    let registry: Registry = "no-such-registry.invalid".parse().unwrap();
+    let error = session(registry, options()).resolve(&repository(), &tag()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable), "{error}");
+    assert!(error.to_string().contains("cannot find the address of no-such-registry.invalid"), "{error}");
+}
