@@ -1,7 +1,7 @@
 //! What the tests share.
 
-pub(crate) mod handmade;
 pub(crate) mod fault;
+pub(crate) mod handmade;
 pub(crate) mod images;
 pub(crate) mod peers;
 pub(crate) mod power_loss;
