@@ -1,7 +1,9 @@
 //! `saver ls`: what a directory holds.
 
+use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::{self, clean};
+use super::screen::{self, Screen};
 use crate::error::Result;
 use crate::ls::{Listing, TagListing};
 use crate::oci::Repository;
@@ -23,7 +25,8 @@ pub struct Args {
 }
 
 /// Lists. Ends with 1 if a tag is damaged.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args, global: &GlobalArgs) -> Exit {
+    screen::start_log(&Screen::new(false), global.verbose, global.log_format);
     let listing = match listing(args) {
         Ok(listing) => listing,
         Err(error) => {

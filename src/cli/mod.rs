@@ -47,8 +47,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
     match cli.command {
         Some(Command::Completions { shell }) => scripts::completions(shell),
         Some(Command::Man) => scripts::man(),
-        Some(Command::Ls(args)) => ls::run(&args),
-        Some(Command::Serve(args)) => block_on(async move { serve::run(&args).await }),
+        Some(Command::Ls(args)) => ls::run(&args, &cli.global),
+        Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),
     }

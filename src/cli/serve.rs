@@ -1,7 +1,9 @@
 //! `saver serve`: a read-only registry over a tree.
 
+use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output;
+use super::screen::{self, Screen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::serve::http::{ServeOptions, Server, TlsIdentity};
 use crate::store::Store;
@@ -32,7 +34,8 @@ pub struct Args {
 }
 
 /// Serves until a signal asks to stop.
-pub(super) async fn run(args: &Args) -> Exit {
+pub(super) async fn run(args: &Args, global: &GlobalArgs) -> Exit {
+    screen::start_log(&Screen::new(false), global.verbose, global.log_format);
     match serve(args).await {
         Ok(exit) => exit,
         Err(error) => {

@@ -170,7 +170,7 @@ impl Drop for AccessLog {
         tracing::debug!(
             target: "saver::serve::access",
             method = %self.method,
-            path = ?self.path,
+            path = %self.path.escape_debug(),
             status = self.status,
             bytes = self.bytes,
             ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -44,6 +44,29 @@ fn one_line_tells_the_address_and_a_signal_stops() {
 }
 
 #[test]
+fn the_log_tells_of_each_request_when_asked() {
+    let dir = samples();
+    let arguments = ["-v", "--log-format", "json", "--dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let mut started = Started(command(&arguments).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(started.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.strip_prefix("listening on http://").unwrap().trim();
+    let path = "/v2/library/hello/manifests/1.0";
+    let length = ask(address, "GET", path, &[]).body.len();
+    let pid = rustix::process::Pid::from_child(&started.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut log = String::new();
+    started.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let fields: Vec<_> =
+        lines.map(|line| line["fields"].clone()).filter(|line| line["path"].is_string()).collect();
+    assert_eq!(fields.len(), 1, "{log}");
+    assert!(fields[0]["path"] == path && fields[0]["ms"].is_u64(), "{log}");
+    assert_eq!((&fields[0]["method"], &fields[0]["status"]), (&"GET".into(), &200.into()));
+    assert_eq!(fields[0]["bytes"], length);
+}
+
+#[test]
 fn what_cannot_be_is_told() {
     let dir = samples();
     let dir = dir.to_str().unwrap();
