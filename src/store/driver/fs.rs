@@ -163,6 +163,15 @@ impl FsDriver {
         }
     }
 
+    /// The directory that `path` stands in (none is the root) and its name there.
+    fn above<'p>(&self, path: &'p str) -> Result<(Option<OwnedFd>, &'p str), Errno> {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        match parent(path) {
+            "" => Ok((None, name)),
+            above => Ok((Some(self.beneath.open(above, OFlags::PATH | OFlags::DIRECTORY, 0)?), name)),
+        }
+    }
+
     fn open_file(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         // NONBLOCK: opening a planted pipe must not hang.
         match self.beneath.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
@@ -218,6 +227,14 @@ fn syncfs_is_trusted(kind: u64) -> bool {
     const SMB2: u64 = 0xfe53_4d42;
     const NINE_P: u64 = 0x0102_1997;
     !matches!(kind & 0xffff_ffff, NFS | FUSE | CIFS | SMB2 | NINE_P)
+}
+
+fn entry_kind(kind: FileType) -> EntryKind {
+    match kind {
+        FileType::Directory => EntryKind::Directory,
+        FileType::RegularFile => EntryKind::File,
+        _ => EntryKind::Other,
+    }
 }
 
 fn set_file_mode(fd: impl AsFd, found: u32) -> io::Result<()> {
@@ -283,14 +300,21 @@ impl Driver for FsDriver {
                 },
                 kind => kind,
             };
-            let kind = match kind {
-                FileType::Directory => EntryKind::Directory,
-                FileType::RegularFile => EntryKind::File,
-                _ => EntryKind::Other,
-            };
-            entries.push(Entry { name: name.to_string_lossy().into_owned(), kind });
+            entries.push(Entry { name: name.to_string_lossy().into_owned(), kind: entry_kind(kind) });
         }
         Ok(entries)
+    }
+
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        let found = self.above(path).and_then(|(above, name)| {
+            let above = above.as_ref().unwrap_or(self.beneath.root());
+            rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)
+        });
+        match found {
+            Ok(found) => Ok(Some(entry_kind(FileType::from_raw_mode(found.st_mode)))),
+            Err(error) if is_absent(error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
@@ -338,14 +362,10 @@ impl Driver for FsDriver {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let directory = match parent(path) {
-            "" => None,
-            above => match self.beneath.open(above, OFlags::PATH | OFlags::DIRECTORY, 0) {
-                Ok(fd) => Some(fd),
-                Err(Errno::NOENT) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            },
+        let (directory, name) = match self.above(path) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
         };
         let directory = directory.as_ref().unwrap_or(self.beneath.root());
         let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
@@ -361,6 +381,18 @@ impl Driver for FsDriver {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        self.with_directories(|| self.ensure(parent(to), false))?;
+        let (from, name) = self.above(path)?;
+        let (into, new) = self.above(to)?;
+        let root = self.beneath.root();
+        rustix::fs::renameat(from.as_ref().unwrap_or(root), name, into.as_ref().unwrap_or(root), new)?;
+        lock(&self.known).clear();
+        self.touch_directory(parent(path));
+        self.touch_directory(parent(to));
+        Ok(())
     }
 
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {

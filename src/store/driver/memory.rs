@@ -87,6 +87,12 @@ impl Driver for MemoryDriver {
         Ok(directories.chain(files).collect())
     }
 
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        let tree = lock(&self.tree);
+        let file = tree.files.contains_key(path).then_some(EntryKind::File);
+        Ok(file.or_else(|| tree.directories.contains(path).then_some(EntryKind::Directory)))
+    }
+
     fn create_dir(&self, path: &str) -> io::Result<()> {
         lock(&self.tree).make_directories(path)
     }
@@ -126,6 +132,30 @@ impl Driver for MemoryDriver {
         }
         tree.files.remove(path);
         tree.directories.remove(path);
+        Ok(())
+    }
+
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        let mut tree = lock(&self.tree);
+        tree.make_directories(crate::store::path::parent(to))?;
+        let moved = |name: &String| {
+            let rest = name.strip_prefix(path)?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| (name.clone(), format!("{to}{rest}")))
+        };
+        let files: Vec<_> = tree.files.keys().filter_map(moved).collect();
+        let directories: Vec<_> = tree.directories.iter().filter_map(moved).collect();
+        if files.is_empty() && directories.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for (from, to) in directories {
+            tree.directories.remove(&from);
+            tree.directories.insert(to);
+        }
+        for (from, to) in files {
+            if let Some(content) = tree.files.remove(&from) {
+                tree.files.insert(to, content);
+            }
+        }
         Ok(())
     }
 

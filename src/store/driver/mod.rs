@@ -48,6 +48,12 @@ pub trait Driver: Send + Sync + 'static {
     /// As `read`.
     fn list(&self, path: &str) -> io::Result<Vec<Entry>>;
 
+    /// What stands at `path`; none when nothing does, or a symbolic link is on the way there.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>>;
+
     /// Makes the directory at `path` and those above it, where they are missing.
     ///
     /// # Errors
@@ -77,6 +83,12 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// As `read`.
     fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Gives whatever stands at `path`, a symbolic link itself included, the name `to` instead; makes missing directories.
+    ///
+    /// # Errors
+    /// As `read`; `NotFound` when nothing stands at `path`.
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()>;
 
     /// Opens, or begins, the file at `path` that takes a blob of `size` bytes, for one writer alone. None while another
     /// writer has it, in this process or another.
@@ -164,4 +176,44 @@ pub struct FreeSpace {
     pub bytes: u64,
     /// Files that may still be made; none where the file system has no such bound.
     pub inodes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_there_is_known_and_can_be_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outside.path().join("below")).unwrap();
+        let fs = FsDriver::create(dir.path()).unwrap();
+        let memory = MemoryDriver::new();
+        let drivers: [&dyn Driver; 2] = [&fs, &memory];
+        for driver in drivers {
+            let area = driver.stage_area("stage").unwrap();
+            driver.stage(&format!("{area}/1"), b"x").unwrap();
+            driver.publish(&format!("{area}/1"), "a/b/c").unwrap();
+            for (path, kind) in [
+                ("a", Some(EntryKind::Directory)),
+                ("a/b", Some(EntryKind::Directory)),
+                ("a/b/c", Some(EntryKind::File)),
+                ("a/b/d", None),
+                ("a/b/c/d", None),
+            ] {
+                assert_eq!(driver.kind(path).unwrap(), kind, "{path}");
+            }
+            driver.set_aside("a/b", "away/a/b").unwrap();
+            assert_eq!(driver.read("away/a/b/c", 9).unwrap().as_deref(), Some(&b"x"[..]));
+            assert_eq!(driver.kind("a/b").unwrap(), None);
+            assert_eq!(driver.set_aside("a/b", "x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+        assert_eq!(fs.kind("link").unwrap(), Some(EntryKind::Other));
+        assert_eq!(fs.kind("link/below").unwrap(), None);
+        assert!(fs.set_aside("link/below", "taken").is_err());
+        fs.set_aside("link", "away/link").unwrap();
+        assert!(outside.path().join("below").exists());
+        assert_eq!(fs.kind("away/link").unwrap(), Some(EntryKind::Other));
+    }
 }

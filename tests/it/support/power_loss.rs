@@ -157,6 +157,14 @@ impl Driver for PowerLoss {
         Ok(entries.into_iter().collect())
     }
 
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        let below = format!("{path}/");
+        let disk = self.disk();
+        let directory = disk.names.keys().any(|name| name.starts_with(&below));
+        let file = disk.names.contains_key(path).then_some(EntryKind::File);
+        Ok(file.or(directory.then_some(EntryKind::Directory)))
+    }
+
     /// Directories are not kept track of: that one is missing after a loss makes no difference to files that are there.
     fn create_dir(&self, _path: &str) -> io::Result<()> {
         Ok(())
@@ -186,6 +194,10 @@ impl Driver for PowerLoss {
     fn remove(&self, path: &str) -> io::Result<()> {
         self.disk().clear(path);
         Ok(())
+    }
+
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        self.publish(path, to)
     }
 
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {

@@ -1,6 +1,6 @@
 //! A driver that stops after so many writes, as a process does that is killed.
 
-use saver::store::driver::{Driver, Entry, FreeSpace, Partial};
+use saver::store::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -74,6 +74,10 @@ impl<D: Driver> Driver for Stopping<D> {
         self.inner.list(path)
     }
 
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        self.inner.kind(path)
+    }
+
     fn create_dir(&self, path: &str) -> io::Result<()> {
         self.count.pass()?;
         self.inner.create_dir(path)
@@ -99,6 +103,11 @@ impl<D: Driver> Driver for Stopping<D> {
     fn remove(&self, path: &str) -> io::Result<()> {
         self.count.pass()?;
         self.inner.remove(path)
+    }
+
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        self.count.pass()?;
+        self.inner.set_aside(path, to)
     }
 
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
