@@ -229,21 +229,22 @@ impl Walk<'_> {
         }
     }
 
-    /// `entry` is what the index above says of it.
-    fn manifest(&mut self, raw: &RawManifest, entry: Option<&Descriptor>, depth: usize) -> Result<()> {
+    /// Follows a manifest; `entry` is what the index above says of it. Answers whether an image or artifact
+    /// was found.
+    fn manifest(&mut self, raw: &RawManifest, entry: Option<&Descriptor>, depth: usize) -> Result<bool> {
         self.manifests += 1;
         self.reached.0.insert(raw.digest, raw.bytes.len() as u64);
         match raw.parse() {
-            Ok(Manifest::Image(image)) => self.image(&image, entry),
+            Ok(Manifest::Image(image)) => self.image(&image, entry).map(|()| true),
             Ok(Manifest::Index(index)) => self.index(&index, raw, depth),
             Err(error) => {
                 self.problem(format!("manifest {}: {}", raw.digest.short(), error.message()));
-                Ok(())
+                Ok(false)
             }
         }
     }
 
-    fn index(&mut self, index: &Index, raw: &RawManifest, depth: usize) -> Result<()> {
+    fn index(&mut self, index: &Index, raw: &RawManifest, depth: usize) -> Result<bool> {
         let mut present = 0;
         for entry in &index.manifests {
             if self.reached.0.contains_key(&entry.digest) {
@@ -252,14 +253,11 @@ impl Walk<'_> {
             }
             if depth == MAX_DEPTH || self.manifests == MAX_MANIFESTS {
                 self.problem("more indexes in indexes than are followed".into());
-                return Ok(());
+                return Ok(present > 0);
             }
             let problems = self.problems.len();
             match self.read(&entry.digest)? {
-                Some(child) => {
-                    present += 1;
-                    self.manifest(&child, Some(entry), depth + 1)?;
-                }
+                Some(child) => present += usize::from(self.manifest(&child, Some(entry), depth + 1)?),
                 None => {
                     if let Some(platform) = &entry.platform {
                         self.platform(platform, false);
@@ -269,10 +267,11 @@ impl Walk<'_> {
             // One that is there but damaged has been told of; that is another thing than nothing being there.
             present += usize::from(self.problems.len() > problems);
         }
-        if present == 0 && !index.manifests.is_empty() {
+        // An index within another may be there by itself: of its platforms none was asked for.
+        if present == 0 && depth == 0 && !index.manifests.is_empty() {
             self.problem(format!("index {}: none of its manifests is there", raw.digest.short()));
         }
-        Ok(())
+        Ok(present > 0)
     }
 
     fn image(&mut self, image: &ImageManifest, entry: Option<&Descriptor>) -> Result<()> {

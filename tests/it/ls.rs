@@ -150,6 +150,28 @@ fn every_damage_is_told() {
     }
 }
 
+/// tag -> index -> [index -> amd64, index -> arm]; the manifests that are named are not in the repository.
+fn nested_without(absent: &[&str]) -> Vec<String> {
+    let tree = Tree::new();
+    let inner = ["linux/amd64", "linux/arm/v7"].map(|platform| {
+        let image = tree.image("app", platform, &[platform.as_bytes()]);
+        if absent.contains(&platform) {
+            fs::remove_file(tree.revision_link("app", &image.digest)).unwrap();
+        }
+        tree.index("app", &[image])
+    });
+    let outer = tree.index("app", &inner);
+    tree.tag("app", "1", &outer.digest);
+    only_tag(&tree).problems
+}
+
+#[test]
+fn an_index_within_an_index_may_have_none_of_its_manifests() {
+    assert_eq!(nested_without(&["linux/arm/v7"]), Vec::<String>::new());
+    let problems = nested_without(&["linux/amd64", "linux/arm/v7"]);
+    assert!(problems.len() == 1 && problems[0].contains("none of its manifests is there"), "{problems:?}");
+}
+
 #[test]
 fn an_index_without_any_of_its_manifests_is_damaged() {
     let tree = Tree::new();
