@@ -75,9 +75,8 @@ run "$saver" ls --dir "$work/images"
 
 step "Serve the directory; any registry:2 could"
 serve "$work/images"
-run curl -fsS "http://$address/v2/_catalog"
-run curl -fsS "http://$address/v2/demo/app/tags/list"
-run curl -fsS "http://$address/v2/helm-charts/mysql/manifests/8.8.19" \
-    -H "Accept: application/vnd.oci.image.manifest.v1+json"
-echo
+fetch() { run curl -fsS -w '\n' "http://$address/v2/$1" "${@:2}"; }
+fetch _catalog
+fetch demo/app/tags/list
+fetch helm-charts/mysql/manifests/8.8.19 -H "Accept: application/vnd.oci.image.manifest.v1+json"
 step "Done"
