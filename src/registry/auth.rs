@@ -51,14 +51,19 @@ pub(super) struct Authorization {
 }
 
 enum Shown {
-    Token(super::credential::Secret),
+    Token {
+        secret: super::credential::Secret,
+        /// Whether it was fetched for this very request, so that another like it would be refused too.
+        fresh: bool,
+        scopes: Vec<String>,
+    },
     Other,
 }
 
 impl Authorization {
     /// Whether it is a token that was fetched, and so may have expired.
     pub(super) fn is_token(&self) -> bool {
-        matches!(self.kind, Shown::Token(_))
+        matches!(self.kind, Shown::Token { .. })
     }
 }
 
@@ -104,8 +109,12 @@ impl Auth {
                 Ok(Some(Authorization { value: bearer(token)?, kind: Shown::Other }))
             }
             (Challenge::Bearer(challenge), credential) => {
-                let secret = self.token(&access, context, &challenge, credential).await?.secret;
-                Ok(Some(Authorization { value: bearer(&secret)?, kind: Shown::Token(secret) }))
+                let kind = self.token(&access, context, &challenge, credential).await?;
+                let value = match &kind {
+                    Shown::Token { secret, .. } => bearer(secret)?,
+                    Shown::Other => return Ok(None),
+                };
+                Ok(Some(Authorization { value, kind }))
             }
         }
     }
@@ -126,14 +135,20 @@ impl Auth {
         }
         let access = self.access(context.repository);
         match used.map(|used| &used.kind) {
-            Some(Shown::Token(secret)) => {
+            Some(Shown::Token { secret, fresh, scopes }) => {
+                let asked = match &challenge {
+                    Some(Challenge::Bearer(challenge)) => challenge.scope.clone().filter(|s| only_pulls(s)),
+                    _ => None,
+                };
+                let had = |scope: &str| scopes.iter().any(|had| had == scope);
+                if *fresh && asked.as_ref().is_none_or(|asked| asked.split(' ').all(had)) {
+                    return Ok(false);
+                }
                 let mut slot = access.token.lock().await;
                 // Only the token that was refused: another task may have had a new one meanwhile.
                 if slot.token.as_ref().is_some_and(|token| token.secret == *secret) {
                     slot.token = None;
-                    if let Some(Challenge::Bearer(challenge)) = &challenge {
-                        slot.scope = challenge.scope.clone().filter(|scope| only_pulls(scope));
-                    }
+                    slot.scope = asked;
                 }
                 Ok(true)
             }
@@ -170,11 +185,12 @@ impl Auth {
         context: Context<'_>,
         challenge: &BearerChallenge,
         credential: &Credential,
-    ) -> Result<Token> {
+    ) -> Result<Shown> {
         let before = access.fetches.load(Ordering::Acquire);
         let mut slot = access.token.lock().await;
+        let scopes = scopes(context.repository, slot.scope.as_deref(), challenge.scope.as_deref());
         if let Some(token) = slot.token.as_ref().filter(|token| !token.is_stale()) {
-            return Ok(token.clone());
+            return Ok(Shown::Token { secret: token.secret.clone(), fresh: false, scopes });
         }
         if let Some(failure) = &slot.failure
             && access.fetches.load(Ordering::Acquire) != before
@@ -183,7 +199,6 @@ impl Auth {
             return Err(failure.clone());
         }
         self.tokens_asked.fetch_add(1, Ordering::Relaxed);
-        let scopes = scopes(context.repository, slot.scope.as_deref(), challenge.scope.as_deref());
         let request = TokenRequest {
             transport: context.transport,
             base: context.base,
@@ -197,7 +212,7 @@ impl Auth {
         slot.token = result.as_ref().ok().cloned();
         slot.failure = result.as_ref().err().cloned();
         access.fetches.fetch_add(1, Ordering::Release);
-        result
+        Ok(Shown::Token { secret: result?.secret, fresh: true, scopes })
     }
 }
 

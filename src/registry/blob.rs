@@ -105,7 +105,10 @@ impl Endpoint {
                 wanted.subject,
                 "the server sent a part of the blob though the whole was asked for",
             )),
-            _ => Err(self.blob_status_error(wanted.subject, answer).await),
+            _ => {
+                self.forget_address(&wanted.descriptor.digest);
+                Err(self.blob_status_error(wanted.subject, answer).await)
+            }
         }
     }
 

@@ -241,10 +241,14 @@ impl Endpoint {
             let authorization = self.auth.authorization(context).await?;
             let (response, elsewhere) = self.follow(request, &base, &name, authorization.as_ref()).await?;
             let used_token = authorization.as_ref().is_some_and(Authorization::is_token);
-            // Amazon's public registry says 400 of a token that has expired.
-            let refused = response.status() == StatusCode::UNAUTHORIZED
-                || (response.status() == StatusCode::BAD_REQUEST && used_token);
-            if !refused || elsewhere || tries == 2 {
+            // Amazon's public registry says 400 of a token that has expired. More than twice nothing
+            // new can come of it: once to learn what is wanted, once for a token that had expired.
+            let refused = match response.status() {
+                StatusCode::UNAUTHORIZED => tries < 2,
+                StatusCode::BAD_REQUEST => used_token && tries == 0,
+                _ => false,
+            };
+            if !refused || elsewhere {
                 return Ok((response, elsewhere));
             }
             tries += 1;

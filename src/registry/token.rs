@@ -359,6 +359,13 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_stale_from_its_time_on() {
+        let token = |renew_at| Token { secret: Secret::new("t"), renew_at };
+        assert!(token(Instant::now()).is_stale());
+        assert!(!token(Instant::now() + Duration::from_secs(60)).is_stale());
+    }
+
+    #[test]
     fn reads_rfc3339() {
         let seconds =
             |text: &str| parse_rfc3339(text).map(|t| t.duration_since(UNIX_EPOCH).unwrap().as_secs());

@@ -84,6 +84,9 @@ impl Transport {
             .pool_max_idle_per_host(options.max_connections.max(1))
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_max_header_list_size(64 << 10)
+            // A connection that died quietly would otherwise be used again for every retry.
+            .http2_keep_alive_interval(Duration::from_secs(15))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
             .no_proxy();
         for proxy in self.proxies()? {
             builder = builder.proxy(proxy);
@@ -92,9 +95,9 @@ impl Transport {
             builder = builder.http1_only();
         }
         builder = match peer {
-            // No certificate will be looked at: none need be loaded.
-            Peer::Plain => builder.tls_certs_only([]),
-            Peer::Own | Peer::Other => builder.tls_certs_merge(self.certificates()?),
+            // No certificate will be looked at, unless a proxy's: none need be loaded.
+            Peer::Plain if !self.proxy_has_tls() => builder.tls_certs_only([]),
+            _ => builder.tls_certs_merge(self.certificates()?),
         };
         if peer == Peer::Own {
             builder = builder.tls_danger_accept_invalid_certs(options.insecure_tls);
@@ -106,6 +109,10 @@ impl Transport {
             failure(ErrorKind::InvalidInput, &self.host, format!("cannot set up the connection: {}", deepest(&error)))
                 .with_hint("check --ca-file and --cert-dir; where the system has no CA certificates, install ca-certificates")
         })
+    }
+
+    fn proxy_has_tls(&self) -> bool {
+        self.options.proxy.http.as_deref().is_some_and(|address| address.starts_with("https:"))
     }
 
     fn certificates(&self) -> Result<Vec<Certificate>> {

@@ -100,6 +100,44 @@ async fn a_token_that_expires_in_mid_run_is_renewed() {
 }
 
 #[tokio::test]
+async fn a_fresh_token_that_is_refused_is_not_asked_for_twice() {
+    let server = serving().await;
+    server.require_tokens(TokenAuth { uses: Some(0), ..TokenAuth::default() });
+    let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert_eq!((server.count("", "/manifests/"), server.count("", "/token")), (2, 1));
+}
+
+#[tokio::test]
+async fn a_token_of_little_life_is_renewed_before_each_use() {
+    let server = serving().await;
+    server.require_tokens(TokenAuth { expires_in: Some(1), ..TokenAuth::default() });
+    let session = anonymous(&server);
+    session.resolve(&repository(), &tag()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(850)).await;
+    session.resolve(&repository(), &tag()).await.unwrap();
+    assert_eq!(server.count("", "/token"), 2, "renewed at four fifths of its second");
+    assert_eq!(server.count("", "/manifests/"), 3, "without having been refused");
+}
+
+#[tokio::test]
+async fn the_scope_that_a_registry_insists_on_is_asked_for() {
+    let server = serving().await;
+    server.require_tokens(TokenAuth::default());
+    let challenge = |scope: &str| {
+        let value = format!(r#"Bearer realm="{}/token",scope="{scope}""#, server.url());
+        Fault::Status(401, vec![("WWW-Authenticate".into(), value)], "".into())
+    };
+    server.on("HEAD", "").times(1).answer(challenge("repository:renamed/app:pull repository:team/app:pull"));
+    anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
+    let scopes: Vec<String> =
+        server.seen().into_iter().filter(|seen| seen.path.contains("/token")).map(|seen| seen.path).collect();
+    assert!(scopes[0].contains("team%2Fapp"), "{scopes:?}");
+    assert!(scopes.iter().all(|path| !path.contains("push")), "{scopes:?}");
+    assert!(scopes[1].contains("renamed%2Fapp"), "{scopes:?}");
+}
+
+#[tokio::test]
 async fn an_identity_token_is_changed_for_access_tokens() {
     for get_only in [false, true] {
         let server = serving().await;

@@ -17,7 +17,7 @@ async fn a_blob_comes_whole_or_in_part() {
     let (server, layer) = serving().await;
     let session = anonymous(&server);
     for (from, to, range, expect) in [
-        (0, None, None, &LAYER[..]),
+        (0, None, None, LAYER),
         (4, None, Some("bytes=4-"), &LAYER[4..]),
         (2, Some(5), Some("bytes=2-4"), &LAYER[2..5]),
         (0, Some(3), Some("bytes=0-2"), &LAYER[..3]),

@@ -56,6 +56,19 @@ async fn an_address_that_expired_is_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn a_content_server_that_fails_is_not_kept() {
+    let (registry, cdn, layer) = with_cdn().await;
+    let session = with_credential(&registry, basic());
+    fetch(&session, &layer, 0, Some(4)).await.unwrap();
+    cdn.on("GET", "/cdn/").times(1).answer(Fault::status(500));
+    let error = fetch(&session, &layer, 4, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let asked = registry.count("GET", "/blobs/");
+    fetch(&session, &layer, 4, None).await.unwrap();
+    assert_eq!(registry.count("GET", "/blobs/"), asked + 1);
+}
+
+#[tokio::test]
 async fn a_content_server_that_refuses_a_fresh_address_is_no_matter_of_logging_in() {
     let (registry, cdn, layer) = with_cdn().await;
     cdn.on("GET", "/cdn/").answer(Fault::status(403));
