@@ -301,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn conforms() {
-        conformance::sink(|| Memory::new()).await;
+        conformance::sink(Memory::new).await;
     }
 
     #[tokio::test]

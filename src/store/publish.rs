@@ -17,6 +17,7 @@ use super::partial::{Claims, Committed};
 use super::{Durability, path, storage};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,8 @@ pub(super) struct Move {
 pub(super) struct Staged {
     /// What is left to be done: each entry takes a cycle, and relies on those before it.
     pub(super) steps: VecDeque<Vec<Move>>,
+    /// The tags' links that it changes.
+    pub(super) tags: Vec<String>,
     /// The blobs it needs: if one of them could not be published, neither can the image.
     pub(super) blobs: Vec<Digest>,
     pub(super) done: oneshot::Sender<Result<()>>,
@@ -63,8 +66,8 @@ struct Queue {
     images: Vec<Staged>,
     /// Blobs being written now.
     writers: usize,
-    /// Images queued or under way.
-    unfinished: usize,
+    /// The tags' links that images queued or under way change, and how many of them do.
+    changing: HashMap<String, usize>,
     closing: bool,
     /// A barrier failed: what the kernel has dropped nobody knows, so nothing more can be promised.
     broken: Option<Error>,
@@ -89,9 +92,9 @@ impl Publisher {
         Ok(OpenWriter { shared: self.shared.clone() })
     }
 
-    /// Whether images are queued or under way.
-    pub(super) fn is_busy(&self) -> bool {
-        self.shared.lock().unfinished > 0
+    /// Whether an image that is queued or under way will change the tag's link at `path`.
+    pub(super) fn is_changing(&self, path: &str) -> bool {
+        self.shared.lock().changing.contains_key(path)
     }
 
     /// Queues an image.
@@ -101,8 +104,10 @@ impl Publisher {
         if let Some(error) = &queue.broken {
             return Err(error.clone());
         }
+        for tag in &image.tags {
+            *queue.changing.entry(tag.clone()).or_default() += 1;
+        }
         queue.images.push(image);
-        queue.unfinished += 1;
         drop(queue);
         self.shared.wake.notify_one();
         Ok(())
@@ -288,7 +293,16 @@ impl Cycles {
             // What can't be removed now is removed by a later run.
             let _ = self.shared.driver.remove(&unused.staged);
         }
-        self.shared.lock().unfinished -= 1;
+        let mut queue = self.shared.lock();
+        for tag in &image.tags {
+            if let Entry::Occupied(mut count) = queue.changing.entry(tag.clone()) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+        drop(queue);
         // Nobody hears it when the caller has given up; the image is there all the same.
         let _ = image.done.send(outcome);
     }

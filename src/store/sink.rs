@@ -96,12 +96,13 @@ impl Sink for Store {
             }
         };
         let (done, outcome) = oneshot::channel();
+        let tags = steps[2].iter().map(|step| step.path.clone()).collect();
         // A content step is kept, be it empty, while a blob is on its way: what follows relies on it.
         let wait_for_blobs = any_committed(&self.inner.claims, &image.blobs);
         let steps = steps.into_iter().enumerate();
         let steps = steps.filter(|(number, step)| !step.is_empty() || (*number == 0 && wait_for_blobs));
         let steps = steps.map(|(_, step)| step).collect();
-        if let Err(error) = self.inner.publisher.publish(Staged { steps, blobs: image.blobs, done }) {
+        if let Err(error) = self.inner.publisher.publish(Staged { steps, tags, blobs: image.blobs, done }) {
             staging.undo();
             return Err(error);
         }
@@ -118,8 +119,6 @@ fn stage_image(store: &Store, staging: &mut Staging<'_>, image: &Publication) ->
             content.push(staging.file(path::data(&manifest.digest), &manifest.bytes)?);
         }
     }
-    // While other images are under way a tag may be about to change: then it is written whatever it says now.
-    let busy = store.inner.publisher.is_busy();
     for place in &image.places {
         let repository = &place.repository;
         if image.blobs.is_empty() {
@@ -137,7 +136,10 @@ fn stage_image(store: &Store, staging: &mut Staging<'_>, image: &Publication) ->
         }
         if let (Some(tag), Some(root)) = (&place.tag, image.root()) {
             staging.link(store, path::tag_index(repository, tag, &root), &root, &mut tags, false)?;
-            staging.link(store, path::tag_current(repository, tag), &root, &mut tags, busy)?;
+            let current = path::tag_current(repository, tag);
+            // What another image is about to change is written whatever it says now.
+            let always = store.inner.publisher.is_changing(&current);
+            staging.link(store, current, &root, &mut tags, always)?;
         }
     }
     Ok([content, links, tags])

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod crash;
+mod disk;
 mod house;
 mod ls;
 mod registry;
 mod samples;
 mod save;
 mod serve;
+mod store;
 mod support;

@@ -137,7 +137,12 @@ impl FsDriver {
                 self.touch_directory(parent(path));
             }
             Err(Errno::EXIST) => {
-                drop(self.beneath.open(path, OFlags::PATH | OFlags::DIRECTORY, 0)?);
+                match self.beneath.open(path, OFlags::PATH | OFlags::DIRECTORY, 0) {
+                    Ok(_) => {}
+                    // The kernel calls a symbolic link no directory too; a person wants to know which it is.
+                    Err(Errno::NOTDIR) if self.is_symlink(path) => return Err(Errno::LOOP.into()),
+                    Err(error) => return Err(error.into()),
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -149,6 +154,11 @@ impl FsDriver {
             known.insert(path.to_owned());
         }
         Ok(())
+    }
+
+    fn is_symlink(&self, path: &str) -> bool {
+        let found = rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
     }
 
     /// Runs `act`, which needs directories to be there; once more after forgetting what was known, should another

@@ -1,0 +1,319 @@
+//! What the store says and keeps when the disk refuses: full, read-only, no permission, a file in the way, a failed sync.
+
+use super::support::images::{Image, assortment, deliver, deliver_all, noise};
+use super::support::tree;
+use saver::content::memory::Memory;
+use saver::content::{BlobWriter, Ingest, Sink};
+use saver::oci::{Descriptor, Digest};
+use saver::store::driver::{Driver, Entry, EntryKind, FreeSpace, MemoryDriver, Partial};
+use saver::store::{Store, StoreOptions};
+use saver::{Error, ErrorKind};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, StoreOptions::default()).unwrap()
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Runs `act` in a thread of its own: what that changes for itself (mask, user, mounts) is nobody else's.
+fn apart<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(act).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn unshare(what: i32) -> io::Result<()> {
+    // SAFETY: changes what this thread shares with others, and no memory.
+    if unsafe { libc::unshare(what) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file system in memory of at most `size` bytes on `dir`, seen by this thread only. False where that takes
+/// rights that the tests do not have.
+fn mount_small(dir: &Path, size: &str) -> bool {
+    if unshare(libc::CLONE_NEWNS).is_err() {
+        return false;
+    }
+    let mount = |arguments: &[&str]| {
+        std::process::Command::new("mount").args(arguments).status().is_ok_and(|status| status.success())
+    };
+    let dir = dir.to_str().unwrap();
+    mount(&["--make-rprivate", "/"]) && mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", dir])
+}
+
+fn remount(dir: &Path, options: &str) {
+    let options = format!("remount,{options}");
+    let status = std::process::Command::new("mount").args(["-o", &options]).arg(dir).status().unwrap();
+    assert!(status.success());
+}
+
+fn first_error(outcomes: Vec<saver::Result<u64>>) -> Error {
+    outcomes.into_iter().find_map(Result::err).expect("an error")
+}
+
+#[test]
+fn modes_are_for_registries_whatever_the_mask() {
+    apart(|| {
+        unshare(libc::CLONE_FS).unwrap();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("dir");
+        run(async {
+            for outcome in deliver_all(&open(&dir), &assortment()).await.0 {
+                outcome.unwrap();
+            }
+        });
+        for entry in walkdir::WalkDir::new(&dir).into_iter().map(Result::unwrap) {
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+            let expect = if entry.file_type().is_dir() { 0o755 } else { 0o644 };
+            assert_eq!(mode, expect, "{} has {mode:o}", entry.path().display());
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_is_one_clear_error_and_room_is_all_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    apart(move || {
+        let dir = dir.path();
+        if !mount_small(dir, "16k") {
+            println!("not tested: this takes the right to mount");
+            return;
+        }
+        let images = assortment();
+        let expect = run(async {
+            let memory = Memory::new();
+            deliver_all(&memory, &images).await;
+            memory.contents()
+        });
+        // Every run gets a page or so further: the disk fills up at any of the writes.
+        for (refused, pages) in (4..200).enumerate() {
+            remount(dir, &format!("size={}k", pages * 4));
+            let (outcomes, _) = run(async { deliver_all(&open(dir), &images).await });
+            let (contents, problems) = tree::read(&tree::files(dir));
+            assert!(problems.is_empty(), "{pages} pages: {problems:#?}");
+            if outcomes.iter().all(Result::is_ok) {
+                assert_eq!(contents, expect);
+                assert!(refused > 5, "only {refused} runs were refused");
+                return;
+            }
+            let error = first_error(outcomes);
+            assert_eq!(error.kind(), ErrorKind::Storage);
+            assert!(error.message().contains("No space left on device"), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
+        }
+        panic!("never complete");
+    });
+}
+
+#[test]
+fn a_large_blob_that_will_not_fit_is_refused_at_its_first_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    apart(move || {
+        if !mount_small(dir.path(), "4m") {
+            println!("not tested: this takes the right to mount");
+            return;
+        }
+        let store = open(dir.path());
+        let free = store.free_space().unwrap();
+        assert!(free.bytes <= 4 << 20 && free.bytes > 3 << 20, "{free:?}");
+        let blob = |size| Descriptor::new("application/octet-stream", Digest::of(b"large"), size);
+        let Ingest::Write(writer) = run(store.ingest(&blob(8 << 20))).unwrap() else { panic!("present") };
+        let error = writer.write_at(0, b"first").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
+        writer.discard().unwrap();
+        let Ingest::Write(writer) = run(store.ingest(&blob(2 << 20))).unwrap() else { panic!("present") };
+        writer.write_at(0, b"first").unwrap();
+    });
+}
+
+#[test]
+fn a_read_only_file_system_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    apart(move || {
+        if !mount_small(dir.path(), "4m") {
+            println!("not tested: this takes the right to mount");
+            return;
+        }
+        let images = assortment();
+        run(async { deliver(&open(dir.path()), &images[0]).await.unwrap() });
+        remount(dir.path(), "ro");
+        let store = open(dir.path());
+        let error = first_error(run(deliver_all(&store, &images[1..])).0);
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.hint().is_some_and(|hint| hint.contains("read-write")), "{error}");
+        // What is there is read all the same, and a run with nothing to do has nothing to complain of.
+        run(async { deliver(&store, &images[0]).await.unwrap() });
+        drop(store.lock_shared(false).err());
+    });
+}
+
+#[test]
+fn no_permission_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    apart(move || {
+        // SAFETY: changes whom the file system takes this thread for, and no memory. Without the right to, nothing changes.
+        unsafe { libc::setfsuid(65534) };
+        let missing = dir.path().join("new");
+        let owner = std::fs::metadata(dir.path()).unwrap();
+        if std::os::unix::fs::MetadataExt::uid(&owner) != 0 {
+            println!("not tested: this takes a user of all rights");
+            return;
+        }
+        let error = Store::open(&missing, StoreOptions::default()).err().unwrap();
+        assert!(error.hint().is_some_and(|hint| hint.contains("may write")), "{error}");
+        let error = first_error(run(deliver_all(&open(dir.path()), &assortment())).0);
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.hint().is_some_and(|hint| hint.contains("may write")), "{error}");
+        assert!(error.subject().contains(dir.path().to_str().unwrap()), "{error}");
+    });
+}
+
+#[test]
+fn a_file_in_the_way_is_told() {
+    for way in ["docker", "docker/registry", "docker/registry/v2/repositories/tool", ".saver", ".saver/stage"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(way).parent().unwrap()).unwrap();
+        std::fs::write(dir.path().join(way), "in the way").unwrap();
+        let error = first_error(run(deliver_all(&open(dir.path()), &assortment())).0);
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.hint().is_some_and(|hint| hint.contains("a file stands where")), "{way}: {error}");
+        assert_eq!(std::fs::read(dir.path().join(way)).unwrap(), b"in the way");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Store::open(file.path(), StoreOptions::default()).err().unwrap();
+    assert!(error.hint().is_some_and(|hint| hint.contains("a file stands where")), "{error}");
+}
+
+/// A driver of which one operation fails when told to.
+struct Failing {
+    inner: MemoryDriver,
+    what: &'static str,
+    code: i32,
+    now: Arc<AtomicBool>,
+}
+
+impl Failing {
+    fn check(&self, what: &str) -> io::Result<()> {
+        if what == self.what && self.now.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(self.code));
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Failing {
+    fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        self.check("read")?;
+        self.inner.read(path, limit)
+    }
+    fn size(&self, path: &str) -> io::Result<Option<u64>> {
+        self.inner.size(path)
+    }
+    fn open(&self, path: &str) -> io::Result<Option<(File, u64)>> {
+        self.inner.open(path)
+    }
+    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+        self.inner.list(path)
+    }
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        self.inner.kind(path)
+    }
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.inner.create_dir(path)
+    }
+    fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        self.inner.set_aside(path, to)
+    }
+    fn stage_area(&self, parent: &str) -> io::Result<String> {
+        self.inner.stage_area(parent)
+    }
+    fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
+        self.check("stage")?;
+        self.inner.stage(path, content)
+    }
+    fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
+        self.check(if path.contains("/blobs/") { "publish content" } else { "publish link" })?;
+        self.inner.publish(staged, path)
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.inner.remove(path)
+    }
+    fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
+        self.check("partial")?;
+        self.inner.partial(path, size)
+    }
+    fn barrier(&self) -> io::Result<()> {
+        self.check("barrier")
+    }
+    fn lock_file(&self, path: &str) -> io::Result<Option<File>> {
+        self.inner.lock_file(path)
+    }
+    fn free_space(&self) -> io::Result<FreeSpace> {
+        self.inner.free_space()
+    }
+    fn location(&self, path: &str) -> String {
+        self.inner.location(path)
+    }
+}
+
+fn failing(what: &'static str, code: i32) -> (Store, MemoryDriver, Arc<AtomicBool>) {
+    let (inner, now) = (MemoryDriver::new(), Arc::new(AtomicBool::new(true)));
+    let driver = Failing { inner: inner.clone(), what, code, now: now.clone() };
+    (Store::with_driver(Arc::new(driver), StoreOptions::default()), inner, now)
+}
+
+#[test]
+fn a_failure_of_any_operation_is_told_and_passes() {
+    let images = assortment();
+    for what in ["read", "stage", "publish content", "publish link", "partial"] {
+        for (code, says) in [
+            (libc::EIO, "Input/output error"),
+            (libc::EMFILE, "Too many open files"),
+            (libc::EDQUOT, "quota"),
+        ] {
+            let (store, disk, now) = failing(what, code);
+            for outcome in run(deliver_all(&store, &images)).0 {
+                let error = outcome.expect_err(what);
+                assert_eq!(error.kind(), ErrorKind::Storage);
+                assert!(error.message().contains(says), "{what}: {error}");
+                assert_eq!(error.hint().is_some(), code != libc::EIO, "{error:?}");
+            }
+            assert!(tree::read(&disk.files()).1.is_empty());
+            // The same store goes on when the trouble is over.
+            now.store(false, Ordering::SeqCst);
+            for outcome in run(deliver_all(&store, &images)).0 {
+                outcome.unwrap();
+            }
+            drop(store);
+            let left: Vec<_> = disk.files().into_keys().filter(|path| path.starts_with(".saver/")).collect();
+            assert!(left.is_empty(), "{what}: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_nothing_more_is_promised() {
+    let (store, disk, now) = failing("barrier", libc::EIO);
+    let image = Image::single("x", &[noise("x", 10)], &["x:1"]);
+    let error = run(deliver(&store, &image)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    assert!(error.message().contains("stable storage"), "{error}");
+    now.store(false, Ordering::SeqCst);
+    assert!(run(deliver(&store, &image)).is_err(), "what the kernel dropped nobody knows");
+    drop(store);
+    let tags = tree::read(&disk.files()).0.tags;
+    assert!(tags.is_empty(), "{tags:?}");
+    // A new run starts from what it can read.
+    let store = Store::with_driver(Arc::new(disk), StoreOptions::default());
+    run(deliver(&store, &image)).unwrap();
+}
