@@ -23,6 +23,24 @@ pub(super) fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(cleaned)
 }
 
+/// A JSON text, safe to print and still the same JSON: such characters stand only in strings, where
+/// they may be written as `\uXXXX` (RFC 8259, 7).
+pub(super) fn clean_json(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_unsafe(c) {
+            let mut units = [0; 2];
+            cleaned.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            cleaned.push(c);
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -171,6 +189,15 @@ mod tests {
         ] {
             assert_eq!(clean(text), expect);
         }
+    }
+
+    #[test]
+    fn cleaned_json_is_the_same_json() {
+        let value = serde_json::json!({"message": "a\u{202e}b\u{e0041}\u{1b}\u{7f}c"});
+        let text = value.to_string();
+        let cleaned = clean_json(&text);
+        assert!(!cleaned.chars().any(is_unsafe), "{cleaned}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&cleaned).unwrap(), value);
     }
 
     #[test]

@@ -61,13 +61,15 @@ impl Registries {
     /// # Errors
     /// `InvalidInput` for certificates that are there and can't be read.
     pub(super) fn session(&self, registry: &Registry) -> Result<SessionOptions> {
-        let mut options = SessionOptions::default();
-        options.plain_http = self.plain_http.contains(registry);
-        options.insecure_tls = self.insecure_tls.contains(registry);
-        options.ca_certificates.clone_from(&self.ca_certificates);
-        options.mirrors = self.mirrors.get(registry).cloned().unwrap_or_default();
-        options.proxy = self.proxy.clone();
-        options.max_connections = self.jobs;
+        let mut options = SessionOptions {
+            plain_http: self.plain_http.contains(registry),
+            insecure_tls: self.insecure_tls.contains(registry),
+            ca_certificates: self.ca_certificates.clone(),
+            mirrors: self.mirrors.get(registry).cloned().unwrap_or_default(),
+            proxy: self.proxy.clone(),
+            max_connections: self.jobs,
+            ..SessionOptions::default()
+        };
         for dir in &self.cert_dirs {
             let found = certificates(&dir.join(registry.as_str()))?;
             options.ca_certificates.extend(found.authorities);

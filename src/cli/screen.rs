@@ -62,7 +62,7 @@ pub(super) fn start_log(screen: &Arc<Screen>, verbose: u8, format: LogFormat) {
         _ => LevelFilter::TRACE,
     };
     let own = filter::Targets::new().with_target("saver", level);
-    let writer = LogWriter(screen.clone());
+    let writer = LogWriter { screen: screen.clone(), format };
     let layer = match format {
         LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(writer).boxed(),
         LogFormat::Json => fmt::layer().json().with_writer(writer).boxed(),
@@ -72,23 +72,30 @@ pub(super) fn start_log(screen: &Arc<Screen>, verbose: u8, format: LogFormat) {
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-struct LogWriter(Arc<Screen>);
+struct LogWriter {
+    screen: Arc<Screen>,
+    format: LogFormat,
+}
 
 impl<'a> MakeWriter<'a> for LogWriter {
-    type Writer = LogLine;
+    type Writer = LogLine<'a>;
 
-    fn make_writer(&'a self) -> LogLine {
-        LogLine(self.0.clone())
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine(self)
     }
 }
 
-struct LogLine(Arc<Screen>);
+struct LogLine<'a>(&'a LogWriter);
 
-impl Write for LogLine {
+impl Write for LogLine<'_> {
     /// A log line comes in one piece.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        self.0.line(&output::clean(text.trim_end_matches('\n')));
+        let text = text.trim_end_matches('\n');
+        match self.0.format {
+            LogFormat::Text => self.0.screen.line(&output::clean(text)),
+            LogFormat::Json => self.0.screen.line(&output::clean_json(text)),
+        }
         Ok(bytes.len())
     }
 

@@ -3,9 +3,11 @@
 // A test fails by panicking, in the functions that tests share too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod cli;
 mod crash;
 mod disk;
 mod house;
+mod list;
 mod ls;
 mod registry;
 mod samples;

@@ -128,7 +128,8 @@ impl Json {
 
     fn write(&self, event: impl Serialize) {
         let elapsed = (self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-        if let Ok(mut line) = serde_json::to_vec(&Line { elapsed, event }) {
+        if let Ok(line) = serde_json::to_string(&Line { elapsed, event }) {
+            let mut line = output::clean_json(&line).into_owned().into_bytes();
             line.push(b'\n');
             let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(lines) = lines {
