@@ -2,6 +2,7 @@
 
 use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, SaveArgs};
 use super::config::Environment;
+use super::credentials::Credentials;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::outfile::Outfile;
@@ -13,7 +14,7 @@ use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status}
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::{PlatformSet, Registry};
-use crate::registry::{Anonymous, Credential, CredentialSource, Fixed, Secret};
+use crate::registry::{Credential, CredentialSource, Secret};
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
 use crate::store::Durability;
 use std::collections::BTreeSet;
@@ -176,12 +177,13 @@ fn copy_options(args: &SaveArgs) -> Result<CopyOptions> {
 /// Where credentials come from: `--username` first, then the files. A list's own go before both.
 fn credentials(
     args: &SaveArgs,
-    _environment: &Environment,
+    environment: &Environment,
     registries: &BTreeSet<Registry>,
 ) -> Result<Arc<dyn CredentialSource>> {
+    let mut credentials = Credentials::load(environment, args.registry.authfile.as_deref())?;
     let wrong = |why: &str| Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why);
     match (&args.registry.username, args.registry.password_stdin) {
-        (None, false) => return Ok(Arc::new(Anonymous)),
+        (None, false) => return Ok(Arc::new(credentials)),
         (Some(_), true) => {}
         _ => return Err(wrong("are needed together: the password is read from stdin")),
     }
@@ -194,7 +196,8 @@ fn credentials(
     };
     let username = args.registry.username.clone().unwrap_or_default();
     let credential = Credential::Basic { username, password: password()? };
-    Ok(Arc::new(Fixed::only_for(registry.clone(), credential)))
+    credentials.give(registry.clone(), credential);
+    Ok(Arc::new(credentials))
 }
 
 fn password() -> Result<Secret> {

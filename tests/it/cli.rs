@@ -473,3 +473,54 @@ fn nothing_that_a_registry_says_reaches_the_terminal_raw() {
         assert!(!all.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{all:?}");
     }
 }
+
+#[test]
+fn credentials_come_from_stdin_files_and_lists_and_are_never_printed() {
+    let (sender, shown) = std::sync::mpsc::channel();
+    let host = odd_registry(move |mut stream| {
+        let mut request = [0; 4096];
+        let length = stream.read(&mut request).unwrap_or(0);
+        let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+        let authorization = request.lines().find_map(|line| line.strip_prefix("authorization: "));
+        let status = match authorization {
+            Some(value) => {
+                let _ = sender.send(value.to_owned());
+                "404 Not Found\r\n"
+            }
+            None => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n",
+        };
+        let answer = format!("HTTP/1.1 {status}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    // base64 of robot:hunter2, in lower case as the request was read.
+    const EXPECT: &str = "basic cm9ib3q6ahvudgvymg==";
+    let place = Place::new();
+    let image = format!("{host}/a/b:1");
+    place.write(
+        "auth.yaml",
+        &format!("- {{registry: \"{host}\", username: robot, password: hunter2, images: [\"a/b:1\"]}}\n"),
+    );
+    fs::create_dir(place.path(".docker")).unwrap();
+    let file = format!("{{\"auths\": {{\"{host}\": {{\"auth\": \"cm9ib3Q6aHVudGVyMg==\"}}}}}}");
+    place.write("auth.json", &file);
+    let base = ["--dir", "d", "--arch", "amd64", "-vv"];
+    for (args, stdin) in [
+        (&["--username", "robot", "--password-stdin", &image][..], "hunter2\n"),
+        (&["--authfile", "auth.json", &image], ""),
+        (&["--list", "auth.yaml"], ""),
+        (&[&image], ""),
+    ] {
+        if args.len() == 1 {
+            fs::rename(place.path("auth.json"), place.path(".docker/config.json")).unwrap();
+        }
+        let mut command = place.saver(&base);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let ran = Ran::of(child.wait_with_output().unwrap()).expect(1);
+        assert_eq!(shown.recv().unwrap(), EXPECT, "{args:?}");
+        for secret in ["hunter2", "cm9ib3Q6"] {
+            assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "{args:?}: {}", ran.err);
+        }
+    }
+}
