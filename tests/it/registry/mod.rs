@@ -4,6 +4,7 @@ mod auth;
 mod blobs;
 mod manifests;
 mod mirrors;
+mod peers;
 mod redirects;
 mod tls;
 
