@@ -1,6 +1,6 @@
 //! From a request to its response.
 
-use super::body::{AccessLog, Body, OpenFiles};
+use super::body::{AccessLog, Body, HeldChunks};
 use super::cache::{ManifestCache, ReadyManifest};
 use super::page::Page;
 use super::range::Part;
@@ -35,7 +35,7 @@ const CACHED_MANIFESTS: usize = 32 << 20;
 pub(super) struct Registry {
     store: Store,
     manifests: ManifestCache,
-    open_files: OpenFiles,
+    chunks: HeldChunks,
     listings: Semaphore,
 }
 
@@ -46,7 +46,7 @@ impl Registry {
         Self {
             store,
             manifests: ManifestCache::new(CACHED_MANIFESTS),
-            open_files: OpenFiles::default(),
+            chunks: HeldChunks::default(),
             listings: Semaphore::new(LISTINGS),
         }
     }
@@ -177,13 +177,13 @@ impl Registry {
         let mut response = match part {
             _ if known => empty(StatusCode::NOT_MODIFIED),
             Part::Whole => {
-                let mut response = Response::new(Body::part(file, 0, size, &self.open_files));
+                let mut response = Response::new(Body::part(file, 0, size, &self.chunks));
                 response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
                 response
             }
             Part::Bytes(first, last) => {
                 let length = last - first + 1;
-                let mut response = Response::new(Body::part(file, first, length, &self.open_files));
+                let mut response = Response::new(Body::part(file, first, length, &self.chunks));
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 let headers = response.headers_mut();
                 headers.insert(header::CONTENT_LENGTH, length.into());

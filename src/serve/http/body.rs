@@ -14,16 +14,37 @@ use std::time::Instant;
 const LARGEST_CHUNK: usize = 256 << 10;
 /// The fewest, however many clients there are.
 const SMALLEST_CHUNK: usize = 16 << 10;
-/// What all open bodies together may hold in memory, as long as no chunk is below the smallest.
-const CHUNKS_IN_MEMORY: usize = 64 << 20;
+/// What all bodies together may hold in memory before every further chunk is one of the smallest.
+const CHUNKS_IN_MEMORY: usize = 32 << 20;
 
-/// How many file bodies are open: each holds at most one chunk that its client has not taken yet.
+/// How many bytes of chunks are in memory: those that their clients have not taken yet.
 #[derive(Clone, Default)]
-pub(super) struct OpenFiles(Arc<AtomicUsize>);
+pub(super) struct HeldChunks(Arc<AtomicUsize>);
 
-impl OpenFiles {
-    fn chunk(&self) -> usize {
-        (CHUNKS_IN_MEMORY / self.0.load(Ordering::Relaxed).max(1)).clamp(SMALLEST_CHUNK, LARGEST_CHUNK)
+impl HeldChunks {
+    /// The length of the next chunk: a part of what is left, so that many clients that take nothing
+    /// share it and do not all hold a large one.
+    fn next(&self) -> usize {
+        let left = CHUNKS_IN_MEMORY.saturating_sub(self.0.load(Ordering::Relaxed));
+        (left / 16).clamp(SMALLEST_CHUNK, LARGEST_CHUNK)
+    }
+}
+
+/// A chunk that is counted until it is dropped, which is when the client has taken it or is gone.
+struct Chunk {
+    bytes: Vec<u8>,
+    chunks: HeldChunks,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.chunks.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
@@ -44,7 +65,7 @@ struct FilePart {
     file: File,
     offset: u64,
     left: u64,
-    open: OpenFiles,
+    chunks: HeldChunks,
 }
 
 impl Body {
@@ -57,16 +78,13 @@ impl Body {
     }
 
     /// `length` bytes of `file` from `offset`.
-    pub(super) fn part(file: File, offset: u64, length: u64, open: &OpenFiles) -> Self {
+    pub(super) fn part(file: File, offset: u64, length: u64, chunks: &HeldChunks) -> Self {
         if length > LARGEST_CHUNK as u64 {
             // Doubles the kernel's read-ahead; only advice, so a refusal does no harm.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         }
-        open.0.fetch_add(1, Ordering::Relaxed);
-        Self {
-            content: Content::Part(FilePart { file, offset, left: length, open: open.clone() }),
-            log: None,
-        }
+        let part = FilePart { file, offset, left: length, chunks: chunks.clone() };
+        Self { content: Content::Part(part), log: None }
     }
 
     /// The same body, that writes a line to the log when it is done.
@@ -88,7 +106,7 @@ impl FilePart {
     /// The next chunk. The read is made here and not on another thread: in the page cache it takes less time than
     /// the hand-over, and the kernel reads ahead.
     fn read(&mut self) -> io::Result<Bytes> {
-        let wanted = self.left.min(self.open.chunk() as u64) as usize;
+        let wanted = self.left.min(self.chunks.next() as u64) as usize;
         let mut chunk = Vec::with_capacity(wanted);
         while chunk.len() < wanted {
             let at = self.offset + chunk.len() as u64;
@@ -106,13 +124,8 @@ impl FilePart {
         chunk.truncate(wanted);
         self.offset += wanted as u64;
         self.left -= wanted as u64;
-        Ok(chunk.into())
-    }
-}
-
-impl Drop for FilePart {
-    fn drop(&mut self) {
-        self.open.0.fetch_sub(1, Ordering::Relaxed);
+        self.chunks.0.fetch_add(wanted, Ordering::Relaxed);
+        Ok(Bytes::from_owner(Chunk { bytes: chunk, chunks: self.chunks.clone() }))
     }
 }
 
@@ -193,30 +206,38 @@ mod tests {
     #[tokio::test]
     async fn a_part_of_a_file_comes_whole_and_in_order() {
         let content: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
-        let open = OpenFiles::default();
+        let chunks = HeldChunks::default();
         for (offset, length) in [(0, content.len()), (0, 1), (999_999, 4), (10, 600_000)] {
-            let body = Body::part(file_of(&content), offset as u64, length as u64, &open);
-            assert_eq!(open.0.load(Ordering::Relaxed), 1);
+            let body = Body::part(file_of(&content), offset as u64, length as u64, &chunks);
             let got = body.collect().await.unwrap().to_bytes();
             assert!(got == content[offset..offset + length], "{offset} {length}");
-            assert_eq!(open.0.load(Ordering::Relaxed), 0);
+            drop(got);
+            assert_eq!(chunks.0.load(Ordering::Relaxed), 0);
         }
     }
 
     #[tokio::test]
     async fn a_file_that_is_too_short_ends_in_an_error() {
-        let body = Body::part(file_of(b"abc"), 0, 10, &OpenFiles::default());
+        let body = Body::part(file_of(b"abc"), 0, 10, &HeldChunks::default());
         assert_eq!(body.collect().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
-    #[test]
-    fn many_clients_get_smaller_chunks() {
-        let open = OpenFiles::default();
-        let mut sizes = Vec::new();
-        for count in [0, 1, 256, 512, 4096, 100_000] {
-            open.0.store(count, Ordering::Relaxed);
-            sizes.push(open.chunk() >> 10);
+    #[tokio::test]
+    async fn many_clients_that_take_nothing_hold_little() {
+        let content = file_of(&vec![7; 1 << 20]);
+        let chunks = HeldChunks::default();
+        let mut stuck = Vec::new();
+        for _ in 0..1000 {
+            let mut body = Body::part(content.try_clone().unwrap(), 0, 1 << 20, &chunks);
+            let chunk = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            stuck.push((body, chunk));
         }
-        assert_eq!(sizes, [256, 256, 256, 128, 16, 16]);
+        assert_eq!(stuck[0].1.len(), LARGEST_CHUNK);
+        assert_eq!(stuck[999].1.len(), SMALLEST_CHUNK);
+        let held: usize = stuck.iter().map(|(_, chunk)| chunk.len()).sum();
+        assert_eq!(held, chunks.0.load(Ordering::Relaxed));
+        assert!(held < CHUNKS_IN_MEMORY + 1000 * SMALLEST_CHUNK, "{held}");
+        drop(stuck);
+        assert_eq!((chunks.0.load(Ordering::Relaxed), chunks.next()), (0, LARGEST_CHUNK));
     }
 }
