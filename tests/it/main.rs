@@ -9,6 +9,7 @@ mod disk;
 mod house;
 mod list;
 mod ls;
+mod readme;
 mod registry;
 mod samples;
 mod save;
