@@ -50,7 +50,8 @@ impl Endpoint {
         to: Option<u64>,
     ) -> Result<BlobStream> {
         let to = to.filter(|to| *to < descriptor.size);
-        if from >= to.unwrap_or(descriptor.size) && from > 0 {
+        let is_nothing = from >= to.unwrap_or(descriptor.size) && (from > 0 || to == Some(0));
+        if is_nothing {
             return Ok(BlobStream { start: from, length: Some(0), chunks: futures::stream::empty().boxed() });
         }
         let mut wanted = Wanted { subject, repository, descriptor, from, to };

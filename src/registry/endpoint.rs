@@ -26,6 +26,9 @@ const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 const FIRST_API: usize = 8;
 const FIRST_BLOBS: usize = 6;
 
+/// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
+const PROBES: usize = 3;
+
 /// One place that answers for repositories.
 pub(super) struct Endpoint {
     /// The registry that it is, as `docker login` names it.
@@ -355,7 +358,15 @@ impl Endpoint {
 
     async fn detect(&self, subject: &str, https: &Url, http: &Url) -> Result<Url, Undecided> {
         let port = https.port_or_known_default().unwrap_or(443);
-        match probe(self.registry.host(), port, self.options.connect_timeout).await {
+        let ask = || probe(self.registry.host(), port, self.options.connect_timeout);
+        let mut said = ask().await;
+        for _ in 1..PROBES {
+            if !matches!(said, Ok(Speaks::Nothing)) {
+                break;
+            }
+            said = ask().await;
+        }
+        match said {
             Ok(Speaks::Tls) => Ok(https.clone()),
             Ok(Speaks::Plain) => Ok(http.clone()),
             Ok(Speaks::Nothing) => Err(Undecided::Plain),
@@ -438,6 +449,22 @@ mod tests {
         ] {
             assert_eq!(known(&origin(name, options)), expect, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_cut_connection_does_not_make_a_registry_plain() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = origin(&listener.local_addr().unwrap().to_string(), SessionOptions::default());
+        let server = async {
+            drop(listener.accept().await.unwrap());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 5]).await.unwrap();
+            stream.write_all(&[21]).await.unwrap();
+            stream
+        };
+        let (base, _stream) = tokio::join!(endpoint.base("x"), server);
+        assert_eq!(base.unwrap().scheme(), "https");
     }
 
     #[test]

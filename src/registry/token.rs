@@ -261,7 +261,11 @@ fn parse_rfc3339(text: &str) -> Option<SystemTime> {
         b"Z" | b"z" => 0,
         [sign @ (b'+' | b'-'), ..] => {
             let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let seconds = hours.parse::<i64>().ok()?.checked_mul(3600)? + minutes.parse::<i64>().ok()? * 60;
+            let (hours, minutes) = (hours.parse::<i64>().ok()?, minutes.parse::<i64>().ok()?);
+            if !(0..24).contains(&hours) || !(0..60).contains(&minutes) {
+                return None;
+            }
+            let seconds = hours * 3600 + minutes * 60;
             if *sign == b'+' { seconds } else { -seconds }
         }
         _ => return None,

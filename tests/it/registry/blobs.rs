@@ -30,8 +30,10 @@ async fn a_blob_comes_whole_or_in_part() {
         assert_eq!(seen.header("range"), range);
         assert_eq!(seen.header("accept-encoding"), Some("identity"));
     }
-    let (start, bytes) = fetch(&session, &layer, 10, None).await.unwrap();
-    assert_eq!((start, bytes.len()), (10, 0), "nothing is left to ask for");
+    for (from, to) in [(10, None), (0, Some(0)), (5, Some(5))] {
+        let (start, bytes) = fetch(&session, &layer, from, to).await.unwrap();
+        assert_eq!((start, bytes.len()), (from, 0), "nothing is left to ask for");
+    }
     assert_eq!(server.count("GET", "/blobs/"), 6);
 }
 
