@@ -273,4 +273,19 @@ mod tests {
         let config = DockerConfig::parse(br#"{"auths":{"r.io":{"auth":"YW5uOmh1bnRlcjI="}}}"#).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_panics(
+            key in r"(https?://|)[a-zA-Z0-9./:\[\]-]{0,20}",
+            auth in r"[A-Za-z0-9+/=]{0,12}",
+            rest in r"\PC{0,20}",
+        ) {
+            let json = serde_json::json!({"auths": {&key: {"auth": auth, "username": rest}}, "credHelpers": {&key: rest}});
+            if let Ok(config) = DockerConfig::parse(json.to_string().as_bytes()) {
+                let _ = config.find(&"r.io".parse().unwrap(), &"a/b".parse().unwrap());
+            }
+            let _ = DockerConfig::parse(rest.as_bytes());
+        }
+    }
 }

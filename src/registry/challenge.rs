@@ -120,4 +120,15 @@ mod tests {
         assert_eq!(Challenge::from_headers(&headers), Some(bearer("https://t", None, None)));
         assert_eq!(Challenge::parse(&format!("Bearer realm=\"{}\"", "a".repeat(9000))), vec![]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_a_registry_sends_panics(value in r#"(Bearer|Basic|x| |,|=|"|\\\\|realm|scope|\PC){0,40}"#) {
+            for challenge in Challenge::parse(&value) {
+                if let Challenge::Bearer(bearer) = challenge {
+                    proptest::prop_assert!(!bearer.realm.is_empty());
+                }
+            }
+        }
+    }
 }

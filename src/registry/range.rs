@@ -109,4 +109,20 @@ mod tests {
         assert_eq!(range_header(7, None).unwrap(), "bytes=7-");
         assert_eq!(range_header(0, Some(8)).unwrap(), "bytes=0-7");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_range_that_answers_lies_within_the_blob(
+            value in r"bytes ([0-9]{0,20}|\*)-?[0-9]{0,20}/([0-9]{0,20}|\*)",
+            from in 0..50_u64,
+            to in proptest::option::of(1..60_u64),
+        ) {
+            if let Some(range) = ContentRange::parse(&value)
+                && range.answers(from, to, 40)
+            {
+                let ContentRange::Part { first, last, .. } = range else { panic!("{range:?}") };
+                proptest::prop_assert!(first == from && last < 40 && to.is_none_or(|to| last < to));
+            }
+        }
+    }
 }

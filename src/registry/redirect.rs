@@ -143,4 +143,17 @@ mod tests {
             assert_eq!(same_origin(&url(one), &url(other)), same, "{one} {other}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_location_leads_down_or_inside(
+            location in r"(https?:|)(//|/|)([0-9a-fx.:\[\]@%]{0,20}|localhost|127\.1|cdn\.io)(:[0-9]{1,5})?/\PC{0,8}",
+        ) {
+            let start = url("https://r.io/v2/a");
+            if let Ok(to) = target(&start, &location, std::slice::from_ref(&start)) {
+                proptest::prop_assert_eq!(to.scheme(), "https");
+                proptest::prop_assert!(!is_private(&to), "{}", to);
+            }
+        }
+    }
 }

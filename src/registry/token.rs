@@ -394,4 +394,11 @@ mod tests {
         assert_eq!(format!("{value:?}"), "Sensitive");
         assert!(bearer(&Secret::new("a\nb")).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_time_that_a_server_tells_panics(time in r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[Z+.-][0-9:]{0,24}|\PC{0,30})") {
+            let _ = parse_rfc3339(&time);
+        }
+    }
 }
