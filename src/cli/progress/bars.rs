@@ -11,40 +11,52 @@ use std::time::{Duration, Instant};
 const SHOWN: usize = 8;
 /// Drawn at most this often in a second.
 const HERTZ: u8 = 10;
+/// A line with nothing in it; indicatif would leave an empty one out.
+const EMPTY: &str = " ";
 /// Characters of a bar.
 const WIDTH: usize = 24;
 
 /// The bars. Lines are only added while a run goes on, so that the display does not jump.
 pub(super) struct Bars {
     all: MultiProgress,
+    /// A blank line above. indicatif leaves the cursor at the right edge, so that the `^C` a terminal shows
+    /// begins a new line and the topmost line is not cleared: it should be this one.
+    blank: ProgressBar,
     blobs: Vec<ProgressBar>,
     total: ProgressBar,
 }
 
 fn line() -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::no_length().with_style(style)
 }
 
 impl Bars {
     pub(super) fn new(screen: &Screen) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(HERTZ));
+        let blank = all.add(line());
         let total = all.add(line());
         screen.set_bars(Some(all.clone()));
-        Self { all, blobs: Vec::new(), total }
+        Self { all, blank, blobs: Vec::new(), total }
     }
 
     /// Draws how things stand.
     pub(super) fn draw(&mut self, tally: &mut Tally, paint: Paint) {
         let now = Instant::now();
         tally.sample(now);
+        let width =
+            rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let fit = |line: String| fit(&line, width);
         while self.blobs.len() < tally.active.len().min(SHOWN) {
             self.blobs.push(self.all.insert_before(&self.total, line()));
         }
+        self.blank.set_message(EMPTY);
         for (index, bar) in self.blobs.iter().enumerate() {
-            bar.set_message(tally.active.get(index).map(|blob| blob_line(blob, paint)).unwrap_or_default());
+            let line =
+                tally.active.get(index).map_or_else(|| EMPTY.to_owned(), |blob| blob_line(blob, paint));
+            bar.set_message(fit(line));
         }
-        self.total.set_message(total_line(tally, now, paint));
+        self.total.set_message(fit(total_line(tally, now, paint)));
     }
 
     /// Takes all bars away.
@@ -54,7 +66,25 @@ impl Bars {
     }
 }
 
-/// `#####>-----` of `at` out of `of`.
+/// As much of `line` as has room in `width` columns. Colours take none; what may be wide counts as two.
+fn fit(line: &str, width: usize) -> String {
+    let mut fitted = String::with_capacity(line.len());
+    let (mut column, mut escape) = (0, false);
+    for c in line.chars() {
+        if escape || c == '\u{1b}' {
+            escape = c != 'm';
+            fitted.push(c);
+            continue;
+        }
+        column += if c.is_ascii() || matches!(c, '━' | '─') { 1 } else { 2 };
+        if column <= width {
+            fitted.push(c);
+        }
+    }
+    fitted
+}
+
+/// `━━━───` of `at` out of `of`.
 fn bar(at: u64, of: u64) -> String {
     let filled = if of == 0 { WIDTH } else { (at.min(of) as u128 * WIDTH as u128 / of as u128) as usize };
     format!("{}{}", "━".repeat(filled), "─".repeat(WIDTH - filled))
@@ -72,16 +102,12 @@ fn blob_line(blob: &Active, paint: Paint) -> String {
 
 fn total_line(tally: &Tally, now: Instant, paint: Paint) -> String {
     let images = paint.bold(&format!("{}/{} images", tally.images_done(), tally.images));
-    let mut text = if tally.is_planned() && tally.to_fetch > 0 {
-        let at = tally.fetched.min(tally.to_fetch);
-        format!(
-            "{images}  {} {} / {}",
-            bar(at, tally.to_fetch),
-            output::size(at),
-            output::size(tally.to_fetch)
-        )
-    } else {
-        format!("{images}  {}", output::size(tally.fetched))
+    let mut text = match tally.expected() {
+        Some((total, sure)) if total > 0 => {
+            let (at, about) = (tally.fetched.min(total), if sure { "" } else { "~" });
+            format!("{images}  {} {} / {about}{}", bar(at, total), output::size(at), output::size(total))
+        }
+        _ => format!("{images}  {}", output::size(tally.fetched)),
     };
     if let Some(per_second) = tally.rate.per_second() {
         text.push_str(&format!("  {}/s", output::size(per_second as u64)));
@@ -116,6 +142,18 @@ mod tests {
         {
             let bar = bar(at, of);
             assert_eq!((bar.chars().count(), bar.matches('━').count()), (WIDTH, filled), "{at}/{of}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_cut_but_its_colours_are_closed() {
+        for (line, width, expect) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "abc"),
+            ("\u{1b}[2mabcd\u{1b}[0m", 2, "\u{1b}[2mab\u{1b}[0m"),
+            ("━日本", 4, "━日"),
+        ] {
+            assert_eq!(fit(line, width), expect);
         }
     }
 

@@ -32,8 +32,8 @@ impl Pulse {
 fn standing(tally: &Tally, now: Instant) -> String {
     let mut line =
         format!("{}/{} images, {}", tally.images_done(), tally.images, output::size(tally.fetched));
-    if tally.is_planned() {
-        line.push_str(&format!(" of {}", output::size(tally.to_fetch)));
+    if let Some((total, sure)) = tally.expected() {
+        line.push_str(&format!(" of {}{}", if sure { "" } else { "about " }, output::size(total)));
     }
     if let Some(rate) = tally.rate.per_second() {
         line.push_str(&format!(", {}/s", output::size(rate as u64)));

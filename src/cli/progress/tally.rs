@@ -2,8 +2,12 @@
 
 use crate::cli::output::clean;
 use crate::copy::{Event, Status};
-use crate::oci::Digest;
+use crate::oci::{Digest, Reference};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+/// After this many images are planned, the rest is taken to be like them.
+const ENOUGH: usize = 8;
 
 /// A rate that follows the last few seconds.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +56,9 @@ pub(super) struct Active {
 pub(super) struct Tally {
     pub(super) images: usize,
     planned: usize,
+    /// Images that are planned and have not ended; one that ends without being here was never planned.
+    in_hand: HashMap<Reference, usize>,
+    ended_unplanned: usize,
     ended: [usize; 4],
     /// Bytes that have to come, as far as images are planned.
     pub(super) to_fetch: u64,
@@ -70,6 +77,8 @@ impl Tally {
         Self {
             images: 0,
             planned: 0,
+            in_hand: HashMap::new(),
+            ended_unplanned: 0,
             ended: [0; 4],
             to_fetch: 0,
             fetched: 0,
@@ -85,8 +94,9 @@ impl Tally {
     pub(super) fn note(&mut self, event: &Event<'_>, now: Instant) {
         match event {
             Event::RunStarted { images } => self.images = *images,
-            Event::ImagePlanned { fetch_bytes, .. } => {
+            Event::ImagePlanned { reference, fetch_bytes, .. } => {
                 self.planned += 1;
+                *self.in_hand.entry((*reference).clone()).or_default() += 1;
                 self.to_fetch += fetch_bytes;
             }
             Event::BlobStarted { digest, size, resumed } => {
@@ -108,7 +118,14 @@ impl Tally {
                 let text = if error.starts_with(subject) { error } else { format!("{subject}: {error}") };
                 self.trouble = Some((now, clean(&text).into_owned()));
             }
-            Event::ImageFinished { image } => self.ended[slot(image.status)] += 1,
+            Event::ImageFinished { image } => {
+                self.ended[slot(image.status)] += 1;
+                match self.in_hand.get_mut(&image.reference) {
+                    Some(1) => drop(self.in_hand.remove(&image.reference)),
+                    Some(more) => *more -= 1,
+                    None => self.ended_unplanned += 1,
+                }
+            }
             Event::Warning { .. } => {}
         }
     }
@@ -129,16 +146,25 @@ impl Tally {
         self.ended[slot(status)]
     }
 
-    /// Whether all bytes that have to come are known. Images that failed early are never planned.
-    pub(super) fn is_planned(&self) -> bool {
-        self.images > 0 && self.planned.max(self.images_done()) >= self.images
+    /// How many bytes have to come in all, and whether that is sure: while images are not planned yet,
+    /// they are taken to be like those that are.
+    pub(super) fn expected(&self) -> Option<(u64, bool)> {
+        let known = self.planned + self.ended_unplanned;
+        if self.images > 0 && known >= self.images {
+            return Some((self.to_fetch, true));
+        }
+        if known < ENOUGH {
+            return None;
+        }
+        let guess = u128::from(self.to_fetch) * self.images as u128 / known as u128;
+        Some((u64::try_from(guess).unwrap_or(u64::MAX), false))
     }
 
     /// How long the rest will take, where that can be said.
     pub(super) fn eta(&self) -> Option<Duration> {
         let rate = self.rate.per_second().filter(|rate| *rate >= 1.0)?;
-        let left = self.to_fetch.saturating_sub(self.fetched);
-        if !self.is_planned() || left == 0 {
+        let left = self.expected()?.0.saturating_sub(self.fetched);
+        if left == 0 {
             return None;
         }
         Duration::try_from_secs_f64(left as f64 / rate).ok().filter(|eta| eta.as_secs() < 100 * 3600)
@@ -164,7 +190,6 @@ fn slot(status: Status) -> usize {
 mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind};
-    use crate::oci::Reference;
 
     #[test]
     fn counts_bytes_images_and_time() {
@@ -175,7 +200,7 @@ mod tests {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         tally.note(&Event::RunStarted { images: 2 }, start);
         tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 1 }, start);
-        assert!(!tally.is_planned());
+        assert_eq!(tally.expected(), None);
         tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 0 }, start);
         tally.note(&Event::BlobStarted { digest: a, size: 1000, resumed: 200 }, start);
         tally.note(&Event::BlobStarted { digest: b, size: 1000, resumed: 0 }, start);
@@ -195,5 +220,23 @@ mod tests {
         let trouble = tally.trouble(after(3), Duration::from_secs(5)).unwrap();
         assert_eq!(trouble, "blob: a.io: cut \\u{1b}[2J");
         assert_eq!(tally.trouble(after(30), Duration::from_secs(5)), None);
+    }
+
+    #[test]
+    fn what_is_not_planned_yet_is_estimated() {
+        let now = Instant::now();
+        let mut tally = Tally::new();
+        tally.note(&Event::RunStarted { images: 100 }, now);
+        for number in 0..10 {
+            let reference = Reference::parse(&format!("image{number}")).unwrap();
+            tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 50, reuse_bytes: 0 }, now);
+        }
+        assert_eq!(tally.expected(), Some((5000, false)));
+        for number in 10..100 {
+            let reference = Reference::parse(&format!("image{number}")).unwrap();
+            let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 9 };
+            tally.note(&event, now);
+        }
+        assert_eq!(tally.expected(), Some((500, true)));
     }
 }
