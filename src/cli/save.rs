@@ -121,14 +121,14 @@ impl Job {
             let plan = saver.plan_until(images, interrupt.asked()).await?;
             let free = saver.store().free_space().ok().map(|free| free.bytes);
             drop(made);
-            progress.stop(None);
+            progress.stop_planning(&plan);
             let exit = tell_plan(&plan, free, quiet, global.quiet, screen);
             write(self.report, &plan)?;
             return Ok(if interrupt.was_asked() { Exit::Interrupted } else { exit });
         }
         let saver = ImageSaver::new(self.options)?;
         let report = saver.save_until(images, interrupt.asked()).await?;
-        progress.stop(Some(&report));
+        progress.stop(&report);
         if !quiet {
             let _ = output::stdout(summary::of_report(&report).as_bytes());
         }

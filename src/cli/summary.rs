@@ -2,6 +2,7 @@
 
 use super::output::{self, Paint, clean, count, size, table, time};
 use crate::copy::{Failure, ImagePlan, Plan, Report, Status};
+use crate::error::ErrorKind;
 use std::time::Duration;
 
 const STATUSES: [(Status, &str); 4] = [
@@ -14,11 +15,16 @@ const STATUSES: [(Status, &str); 4] = [
 /// The closing table of a run.
 pub(super) fn of_report(report: &Report) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
+    let left = report.images.iter().filter(|image| is_given_up(image.error.as_ref())).count();
     for (status, word) in STATUSES {
-        let number = report.count(status);
+        let given_up = if status == Status::Failed { left } else { 0 };
+        let number = report.count(status).saturating_sub(given_up);
         if number > 0 || matches!(status, Status::Saved | Status::Unchanged | Status::Failed) {
             rows.push(vec![word.into(), number.to_string()]);
         }
+    }
+    if left > 0 {
+        rows.push(vec!["given up".into(), left.to_string()]);
     }
     rows.push(vec!["fetched".into(), size(report.bytes_fetched)]);
     rows.push(vec!["shared".into(), size(report.bytes_reused)]);
@@ -30,12 +36,23 @@ pub(super) fn of_report(report: &Report) -> String {
     table(&["images", &report.images.len().to_string()], &[false, true], &rows)
 }
 
+/// Whether an image was not saved only because the run ended.
+pub(super) fn is_given_up(failure: Option<&Failure>) -> bool {
+    failure.is_some_and(|failure| failure.kind == ErrorKind::Cancelled)
+}
+
 /// Each failure with its reason and what to try, then what else is worth knowing.
 pub(super) fn troubles(report: &Report, quiet: bool, paint: Paint) -> String {
     let rows = report.images.iter();
     let failed = rows.clone().filter(|image| image.status == Status::Failed);
+    let (given_up, failed): (Vec<_>, Vec<_>) = failed.partition(|image| is_given_up(image.error.as_ref()));
+    let failed = failed.into_iter();
     let failures = failed.map(|image| (image.reference.to_string(), image.error.as_ref()));
     let mut text = failure_lines(failures, paint);
+    if !given_up.is_empty() {
+        let told = count(given_up.len(), "image");
+        text.push_str(&format!("{} {told}: the run ended before\n", paint.yellow("not saved:")));
+    }
     if !quiet {
         let skipped = rows.clone().filter(|image| image.status == Status::Skipped);
         let why = skipped.filter_map(|image| Some((&image.reference, &image.error.as_ref()?.message)));
@@ -128,7 +145,6 @@ pub(super) fn plan_troubles(plan: &Plan, quiet: bool, paint: Paint) -> String {
 mod tests {
     use super::*;
     use crate::copy::ImageReport;
-    use crate::error::ErrorKind;
     use crate::oci::Reference;
 
     fn image(name: &str, status: Status, message: Option<&str>) -> ImageReport {
@@ -180,5 +196,12 @@ mod tests {
              warning: a.io/b:1: the tag moved \\u{1b}[31m\n"
         );
         assert!(!troubles(&report, true, Paint(false)).contains("warning"));
+
+        let mut ended = report.clone();
+        ended.images[1].error.as_mut().unwrap().kind = ErrorKind::Cancelled;
+        assert!(of_report(&ended).contains("given up           1\n"), "{}", of_report(&ended));
+        assert!(
+            troubles(&ended, true, Paint(false)).starts_with("not saved: 1 image: the run ended before\n")
+        );
     }
 }

@@ -344,6 +344,14 @@ fn json_progress_is_all_that_stdout_has() {
     let sum = |name, key: &str| of(name).iter().map(|event| event[key].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("blob-advanced", "bytes"), sum("blob-started", "size"));
     assert!(ran.err.is_empty(), "{}", ran.err);
+
+    args.push("--dry-run");
+    let ran = place.run(&args).expect(0);
+    let last: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (last["event"].as_str(), last["images"][0]["status"].as_str()),
+        (Some("run-planned"), Some("unchanged"))
+    );
 }
 
 #[test]
@@ -439,6 +447,9 @@ fn interrupting_stops_the_run_with_130() {
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         let ran = Ran::of(child.wait_with_output().unwrap()).expect(130);
         assert!(ran.err.contains("stopping: what is complete stays"), "{}", ran.err);
+        assert!(ran.err.contains("not saved: 1 image: the run ended before"), "{}", ran.err);
+        let failed = fs::read_to_string(place.path("f.list")).unwrap();
+        assert!(failed.starts_with(&image), "{failed}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Events as JSON, one a line, on stdout.
 
 use crate::cli::output;
-use crate::copy::{Event, Report, Status};
+use crate::copy::{Event, Plan, Report, Status};
 use crate::oci::Digest;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -46,6 +46,14 @@ struct RunFinished {
     bytes_reused: u64,
     seconds: f64,
     complete: bool,
+}
+
+/// The last line of a dry run.
+#[derive(Serialize)]
+struct RunPlanned<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    plan: &'a Plan,
 }
 
 impl Json {
@@ -124,6 +132,11 @@ impl Json {
             seconds: report.seconds,
             complete: report.aborted.is_none(),
         });
+    }
+
+    /// Writes what a dry run came to.
+    pub(super) fn planned(&self, plan: &Plan) {
+        self.write(RunPlanned { event: "run-planned", plan });
     }
 
     fn write(&self, event: impl Serialize) {

@@ -9,7 +9,8 @@ mod tally;
 use super::args::ProgressMode;
 use super::output::{self, clean};
 use super::screen::Screen;
-use crate::copy::{Event, ImageReport, Observer, Status};
+use super::summary;
+use crate::copy::{Event, ImageReport, Observer, Plan, Report, Status};
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,10 +99,18 @@ impl Progress {
         Arc::new(Teller(self.shared.clone()))
     }
 
-    /// Ends the showing and takes the bars away. With JSON, `end` becomes the last event.
-    pub(super) fn stop(mut self, end: Option<&crate::copy::Report>) {
-        if let (View::Json, Some(report)) = (self.shared.view, end) {
+    /// Ends the showing and takes the bars away. With JSON, the totals become the last event.
+    pub(super) fn stop(mut self, report: &Report) {
+        if self.shared.view == View::Json {
             self.shared.json.finished(report);
+        }
+        self.end_drawing();
+    }
+
+    /// As `stop`, for a dry run: with JSON, the plan becomes the last event.
+    pub(super) fn stop_planning(mut self, plan: &Plan) {
+        if self.shared.view == View::Json {
+            self.shared.json.planned(plan);
         }
         self.end_drawing();
     }
@@ -153,6 +162,8 @@ impl Observer for Teller {
             (tally.images_done(), tally.images)
         };
         match event {
+            // When a run ends early, hundreds of these would push what matters off the screen.
+            Event::ImageFinished { image } if summary::is_given_up(image.error.as_ref()) => {}
             Event::ImageFinished { image } if matches!(shared.view, View::Bars | View::Plain) => {
                 shared.tally().spoke = Some(Instant::now());
                 shared.screen.line(&finished(image, done, total, shared));
