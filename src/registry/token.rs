@@ -166,8 +166,11 @@ impl TokenRequest<'_> {
             .await
             .map_err(|error| self.naming(realm, &failure::from_transport(self.subject, realm, error)))?
             .ok_or_else(|| refuse("its answer is too long"))?;
-        let answer: Answer =
-            serde_json::from_slice(&body).map_err(|_| refuse("its answer is not the JSON it should be"))?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
+            // Most likely cut short on its way: asking again may help.
+            let error = refuse("its answer is not the JSON it should be");
+            failure(ErrorKind::Unavailable, self.subject, error.message())
+        })?;
         let lifetime = lifetime(answer.expires_in.as_ref(), answer.issued_at.as_deref(), date);
         let secret = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
         let secret = secret.ok_or_else(|| refuse("its answer has neither token nor access_token"))?;

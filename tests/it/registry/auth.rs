@@ -187,6 +187,7 @@ async fn what_a_token_server_answers_wrongly_is_said() {
         (Fault::status(400), ErrorKind::Unauthorized),
         (Fault::web_page(), ErrorKind::Unsupported),
         (Fault::Body("{}".into()), ErrorKind::Unsupported),
+        (Fault::ChunkedEnd(5), ErrorKind::Unavailable),
         (Fault::Body(r#"{"token":"a\nb"}"#.into()), ErrorKind::Unsupported),
         (Fault::Body("x".repeat((1 << 20) + 1).into()), ErrorKind::Unsupported),
         (Fault::Redirect("https://elsewhere.invalid/".into()), ErrorKind::Unavailable),

@@ -6,6 +6,7 @@ mod manifests;
 mod mirrors;
 mod peers;
 mod redirects;
+mod storm;
 mod tls;
 
 use crate::support::fault::FaultServer;
