@@ -16,6 +16,7 @@ pub mod registry;
 pub mod save;
 pub mod serve;
 pub mod store;
+pub mod verify;
 
 pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};

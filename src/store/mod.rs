@@ -5,6 +5,8 @@
 //!
 //! Only this module's `path.rs` knows a path; a driver ([`driver::Driver`]) stores files under it.
 
+pub mod census;
+pub mod document;
 pub mod driver;
 pub mod link;
 pub mod lock;

@@ -12,6 +12,7 @@
 //!     _manifests/tags/<tag>/current/link               what the tag names now: the last file written
 //! .saver/                                              saver's own; registries do not look here
 //!   partial/sha256/<hex>                               a blob that is being received, or was when a run ended
+//!   damaged/<path in the tree>                         what a repair took out of the way
 //!   stage/<area>/<n>                                   small files before they take their final names; an area per process
 //!   lock                                               who may change the tree
 //! ```
@@ -29,6 +30,8 @@ pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
 pub(crate) const STAGE: &str = ".saver/stage";
 /// Where blobs are received.
 pub(crate) const PARTIAL: &str = ".saver/partial/sha256";
+/// Where a repair puts what is damaged.
+pub(crate) const DAMAGED: &str = ".saver/damaged";
 /// The store-wide lock.
 pub(crate) const LOCK: &str = ".saver/lock";
 
@@ -36,6 +39,10 @@ pub(crate) const LOCK: &str = ".saver/lock";
 pub(crate) const LAYERS: &str = "_layers";
 /// The directory in a repository that holds its revisions and tags.
 pub(crate) const MANIFESTS: &str = "_manifests";
+/// The directory in a repository that holds uploads under way; registries make it.
+pub(crate) const UPLOADS: &str = "_uploads";
+/// The directory of an algorithm's digests, wherever there are any.
+pub(crate) const SHA256: &str = "sha256";
 /// The name of a link file.
 pub(crate) const LINK: &str = "link";
 /// The name of a content file.
@@ -50,6 +57,21 @@ pub(crate) fn data(digest: &Digest) -> String {
 /// The repository's own directory.
 pub(crate) fn repository(repository: &Repository) -> String {
     format!("{REPOSITORIES}/{repository}")
+}
+
+/// The directory of a blob's content.
+pub(crate) fn blob(digest: &Digest) -> String {
+    parent(&data(digest)).to_owned()
+}
+
+/// The directory of a repository's manifests and tags.
+pub(crate) fn manifests(repository: &Repository) -> String {
+    format!("{REPOSITORIES}/{repository}/{MANIFESTS}")
+}
+
+/// Where a repair puts what stands at `path`.
+pub(crate) fn damaged(path: &str) -> String {
+    format!("{DAMAGED}/{path}")
 }
 
 /// The directory of the repository's blob links.
@@ -75,6 +97,11 @@ pub(crate) fn revision_link(repository: &Repository, digest: &Digest) -> String 
 /// The directory of the repository's tags.
 pub(crate) fn tags(repository: &Repository) -> String {
     format!("{REPOSITORIES}/{repository}/{MANIFESTS}/tags")
+}
+
+/// The directory of what the tag has named.
+pub(crate) fn tag_history(repository: &Repository, name: &Tag) -> String {
+    format!("{}/index/{SHA256}", tag(repository, name))
 }
 
 /// One tag's directory.

@@ -152,7 +152,7 @@ impl Store {
         Ok(content.and_then(|content| link::parse(&content)))
     }
 
-    fn list(&self, path: &str) -> Result<Vec<super::driver::Entry>> {
+    pub(super) fn list(&self, path: &str) -> Result<Vec<super::driver::Entry>> {
         self.inner.driver.list(path).map_err(|error| storage(&*self.inner.driver, path, "list", error))
     }
 }
