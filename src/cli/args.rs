@@ -79,6 +79,11 @@ pub enum Command {
     ///
     /// A tag that is damaged is listed with what is wrong, and the exit code is 1.
     Ls(super::ls::Args),
+    /// Check a directory: structure, sizes, links, and that every tag has all it needs
+    ///
+    /// Tells the image, digest and path of each problem; the exit code is 1 if there is any. A tree that another
+    /// tool wrote is verified too. A saver may be adding to it meanwhile.
+    Verify(super::verify::Args),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

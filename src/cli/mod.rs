@@ -20,6 +20,7 @@ mod screen;
 mod scripts;
 pub mod serve;
 mod summary;
+pub mod verify;
 
 use crate::error::{Error, ErrorKind};
 use args::{Cli, Command};
@@ -49,6 +50,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Man) => scripts::man(),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
+        Some(Command::Verify(args)) => verify::run(&args, &cli.global),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),
     }

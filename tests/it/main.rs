@@ -16,3 +16,4 @@ mod save;
 mod serve;
 mod store;
 mod support;
+mod verify;

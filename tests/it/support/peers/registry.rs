@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::tls::Tls;
-use super::{Daemon, succeed};
+use super::{Daemon, Said, run};
 
 /// How a registry is to behave; the default is read-only, without TLS, open to all.
 #[derive(Default)]
@@ -60,9 +60,16 @@ impl Registry {
     }
 }
 
-/// Runs the registry's own garbage collection over a directory that no registry serves; with
-/// `untagged` as `--delete-untagged` (`-m`). What it printed.
+/// Runs the registry's own garbage collection, which must succeed. What it printed.
 pub(crate) fn garbage_collect(root: &Path, untagged: bool) -> String {
+    let said = collect_garbage(root, untagged);
+    assert!(said.status.success(), "garbage collection failed:\n{}{}", said.stdout, said.stderr);
+    said.stdout
+}
+
+/// Runs the registry's own garbage collection over a directory that no registry serves; with
+/// `untagged` as `--delete-untagged` (`-m`).
+pub(crate) fn collect_garbage(root: &Path, untagged: bool) -> Said {
     let config = tempfile::NamedTempFile::new().expect("a temporary file");
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
     std::fs::write(config.path(), configuration(root, &options)).expect("a configuration");
@@ -71,7 +78,7 @@ pub(crate) fn garbage_collect(root: &Path, untagged: bool) -> String {
         arguments.push("--delete-untagged".as_ref());
     }
     arguments.push(config.path().as_os_str());
-    succeed("docker-registry", arguments)
+    run("docker-registry", arguments)
 }
 
 /// The registry's configuration file; JSON strings are YAML strings.
