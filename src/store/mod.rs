@@ -3,6 +3,14 @@
 //! Reading is synchronous and takes no lock, since every change is one atomic rename. Nothing that is read is believed:
 //! a damaged link is an absent one, and content is hashed by whoever uses it.
 //!
+//! Writing goes through [`Sink`](crate::content::Sink): a blob is received in a file beside the tree, which one writer
+//! has to itself (`partial.rs`); small files are staged beside the tree too; and `publish.rs` gives all of them their
+//! final names, for many images at a time, with a barrier between what relies on what. Several processes may do so in one directory. Only
+//! taking something away needs the tree for oneself ([`lock`]).
+//!
+//! No path leaves the directory. The directory itself may be a symbolic link; below it none is followed, and `docker` is no
+//! exception: whoever wants content on another disk mounts that (on all of the directory, since a rename cannot cross disks).
+//!
 //! Only this module's `path.rs` knows a path; a driver ([`driver::Driver`]) stores files under it.
 
 pub mod census;

@@ -9,6 +9,7 @@ use saver::content::memory::Memory;
 use saver::store::driver::MemoryDriver;
 use saver::store::{Durability, Store, StoreOptions};
 use std::collections::BTreeMap;
+use std::io::BufRead;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
@@ -348,6 +349,36 @@ fn what_dead_processes_staged_is_removed_and_what_live_ones_did_is_not() {
     runtime.block_on(async { fill(&open(dir.path()), &assortment()).await });
     assert!(!dead.exists());
     assert_eq!(std::fs::read(alive.join("7")).unwrap(), b"wanted");
+}
+
+#[test]
+fn a_lock_names_its_holder_and_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    drop(store.lock_shared(false).unwrap());
+    // Another process, which says that it has the lock by printing a line, and then waits to be killed.
+    let mut other = std::process::Command::new("flock")
+        .args(["--no-fork", dir.path().join(".saver/lock").to_str().unwrap(), "cat", "/proc/self/comm", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    for error in [store.lock_shared(false).unwrap_err(), store.lock_exclusive("prune", false).unwrap_err()] {
+        let holder = format!("cat (process {})", other.id());
+        assert!(error.message().contains(&holder), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.hint().is_some());
+    }
+    let waiting = std::thread::spawn({
+        let store = store.clone();
+        move || drop(store.lock_exclusive("prune", true).unwrap())
+    });
+    other.kill().unwrap();
+    other.wait().unwrap();
+    waiting.join().unwrap();
+    drop(store.lock_shared(false).unwrap());
 }
 
 #[derive(Clone, Debug)]

@@ -10,27 +10,23 @@
 //! `.saver` share one); symbolic links below it are refused on writing and read as absent.
 
 use super::beneath::Beneath;
+use super::fs_partial::{FsPartial, read_full};
+use super::touched::{Touched, syncfs_is_trusted};
 use super::{Driver, Entry, EntryKind, FreeSpace, Partial};
 use crate::store::path::parent;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
-/// Blobs at least this long get their space reserved ahead of the bytes.
-const RESERVE_FROM: u64 = 1 << 20;
-/// How far ahead: an announced length that is a lie holds no more than this.
-const RESERVE_AHEAD: u64 = 64 << 20;
-/// How much is written to a blob before the kernel is asked to start writing it out: the barrier finds little left to do.
-const WRITE_OUT_EVERY: u64 = 8 << 20;
 /// How many directories are remembered as known to exist.
 const KNOWN_DIRECTORIES: usize = 1 << 16;
 
@@ -43,13 +39,7 @@ pub struct FsDriver {
     /// Kept locked as long as this process lives: its stage area.
     area: Mutex<Option<(OwnedFd, String)>>,
     /// What a barrier has to sync, where `syncfs` is not to be relied on.
-    touched: Option<Arc<Mutex<Touched>>>,
-}
-
-#[derive(Default)]
-struct Touched {
-    files: Vec<String>,
-    directories: BTreeSet<String>,
+    touched: Option<Touched>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,26 +87,26 @@ impl FsDriver {
             path: path.to_owned(),
             known: Mutex::default(),
             area: Mutex::default(),
-            touched: (!trusted).then(Arc::default),
+            touched: (!trusted).then(Touched::default),
         })
     }
 
     /// The same directory with every file and directory synced by itself.
     #[must_use]
     pub fn syncing_each_file(mut self) -> Self {
-        self.touched = Some(Arc::default());
+        self.touched = Some(Touched::default());
         self
     }
 
     fn touch_file(&self, path: &str) {
         if let Some(touched) = &self.touched {
-            lock(touched).files.push(path.to_owned());
+            touched.file(path);
         }
     }
 
     fn touch_directory(&self, path: &str) {
         if let Some(touched) = &self.touched {
-            lock(touched).directories.insert(path.to_owned());
+            touched.directory(path);
         }
     }
 
@@ -197,46 +187,6 @@ impl FsDriver {
         set_file_mode(&fd, rustix::fs::fstat(&fd)?.st_mode)?;
         Ok(fd.into())
     }
-
-    fn sync_touched(&self, touched: Touched) -> io::Result<()> {
-        let Touched { files, directories } = touched;
-        let work: Vec<&String> = files.iter().chain(&directories).collect();
-        let sync = |path: &String| -> io::Result<()> {
-            let path = if path.is_empty() { "." } else { path };
-            let opened = if path == "." {
-                rustix::fs::openat(self.beneath.root(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            } else {
-                self.beneath.open(path, OFlags::RDONLY, 0)
-            };
-            match opened {
-                Ok(fd) => Ok(rustix::fs::fsync(&fd)?),
-                // Discarded meanwhile, or a directory that another process took away.
-                Err(Errno::NOENT) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        };
-        let threads = work.len().div_ceil(16).clamp(1, 16);
-        let share = work.len().div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let running: Vec<_> = work
-                .chunks(share)
-                .map(|paths| scope.spawn(move || paths.iter().try_for_each(|path| sync(path))))
-                .collect();
-            running.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(io::Error::other("a syncing thread ended early")))
-            })
-        })
-    }
-}
-
-/// Whether `syncfs` on a file system of this type (statfs(2), `f_type`) puts everything on stable storage and reports errors.
-fn syncfs_is_trusted(kind: u64) -> bool {
-    const NFS: u64 = 0x6969;
-    const FUSE: u64 = 0x6573_5546;
-    const CIFS: u64 = 0xff53_4d42;
-    const SMB2: u64 = 0xfe53_4d42;
-    const NINE_P: u64 = 0x0102_1997;
-    !matches!(kind & 0xffff_ffff, NFS | FUSE | CIFS | SMB2 | NINE_P)
 }
 
 fn entry_kind(kind: FileType) -> EntryKind {
@@ -437,25 +387,15 @@ impl Driver for FsDriver {
                 continue;
             }
             set_file_mode(&fd, found.st_mode)?;
-            return Ok(Some(Box::new(FsPartial {
-                file: File::from(fd),
-                path: path.to_owned(),
-                length,
-                size,
-                touched: self.touched.clone(),
-                reserved: AtomicU64::new(length),
-                since: AtomicU64::new(0),
-            })));
+            let touched = self.touched.clone();
+            return Ok(Some(Box::new(FsPartial::new(fd.into(), path.to_owned(), length, size, touched))));
         }
     }
 
     fn barrier(&self) -> io::Result<()> {
         match &self.touched {
             None => Ok(rustix::fs::syncfs(self.beneath.root())?),
-            Some(touched) => {
-                let taken = std::mem::take(&mut *lock(touched));
-                self.sync_touched(taken)
-            }
+            Some(touched) => touched.sync(&self.beneath),
         }
     }
 
@@ -510,89 +450,5 @@ impl Drop for FsDriver {
             // What is left in it, if anything, the next process removes.
             let _ = rustix::fs::unlinkat(self.beneath.root(), path, AtFlags::REMOVEDIR);
         }
-    }
-}
-
-fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// A blob's file, locked with `flock(2)` as long as it is open.
-struct FsPartial {
-    file: File,
-    path: String,
-    length: u64,
-    /// How long the blob is to become.
-    size: u64,
-    touched: Option<Arc<Mutex<Touched>>>,
-    /// Up to where space is reserved.
-    reserved: AtomicU64,
-    /// Bytes written since the kernel was last asked to write out.
-    since: AtomicU64,
-}
-
-impl FsPartial {
-    /// Reserves space up to `end` and some way beyond: cheaper than growing the file write by write, and it keeps large blobs
-    /// in one piece.
-    fn reserve(&self, end: u64) -> io::Result<()> {
-        let reserved = self.reserved.load(Ordering::Relaxed);
-        if self.size < RESERVE_FROM || end <= reserved {
-            return Ok(());
-        }
-        let ahead = (end + RESERVE_AHEAD).min(self.size);
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, reserved, ahead - reserved) {
-            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO)) => Err(error.into()),
-            // What can't reserve space (NFS 3, some FUSE) runs out of it in the middle, if it does.
-            _ => {
-                self.reserved.fetch_max(ahead, Ordering::Relaxed);
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Partial for FsPartial {
-    fn length(&self) -> u64 {
-        self.length
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let count = bytes.len() as u64;
-        self.reserve(offset + count)?;
-        self.file.write_all_at(bytes, offset)?;
-        if self.since.fetch_add(count, Ordering::Relaxed) + count >= WRITE_OUT_EVERY {
-            self.since.store(0, Ordering::Relaxed);
-            // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
-            // mean the whole file; what is already on its way out is skipped.
-            #[cfg(target_os = "linux")]
-            unsafe {
-                libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
-            }
-        }
-        Ok(())
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_full(&self.file, offset, buffer)
-    }
-
-    fn finish(&self) -> io::Result<()> {
-        if let Some(touched) = &self.touched {
-            lock(touched).files.push(self.path.clone());
-        }
-        Ok(())
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
     }
 }

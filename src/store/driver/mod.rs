@@ -14,7 +14,9 @@
 
 mod beneath;
 pub mod fs;
+mod fs_partial;
 pub mod memory;
+mod touched;
 
 use std::fs::File;
 use std::io;
