@@ -82,8 +82,9 @@ pub enum Command {
     /// Check a directory: structure, sizes, links, and that every tag has all it needs
     ///
     /// Tells the image, digest and path of each problem; the exit code is 1 if there is any. A tree that another
-    /// tool wrote is verified too. A saver may be adding to it meanwhile.
-    Verify(super::verify::Args),
+    /// tool wrote is verified too. A saver may be adding to it meanwhile. --repair mends links, removes tags that are not
+    /// whole, and moves damaged content to DIR/.saver/damaged; the exit code is then 1 if a tag was lost.
+    Verify(Box<super::verify::Args>),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

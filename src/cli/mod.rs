@@ -50,7 +50,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Man) => scripts::man(),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
-        Some(Command::Verify(args)) => verify::run(&args, &cli.global),
+        Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),
     }

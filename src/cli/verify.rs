@@ -1,16 +1,22 @@
 //! `saver verify`: whether a directory holds what it promises.
 
-use super::args::GlobalArgs;
+use super::args::{GlobalArgs, RegistryArgs, SaveArgs};
+use super::config::Environment;
 use super::exit::Exit;
+use super::lists;
 use super::output::{self, clean};
 use super::screen::{self, Screen};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
-use crate::verify::{Note, Problem, VerifyObserver, VerifyOptions, VerifyReport, verify};
+use crate::verify::{
+    Note, Problem, Repair, Taken, VerifyObserver, VerifyOptions, VerifyReport, repair, verify,
+};
+use clap::{ArgAction, Args as _, FromArgMatches};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How many paths of a note are printed for people; the JSON form has all.
@@ -28,26 +34,42 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Take what is damaged out of the way
+    #[arg(long)]
+    pub repair: bool,
+    /// After a repair, save the images listed in FILE again: what is there is not fetched; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "repair", help_heading = "What to save again")]
+    pub list: Vec<PathBuf>,
+    /// Architectures to save, as in saver save
+    #[arg(long, value_name = "ARCH[,ARCH]", help_heading = "What to save again")]
+    pub arch: Option<String>,
+    /// Names in the tree, as in saver save
+    #[arg(long, value_name = "NAMES", default_value = "strip", help_heading = "What to save again")]
+    pub names: String,
+    /// How to reach the registries, and as whom.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
-/// Verifies. Ends with 1 if anything is wrong.
-pub(super) fn run(args: &Args, global: &GlobalArgs) -> Exit {
-    screen::start_log(&Screen::new(false), global.verbose, global.log_format);
-    match check(args, global) {
-        Ok(exit) => exit,
-        Err(error) => {
-            output::failure(&error);
-            Exit::of_error(&error)
-        }
-    }
+/// Verifies. Ends with 1 if anything is wrong, or was lost to a repair.
+pub(super) fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let log = Screen::new(false);
+    let ended = if args.repair {
+        mend(args, global, environment, &log)
+    } else {
+        screen::start_log(&log, global.verbose, global.log_format);
+        check(args, global)
+    };
+    ended.unwrap_or_else(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })
 }
 
 fn check(args: &Args, global: &GlobalArgs) -> Result<Exit> {
-    let mut options = VerifyOptions::default();
-    options.deep = args.deep;
-    let bar = Bar::new(!global.quiet && std::io::stderr().is_terminal());
+    let bar = Bar::new(global);
     let store = Store::open_read_only(&args.dir)?;
-    let report = verify(&store, &options, &bar)?;
+    let report = verify(&store, &options(args), &bar)?;
     bar.0.finish_and_clear();
     let text = if args.json { json(&report) } else { text(&report, global.quiet) };
     Ok(match output::stdout(text.as_bytes()) {
@@ -56,11 +78,79 @@ fn check(args: &Args, global: &GlobalArgs) -> Result<Exit> {
     })
 }
 
+fn options(args: &Args) -> VerifyOptions {
+    let mut options = VerifyOptions::default();
+    options.deep = args.deep;
+    options
+}
+
+fn mend(args: &Args, global: &GlobalArgs, environment: &Environment, log: &Arc<Screen>) -> Result<Exit> {
+    let again = if args.list.is_empty() {
+        screen::start_log(log, global.verbose, global.log_format);
+        None
+    } else {
+        let again = save_args(args)?;
+        if args.list.iter().any(|list| list.as_os_str() == "-") {
+            let why = "the list is read twice, which stdin can't be: put it in a file";
+            return Err(Error::new(ErrorKind::InvalidInput, "--list -", why));
+        }
+        // A list that is wrong is told before anything is taken away.
+        lists::read(&args.list, &[], log, true)?;
+        Some(again)
+    };
+    let bar = Bar::new(global);
+    let store = Store::open_read_only(&args.dir)?;
+    let repair = repair(&store, &options(args), &bar)?;
+    bar.0.finish_and_clear();
+    let told = if args.json { json(&repair) } else { of_repair(&repair, global.quiet) };
+    let exit = match output::stdout(told.as_bytes()) {
+        Exit::Done if !repair.is_whole() => Exit::SomeFailed,
+        exit => exit,
+    };
+    let Some(again) = again.filter(|_| repair.after.is_clean()) else { return Ok(exit) };
+    let mut global = global.clone();
+    global.quiet |= args.json;
+    let saved = super::block_on(async { super::save::run(&again, &global, environment).await });
+    Ok(match saved {
+        Exit::Done if repair.lost.iter().all(|image| is_back(&store, image)) => Exit::Done,
+        Exit::Done => Exit::SomeFailed,
+        exit => exit,
+    })
+}
+
+/// Whether a tag, named `repository:tag`, is there.
+fn is_back(store: &Store, image: &str) -> bool {
+    let Some((repository, tag)) = image.rsplit_once(':') else { return false };
+    let (Ok(repository), Ok(tag)) = (repository.parse(), tag.parse()) else { return false };
+    matches!(store.read_tag(&repository, &tag), Ok(Some(_)))
+}
+
+/// The arguments of saving that are said here, the others as they are by default.
+fn save_args(args: &Args) -> Result<SaveArgs> {
+    let command = SaveArgs::augment_args(clap::Command::new("save"));
+    let matches = command.try_get_matches_from(["save"]);
+    let default = matches.and_then(|matches| SaveArgs::from_arg_matches(&matches));
+    let mut save = default.map_err(|error| {
+        Error::new(ErrorKind::InvalidInput, "saver save", format!("cannot be prepared: {error}"))
+    })?;
+    save.dir = Some(args.dir.clone());
+    save.list = args.list.clone();
+    save.arch = args.arch.clone();
+    save.names = args.names.clone();
+    save.registry = args.registry.clone();
+    if save.arch.is_none() {
+        return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
+            .with_hint("the images of --list are saved again: add --arch amd64, say"));
+    }
+    Ok(save)
+}
+
 /// How far the hashing is.
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(shown: bool) -> Self {
+    fn new(global: &GlobalArgs) -> Self {
+        let shown = !global.quiet && std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let form =
@@ -101,6 +191,32 @@ fn text(report: &VerifyReport, quiet: bool) -> String {
         text.push_str(&of_note(note));
     }
     text.push_str(&summary(report));
+    text
+}
+
+fn of_repair(repair: &Repair, quiet: bool) -> String {
+    let mut text: String = repair.before.problems.iter().map(of_problem).collect();
+    for taken in &repair.taken {
+        text.push_str(&match taken {
+            Taken::Mended { path } => format!("mended: {}\n", clean(path)),
+            Taken::Removed { path } => format!("removed: {}\n", clean(path)),
+            Taken::SetAside { path, to } => format!("set aside: {}\n  now {}\n", clean(path), clean(to)),
+        });
+    }
+    for image in &repair.lost {
+        text.push_str(&format!("lost: {}\n", clean(image)));
+    }
+    text.push_str(&repair.after.problems.iter().map(of_problem).collect::<String>());
+    if !quiet {
+        if !repair.before.is_clean() {
+            let problems = output::count(repair.before.problems.len(), "problem");
+            text.push_str(&format!(
+                "{problems} before, {} lost; now ",
+                output::count(repair.lost.len(), "tag")
+            ));
+        }
+        text.push_str(&summary(&repair.after));
+    }
     text
 }
 

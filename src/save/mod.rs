@@ -146,6 +146,8 @@ impl ImageSaver {
     pub async fn save_until(&self, images: Vec<SaveImage>, stop: impl Future<Output = ()>) -> Result<Report> {
         let token = CancellationToken::new();
         let work = async {
+            // Others may save at the same time; nobody may take anything away.
+            let _lock = self.store.lock_shared(false)?;
             let engine = self.engine()?;
             let images = self.prepare(images, &token).await?;
             Ok(engine.run(images, &token).await)

@@ -79,8 +79,10 @@ pub enum StrayKind {
     Data,
     /// A symbolic link, pipe or device; a registry would follow it, saver does not.
     Irregular,
-    /// A file where a directory has to be.
+    /// A file where a directory has to be, or the other way round.
     InTheWay,
+    /// A symbolic link or file in the place of the whole tree or a large part of it.
+    Root,
     /// Nothing.
     Harmless,
 }
@@ -100,7 +102,7 @@ impl Store {
             }));
             let bad = levels.iter().rev().find_map(|level| match self.kind(level) {
                 Ok(Some(EntryKind::Directory) | None) => None,
-                Ok(Some(kind)) => Some(Ok(misplaced((*level).to_owned(), kind))),
+                Ok(Some(_)) => Some(Ok(Stray { path: (*level).to_owned(), kind: StrayKind::Root })),
                 Err(error) => Some(Err(error)),
             });
             if let Some(stray) = bad.transpose()?.filter(|stray| !census.strays.contains(stray)) {

@@ -22,6 +22,7 @@ mod partial;
 mod path;
 mod publish;
 mod read;
+mod remove;
 mod sink;
 
 pub use lock::StoreLock;

@@ -39,7 +39,29 @@ pub(super) fn inspect(
     let mut faults = hash::check(store, suspects, options.threads, observer)?;
     // What vanished while it was looked at is absent, not damaged.
     faults.retain(|_, fault| *fault != Fault::Missing);
-    for (digest, document) in &documents {
+    let mut found = judge(store, census, &documents, faults);
+    found.report.deep = options.deep;
+    found.report.seconds = start.elapsed().as_secs_f64();
+    Ok(found)
+}
+
+/// Looks again, after `faults` were found: no blob is hashed anew.
+pub(super) fn inspect_knowing(store: &Store, faults: &BTreeMap<Digest, Fault>) -> Result<Findings> {
+    let start = Instant::now();
+    let census = store.census()?;
+    let documents = documents(store, &census)?;
+    let mut found = judge(store, census, &documents, faults.clone());
+    found.report.seconds = start.elapsed().as_secs_f64();
+    Ok(found)
+}
+
+fn judge(
+    store: &Store,
+    census: Census,
+    documents: &HashMap<Digest, Document>,
+    mut faults: BTreeMap<Digest, Fault>,
+) -> Findings {
+    for (digest, document) in documents {
         if let DocumentContent::Fault(fault @ (Fault::Corrupt(_) | Fault::Unreadable(_))) = &document.content
         {
             faults.insert(*digest, fault.clone());
@@ -48,13 +70,11 @@ pub(super) fn inspect(
     let verdicts: Vec<Verdict> = census
         .repositories
         .par_iter()
-        .map(|repository| Judge::new(store, repository, &census.blobs, &documents, &faults).judge())
+        .map(|repository| Judge::new(store, repository, &census.blobs, documents, &faults).judge())
         .collect();
     let mut report = report(store, &census, &verdicts, &faults);
-    report.deep = options.deep;
     report.manifests = documents.len();
-    report.seconds = start.elapsed().as_secs_f64();
-    Ok(Findings { report, census, verdicts, faults })
+    Findings { report, census, verdicts, faults }
 }
 
 /// Every manifest that some repository links to.
@@ -143,6 +163,9 @@ fn foreign(census: &Census) -> impl Iterator<Item = Problem> {
                 "content whose directory is no digest; a registry's garbage collection fails on it"
             }
             StrayKind::Irregular => "a symbolic link, pipe or device; nothing behind it counts",
+            StrayKind::Root => {
+                "no directory, though the tree should be in it; a symbolic link inside the store is not followed"
+            }
             StrayKind::InTheWay => "a file or directory that stands where the other is needed",
         };
         Some(Problem {

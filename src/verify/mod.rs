@@ -7,9 +7,11 @@
 mod analysis;
 mod hash;
 
+mod repair;
 mod report;
 mod repository;
 
+pub use repair::{Repair, Taken, repair};
 pub use report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 
 use crate::error::Result;

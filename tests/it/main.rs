@@ -11,6 +11,7 @@ mod list;
 mod ls;
 mod readme;
 mod registry;
+mod repair;
 mod samples;
 mod save;
 mod serve;

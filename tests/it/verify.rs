@@ -11,13 +11,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-fn look(dir: &Path, deep: bool) -> VerifyReport {
+pub(super) fn look(dir: &Path, deep: bool) -> VerifyReport {
     let mut options = VerifyOptions::default();
     options.deep = deep;
     verify(&Store::open_read_only(dir).unwrap(), &options, &()).unwrap()
 }
 
-fn saver(arguments: &[&str], dir: &Path) -> (Option<i32>, String, String) {
+pub(super) fn saver(arguments: &[&str], dir: &Path) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saver"));
     command.env_remove("SAVER_CONFIG").env("XDG_CONFIG_HOME", "/nonexistent");
     let output = command.arg(arguments[0]).arg("--dir").arg(dir).args(&arguments[1..]).output().unwrap();
@@ -26,16 +26,16 @@ fn saver(arguments: &[&str], dir: &Path) -> (Option<i32>, String, String) {
 }
 
 /// `app:1` is an index of two platforms, `app:amd64` one of them; `other:1` shares a layer with both.
-struct Made {
-    tree: Tree,
-    amd64: Descriptor,
-    arm: Descriptor,
-    other: Descriptor,
-    shared: Digest,
-    arm_layer: Digest,
+pub(super) struct Made {
+    pub(super) tree: Tree,
+    pub(super) amd64: Descriptor,
+    pub(super) arm: Descriptor,
+    pub(super) other: Descriptor,
+    pub(super) shared: Digest,
+    pub(super) arm_layer: Digest,
 }
 
-fn made() -> Made {
+pub(super) fn made() -> Made {
     let tree = Tree::new();
     let amd64 = tree.image("app", "linux/amd64", &[b"shared", b"amd64 only"]);
     let arm = tree.image("app", "linux/arm/v7", &[b"shared", b"arm only"]);
@@ -55,15 +55,15 @@ impl Made {
 }
 
 /// A way to damage a tree, and what is said then.
-struct Case {
-    name: &'static str,
-    damage: fn(&Made),
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) damage: fn(&Made),
     /// What a verification without `--deep` finds: kind and images of each problem, by path.
-    found: &'static [(ProblemKind, &'static [&'static str])],
+    pub(super) found: &'static [(ProblemKind, &'static [&'static str])],
     /// Whether it takes `--deep` to find it.
-    deep: bool,
+    pub(super) deep: bool,
     /// Whether the registry's garbage collection gets through: as it is, and with `-m`.
-    collects: (bool, bool),
+    pub(super) collects: (bool, bool),
 }
 
 const ARM: &[&str] = &["app:1"];
@@ -72,7 +72,7 @@ const ALL: &[&str] = &["app:1", "app:amd64", "other:1"];
 const NONE: &[&str] = &[];
 
 #[rustfmt::skip]
-const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case { name: "nothing", damage: |_| {}, found: &[], deep: false, collects: (true, true) },
     Case {
         name: "a layer is not there",

@@ -1,0 +1,181 @@
+//! Repairing trees: what is not true goes, what is whole stays, wherever the repair is stopped.
+
+use super::support::handmade::write;
+use super::support::peers::registry::{Registry, garbage_collect};
+use super::support::peers::samples;
+use super::support::stopping::{Count, Stopping};
+use super::verify::{CASES, Made, look, made, saver};
+use saver::oci::Digest;
+use saver::store::driver::FsDriver;
+use saver::store::{Store, StoreOptions};
+use saver::verify::{Repair, Taken, VerifyOptions, repair};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+fn deep() -> VerifyOptions {
+    let mut options = VerifyOptions::default();
+    options.deep = true;
+    options
+}
+
+fn mend(dir: &Path) -> Repair {
+    repair(&Store::open_read_only(dir).unwrap(), &deep(), &()).unwrap()
+}
+
+/// The tags that are there.
+fn tags(dir: &Path) -> Vec<String> {
+    let store = Store::open_read_only(dir).unwrap();
+    let mut found = Vec::new();
+    for repository in store.repositories().unwrap() {
+        for tag in store.tags(&repository).unwrap() {
+            if store.read_tag(&repository, &tag).unwrap().is_some() {
+                found.push(format!("{repository}:{tag}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_kind_of_damage_is_taken_away_and_no_whole_tag_with_it() {
+    // Links are written anew where all that they lead to is there.
+    let mended = [
+        "a layer's link is not there",
+        "a layer's link is empty",
+        "a layer's link names another",
+        "a revision's link is empty",
+        "a revision's link ends with a newline",
+        "no directory of layers",
+    ];
+    for case in CASES {
+        let made = made();
+        (case.damage)(&made);
+        let dir = made.tree.dir();
+        let broken = look(dir, true).broken;
+        let before = tags(dir);
+        let done = mend(dir);
+        assert!(done.after.is_clean(), "{}: {done:#?}", case.name);
+        assert_eq!(done.taken.is_empty(), case.found.is_empty(), "{}: {:?}", case.name, done.taken);
+        let lost = if mended.contains(&case.name) { Vec::new() } else { broken };
+        assert_eq!(done.lost, lost, "{}", case.name);
+        let left: Vec<_> = before.into_iter().filter(|tag| !lost.contains(tag)).collect();
+        assert_eq!(tags(dir), left, "{}", case.name);
+        let again = look(dir, true);
+        assert!(again.is_clean(), "{}: {again:#?}", case.name);
+        assert_eq!(mend(dir).taken, [], "{}: a second repair finds nothing to do", case.name);
+        garbage_collect(dir, false);
+        garbage_collect(dir, true);
+    }
+}
+
+#[test]
+fn damaged_content_is_kept_aside() {
+    let made = made();
+    let data = made.tree.data(&made.arm_layer);
+    write(&data, b"arm onlY");
+    let done = mend(made.tree.dir());
+    let aside = done.taken.iter().find_map(|taken| match taken {
+        Taken::SetAside { path, to } if data.ends_with(path) => Some(to),
+        _ => None,
+    });
+    assert_eq!(fs::read(made.tree.dir().join(aside.unwrap())).unwrap(), b"arm onlY");
+    assert!(!data.exists());
+    assert_eq!(done.lost, ["app:1"]);
+    assert_eq!(tags(made.tree.dir()), ["app:amd64", "other:1"]);
+}
+
+/// Damage of many kinds at once.
+fn damage(made: &Made) {
+    write(&made.tree.data(&made.arm_layer), b"arm onlY");
+    write(&made.tree.layer_link("app", &made.shared), b"");
+    let gone = Digest::of(b"gone");
+    write(&made.tree.layer_link("other", &gone), gone.to_string().as_bytes());
+    write(&made.tree.repository("app").join("_manifests/tags/stray"), b"x");
+    write(&made.tree.dir().join("docker/registry/v2/blobs/sha256/aa/odd/data"), b"x");
+}
+
+#[test]
+fn a_repair_that_is_stopped_anywhere_has_broken_nothing() {
+    for writes in 0.. {
+        let made = made();
+        damage(&made);
+        let dir = made.tree.dir();
+        let before = look(dir, true);
+        let count = Count::new(writes);
+        let driver = Stopping::new(FsDriver::open(dir).unwrap(), &count);
+        let store = Store::with_driver(Arc::new(driver), StoreOptions::default());
+        let ended = repair(&store, &deep(), &());
+        drop(store);
+        let report = look(dir, true);
+        for tag in &report.broken {
+            assert!(before.broken.contains(tag), "after {writes}: {tag} was whole, {report:#?}");
+        }
+        assert!(report.problems.len() <= before.problems.len(), "after {writes}: {report:#?}");
+        let whole = ["app:amd64", "other:1"].iter().all(|tag| tags(dir).iter().any(|left| left == tag));
+        assert!(whole, "after {writes}: {:?}", tags(dir));
+        if ended.is_ok() {
+            assert!(writes > 10, "{writes}");
+            return;
+        }
+        assert!(count.has_stopped());
+        let done = mend(dir);
+        assert!(done.after.is_clean(), "after {writes}: {done:#?}");
+    }
+}
+
+#[test]
+fn a_whole_tree_behind_a_link_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(samples().join("docker"), dir.path().join("docker")).unwrap();
+    let done = mend(dir.path());
+    assert_eq!((done.taken, done.after.problems.len()), (Vec::new(), 1));
+}
+
+#[test]
+fn what_was_lost_is_saved_again() {
+    let source = Registry::serve(&samples());
+    let dir = tempfile::tempdir().unwrap();
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let text: String = ["demo/app:1.0", "mirror/app:1.0", "demo/single:1.0"]
+        .map(|name| format!("{}/{name}\n", source.address))
+        .concat();
+    fs::write(list.path(), text).unwrap();
+    let list = list.path().to_str().unwrap();
+    let flags = ["--list", list, "--arch", "amd64", "--plain-http", &source.address];
+    let (code, out, err) = saver(&[&["save"], &flags[..]].concat(), dir.path());
+    assert_eq!(code, Some(0), "{out}{err}");
+    let store = Store::open_read_only(dir.path()).unwrap();
+    // The one layer that demo/single and nothing else has.
+    let layer = "e4722289201362df71b6013544989910314e9b51428f641821c5b45d3358bfde";
+    let digest = Digest::from_hex(layer).unwrap();
+    let data = dir.path().join(store.blob_path(&digest));
+    let sound = fs::read(&data).unwrap();
+    write(&data, &vec![0; sound.len()]);
+    let repair = ["verify", "--deep", "--repair"];
+    let (code, out, _) = saver(&repair[..1], dir.path());
+    assert_eq!(code, Some(0), "the size is right: {out}");
+    let (code, out, err) = saver(&[&repair[..], &flags[..]].concat(), dir.path());
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("lost: demo/single:1.0\n"), "{out}");
+    assert_eq!(fs::read(&data).unwrap(), sound);
+    assert!(look(dir.path(), true).is_clean());
+    write(&data, b"");
+    let (code, out, _) = saver(&repair, dir.path());
+    assert_eq!(code, Some(1), "a tag was lost: {out}");
+    let (code, out, _) = saver(&repair, dir.path());
+    assert_eq!(code, Some(0), "{out}");
+}
+
+#[test]
+fn a_saver_keeps_repairs_out() {
+    let made = made();
+    damage(&made);
+    let store = Store::open_read_only(made.tree.dir()).unwrap();
+    let saving = store.lock_shared(false).unwrap();
+    let (code, _, err) = saver(&["verify", "--repair"], made.tree.dir());
+    assert_eq!(code, Some(3), "{err}");
+    assert!(err.contains(&format!("process {}", std::process::id())), "{err}");
+    drop(saving);
+    assert_eq!(saver(&["verify", "--deep", "--repair"], made.tree.dir()).0, Some(1));
+}
