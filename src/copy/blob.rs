@@ -29,7 +29,7 @@ impl<K: Sink> Engine<K> {
         ready: Option<Bytes>,
         tally: &Tally,
     ) -> Result<()> {
-        let origin = (reference.registry.clone(), reference.repository.clone());
+        let origin = (reference.registry.clone(), reference.repository.clone(), blob.size);
         let fetch = || async move {
             self.fetch(source, &reference.repository, blob, ready, tally).await?;
             Ok(blob.size)

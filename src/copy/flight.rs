@@ -8,8 +8,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
-/// Where a blob can be had.
-pub(crate) type Origin = (Registry, Repository);
+/// Where a blob can be had, and of what size it is said to be: one manifest's lie about that is no other's failure.
+pub(crate) type Origin = (Registry, Repository, u64);
 
 /// The blobs of a run: which are there, which are on their way.
 #[derive(Default)]
@@ -88,7 +88,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn origin(name: &str) -> Origin {
-        ("a.io".parse().unwrap(), name.parse().unwrap())
+        ("a.io".parse().unwrap(), name.parse().unwrap(), 1)
     }
 
     #[tokio::test]
@@ -118,6 +118,18 @@ mod tests {
         assert_eq!(again.unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(flight.bring(digest, origin("b"), || async { Ok(1) }).await.unwrap(), 1);
         assert_eq!(flight.bring(digest, origin("a"), || async { Ok(2) }).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lie_about_the_size_is_not_held_against_who_tells_the_truth() {
+        let flight = Flight::default();
+        let digest = Digest::of(b"x");
+        let (registry, repository, size) = origin("a");
+        let lie = (registry.clone(), repository.clone(), size + 1);
+        let fail = || async { Err(Error::new(ErrorKind::Corrupt, "x", "more were sent")) };
+        assert!(flight.bring(digest, lie, fail).await.is_err());
+        let truth = (registry, repository, size);
+        assert_eq!(flight.bring(digest, truth, || async { Ok(1) }).await.unwrap(), 1);
     }
 
     #[test]

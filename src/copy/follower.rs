@@ -45,7 +45,8 @@ struct Job<W> {
     hashed: AtomicU64,
     /// Whether it stands in the queue or is being worked on.
     queued: AtomicBool,
-    abandoned: AtomicBool,
+    /// Nothing of it is to be hashed any more: the receiver gave up, or it can't be read back.
+    over: AtomicBool,
     moved: Notify,
     work: Mutex<Work<W>>,
 }
@@ -103,7 +104,7 @@ impl<W: BlobWriter> Hasher<W> {
             front: AtomicU64::new(0),
             hashed: AtomicU64::new(0),
             queued: AtomicBool::new(false),
-            abandoned: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             moved: Notify::new(),
             work: Mutex::new(Work { state: Sha256State::new(), open: Some((writer, sender)) }),
         });
@@ -119,13 +120,15 @@ impl<W> Drop for Hasher<W> {
 }
 
 impl<W: BlobWriter> Followed<W> {
-    /// Tells that all bytes up to `front` are written; waits while the hash is too far behind.
+    /// Tells that all bytes up to `front` are written; waits while the hash is too far behind. Where hashing has
+    /// failed nothing is waited for: [`finish`](Self::finish) says why.
     pub(crate) async fn advance(&self, front: u64) {
         self.job.front.store(front, Ordering::Release);
         self.queue.offer(&self.job);
         loop {
             let moved = self.job.moved.notified();
-            if front.saturating_sub(self.job.hashed.load(Ordering::Acquire)) <= MAX_LEAD {
+            let lead = front.saturating_sub(self.job.hashed.load(Ordering::Acquire));
+            if lead <= MAX_LEAD || self.job.over.load(Ordering::Acquire) {
                 return;
             }
             moved.await;
@@ -148,7 +151,7 @@ impl<W: BlobWriter> Followed<W> {
 
 impl<W: BlobWriter> Drop for Followed<W> {
     fn drop(&mut self) {
-        self.job.abandoned.store(true, Ordering::Release);
+        self.job.over.store(true, Ordering::Release);
     }
 }
 
@@ -219,7 +222,7 @@ impl<W: BlobWriter> Queue<W> {
 
     /// Answers a blob that is wholly hashed; queues another piece of one that is not.
     fn settle(&self, job: &Arc<Job<W>>, mut work: MutexGuard<'_, Work<W>>, hashed: u64) {
-        if job.abandoned.load(Ordering::Acquire) {
+        if job.over.load(Ordering::Acquire) {
             work.open = None;
         } else if hashed == job.size {
             let digest = Digest::from_bytes(std::mem::take(&mut work.state).finish());
@@ -248,6 +251,8 @@ impl<W: BlobWriter> Job<W> {
             }
             Err(error) => error,
         };
+        // Before whoever waits in `advance` is woken: the hash will not move again.
+        self.over.store(true, Ordering::Release);
         work.close(Err(failure));
         0
     }
@@ -314,6 +319,16 @@ mod tests {
     async fn a_blob_that_cannot_be_read_back_fails() {
         let hasher = Hasher::start(1).unwrap();
         let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), 20);
+        assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_far_ahead_is_not_left_waiting_for_a_hash_that_failed() {
+        let hasher = Hasher::start(1).unwrap();
+        let size = MAX_LEAD * 3;
+        let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), size);
+        let far = followed.advance(MAX_LEAD * 2);
+        tokio::time::timeout(std::time::Duration::from_secs(20), far).await.expect("it waits for ever");
         assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
     }
 }

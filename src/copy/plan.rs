@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_DEPTH: usize = 4;
 /// The most manifests one image may have.
 const MAX_MANIFESTS: usize = 2000;
+/// The most bytes that one image's manifests may have together: all are held in memory until it is published.
+const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// The largest image configuration read into memory, in bytes.
 const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
@@ -60,6 +62,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     tally: &'a Tally,
     /// The platforms that the image has, for the message when it lacks one.
     offered: Mutex<BTreeSet<String>>,
+    /// Manifests met so far, and their bytes.
+    met: Mutex<(usize, u64)>,
 }
 
 impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
@@ -71,7 +75,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         platforms: &'a PlatformSet,
         tally: &'a Tally,
     ) -> Self {
-        Self { engine, source, reference, platforms, tally, offered: Mutex::default() }
+        Self { engine, source, reference, platforms, tally, offered: Mutex::default(), met: Mutex::default() }
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
@@ -94,11 +98,20 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let mut seen = HashSet::new();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
-        if content.manifests.len() > MAX_MANIFESTS {
-            let many = format!("more than {MAX_MANIFESTS} manifests in one image");
-            return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
-        }
         Ok(content)
+    }
+
+    /// Counts a manifest as it is met, so that a hostile index ends the walk and not the memory.
+    fn count(&self, raw: &RawManifest) -> Result<()> {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        *met = (met.0 + 1, met.1 + raw.bytes.len() as u64);
+        if met.0 <= MAX_MANIFESTS && met.1 <= MAX_MANIFEST_BYTES {
+            return Ok(());
+        }
+        let many = format!(
+            "more than {MAX_MANIFESTS} manifests, or {MAX_MANIFEST_BYTES} bytes of them, in one image"
+        );
+        Err(Error::new(ErrorKind::Unsupported, self.reference, many))
     }
 
     /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
@@ -138,6 +151,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         depth: usize,
     ) -> BoxFuture<'_, Result<Option<Node>>> {
         async move {
+            self.count(&raw)?;
             if let Some(entry) = &entry
                 && entry.size != raw.bytes.len() as u64
             {
@@ -354,5 +368,60 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Place;
+    use crate::content::memory::Memory;
+    use crate::copy::{CopyOptions, Image, Silent};
+    use tokio_util::sync::CancellationToken;
+
+    fn index(below: &[RawManifest]) -> RawManifest {
+        let entries: Vec<String> = below
+            .iter()
+            .map(|raw| format!(r#"{{"digest":"{}","size":{}}}"#, raw.digest, raw.bytes.len()))
+            .collect();
+        let json = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        RawManifest::new(json.into(), None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_hostile_index_ends_the_walk_before_all_of_it_is_in_memory() {
+        let empty = Digest::of(b"");
+        let artifact = |number: usize| {
+            let json = format!(
+                r#"{{"schemaVersion":2,"config":{{"digest":"{empty}","size":0}},"layers":[],"annotations":{{"n":"{number}"}}}}"#
+            );
+            RawManifest::new(json.into(), None).unwrap()
+        };
+        let (source, sink) = (Memory::new(), Memory::new());
+        let repository: crate::oci::Repository = "a/b".parse().unwrap();
+        let mut halves = Vec::new();
+        for half in [0, MAX_MANIFESTS] {
+            let below: Vec<RawManifest> = (half..half + MAX_MANIFESTS / 2 + 1).map(artifact).collect();
+            below.iter().for_each(|raw| source.insert_manifest(&repository, None, raw));
+            halves.push(index(&below));
+        }
+        halves.iter().for_each(|raw| source.insert_manifest(&repository, None, raw));
+        let tag: crate::oci::Tag = "v1".parse().unwrap();
+        source.insert_manifest(&repository, Some(&tag), &index(&halves));
+        let engine = Engine::new(Arc::new(sink.clone()), CopyOptions::default(), Arc::new(Silent)).unwrap();
+        let image = Image {
+            source: Arc::new(source),
+            reference: Reference::parse("r.io/a/b:v1").unwrap(),
+            platforms: None,
+            place: Place { repository, tag: Some(tag) },
+            alias: None,
+            resolved: None,
+            warnings: Vec::new(),
+        };
+        let report = Arc::new(engine).run(vec![image], &CancellationToken::new()).await;
+        let error = report.images[0].error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::Unsupported, "{}", error.message);
+        assert!(error.message.contains("manifests, or"), "{}", error.message);
+        assert!(sink.contents().tags.is_empty());
     }
 }

@@ -109,10 +109,11 @@ impl<K: Sink> Engine<K> {
         let in_hand = Arc::new(Semaphore::new(IMAGES_IN_HAND));
         let mut rows: Vec<Option<R>> = images.iter().map(|_| None).collect();
         let mut tasks = JoinSet::new();
-        let mut keep = |joined: Result<(usize, R), JoinError>| {
-            if let Ok((number, row)) = joined {
-                rows[number] = Some(row);
-            }
+        let mut keep = |joined: Result<(usize, R), JoinError>| match joined {
+            Ok((number, row)) => rows[number] = Some(row),
+            // An observer's, most likely: a row left out would hide an image.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
         };
         for (number, image) in images.into_iter().enumerate() {
             let Ok(permit) = in_hand.clone().acquire_owned().await else { break };

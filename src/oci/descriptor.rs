@@ -2,8 +2,12 @@
 
 use super::digest::Digest;
 use super::platform::Platform;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+
+/// The largest size that a descriptor may announce, in bytes (16 TiB). No content is that large; without a bound a
+/// hostile manifest could make sums of sizes wrap around.
+pub const MAX_SIZE: u64 = 1 << 44;
 
 /// What a manifest or index says of one piece of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +18,8 @@ pub struct Descriptor {
     pub media_type: String,
     /// The content's digest.
     pub digest: Digest,
-    /// The content's length in bytes.
+    /// The content's length in bytes; at most [`MAX_SIZE`] where it was read from a document.
+    #[serde(deserialize_with = "size")]
     pub size: u64,
     /// For an index's entries: what the manifest runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,5 +55,31 @@ impl Descriptor {
     pub fn attestation_of(&self) -> Option<Digest> {
         self.annotations.get("vnd.docker.reference.type").filter(|kind| *kind == "attestation-manifest")?;
         self.annotations.get("vnd.docker.reference.digest")?.parse().ok()
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let size = u64::deserialize(from)?;
+    if size <= MAX_SIZE {
+        return Ok(size);
+    }
+    Err(serde::de::Error::custom(format_args!("a size of {size} bytes: no content has more than {MAX_SIZE}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_size_is_refused() {
+        let read = |size: &str| {
+            let json = format!(r#"{{"digest":"{}","size":{size}}}"#, Digest::of(b""));
+            serde_json::from_str::<Descriptor>(&json).map(|read| read.size)
+        };
+        assert_eq!(read("0").unwrap(), 0);
+        assert_eq!(read("17592186044416").unwrap(), MAX_SIZE);
+        for bad in ["17592186044417", "18446744073709551615", "99999999999999999999", "-1", "1.5"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -180,11 +180,14 @@ impl Body {
         futures::stream::unfold(Some(self), |body| async move {
             let mut body = body?;
             match body.next().await {
-                Ok(Some(chunk)) => Some((Ok(chunk), Some(body))),
-                Ok(None) => {
-                    body.permit.succeeded();
-                    None
+                Ok(Some(chunk)) => {
+                    // Here and not at the stream's end: who has all bytes need not ask for more.
+                    if body.left == 0 {
+                        body.permit.succeeded();
+                    }
+                    Some((Ok(chunk), Some(body)))
                 }
+                Ok(None) => None,
                 Err(error) => {
                     if error.kind() == ErrorKind::Unavailable {
                         body.permit.overloaded();

@@ -48,8 +48,8 @@ pub(super) fn quotable(text: &str) -> String {
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit mean "very long".
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+        // Bounded, so that a moment that far away can be reckoned with; more digits than fit mean "very long".
+        return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -321,6 +321,7 @@ mod tests {
         for (value, seconds) in [
             ("120", Some(120)),
             ("0", Some(0)),
+            ("9999999999999999999", Some(u64::from(u32::MAX))),
             ("99999999999999999999", Some(u64::from(u32::MAX))),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
