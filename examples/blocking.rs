@@ -1,5 +1,8 @@
 //! Saves without async: `blocking DIR ARCH IMAGE...`.
 
+// An example speaks to whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(dir), Some(arch)) = (arguments.next(), arguments.next()) else {

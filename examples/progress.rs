@@ -1,5 +1,8 @@
 //! Follows a run with an observer, and stops it on Ctrl-C: `progress DIR LIST`.
 
+// An example speaks to whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use saver::copy::{Event, Observer};
 use saver::{ImageSaver, SaveImage, SaveOptions};
 use std::sync::Arc;

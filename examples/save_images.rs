@@ -1,5 +1,8 @@
 //! Saves the images named on the command line: `save_images DIR ARCH IMAGE...`.
 
+// An example speaks to whoever runs it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use saver::Status;
 
 #[tokio::main]

@@ -204,7 +204,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     async fn image(
         &self,
         raw: Arc<RawManifest>,
-        manifest: ImageManifest,
+        manifest: Box<ImageManifest>,
         entry: Option<Descriptor>,
     ) -> Result<Option<Node>> {
         let named = entry.as_ref().and_then(|entry| entry.platform.clone());
@@ -221,12 +221,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             platform = Some(own);
             config = Some((manifest.config.digest, bytes));
         }
-        Ok(Some(Node {
-            raw,
-            kind: Kind::Image { manifest: Box::new(manifest), platform, config },
-            children: Vec::new(),
-            entry,
-        }))
+        Ok(Some(Node { raw, kind: Kind::Image { manifest, platform, config }, children: Vec::new(), entry }))
     }
 
     /// An image's configuration: from the sink when it has it, else from the source; verified.

@@ -39,14 +39,14 @@ struct Prepared {
 
 /// What planning an image comes to.
 enum Preparation {
-    Ready(Prepared),
+    Ready(Box<Prepared>),
     /// It is left out, and why.
     Skip(Error),
 }
 
 /// What became of an image that did not fail.
 enum Outcome {
-    Done(Prepared, Status),
+    Done(Box<Prepared>, Status),
     Skipped(Error),
 }
 
@@ -250,7 +250,9 @@ impl<K: Sink> Engine<K> {
         }
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
         let places = self.places(image, root, warnings).await?;
-        self.compare(&image.reference, root, source_digest, content, places).await.map(Preparation::Ready)
+        self.compare(&image.reference, root, source_digest, content, places)
+            .await
+            .map(|prepared| Preparation::Ready(Box::new(prepared)))
     }
 
     /// The digest to copy, and its manifest if finding that took fetching it.

@@ -55,7 +55,7 @@ impl RawManifest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manifest {
     /// An image or artifact manifest.
-    Image(ImageManifest),
+    Image(Box<ImageManifest>),
     /// An index or manifest list.
     Index(Index),
 }
@@ -92,7 +92,7 @@ pub struct Index {
     /// The entries, in the document's order.
     pub manifests: Vec<Descriptor>,
     /// The manifest that this one refers to.
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
 }
 
 /// The platform that an image configuration names (OCI config.md: architecture, os, variant).
@@ -152,7 +152,7 @@ fn read(bytes: &[u8], digest: Digest, content_type: Option<&str>) -> Result<(Str
                 .ok_or_else(|| {
                 refuse(ErrorKind::Unsupported, format!("an index of media type {named:?}"))
             })?;
-            Ok((media_type, Manifest::Index(Index { manifests, subject: document.subject })))
+            Ok((media_type, Manifest::Index(Index { manifests, subject: document.subject.map(Box::new) })))
         }
         (None, Some(config), layers) => {
             let fallback = if config.media_type == media_type::DOCKER_CONFIG {
@@ -171,7 +171,7 @@ fn read(bytes: &[u8], digest: Digest, content_type: Option<&str>) -> Result<(Str
                 subject: document.subject,
                 artifact_type: document.artifact_type,
             };
-            Ok((media_type, Manifest::Image(image)))
+            Ok((media_type, Manifest::Image(Box::new(image))))
         }
         (None, None, _) => Err(refuse(
             ErrorKind::Unsupported,

@@ -115,8 +115,7 @@ impl ImageSaver {
     /// # Errors
     /// `Storage` when the directory can't be made or opened.
     pub fn new(options: SaveOptions) -> Result<Self> {
-        let mut store_options = StoreOptions::default();
-        store_options.durability = options.durability;
+        let store_options = StoreOptions { durability: options.durability };
         let store = Store::open(&options.dir, store_options)?;
         Ok(Self { options, store })
     }
