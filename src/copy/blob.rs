@@ -169,10 +169,14 @@ impl<K: Sink> Engine<K> {
         let _slot = self.slots.acquire().await;
         let mut stream = source.blob(repository, blob, 0, None).await?;
         let mut whole = BytesMut::new();
+        let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
             tally.fetched(chunk.len() as u64);
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
+            if trickle.is_too_slow(chunk.len() as u64) {
+                return Err(trickles(blob, whole.len() as u64));
+            }
             check_length(blob, whole.len() as u64, chunk.len())?;
             if whole.is_empty() && chunk.len() as u64 == blob.size {
                 return Ok(chunk);
@@ -246,9 +250,7 @@ impl<K: Sink> Receiver<'_, K> {
             let mut chunk = chunk?;
             self.tally.fetched(chunk.len() as u64);
             if trickle.is_too_slow(chunk.len() as u64) {
-                let message =
-                    format!("the answer only trickles: given up after {} of {} bytes", *at, self.blob.size);
-                return Err(Error::new(ErrorKind::Unavailable, self.blob.digest, message).on(Side::Source));
+                return Err(trickles(self.blob, *at));
             }
             let passed = skip.min(chunk.len() as u64);
             skip -= passed;
@@ -275,6 +277,11 @@ fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
     }
     let wrong = format!("the manifest says it has {} bytes, more were sent", blob.size);
     Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
+}
+
+fn trickles(blob: &Descriptor, at: u64) -> Error {
+    let message = format!("the answer only trickles: given up after {at} of {} bytes", blob.size);
+    Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
 
 fn cut(blob: &Descriptor, at: u64) -> Error {

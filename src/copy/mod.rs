@@ -40,8 +40,8 @@ pub struct Image<S> {
     pub place: Place,
     /// A second place, taken unless another image has it.
     pub alias: Option<Place>,
-    /// What its tag names, where that was asked already.
-    pub resolved: Option<Resolved>,
+    /// What its tag names, or why that can't be learned, where it was asked already.
+    pub resolved: Option<Result<Resolved>>,
     /// What is to be said of it in the report.
     pub warnings: Vec<String>,
 }

@@ -122,7 +122,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == digest)
                 && let Ok(raw) = RawManifest::new(bytes, None)
             {
-                return Ok(Arc::new(raw));
+                return Ok::<_, Error>(Arc::new(raw));
             }
             let repository = &self.reference.repository;
             let fetched = self
@@ -140,7 +140,9 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.tally.fetched(fetched.bytes.len() as u64);
             Ok(Arc::new(fetched))
         };
-        cell.get_or_try_init(fetch).await.cloned()
+        let manifest = cell.get_or_try_init(fetch).await?;
+        self.engine.manifests.keep(manifest);
+        Ok(manifest.clone())
     }
 
     /// The manifest and what is selected under it; `None` for an image of a platform not asked for.

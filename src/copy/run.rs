@@ -263,11 +263,13 @@ impl<K: Sink> Engine<K> {
         warnings: &mut Vec<String>,
     ) -> Result<(Digest, Option<RawManifest>)> {
         let reference = &image.reference;
+        if let Some(asked) = &image.resolved {
+            return asked.clone().map(|resolved| (resolved.digest, resolved.manifest));
+        }
         let ask = || async {
-            match (&image.resolved, &reference.tag) {
-                (Some(resolved), _) => Ok(resolved.clone()),
-                (None, Some(tag)) => image.source.resolve(&reference.repository, tag).await,
-                (None, None) => Err(Error::new(ErrorKind::InvalidInput, reference, "neither tag nor digest")),
+            match &reference.tag {
+                Some(tag) => image.source.resolve(&reference.repository, tag).await,
+                None => Err(Error::new(ErrorKind::InvalidInput, reference, "neither tag nor digest")),
             }
         };
         let Some(pinned) = reference.digest else {

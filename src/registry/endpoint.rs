@@ -15,7 +15,7 @@ use reqwest::{Method, Response, StatusCode};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -28,6 +28,9 @@ const FIRST_BLOBS: usize = 6;
 
 /// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
 const PROBES: usize = 3;
+
+/// How long the body of an answer that says all in its head may take.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// One place that answers for repositories.
 pub(super) struct Endpoint {
@@ -407,8 +410,8 @@ enum Undecided {
 
 /// Reads what little body there is, so that the connection can be used again.
 async fn drain(response: Response) {
-    // A body that is long or breaks costs the connection, nothing else.
-    let _ = failure::read_bounded(response, 64 << 10).await;
+    // A body that is long, slow or breaks costs the connection, nothing else.
+    let _ = tokio::time::timeout(DRAIN_TIME, failure::read_bounded(response, 64 << 10)).await;
 }
 
 /// Splits a mirror's path into the API's root and what stands before repository names.

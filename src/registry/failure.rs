@@ -11,6 +11,9 @@ use url::Url;
 /// The most that is read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
+/// How long is waited for it.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
+
 /// The most that a message quotes of a server's words, in characters.
 const MAX_QUOTE: usize = 300;
 
@@ -76,8 +79,8 @@ pub(super) async fn from_response(subject: &str, host: &str, response: Response)
     let shown = shown_url(response.url());
     let wait = retry_after(response.headers(), SystemTime::now());
     let is_html = is_html(response.headers());
-    let body = match read_bounded(response, MAX_ERROR_BODY).await {
-        Ok(Some(body)) if !is_html => body,
+    let body = match tokio::time::timeout(ERROR_BODY_TIME, read_bounded(response, MAX_ERROR_BODY)).await {
+        Ok(Ok(Some(body))) if !is_html => body,
         _ => Vec::new(),
     };
     let words = server_words(&body).map(|words| format!(": {words}")).unwrap_or_default();

@@ -25,6 +25,9 @@ pub struct SessionOptions {
     pub proxy: ProxySettings,
     /// How long a connection may bring nothing before it is given up.
     pub idle_timeout: Duration,
+    /// How long a request for a manifest, tag or token may take in all: an answer that comes byte by byte is never silent.
+    /// Blobs may take as long as they bring bytes.
+    pub request_timeout: Duration,
     /// How long connecting, TLS included, may take.
     pub connect_timeout: Duration,
     /// The most requests for blobs, and the most other requests, in flight at once. The session starts lower and finds its way.
@@ -45,6 +48,7 @@ impl Default for SessionOptions {
             mirrors: Vec::new(),
             proxy: ProxySettings::default(),
             idle_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(180),
             connect_timeout: Duration::from_secs(15),
             max_connections: 16,
             max_retry_after: Duration::from_secs(600),
@@ -63,6 +67,7 @@ impl fmt::Debug for SessionOptions {
             .field("mirrors", &self.mirrors.iter().map(super::failure::shown_url).collect::<Vec<_>>())
             .field("proxy", &self.proxy)
             .field("idle_timeout", &self.idle_timeout)
+            .field("request_timeout", &self.request_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()

@@ -91,9 +91,10 @@ impl Transport {
         for proxy in self.proxies()? {
             builder = builder.proxy(proxy);
         }
-        if purpose == Purpose::Blob {
-            builder = builder.http1_only();
-        }
+        builder = match purpose {
+            Purpose::Blob => builder.http1_only(),
+            Purpose::Api => builder.timeout(options.request_timeout),
+        };
         builder = match peer {
             // No certificate will be looked at, unless a proxy's: none need be loaded.
             Peer::Plain if !self.proxy_has_tls() => builder.tls_certs_only([]),

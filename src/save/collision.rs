@@ -2,16 +2,21 @@
 
 use crate::content::retry::{Attempts, RetryPolicy};
 use crate::content::{Place, Resolved, Source};
-use crate::copy::Image;
+use crate::copy::{Image, IndexMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use std::collections::HashMap;
 
-/// Resolves the images that share a repository and tag, and refuses those of different content.
+/// Resolves the images that share a repository and tag, and refuses those of different content. One whose digest can't be learned
+/// can't be saved either, and so is in nobody's way: it fails by itself.
 ///
 /// # Errors
-/// `InvalidInput` naming both images. An image whose digest can't be learned fails the check too: it could be either.
-pub(super) async fn check<S: Source>(images: &mut [Image<S>], retry: &RetryPolicy) -> Result<()> {
+/// `InvalidInput` naming both images.
+pub(super) async fn check<S: Source>(
+    images: &mut [Image<S>],
+    index: IndexMode,
+    retry: &RetryPolicy,
+) -> Result<()> {
     let mut by_place: HashMap<Place, Vec<usize>> = HashMap::new();
     for (number, image) in images.iter().enumerate().filter(|(_, image)| image.place.tag.is_some()) {
         by_place.entry(image.place.clone()).or_default().push(number);
@@ -19,40 +24,50 @@ pub(super) async fn check<S: Source>(images: &mut [Image<S>], retry: &RetryPolic
     for (place, numbers) in by_place.into_iter().filter(|(_, numbers)| numbers.len() > 1) {
         let mut first: Option<(usize, Digest)> = None;
         for number in numbers {
-            let digest = learn(&mut images[number], retry).await?;
-            match first {
-                None => first = Some((number, digest)),
-                Some((other, same)) if same == digest => {
-                    tracing::debug!(%place, other = %images[other].reference, "two names for one image");
-                }
-                Some((other, differs)) => {
-                    let (one, two) = (&images[other].reference, &images[number].reference);
-                    let message =
-                        format!("{one} ({differs}) and {two} ({digest}) would both be {place} in the tree");
-                    return Err(Error::new(ErrorKind::InvalidInput, &place, message)
-                        .with_hint("take one of them out, or keep their domains apart with --names domain"));
-                }
+            let Some(digest) = learn(&mut images[number], retry).await else { continue };
+            let Some((other, same)) = first else {
+                first = Some((number, digest));
+                continue;
+            };
+            let (one, two) = (&images[other], &images[number]);
+            if same != digest {
+                let (one, two) = (&one.reference, &two.reference);
+                let message =
+                    format!("{one} ({same}) and {two} ({digest}) would both be {place} in the tree");
+                return Err(Error::new(ErrorKind::InvalidInput, &place, message)
+                    .with_hint("take one of them out, or keep their domains apart with --names domain"));
             }
+            if index != IndexMode::Keep && one.platforms != two.platforms {
+                let message = format!(
+                    "{} and {} are to be rewritten for different platforms, and both would be {place} in the tree",
+                    one.reference, two.reference
+                );
+                return Err(Error::new(ErrorKind::InvalidInput, &place, message)
+                    .with_hint("give the platforms on one line, or use --index keep"));
+            }
+            tracing::debug!(%place, one = %one.reference, two = %two.reference, "two names for one image");
         }
     }
     Ok(())
 }
 
-async fn learn<S: Source>(image: &mut Image<S>, retry: &RetryPolicy) -> Result<Digest> {
-    if let Some(digest) = image.reference.digest {
-        return Ok(digest);
+/// The image's digest; none when it can't be learned, which the image then carries.
+async fn learn<S: Source>(image: &mut Image<S>, retry: &RetryPolicy) -> Option<Digest> {
+    if image.reference.digest.is_some() {
+        return image.reference.digest;
     }
-    let Some(tag) = &image.reference.tag else {
-        return Err(Error::new(ErrorKind::InvalidInput, &image.reference, "neither tag nor digest"));
-    };
+    let tag = image.reference.tag.as_ref()?;
     let mut attempts = Attempts::new(retry);
-    let resolved: Resolved = loop {
+    let resolved: Result<Resolved> = loop {
         match image.source.resolve(&image.reference.repository, tag).await {
-            Ok(resolved) => break resolved,
-            Err(error) => tokio::time::sleep(attempts.after(error)?).await,
+            Ok(resolved) => break Ok(resolved),
+            Err(error) => match attempts.after(error) {
+                Ok(wait) => tokio::time::sleep(wait).await,
+                Err(error) => break Err(error),
+            },
         }
     };
-    let digest = resolved.digest;
+    let digest = resolved.as_ref().ok().map(|resolved| resolved.digest);
     image.resolved = Some(resolved);
-    Ok(digest)
+    digest
 }

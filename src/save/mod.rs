@@ -209,7 +209,7 @@ impl ImageSaver {
         let retry = &self.options.copy.retry;
         tokio::select! {
             () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "", "the run was interrupted")),
-            checked = collision::check(&mut prepared, retry) => checked.map(|()| prepared),
+            checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked.map(|()| prepared),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Saving, through the library: from an embedded registry over the sample images into a fresh tree.
 
+use super::support::fault::FaultServer;
 use super::support::samples::{Samples, listed};
 use saver::copy::{IndexMode, MissingPlatform};
 use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
@@ -206,6 +207,41 @@ async fn two_images_of_one_name_are_refused_before_anything_is_fetched() {
     }
     assert!(!dir.path().join("docker").exists(), "something was written");
     assert!(saver.save(images(&same)).await.unwrap().is_success(), "the same content under one name is fine");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_gone_is_in_no_other_s_way() {
+    let (one, two) = (Samples::serve().await, FaultServer::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let names = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.registry())];
+    let references: Vec<Reference> = names.iter().map(|name| Reference::parse(name).unwrap()).collect();
+    let report = save(options(dir.path(), "amd64"), &references).await;
+    let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
+    assert_eq!(statuses, [Status::Saved, Status::Failed]);
+    assert_eq!(report.images[1].error.as_ref().unwrap().kind, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_rewritings_of_one_image_are_refused_before_anything_is_fetched() {
+    let samples = Samples::serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
+    let images = || {
+        ["amd64", "arm64"].map(|arch| {
+            let mut image = SaveImage::from(reference.clone());
+            image.platforms = Some(PlatformSet::parse(arch, "linux").unwrap());
+            image
+        })
+    };
+    for mode in [IndexMode::Prune, IndexMode::Flatten] {
+        let mut options = options(dir.path(), "amd64");
+        options.copy.index = mode;
+        let error = ImageSaver::new(options).unwrap().save(images().into()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert!(!dir.path().join("docker").exists(), "something was written");
+    let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
+    assert!(saver.save(images().into()).await.unwrap().is_success(), "an index that is kept holds both");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

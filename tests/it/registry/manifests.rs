@@ -163,6 +163,20 @@ async fn silence_ends_with_the_idle_timeout() {
 }
 
 #[tokio::test]
+async fn a_request_has_its_time_whatever_the_idle_timeout() {
+    let server = FaultServer::start().await;
+    server.on("", "").answer(Fault::Silence);
+    let mut options = options();
+    options.idle_timeout = Duration::from_secs(3600);
+    options.request_timeout = Duration::from_millis(50);
+    let session = session(server.registry(), options);
+    let (repository, tag) = (repository(), tag());
+    let asked = session.resolve(&repository, &tag);
+    let error = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
 async fn an_unknown_digest_is_not_found() {
     let server = FaultServer::start().await;
     let target = Target::Digest(Digest::of(b"nothing"));
