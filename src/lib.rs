@@ -12,6 +12,7 @@ pub mod error;
 pub mod list;
 pub mod ls;
 pub mod oci;
+pub mod prune;
 pub mod registry;
 pub mod save;
 pub mod serve;

@@ -85,6 +85,15 @@ pub enum Command {
     /// tool wrote is verified too. A saver may be adding to it meanwhile. --repair mends links, removes tags that are not
     /// whole, and moves damaged content to DIR/.saver/damaged; the exit code is then 1 if a tag was lost.
     Verify(Box<super::verify::Args>),
+    /// Remove every image that is not in a list, then what nothing references any more
+    ///
+    /// Signatures and other referrers of an image that is kept stay with it. No saver may run meanwhile; one that starts is
+    /// told to wait. A registry that serves the directory may go on, and needs a restart to forget what it has looked up.
+    Prune(super::prune::Args),
+    /// Remove images by name, and what nothing else references
+    ///
+    /// name@digest removes that manifest and every tag of it.
+    Rm(super::rm::Args),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

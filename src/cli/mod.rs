@@ -14,7 +14,9 @@ pub mod ls;
 mod outfile;
 mod output;
 mod progress;
+pub mod prune;
 mod registries;
+pub mod rm;
 mod save;
 mod screen;
 mod scripts;
@@ -50,6 +52,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Man) => scripts::man(),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
+        Some(Command::Prune(args)) => prune::run(&args, &cli.global),
+        Some(Command::Rm(args)) => rm::run(&args, &cli.global),
         Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),

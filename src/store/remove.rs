@@ -54,12 +54,17 @@ impl Store {
         self.remove_if_empty(path::parent(&path::blob(digest)))
     }
 
-    /// Removes a repository in which nothing is left, and the directories above it that this empties.
+    /// Removes a repository in which nothing is left, unless there is an upload in it, and the directories above it that this empties.
     ///
     /// # Errors
     /// `Storage`.
     pub fn remove_repository(&self, repository: &Repository) -> Result<()> {
         let directory = path::repository(repository);
+        let uploads = format!("{directory}/{}", path::UPLOADS);
+        if !self.list(&uploads)?.is_empty() {
+            // A registry may be receiving something.
+            return Ok(());
+        }
         // A registry's garbage collection trips over manifests without a directory of layers.
         for part in [path::MANIFESTS, path::UPLOADS, path::LAYERS] {
             self.remove_below(&format!("{directory}/{part}"))?;

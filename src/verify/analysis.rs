@@ -30,7 +30,7 @@ pub(super) fn inspect(
 ) -> Result<Findings> {
     let start = Instant::now();
     let census = store.census()?;
-    let documents = documents(store, &census)?;
+    let documents = store.documents(&census)?;
     let mut suspects: Vec<(Digest, u64)> = census.blobs.iter().map(|(d, size)| (*d, *size)).collect();
     if !options.deep {
         let odd = of_odd_size(&census, &documents);
@@ -49,7 +49,7 @@ pub(super) fn inspect(
 pub(super) fn inspect_knowing(store: &Store, faults: &BTreeMap<Digest, Fault>) -> Result<Findings> {
     let start = Instant::now();
     let census = store.census()?;
-    let documents = documents(store, &census)?;
+    let documents = store.documents(&census)?;
     let mut found = judge(store, census, &documents, faults.clone());
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
@@ -75,14 +75,6 @@ fn judge(
     let mut report = report(store, &census, &verdicts, &faults);
     report.manifests = documents.len();
     Findings { report, census, verdicts, faults }
-}
-
-/// Every manifest that some repository links to.
-fn documents(store: &Store, census: &Census) -> Result<HashMap<Digest, Document>> {
-    let digests: BTreeSet<Digest> =
-        census.repositories.iter().flat_map(|repository| repository.revisions.keys().copied()).collect();
-    let digests: Vec<Digest> = digests.into_iter().collect();
-    digests.into_par_iter().map(|digest| Ok((digest, store.document(&digest)?))).collect()
 }
 
 /// The blobs whose size alone says that something is wrong, with them or with who names them.

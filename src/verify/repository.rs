@@ -4,7 +4,7 @@ use super::report::{Problem, ProblemKind};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::store::Store;
 use crate::store::census::{Link, RepositoryCensus};
-use crate::store::document::{Document, DocumentContent, Fault};
+use crate::store::document::{Document, DocumentContent, Fault, top_down};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What is to be said of a repository.
@@ -43,7 +43,7 @@ pub(super) struct Judge<'a> {
     parents: HashMap<Digest, Vec<Digest>>,
     /// The tags that name a digest.
     named: HashMap<Digest, Vec<&'a Tag>>,
-    broken: HashSet<Digest>,
+    broken: BTreeSet<Digest>,
     verdict: Verdict,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Judge<'a> {
     ) -> Self {
         let mut parents: HashMap<Digest, Vec<Digest>> = HashMap::new();
         for digest in repository.revisions.keys() {
-            let below = below(documents.get(digest));
+            let below = documents.get(digest).map(Document::below).unwrap_or_default();
             for child in below {
                 parents.entry(child.digest).or_default().push(*digest);
             }
@@ -78,7 +78,7 @@ impl<'a> Judge<'a> {
             unfinished: Vec::new(),
             opaque: Vec::new(),
         };
-        let broken = HashSet::new();
+        let broken = BTreeSet::new();
         Self { store, repository, blobs, documents, faults, parents, named, broken, verdict }
     }
 
@@ -267,32 +267,7 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        self.verdict.revisions = self.top_down();
-    }
-
-    /// The broken manifests in an order in which none stands before one that names it.
-    fn top_down(&self) -> Vec<Digest> {
-        let mut above: BTreeMap<Digest, usize> = BTreeMap::new();
-        for digest in &self.broken {
-            let parents: BTreeSet<_> = self.parents.get(digest).into_iter().flatten().collect();
-            above.insert(*digest, parents.len());
-        }
-        let mut ready: Vec<Digest> =
-            above.iter().filter(|(_, count)| **count == 0).map(|(digest, _)| *digest).collect();
-        let mut order = Vec::with_capacity(above.len());
-        while let Some(digest) = ready.pop() {
-            order.push(digest);
-            let below = below(self.documents.get(&digest));
-            for child in below.iter().map(|entry| entry.digest).collect::<BTreeSet<_>>() {
-                if let Some(count) = above.get_mut(&child) {
-                    *count -= 1;
-                    if *count == 0 {
-                        ready.push(child);
-                    }
-                }
-            }
-        }
-        order
+        self.verdict.revisions = top_down(&self.broken, self.documents);
     }
 
     fn tag(&mut self, tag: &Tag) {
@@ -338,13 +313,5 @@ impl<'a> Judge<'a> {
         };
         self.verdict.problems.push(wrong);
         self.verdict.tags.push(tag.clone());
-    }
-}
-
-/// What a manifest names, of whatever kind.
-fn below(document: Option<&Document>) -> &[Descriptor] {
-    match document.map(|document| &document.content) {
-        Some(DocumentContent::Index(below) | DocumentContent::Image(below)) => below,
-        _ => &[],
     }
 }

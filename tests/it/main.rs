@@ -9,6 +9,7 @@ mod disk;
 mod house;
 mod list;
 mod ls;
+mod prune;
 mod readme;
 mod registry;
 mod repair;

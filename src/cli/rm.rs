@@ -1,0 +1,51 @@
+//! `saver rm`: images go by name.
+
+use super::args::GlobalArgs;
+use super::exit::Exit;
+use super::prune::{answer, options};
+use super::screen::{self, Screen};
+use super::{lists, output};
+use crate::error::Result;
+use crate::oci::Reference;
+use crate::prune::{PruneReport, remove};
+use crate::store::Store;
+use std::path::PathBuf;
+
+/// The arguments of removing.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Images to remove: names as they were saved, or as they are in the directory; name@digest for a manifest
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// The directory that images were saved to
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Names in the tree, as they were saved with
+    #[arg(long, value_name = "NAMES", default_value = "strip")]
+    pub names: String,
+    /// Tell what would be removed; remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Removes.
+pub(super) fn run(args: &Args, global: &GlobalArgs) -> Exit {
+    let log = Screen::new(false);
+    screen::start_log(&log, global.verbose, global.log_format);
+    if args.images.is_empty() {
+        output::stderr("error: no image is named");
+        output::stderr("  hint: saver rm --dir DIR IMAGE...; saver ls tells what is there");
+        return Exit::Usage;
+    }
+    answer(removed(args, &log), args.json, global.quiet)
+}
+
+fn removed(args: &Args, log: &Screen) -> Result<PruneReport> {
+    let options = options(&args.names, args.dry_run)?;
+    let entries = lists::read(&[], &args.images, log, true)?;
+    let images: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
+    remove(&Store::open_read_only(&args.dir)?, &images, &options)
+}
