@@ -85,6 +85,11 @@ impl Publisher {
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
+    /// What is waited for.
+    pub(super) fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+
     /// Counts a blob writer as open until what this answers is dropped or commits.
     pub(super) fn open_writer(&self) -> Result<OpenWriter> {
         self.start()?;

@@ -1,14 +1,15 @@
 //! Repairing trees: what is not true goes, what is whole stays, wherever the repair is stopped.
 
+use super::prune::in_memory;
 use super::support::handmade::write;
 use super::support::peers::registry::{Registry, garbage_collect};
 use super::support::peers::samples;
 use super::support::stopping::{Count, Stopping};
+use super::support::tree::files;
 use super::verify::{CASES, Made, look, made, saver};
 use saver::oci::Digest;
-use saver::store::driver::FsDriver;
 use saver::store::{Store, StoreOptions};
-use saver::verify::{Repair, Taken, VerifyOptions, repair};
+use saver::verify::{Repair, Taken, VerifyOptions, repair, verify};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,11 @@ fn deep() -> VerifyOptions {
 }
 
 fn mend(dir: &Path) -> Repair {
-    repair(&Store::open_read_only(dir).unwrap(), &deep(), &()).unwrap()
+    repair(&open(dir), &deep(), &()).unwrap()
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open_read_only(dir).unwrap()
 }
 
 /// The tags that are there.
@@ -97,29 +102,33 @@ fn damage(made: &Made) {
 
 #[test]
 fn a_repair_that_is_stopped_anywhere_has_broken_nothing() {
+    let made = made();
+    damage(&made);
+    let files = files(made.tree.dir());
+    let store = |driver| Store::with_driver(driver, StoreOptions::default());
+    let look = |store: &Store| verify(store, &deep(), &()).unwrap();
+    let before = look(&open(made.tree.dir()));
     for writes in 0.. {
-        let made = made();
-        damage(&made);
-        let dir = made.tree.dir();
-        let before = look(dir, true);
+        let memory = in_memory(&files);
         let count = Count::new(writes);
-        let driver = Stopping::new(FsDriver::open(dir).unwrap(), &count);
-        let store = Store::with_driver(Arc::new(driver), StoreOptions::default());
-        let ended = repair(&store, &deep(), &());
-        drop(store);
-        let report = look(dir, true);
+        let ended = repair(&store(Arc::new(Stopping::new(memory.clone(), &count))), &deep(), &());
+        let left = store(Arc::new(memory));
+        let report = look(&left);
         for tag in &report.broken {
             assert!(before.broken.contains(tag), "after {writes}: {tag} was whole, {report:#?}");
         }
         assert!(report.problems.len() <= before.problems.len(), "after {writes}: {report:#?}");
-        let whole = ["app:amd64", "other:1"].iter().all(|tag| tags(dir).iter().any(|left| left == tag));
-        assert!(whole, "after {writes}: {:?}", tags(dir));
+        for whole in ["app:amd64", "other:1"] {
+            let (name, tag) = whole.split_once(':').unwrap();
+            let there = left.read_tag(&name.parse().unwrap(), &tag.parse().unwrap()).unwrap();
+            assert!(there.is_some(), "after {writes}: {whole}");
+        }
         if ended.is_ok() {
             assert!(writes > 10, "{writes}");
             return;
         }
         assert!(count.has_stopped());
-        let done = mend(dir);
+        let done = repair(&left, &deep(), &()).unwrap();
         assert!(done.after.is_clean(), "after {writes}: {done:#?}");
     }
 }
