@@ -1,10 +1,13 @@
 //! What the tests share.
 
 pub(crate) mod fault;
+pub(crate) mod fleet;
 pub(crate) mod handmade;
 pub(crate) mod images;
 pub(crate) mod peers;
 pub(crate) mod power_loss;
+pub(crate) mod program;
+pub(crate) mod relay;
 pub(crate) mod samples;
 pub(crate) mod serving;
 pub(crate) mod stopping;

@@ -1,0 +1,153 @@
+//! Several savers in one directory at once, and savers beside somebody who takes something away.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use saver::store::{Store, StoreOptions};
+
+use super::support::fleet::{Fleet, assert_true, blob_bytes};
+use super::support::peers::registry::Registry;
+use super::support::program::{Home, Victim, run};
+use super::support::relay::Relay;
+use super::support::tree::files;
+
+/// Waits until `there` is true, which nothing announces.
+fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    for _ in 0..30_000 {
+        if there() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{what}: not within 30 s");
+}
+
+/// How often each blob was asked for.
+fn blobs_asked(relay: &Relay) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for line in relay.asked() {
+        if let (true, Some((_, rest))) = (line.starts_with("GET "), line.split_once("/blobs/")) {
+            *counts.entry(rest.split(' ').next().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn savers_with_overlapping_lists_share_the_work() {
+    let fleet = Fleet::make(12);
+    let source = Registry::serve(fleet.tree.dir());
+    let relay = Relay::start(&source.address);
+    let images = fleet.references(&relay.address);
+    let home = Home::new();
+    let alone = tempfile::tempdir().unwrap();
+    home.save(alone.path(), "amd64", &images, &[], 0);
+    let once = blobs_asked(&relay);
+    assert!(once.values().all(|count| *count == 1), "{once:?}");
+
+    for round in 0..2 {
+        relay.reset();
+        // Slow enough for all of them to be at work together.
+        relay.limit(30 << 20);
+        let dir = tempfile::tempdir().unwrap();
+        let mut backwards = images.clone();
+        backwards.reverse();
+        let lists = [&images[..8], &images[4..], &images[..], &backwards[..]];
+        let savers: Vec<Victim> =
+            lists.iter().map(|list| Victim::start(&mut home.saving(dir.path(), "amd64", list))).collect();
+        for saver in savers {
+            saver.finish().expect(0);
+        }
+        assert_true(dir.path(), &format!("round {round}"));
+        assert!(files(&dir.path().join("docker")) == files(&alone.path().join("docker")), "round {round}");
+        let asked = blobs_asked(&relay);
+        assert_eq!(asked.keys().collect::<Vec<_>>(), once.keys().collect::<Vec<_>>());
+        let twice: Vec<_> = asked.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "round {round}: asked for more than once: {twice:?}");
+        // Manifests come for each saver, blobs for all.
+        assert!(relay.passed() < blob_bytes(dir.path()) + (1 << 20), "{} bytes came", relay.passed());
+    }
+}
+
+#[test]
+fn a_saver_goes_on_with_the_blobs_of_one_that_was_killed() {
+    let fleet = Fleet::make(6);
+    let source = Registry::serve(fleet.tree.dir());
+    let relay = Relay::start(&source.address);
+    relay.limit(8 << 20);
+    let images = fleet.references(&relay.address);
+    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let first = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
+    wait_until("the first has begun", || relay.passed() > 4 << 20);
+    let second = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
+    wait_until("the second has begun", || relay.asked().len() > images.len() * 3);
+    first.kill();
+    relay.limit(0);
+    second.finish().expect(0);
+    assert_true(dir.path(), "after the first was killed");
+    let needed = blob_bytes(dir.path());
+    assert!(relay.passed() < needed + (5 << 20), "{} bytes came, {needed} were needed", relay.passed());
+}
+
+/// A process that holds the lock of `dir` alone, and is no saver.
+fn hold_alone(dir: &Path) -> Child {
+    let hold = "import fcntl, sys\nlock = open(sys.argv[1], 'a')\nfcntl.flock(lock, fcntl.LOCK_EX)\n\
+                print('held', flush=True)\nsys.stdin.read()";
+    let lock = dir.join(".saver/lock");
+    std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", hold]).arg(lock).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    child
+}
+
+#[test]
+fn a_saver_is_told_who_has_the_directory_alone_until_that_one_dies() {
+    let fleet = Fleet::make(1);
+    let source = Registry::serve(fleet.tree.dir());
+    let images = fleet.references(&source.address);
+    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let mut holder = hold_alone(dir.path());
+    let said = run(&mut home.saving(dir.path(), "amd64", &images)).expect(3);
+    assert!(said.stderr.contains(&format!("(process {})", holder.id())), "{}", said.stderr);
+    assert!(!dir.path().join("docker").exists(), "something was written");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    run(&mut home.saving(dir.path(), "amd64", &images)).expect(0);
+
+    // One of saver's own commands says more of itself.
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let alone = store.lock_exclusive("prune", false).unwrap();
+    let said = run(&mut home.saving(dir.path(), "amd64", &images)).expect(3);
+    let holder = format!("saver prune (process {}, since ", std::process::id());
+    assert!(said.stderr.contains(&holder), "{}", said.stderr);
+    drop(alone);
+    run(&mut home.saving(dir.path(), "amd64", &images)).expect(0);
+}
+
+#[test]
+fn nobody_takes_away_while_a_saver_adds_and_its_death_frees_the_lock() {
+    let fleet = Fleet::make(2);
+    let source = Registry::serve(fleet.tree.dir());
+    let relay = Relay::start(&source.address);
+    // Slow enough to be still at it when it is killed.
+    relay.limit(100_000);
+    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let images = fleet.references(&relay.address);
+    let saver = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
+    wait_until("the saver has begun", || !relay.asked().is_empty());
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let error = store.lock_exclusive("prune", false).unwrap_err();
+    assert!(error.message().contains(&format!("saver (process {})", saver.id())), "{error}");
+    // Others may add.
+    drop(store.lock_shared(false).unwrap());
+    saver.kill();
+    drop(store.lock_exclusive("prune", false).unwrap());
+    assert_true(dir.path(), "after a kill");
+}
