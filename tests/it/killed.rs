@@ -285,6 +285,9 @@ fn a_registry_over_the_growing_tree_never_errs_and_serves_only_what_is_whole() {
         }
         // Ends the watching even if a run fails.
         let stop = Stop(&done);
+        let mut victim = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
+        assert!(Moment::Passed(20 << 20).wait(&mut victim, &relay), "ended too soon");
+        victim.kill();
         run(&mut home.saving(dir.path(), "amd64", &images)).expect(0);
         for (number, name) in fleet.names().iter().take(8).enumerate() {
             renewed.insert(name.clone(), fleet.renew(name, 300 + number as u64).digest);
