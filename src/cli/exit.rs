@@ -56,7 +56,10 @@ impl Exit {
     #[must_use]
     pub fn of_report(report: &Report) -> Self {
         match &report.aborted {
-            Some(failure) => Self::of_kind(failure.kind),
+            Some(failure) if failure.kind == ErrorKind::Storage => Self::Stopped,
+            Some(failure) if failure.kind == ErrorKind::Cancelled => Self::Interrupted,
+            // --fail-fast: the first failure, whatever it was.
+            Some(_) => Self::SomeFailed,
             None if report.count(Status::Failed) > 0 => Self::SomeFailed,
             None => Self::Done,
         }

@@ -99,7 +99,7 @@ fn failure_lines<'a>(failed: impl Iterator<Item = (String, Option<&'a Failure>)>
 pub(super) fn of_plan(plan: &Plan, free: Option<u64>) -> String {
     let row = |image: &ImagePlan| {
         let what = match image.status {
-            Status::Saved => "fetch",
+            Status::Saved | Status::WouldSave => "fetch",
             Status::Unchanged => "unchanged",
             Status::Skipped => "skip",
             Status::Failed => "fail",
@@ -161,6 +161,7 @@ mod tests {
             status,
             digest: None,
             source_digest: None,
+            replaced: None,
             platforms: Vec::new(),
             bytes_fetched: 0,
             bytes_reused: 0,

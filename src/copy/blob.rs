@@ -8,7 +8,7 @@ use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Reference, Repository};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use std::fmt::Display;
 use std::future::Future;
@@ -87,7 +87,7 @@ impl<K: Sink> Engine<K> {
         match self.sink.room().await? {
             Some(room) if room < needed => {
                 let message =
-                    format!("does not fit: {needed} of its {} bytes are to come, {room} are free", blob.size);
+                    format!("does not fit: {} are to come, {} are free", megabytes(needed), megabytes(room));
                 Err(Error::new(ErrorKind::TooLarge, blob.digest, message)
                     .on(Side::Sink)
                     .with_hint("free some space and run the same command again: what is saved is kept"))
@@ -106,6 +106,7 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
     ) -> Result<(K::Writer, Digest)> {
         let mut at = writer.received().min(blob.size);
+        let mut slot = Some(self.slots.acquire().await);
         let shown = Shown::start(self, blob, at);
         let writer = Arc::new(writer);
         let followed = self.hasher.follow(writer.clone(), blob.size);
@@ -113,12 +114,18 @@ impl<K: Sink> Engine<K> {
         let mut attempts = Attempts::new(&self.options.retry);
         while at < blob.size {
             let from = at;
+            // While a try is waited for, others may have the slot.
+            let held = match slot.take() {
+                Some(slot) => slot,
+                None => self.slots.acquire().await,
+            };
             let received = Receiver { engine: self, blob, writer: &writer, followed: &followed, tally }
                 .stream(source, repository, &mut at)
                 .await;
             if at - from >= PROGRESS {
                 attempts.progress();
             }
+            drop(held);
             if let Err(error) = received {
                 self.again(&mut attempts, tally, &blob.digest, error).await?;
             }
@@ -142,21 +149,7 @@ impl<K: Sink> Engine<K> {
         if blob.size == 0 && blob.digest == Digest::of(b"") {
             return Ok(Bytes::new());
         }
-        let shown = Shown::start(self, blob, 0);
-        let bytes = self
-            .attempt(tally, &blob.digest, || async {
-                let bytes = self.collect(source, repository, blob, tally).await?;
-                let digest = Digest::of(&bytes);
-                if digest == blob.digest {
-                    return Ok(bytes);
-                }
-                source.refuted(repository, &blob.digest);
-                let wrong = format!("the bytes received hash to {digest}");
-                Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
-            })
-            .await?;
-        shown.complete(true);
-        Ok(bytes)
+        self.attempt(tally, &blob.digest, || self.collect(source, repository, blob, tally)).await
     }
 
     async fn collect<S: Source>(
@@ -167,26 +160,33 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
     ) -> Result<Bytes> {
         let _slot = self.slots.acquire().await;
+        let shown = Shown::start(self, blob, 0);
         let mut stream = source.blob(repository, blob, 0, None).await?;
-        let mut whole = BytesMut::new();
+        let (mut chunks, mut length) = (Vec::new(), 0);
         let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
             tally.fetched(chunk.len() as u64);
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
             if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(trickles(blob, whole.len() as u64));
+                return Err(trickles(blob, length));
             }
-            check_length(blob, whole.len() as u64, chunk.len())?;
-            if whole.is_empty() && chunk.len() as u64 == blob.size {
-                return Ok(chunk);
-            }
-            whole.extend_from_slice(&chunk);
+            check_length(blob, length, chunk.len())?;
+            length += chunk.len() as u64;
+            chunks.push(chunk);
         }
-        if (whole.len() as u64) < blob.size {
-            return Err(cut(blob, whole.len() as u64));
+        if length < blob.size {
+            return Err(cut(blob, length));
         }
-        Ok(whole.freeze())
+        let bytes = if chunks.len() == 1 { chunks.remove(0) } else { Bytes::from(chunks.concat()) };
+        let digest = Digest::of(&bytes);
+        if digest == blob.digest {
+            shown.complete(true);
+            return Ok(bytes);
+        }
+        source.refuted(repository, &blob.digest);
+        let wrong = format!("the bytes received hash to {digest}");
+        Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
     }
 
     /// Runs `request` until it succeeds or the retry policy gives up.
@@ -237,7 +237,6 @@ struct Receiver<'a, K: Sink> {
 impl<K: Sink> Receiver<'_, K> {
     /// One request's worth: from byte `at` on, as far as it comes.
     async fn stream<S: Source>(&self, source: &S, repository: &Repository, at: &mut u64) -> Result<()> {
-        let _slot = self.engine.slots.acquire().await;
         let mut stream = source.blob(repository, self.blob, *at, None).await?;
         if stream.start > *at {
             let wrong = format!("bytes from {} on were asked for, {} on were sent", *at, stream.start);
@@ -282,6 +281,10 @@ fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
 fn trickles(blob: &Descriptor, at: u64) -> Error {
     let message = format!("the answer only trickles: given up after {at} of {} bytes", blob.size);
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn cut(blob: &Descriptor, at: u64) -> Error {

@@ -1,14 +1,15 @@
 //! What an image is made of: its manifests, filtered by platform, and the blobs they name.
 
-use super::Engine;
 use super::options::{IndexMode, MissingPlatform};
 use super::rewrite;
 use super::tally::Tally;
+use super::{Engine, Image};
 use crate::content::{Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{
-    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, media_type,
+    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, Repository,
+    media_type,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
@@ -58,6 +59,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     engine: &'a Engine<K>,
     source: &'a S,
     reference: &'a Reference,
+    /// The repository that the image has in the sink.
+    home: &'a Repository,
     platforms: &'a PlatformSet,
     tally: &'a Tally,
     /// The platforms that the image has, for the message when it lacks one.
@@ -67,15 +70,16 @@ pub(crate) struct Walk<'a, S, K: Sink> {
 }
 
 impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
-    /// A walk over `reference`'s manifests at `source`.
+    /// A walk over `image`'s manifests.
     pub(crate) fn new(
         engine: &'a Engine<K>,
-        source: &'a S,
-        reference: &'a Reference,
+        image: &'a Image<S>,
         platforms: &'a PlatformSet,
         tally: &'a Tally,
     ) -> Self {
-        Self { engine, source, reference, platforms, tally, offered: Mutex::default(), met: Mutex::default() }
+        let (offered, met) = (Mutex::default(), Mutex::default());
+        let (source, reference, home) = (&*image.source, &image.reference, &image.place.repository);
+        Self { engine, source, reference, home, platforms, tally, offered, met }
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
@@ -192,6 +196,17 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let speaks =
                 |entry: &&Descriptor| entry.attestation_of().is_some_and(|image| images.contains(&image));
             chosen.extend(index.manifests.iter().filter(speaks));
+        }
+        if self.engine.options.index == IndexMode::Prune {
+            // What an earlier run saved of this index stays in it: the tree is added to, nothing falls out of a tag.
+            for entry in index.manifests.iter().filter(|entry| entry.platform.is_some()) {
+                if self.engine.sink.is_revision(self.home, &entry.digest).await? {
+                    chosen.push(entry);
+                }
+            }
+            let order =
+                |entry: &&Descriptor| index.manifests.iter().position(|other| other.digest == entry.digest);
+            chosen.sort_by_key(order);
         }
         let mut once = HashSet::new();
         chosen.retain(|entry| once.insert(entry.digest));

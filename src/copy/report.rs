@@ -11,6 +11,8 @@ use serde::{Serialize, Serializer};
 pub enum Status {
     /// It was fetched, in whole or in part, and published.
     Saved,
+    /// It would be fetched: only in the plan of a dry run.
+    WouldSave,
     /// All of it was there, and its tag too: nothing was written.
     Unchanged,
     /// It has not the platform asked for, and that was allowed.
@@ -35,6 +37,9 @@ pub struct ImageReport {
     /// The digest that the source names, where it is not `digest` (a pruned or flattened index).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_digest: Option<Digest>,
+    /// What the tag named in the tree before, where that was something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Digest>,
     /// The platforms that are there.
     pub platforms: Vec<String>,
     /// Bytes that came over the network for it: blobs, manifests.

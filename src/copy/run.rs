@@ -7,12 +7,12 @@ use super::tally::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Place, Publication, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, RawManifest};
+use crate::oci::{Descriptor, Digest, RawManifest, Reference};
 use bytes::Bytes;
 use futures::FutureExt;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -27,6 +27,8 @@ const IMAGES_IN_ALL: usize = 512;
 struct Prepared {
     root: Digest,
     source_digest: Digest,
+    /// What the tag names in the sink now, where that is another digest.
+    replaced: Option<Digest>,
     content: Content,
     places: Vec<Place>,
     /// Blobs that the sink lacks.
@@ -60,13 +62,13 @@ impl<K: Sink> Engine<K> {
     ) -> Report {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
-        let stop = Arc::new(Stop { token: cancel.child_token(), cause: std::sync::Mutex::default() });
+        let stop = Arc::new(Stop::new(cancel, self.options.fail_fast));
         let work = |image: Image<S>, permit| {
             let (engine, stop) = (self.clone(), stop.clone());
             async move { engine.copy(image, &stop, permit).await }
         };
         let images = self.each(images, work).await;
-        let aborted = stop.cause.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let aborted = stop.cause(cancel);
         Report {
             schema: Report::SCHEMA,
             bytes_fetched: images.iter().map(|image| image.bytes_fetched).sum(),
@@ -152,7 +154,7 @@ impl<K: Sink> Engine<K> {
         };
         let result = work.await;
         if let Err(error) = &result {
-            stop.heed(error, self.options.fail_fast);
+            stop.heed(&image.reference, error);
         }
         let row = row(image, result, &tally, warnings, lap(started));
         for message in &row.warnings {
@@ -216,7 +218,7 @@ impl<K: Sink> Engine<K> {
         plan.warnings = warnings;
         match result {
             Ok(Preparation::Ready(prepared)) => {
-                plan.status = if prepared.unchanged { Status::Unchanged } else { Status::Saved };
+                plan.status = if prepared.unchanged { Status::Unchanged } else { Status::WouldSave };
                 plan.digest = Some(prepared.root);
                 plan.platforms = names(&prepared.content);
                 plan.fetch_bytes = prepared.fetch_bytes;
@@ -239,7 +241,7 @@ impl<K: Sink> Engine<K> {
     ) -> Result<Preparation> {
         let (source_digest, known) = self.resolve(image, tally, warnings).await?;
         let platforms = image.platforms.as_ref().unwrap_or(&self.options.platforms);
-        let walk = Walk::new(self, &*image.source, &image.reference, platforms, tally);
+        let walk = Walk::new(self, image, platforms, tally);
         let content = walk.content(source_digest, known).await?;
         if !content.missing.is_empty() {
             let missing = walk.no_platform(content.missing.clone());
@@ -324,7 +326,7 @@ impl<K: Sink> Engine<K> {
 
     async fn compare(
         &self,
-        reference: &crate::oci::Reference,
+        reference: &Reference,
         root: Digest,
         source_digest: Digest,
         content: Content,
@@ -341,7 +343,22 @@ impl<K: Sink> Engine<K> {
         }
         let unchanged = lacking.is_empty() && self.is_published(&content, &places, root).await?;
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
-        Ok(Prepared { root, source_digest, content, places, lacking, fetch_bytes, reuse_bytes, unchanged })
+        let replaced = match places.first() {
+            Some(Place { repository, tag: Some(tag) }) => self.sink.tag(repository, tag).await?,
+            _ => None,
+        };
+        let replaced = replaced.filter(|now| *now != root);
+        Ok(Prepared {
+            root,
+            source_digest,
+            replaced,
+            content,
+            places,
+            lacking,
+            fetch_bytes,
+            reuse_bytes,
+            unchanged,
+        })
     }
 
     /// Whether every tag, revision and link is there already, and every manifest is what its digest says.
@@ -387,22 +404,41 @@ type Permit = tokio::sync::OwnedSemaphorePermit;
 /// Ends a run early.
 struct Stop {
     token: CancellationToken,
-    /// The failure of the sink that no image can get past.
-    cause: std::sync::Mutex<Option<Error>>,
+    fail_fast: bool,
+    /// What ended it.
+    cause: Mutex<Option<Error>>,
 }
 
 impl Stop {
-    fn heed(&self, error: &Error, fail_fast: bool) {
-        if error.kind() == ErrorKind::Storage {
-            let mut cause = self.cause.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            cause.get_or_insert_with(|| error.clone());
-        }
-        if fail_fast || error.kind() == ErrorKind::Storage {
-            self.token.cancel();
-        }
+    fn new(cancel: &CancellationToken, fail_fast: bool) -> Self {
+        Self { token: cancel.child_token(), fail_fast, cause: Mutex::default() }
     }
 
-    fn given_up(&self, reference: &crate::oci::Reference) -> Error {
+    /// Ends the run if `error`, which was `reference`'s, ends more than its own image.
+    fn heed(&self, reference: &Reference, error: &Error) {
+        let cause = match error.kind() {
+            // No other image can get past the sink's failure.
+            ErrorKind::Storage => error.clone(),
+            ErrorKind::Cancelled => return,
+            kind if self.fail_fast => {
+                let message = format!("stopped at the first failure: {}", error.message());
+                Error::new(kind, reference, message)
+            }
+            _ => return,
+        };
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
+        self.token.cancel();
+    }
+
+    /// Why the run ended before its images did.
+    fn cause(&self, cancel: &CancellationToken) -> Option<Error> {
+        let own = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        own.or_else(|| {
+            cancel.is_cancelled().then(|| Error::new(ErrorKind::Cancelled, "", "the run was interrupted"))
+        })
+    }
+
+    fn given_up(&self, reference: &Reference) -> Error {
         Error::new(ErrorKind::Cancelled, reference, "the run ended before this image was saved")
     }
 }
@@ -425,6 +461,7 @@ fn row<S>(
         tag: image.place.tag,
         digest: None,
         source_digest: None,
+        replaced: None,
         platforms: Vec::new(),
         bytes_fetched: tally.bytes_fetched(),
         bytes_reused: 0,
@@ -438,6 +475,7 @@ fn row<S>(
             row.status = status;
             row.digest = Some(prepared.root);
             row.source_digest = (prepared.source_digest != prepared.root).then_some(prepared.source_digest);
+            row.replaced = prepared.replaced;
             row.platforms = names(&prepared.content);
             row.bytes_reused = prepared.reuse_bytes;
         }

@@ -5,10 +5,15 @@ use crate::content::{Place, Resolved, Source};
 use crate::copy::{Image, IndexMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
-use std::collections::HashMap;
+use futures::stream::{self, StreamExt};
+use std::collections::{HashMap, HashSet};
 
-/// Resolves the images that share a repository and tag, and refuses those of different content. One whose digest can't be learned
-/// can't be saved either, and so is in nobody's way: it fails by itself.
+/// How many images are resolved at once; their registries bound themselves below that.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Resolves the images that share a repository and tag, and refuses those of different content.
+///
+/// An image whose digest can't be learned fails on its own when its turn comes: it can't take the name then.
 ///
 /// # Errors
 /// `InvalidInput` naming both images.
@@ -17,57 +22,65 @@ pub(super) async fn check<S: Source>(
     index: IndexMode,
     retry: &RetryPolicy,
 ) -> Result<()> {
-    let mut by_place: HashMap<Place, Vec<usize>> = HashMap::new();
+    let shared = sharing(images);
+    let numbers: HashSet<usize> = shared.iter().flatten().copied().collect();
+    let asked = images.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number));
+    stream::iter(asked)
+        .for_each_concurrent(ASKED_AT_ONCE, |(_, image)| async move {
+            if image.reference.digest.is_none() {
+                image.resolved = Some(learn(image, retry).await);
+            }
+        })
+        .await;
+    shared.iter().try_for_each(|numbers| compare(images, numbers, index))
+}
+
+/// The images that would have the same place, by their numbers.
+fn sharing<S>(images: &[Image<S>]) -> Vec<Vec<usize>> {
+    let mut by_place: HashMap<&Place, Vec<usize>> = HashMap::new();
     for (number, image) in images.iter().enumerate().filter(|(_, image)| image.place.tag.is_some()) {
-        by_place.entry(image.place.clone()).or_default().push(number);
+        by_place.entry(&image.place).or_default().push(number);
     }
-    for (place, numbers) in by_place.into_iter().filter(|(_, numbers)| numbers.len() > 1) {
-        let mut first: Option<(usize, Digest)> = None;
-        for number in numbers {
-            let Some(digest) = learn(&mut images[number], retry).await else { continue };
-            let Some((other, same)) = first else {
-                first = Some((number, digest));
-                continue;
-            };
-            let (one, two) = (&images[other], &images[number]);
-            if same != digest {
-                let (one, two) = (&one.reference, &two.reference);
-                let message =
-                    format!("{one} ({same}) and {two} ({digest}) would both be {place} in the tree");
-                return Err(Error::new(ErrorKind::InvalidInput, &place, message)
-                    .with_hint("take one of them out, or keep their domains apart with --names domain"));
-            }
-            if index != IndexMode::Keep && one.platforms != two.platforms {
-                let message = format!(
-                    "{} and {} are to be rewritten for different platforms, and both would be {place} in the tree",
-                    one.reference, two.reference
-                );
-                return Err(Error::new(ErrorKind::InvalidInput, &place, message)
-                    .with_hint("give the platforms on one line, or use --index keep"));
-            }
-            tracing::debug!(%place, one = %one.reference, two = %two.reference, "two names for one image");
+    let mut shared: Vec<_> = by_place.into_values().filter(|numbers| numbers.len() > 1).collect();
+    shared.sort();
+    shared
+}
+
+fn compare<S>(images: &[Image<S>], numbers: &[usize], index: IndexMode) -> Result<()> {
+    let known = numbers.iter().filter_map(|number| {
+        let image = &images[*number];
+        let resolved = image.resolved.as_ref().and_then(|resolved| resolved.as_ref().ok());
+        Some((image, image.reference.digest.or(resolved.map(|resolved| resolved.digest))?))
+    });
+    let mut first: Option<(&Image<S>, Digest)> = None;
+    for (image, digest) in known {
+        let (other, differs) = *first.get_or_insert((image, digest));
+        let (one, two, place) = (&other.reference, &image.reference, &image.place);
+        if differs != digest {
+            let message = format!("{one} ({differs}) and {two} ({digest}) would both be {place} in the tree");
+            return Err(Error::new(ErrorKind::InvalidInput, place, message)
+                .with_hint("take one of them out, or keep their domains apart with --names domain"));
+        }
+        if index != IndexMode::Keep && other.platforms != image.platforms {
+            let message = format!(
+                "{one} and {two} are to be rewritten for different platforms, and both would be {place} in the tree"
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, place, message)
+                .with_hint("give the platforms on one line, or use --index keep"));
         }
     }
     Ok(())
 }
 
-/// The image's digest; none when it can't be learned, which the image then carries.
-async fn learn<S: Source>(image: &mut Image<S>, retry: &RetryPolicy) -> Option<Digest> {
-    if image.reference.digest.is_some() {
-        return image.reference.digest;
-    }
-    let tag = image.reference.tag.as_ref()?;
-    let mut attempts = Attempts::new(retry);
-    let resolved: Result<Resolved> = loop {
-        match image.source.resolve(&image.reference.repository, tag).await {
-            Ok(resolved) => break Ok(resolved),
-            Err(error) => match attempts.after(error) {
-                Ok(wait) => tokio::time::sleep(wait).await,
-                Err(error) => break Err(error),
-            },
-        }
+async fn learn<S: Source>(image: &Image<S>, retry: &RetryPolicy) -> Result<Resolved> {
+    let Some(tag) = &image.reference.tag else {
+        return Err(Error::new(ErrorKind::InvalidInput, &image.reference, "neither tag nor digest"));
     };
-    let digest = resolved.as_ref().ok().map(|resolved| resolved.digest);
-    image.resolved = Some(resolved);
-    digest
+    let mut attempts = Attempts::new(retry);
+    loop {
+        match image.source.resolve(&image.reference.repository, tag).await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) => tokio::time::sleep(attempts.after(error)?).await,
+        }
+    }
 }

@@ -11,7 +11,7 @@ pub use names::NameRule;
 
 use crate::content::Place;
 use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository};
 use crate::registry::{Anonymous, Credential, CredentialSource, Secret, Session, SessionOptions};
@@ -208,9 +208,12 @@ impl ImageSaver {
         yield_short_names(&mut prepared);
         let retry = &self.options.copy.retry;
         tokio::select! {
-            () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "", "the run was interrupted")),
-            checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked.map(|()| prepared),
+            biased;
+            // The engine then gives every image up, and says so in each one's row.
+            () = token.cancelled() => {}
+            checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked?,
         }
+        Ok(prepared)
     }
 
     fn session(&self, registry: &Registry, credentials: Arc<dyn CredentialSource>) -> Result<Session> {

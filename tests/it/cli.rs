@@ -321,7 +321,7 @@ fn a_dry_run_writes_nothing() {
     );
     assert!(!place.path("new").exists());
     let plan: serde_json::Value = serde_json::from_slice(&fs::read(place.path("p.json")).unwrap()).unwrap();
-    assert_eq!(plan["images"][0]["status"], "saved");
+    assert_eq!(plan["images"][0]["status"], "would-save");
     assert!(plan["fetch_bytes"].as_u64().unwrap() > 0);
     place.run(&["--dir", "new/tree", "--arch", "amd64", "--dry-run", &format!("{host}/nope:1")]).expect(1);
 }

@@ -268,3 +268,66 @@ fn bytes_on_disk(dir: &Path) -> u64 {
     let files = walkdir::WalkDir::new(dir.join("docker/registry/v2/blobs")).into_iter().map(Result::unwrap);
     files.filter(|entry| entry.file_type().is_file()).map(|entry| entry.metadata().unwrap().len()).sum()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_images_of_one_name_the_one_that_is_not_to_be_had_fails_alone() {
+    let (one, two) = (Samples::serve().await, Samples::serve().await);
+    let dir = tempfile::tempdir().unwrap();
+    let tag = "artifacts/sbom:1.0";
+    let gone = FaultServer::start().await;
+    let names = [
+        format!("{}/{tag}", one.host()),
+        format!("{}/{tag}", gone.registry()),
+        format!("{}/demo/app:1.0", two.host()),
+    ];
+    let references = names.map(|name| Reference::parse(&name).unwrap());
+    let report = save(options(dir.path(), "amd64"), &references).await;
+    let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
+    assert_eq!(statuses, [Status::Saved, Status::Failed, Status::Saved]);
+    assert_eq!(report.images[1].error.as_ref().unwrap().kind, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruning_for_another_platform_later_keeps_the_first_and_tells_what_the_tag_named() {
+    let samples = Samples::serve().await;
+    let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
+    let dir = tempfile::tempdir().unwrap();
+    let prune = |arch| {
+        let mut options = options(dir.path(), arch);
+        options.copy.index = IndexMode::Prune;
+        options
+    };
+    let first = save(prune("amd64"), &reference).await.images.remove(0);
+    assert_eq!(first.replaced, None);
+    let second = save(prune("arm64"), &reference).await.images.remove(0);
+    assert_eq!(second.platforms.len(), 2, "{:?}", second.platforms);
+    assert_eq!(second.replaced, first.digest);
+    let Manifest::Index(index) = parsed(dir.path(), &second.digest.unwrap()) else { panic!("not an index") };
+    assert_eq!(index.manifests.len(), 2);
+    let third = save(prune("amd64"), &reference).await.images.remove(0);
+    assert_eq!((third.status, third.digest), (Status::Unchanged, second.digest));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_ends_early_says_why() {
+    let samples = Samples::serve().await;
+    let host = samples.host();
+    let of = |name: &str| SaveImage::from(Reference::parse(&format!("{host}/{name}")).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let stopped = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
+    let report = stopped.save_until(vec![of("demo/app:1.0")], std::future::ready(())).await.unwrap();
+    assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);
+    assert_eq!(report.images[0].error.as_ref().unwrap().kind, ErrorKind::Cancelled);
+
+    let mut hasty = options(dir.path(), "amd64");
+    hasty.copy.fail_fast = true;
+    let images = std::iter::once(of("demo/app:gone")).chain((0..200).map(|_| of("demo/tool:2.1"))).collect();
+    let report = ImageSaver::new(hasty).unwrap().save(images).await.unwrap();
+    let aborted = report.aborted.as_ref().unwrap();
+    assert_eq!(aborted.kind, ErrorKind::NotFound);
+    assert!(
+        aborted.message.contains("demo/app:gone") && aborted.message.contains("first failure"),
+        "{}",
+        aborted.message
+    );
+}

@@ -189,7 +189,7 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
     };
     let name = clean(&reference);
     match image.status {
-        Status::Saved => {
+        Status::Saved | Status::WouldSave => {
             let size = output::size(image.bytes_fetched);
             let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
             format!(

@@ -179,7 +179,7 @@ impl Tally {
 
 fn slot(status: Status) -> usize {
     match status {
-        Status::Saved => 0,
+        Status::Saved | Status::WouldSave => 0,
         Status::Unchanged => 1,
         Status::Skipped => 2,
         Status::Failed => 3,
