@@ -126,6 +126,9 @@ impl Error {
             std::io::ErrorKind::NotADirectory => {
                 Some("a file stands where a directory is needed: move it away")
             }
+            std::io::ErrorKind::FileTooLarge => Some(
+                "raise the file size limit (ulimit -f), or choose a file system that takes files of this size",
+            ),
             _ if cause.raw_os_error() == Some(libc::EMFILE) => {
                 Some("raise the open files limit (ulimit -n) or lower --jobs")
             }

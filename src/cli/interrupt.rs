@@ -26,6 +26,8 @@ impl Interrupt {
         let refused = |cause| Error::storage("signals", "wait for them", cause);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+        // Heard, a write beyond the file size limit is an error like any other; unheard, it would end the process without a word.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
         let this = Self::default();
         let state = this.0.clone();
         tokio::spawn(async move {

@@ -36,9 +36,9 @@ pub(super) fn of_report(report: &Report) -> String {
     table(&["images", &report.images.len().to_string()], &[false, true], &rows)
 }
 
-/// Whether an image was not saved only because the run ended.
+/// Whether an image was not saved only because the run ended: by whatever ended it, or by the disk, which is told of the run, once.
 pub(super) fn is_given_up(failure: Option<&Failure>) -> bool {
-    failure.is_some_and(|failure| failure.kind == ErrorKind::Cancelled)
+    failure.is_some_and(|failure| matches!(failure.kind, ErrorKind::Cancelled | ErrorKind::Storage))
 }
 
 /// Each failure with its reason and what to try, then what else is worth knowing.

@@ -71,8 +71,8 @@ impl<K: Sink> Engine<K> {
         let aborted = stop.cause(cancel);
         Report {
             schema: Report::SCHEMA,
-            bytes_fetched: images.iter().map(|image| image.bytes_fetched).sum(),
-            bytes_reused: images.iter().map(|image| image.bytes_reused).sum(),
+            bytes_fetched: sum(images.iter().map(|image| image.bytes_fetched)),
+            bytes_reused: sum(images.iter().map(|image| image.bytes_reused)),
             images,
             seconds: lap(started),
             aborted: aborted.map(|error| Failure::from(&error)),
@@ -94,8 +94,8 @@ impl<K: Sink> Engine<K> {
         let images = self.each(images, work).await;
         Plan {
             schema: Report::SCHEMA,
-            fetch_bytes: images.iter().map(|image| image.fetch_bytes).sum(),
-            reuse_bytes: images.iter().map(|image| image.reuse_bytes).sum(),
+            fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),
+            reuse_bytes: sum(images.iter().map(|image| image.reuse_bytes)),
             images,
             seconds: lap(started),
         }
@@ -335,11 +335,12 @@ impl<K: Sink> Engine<K> {
         let (mut lacking, mut fetch_bytes, mut reuse_bytes) = (Vec::new(), 0, 0);
         for blob in &content.blobs {
             if self.sink.has_blob(blob).await? {
-                reuse_bytes += blob.size;
+                reuse_bytes = sum([reuse_bytes, blob.size]);
                 continue;
             }
             lacking.push(blob.clone());
-            if self.flight.claim(blob.digest) { fetch_bytes += blob.size } else { reuse_bytes += blob.size }
+            let counted = if self.flight.claim(blob.digest) { &mut fetch_bytes } else { &mut reuse_bytes };
+            *counted = sum([*counted, blob.size]);
         }
         let unchanged = lacking.is_empty() && self.is_published(&content, &places, root).await?;
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
@@ -397,6 +398,11 @@ impl<K: Sink> Engine<K> {
         });
         futures::future::try_join_all(blobs).await.map(drop)
     }
+}
+
+/// Sizes are what manifests claim: their sum may be more than a number holds.
+fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 type Permit = tokio::sync::OwnedSemaphorePermit;

@@ -6,6 +6,7 @@
 mod cli;
 mod crash;
 mod disk;
+mod faults;
 mod house;
 mod interop;
 mod killed;

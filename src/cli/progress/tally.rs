@@ -97,7 +97,7 @@ impl Tally {
             Event::ImagePlanned { reference, fetch_bytes, .. } => {
                 self.planned += 1;
                 *self.in_hand.entry((*reference).clone()).or_default() += 1;
-                self.to_fetch += fetch_bytes;
+                self.to_fetch = self.to_fetch.saturating_add(*fetch_bytes);
             }
             Event::BlobStarted { digest, size, resumed } => {
                 self.active.retain(|blob| blob.digest != *digest);

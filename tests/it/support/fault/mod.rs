@@ -219,6 +219,11 @@ impl FaultServer {
         self.address.to_string().parse().unwrap()
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The same server by the name `localhost`: another host, as far as a client can tell.
     pub(crate) fn localhost(&self) -> Registry {
         format!("localhost:{}", self.address.port()).parse().unwrap()
