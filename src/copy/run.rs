@@ -490,3 +490,12 @@ fn row<S>(
     }
     row
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_that_add_up_to_more_than_a_number_holds_do_no_harm() {
+        assert_eq!(super::sum([3, 4]), 7);
+        assert_eq!(super::sum([u64::MAX, 1, u64::MAX]), u64::MAX);
+    }
+}
