@@ -54,10 +54,7 @@ fn pruned(args: &Args, global: &GlobalArgs, log: &Screen) -> Result<PruneReport>
 }
 
 pub(super) fn options(names: &str, dry_run: bool) -> Result<PruneOptions> {
-    let mut options = PruneOptions::default();
-    options.names = names.parse()?;
-    options.dry_run = dry_run;
-    Ok(options)
+    Ok(PruneOptions { names: names.parse()?, dry_run })
 }
 
 /// Tells what was removed.

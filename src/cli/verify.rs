@@ -79,9 +79,7 @@ fn check(args: &Args, global: &GlobalArgs) -> Result<Exit> {
 }
 
 fn options(args: &Args) -> VerifyOptions {
-    let mut options = VerifyOptions::default();
-    options.deep = args.deep;
-    options
+    VerifyOptions { deep: args.deep, ..VerifyOptions::default() }
 }
 
 fn mend(args: &Args, global: &GlobalArgs, environment: &Environment, log: &Arc<Screen>) -> Result<Exit> {

@@ -268,16 +268,17 @@ impl Store {
         }
         let found: Vec<_> =
             shards.into_par_iter().map(|(at, shard)| self.shard(&at, &shard)).collect::<Result<_>>()?;
-        for (blobs, strays) in found {
-            census.blobs.extend(blobs);
-            census.strays.extend(strays);
+        for shard in found {
+            census.blobs.extend(shard.blobs);
+            census.strays.extend(shard.strays);
         }
         Ok(())
     }
 
     /// The blobs whose digests start alike.
-    fn shard(&self, directory: &str, shard: &str) -> Result<(Vec<(Digest, u64)>, Vec<Stray>)> {
-        let (mut blobs, mut strays) = (Vec::new(), Vec::new());
+    fn shard(&self, directory: &str, shard: &str) -> Result<Census> {
+        let mut found = Census::default();
+        let Census { blobs, strays, .. } = &mut found;
         for Entry { name, kind } in self.list(directory)? {
             let at = format!("{directory}/{name}");
             if kind != EntryKind::Directory {
@@ -291,7 +292,7 @@ impl Store {
             match (Digest::from_hex(&name), self.kind(&data)?) {
                 (Ok(digest), Some(EntryKind::File)) if name.starts_with(shard) => {
                     if let Some(size) = self.blob_size(&digest)? {
-                        blobs.push((digest, size));
+                        blobs.insert(digest, size);
                     }
                 }
                 (Ok(_), None) => {}
@@ -301,7 +302,7 @@ impl Store {
                 (Err(_), _) => strays.push(Stray { path: at, kind: StrayKind::Harmless }),
             }
         }
-        Ok((blobs, strays))
+        Ok(found)
     }
 }
 
