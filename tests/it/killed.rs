@@ -1,6 +1,7 @@
 //! The real process killed in mid-run, and a real registry that serves the tree while it is being written.
 //!
-//! `SAVER_KILLS=200` kills as often; `SAVER_SEED` picks other moments than the usual.
+//! `SAVER_KILLS=200` kills as often, which takes minutes: `cargo test --test it killed_at_any_moment -- --nocapture` has
+//! the patience. `SAVER_SEED` picks other moments than the usual.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +23,9 @@ const IMAGES: usize = 12;
 const BYTES_A_SECOND: u64 = 40 << 20;
 const JOBS: u64 = 4;
 /// What one connection may have on the way when the process dies, in bytes: a blob of up to 256 KiB is held in memory
-/// until it is whole; of a larger one, what is in the relay's hands, in the socket and in the client's read buffer.
+/// until it is whole; of a larger one, what is in the relay's hands, in the socket and in the client's read buffer. This
+/// is the most that all kills of a test may cost on average; for one tree it is twice as much, since sockets fill
+/// where other processes keep a client from its turn.
 const IN_FLIGHT: u64 = 512 << 10;
 /// After so many kills a tree's next run is let be.
 const KILLS_OF_ONE_TREE: usize = 5;
@@ -88,7 +91,7 @@ impl Bench {
 
     /// Fails where more came than what was needed, and what was on the way at each kill.
     fn assert_fetched_once(&self, runs: usize, kills: usize, context: &str) -> u64 {
-        let allowed = self.unique + runs as u64 * self.beside + kills as u64 * JOBS * IN_FLIGHT;
+        let allowed = self.unique + runs as u64 * self.beside + kills as u64 * JOBS * IN_FLIGHT * 2;
         let passed = self.relay.passed();
         assert!(
             passed <= allowed,
@@ -172,6 +175,7 @@ fn killed_at_any_moment_the_tree_is_true_and_the_next_run_goes_on() {
         let excess = bench.assert_fetched_once(runs, here, &context);
         (most, again) = (most.max(excess), again + excess);
     }
+    assert!(again <= killed * JOBS * IN_FLIGHT, "{killed} kills cost {again} bytes");
     println!(
         "{killed} kills, {} bytes needed by each tree, {again} fetched again in all, {most} for one tree",
         bench.unique
@@ -197,7 +201,7 @@ fn what_came_before_a_kill_is_what_makes_the_next_run_short() {
             std::fs::remove_dir_all(dir.path().join(".saver")).unwrap();
             std::fs::remove_dir_all(dir.path().join("docker")).unwrap_or_default();
             bench.complete(dir.path(), "begun anew");
-            assert!(bench.relay.passed() > bench.unique + 2 * bench.beside + JOBS * IN_FLIGHT);
+            assert!(bench.relay.passed() > bench.unique + 2 * bench.beside + JOBS * IN_FLIGHT * 2);
         }
         std::fs::remove_dir_all(dir.path().join("docker")).unwrap();
     }
