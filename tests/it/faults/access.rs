@@ -111,17 +111,20 @@ async fn a_mirror_that_lies_of_a_manifest_falls_through_to_the_origin() {
     assert_eq!(scene.server.count("GET", "/manifests/"), 1);
 }
 
+/// A mirror's word on what a tag names can't be checked against anything. What it names must exist, though.
 #[tokio::test]
-async fn a_mirror_that_names_what_nobody_has_is_passed_over() {
+async fn a_mirror_that_names_what_nobody_has_fails_the_image_and_no_tag_is_written() {
     let nobody_has = saver::oci::Digest::of(b"nobody has this").to_string();
     let lie = Fault::header("Docker-Content-Digest", &nobody_has);
-    let (scene, _mirror) = mirrored(|mirror, _| mirror.on("HEAD", "").answer(lie.clone())).await;
-    // A mirror's word on what a tag names can't be checked; what it names must exist, or the image fails and no tag is written.
+    let (mut scene, mirror) = mirrored(|mirror, _| mirror.on("HEAD", "").answer(lie.clone())).await;
     let report = scene.run_at(&scene.server.registry(), &["app"]).await;
-    if report.images[0].status == Status::Failed {
-        let failure = report.images[0].error.as_ref().unwrap();
-        assert_eq!(failure.kind, ErrorKind::NotFound, "{failure:?}");
-    }
+    assert_eq!(report.images[0].status, Status::Failed);
+    let failure = report.images[0].error.as_ref().unwrap();
+    assert_eq!(failure.kind, ErrorKind::NotFound, "{failure:?}");
+    assert!(failure.message.contains(&nobody_has), "{failure:?}");
+    drop(mirror);
+    scene.save.session.mirrors.clear();
+    scene.then_completes("app").await;
 }
 
 #[tokio::test]

@@ -211,8 +211,7 @@ fn a_limit_on_file_sizes_is_told_and_not_died_of() {
     let limited = |bytes: u64| {
         disk.run_with(|command| {
             let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
-            let set =
-                move || Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit.clone())?);
+            let set = move || Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?);
             // SAFETY: one system call, and no memory is touched.
             unsafe { command.pre_exec(set) };
         })
@@ -238,8 +237,7 @@ fn too_many_open_files_are_told_with_what_to_raise() {
     for files in (14..).step_by(5) {
         let ran = disk.run_with(|command| {
             let limit = rustix::process::Rlimit { current: Some(files), maximum: Some(files) };
-            let set =
-                move || Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, limit.clone())?);
+            let set = move || Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?);
             // SAFETY: one system call, and no memory is touched.
             unsafe { command.pre_exec(set) };
         });
