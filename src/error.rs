@@ -171,6 +171,13 @@ impl Error {
         self
     }
 
+    /// The same error with more said at the end of its message.
+    #[must_use]
+    pub fn adding(mut self, more: &str) -> Self {
+        self.0.message.push_str(more);
+        self
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -158,6 +158,32 @@ impl CredentialSource for Credentials {
     ) -> BoxFuture<'a, Result<Credential>> {
         Box::pin(self.look_up(host, repository))
     }
+
+    fn origin(&self, host: &Registry, repository: &Repository) -> Option<String> {
+        if self.given.contains_key(host) {
+            return Some("--username and --password-stdin".into());
+        }
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let gave = |name: String, server: String| {
+            let answer = answers.get(&(name, server)).and_then(|cell| cell.get());
+            answer.is_some_and(|answer| answer.as_ref().is_ok_and(|known| *known != Credential::Anonymous))
+        };
+        for (file, config) in &self.files {
+            for found in config.find(host, repository) {
+                match found {
+                    Found::Here(Credential::Anonymous) => {}
+                    Found::Here(_) => return Some(file.display().to_string()),
+                    Found::Helper { name, server, .. } => {
+                        let program = format!("docker-credential-{name}");
+                        if gave(name, server) {
+                            return Some(program);
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
 }
 
 /// A helper's answer.
@@ -272,7 +298,12 @@ mod tests {
             "no other file than the one named"
         );
         let mut given = Credentials::load(&environment, None).unwrap();
+        let from =
+            |credentials: &Credentials| credentials.origin(&"r.io".parse().unwrap(), &"a/b".parse().unwrap());
+        assert!(from(&given).unwrap().ends_with(".config/containers/auth.json"));
+        assert_eq!(from(&only), None);
         given.give("r.io".parse().unwrap(), basic("me", "me"));
+        assert_eq!(from(&given).as_deref(), Some("--username and --password-stdin"));
         assert_eq!(ask(&given, "r.io").await.unwrap(), basic("me", "me"));
     }
 

@@ -62,8 +62,8 @@ impl Registries {
     /// `InvalidInput` for certificates that are there and can't be read.
     pub(super) fn session(&self, registry: &Registry) -> Result<SessionOptions> {
         let mut options = SessionOptions {
-            plain_http: self.plain_http.contains(registry),
-            insecure_tls: self.insecure_tls.contains(registry),
+            plain_http: covers(&self.plain_http, registry),
+            insecure_tls: covers(&self.insecure_tls, registry),
             ca_certificates: self.ca_certificates.clone(),
             mirrors: self.mirrors.get(registry).cloned().unwrap_or_default(),
             proxy: self.proxy.clone(),
@@ -81,7 +81,10 @@ impl Registries {
     /// The hosts that flags speak of and that are no registry of the run: likely misspelt.
     pub(super) fn unused(&self, registries: &BTreeSet<Registry>) -> Vec<String> {
         let mirror_hosts: BTreeSet<String> = self.mirrors.values().flatten().filter_map(authority).collect();
-        let known = |host: &Registry| registries.contains(host) || mirror_hosts.contains(host.as_str());
+        let mirror_hosts: Vec<Registry> = mirror_hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        let known = |host: &Registry| {
+            registries.iter().chain(&mirror_hosts).any(|registry| covers(&[host.clone()].into(), registry))
+        };
         let told = |flag: &'static str, host: &Registry| {
             let near = registries.iter().find(|registry| registry.host() == host.host());
             let near = near.map(|near| format!("; the list has {near}")).unwrap_or_default();
@@ -107,12 +110,24 @@ fn wrong(flag: &str, value: &str, why: impl Into<String>) -> Error {
 
 fn hosts(flag: &str, values: &[String]) -> Result<BTreeSet<Registry>> {
     let read = |value: &String| {
+        let value =
+            if flag == "--plain-http" { value.strip_prefix("http://").unwrap_or(value) } else { value };
+        let value = value.strip_suffix('/').unwrap_or(value);
         if value.contains("://") || value.contains('/') {
             return Err(wrong(flag, value, "write HOST or HOST:PORT, nothing before or after"));
         }
         value.parse::<Registry>().map_err(|error| wrong(flag, value, error.message()))
     };
     values.iter().map(read).collect()
+}
+
+/// Whether `registry` was named: with its port, or its host alone, which covers every port.
+fn covers(named: &BTreeSet<Registry>, registry: &Registry) -> bool {
+    let bare = match registry.as_str().rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => registry.as_str(),
+    };
+    named.contains(registry) || named.iter().any(|host| host.as_str() == bare)
 }
 
 /// `HOST=URL[,URL]`.
@@ -124,13 +139,21 @@ fn mirror(text: &str, plain_http: &BTreeSet<Registry>) -> Result<(Registry, Vec<
     let (host, urls) = text.split_once('=').ok_or_else(|| refuse("it has no =".into()))?;
     let registry: Registry = host.parse().map_err(|error: Error| refuse(error.message().to_owned()))?;
     let urls = urls.split(',').map(|url| {
-        let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+        // What a mirror on this machine speaks is found out: http:// stands for that.
+        let local = format!("http://{url}").parse().ok().and_then(|url| authority(&url));
+        let local =
+            local.and_then(|host| host.parse::<Registry>().ok()).is_some_and(|host| host.is_loopback());
+        let full = match url {
+            _ if url.contains("://") => url.to_owned(),
+            _ if local => format!("http://{url}"),
+            _ => format!("https://{url}"),
+        };
         let parsed = Url::parse(&full).map_err(|cause| refuse(format!("{url:?} is no address: {cause}")))?;
         let host = authority(&parsed).and_then(|host| host.parse::<Registry>().ok());
         let host = host.ok_or_else(|| refuse(format!("{url:?} names no host")))?;
         match parsed.scheme() {
             "https" => Ok(parsed),
-            "http" if host.is_loopback() || plain_http.contains(&host) => Ok(parsed),
+            "http" if host.is_loopback() || covers(plain_http, &host) => Ok(parsed),
             "http" => Err(wrong("--mirror", text, "a mirror without TLS has to be allowed by name")
                 .with_hint(format!("add --plain-http {host}, or write https://"))),
             scheme => Err(refuse(format!("the scheme {scheme:?} is neither https nor http"))),
@@ -262,7 +285,14 @@ mod tests {
         ];
         let registries = resolve(&argv, &[]).unwrap();
         let plain = |name| registries.session(&registry(name)).unwrap().plain_http;
-        assert!(plain("a.io:1") && plain("b.io") && !plain("a.io") && !plain("b.io:1") && !plain("c.io"));
+        assert!(
+            plain("a.io:1")
+                && plain("b.io")
+                && plain("b.io:1")
+                && !plain("a.io")
+                && !plain("a.io:2")
+                && !plain("c.io")
+        );
         assert!(registries.session(&registry("c.io")).unwrap().insecure_tls);
         let hub = registries.session(&registry("index.docker.io")).unwrap();
         let mirrors: Vec<&str> = hub.mirrors.iter().map(Url::as_str).collect();
@@ -282,7 +312,8 @@ mod tests {
     #[test]
     fn wrong_flags_say_why() {
         for (argv, why) in [
-            (["--plain-http", "http://a.io"], "write HOST or HOST:PORT"),
+            (["--plain-http", "https://a.io"], "write HOST or HOST:PORT"),
+            (["--insecure-tls", "http://a.io"], "write HOST or HOST:PORT"),
             (["--insecure-tls", "a.io/x"], "write HOST or HOST:PORT"),
             (["--plain-http", "a_ b"], "host name"),
             (["--mirror", "a.io"], "no ="),
@@ -301,6 +332,9 @@ mod tests {
         }
         assert!(resolve(&["--mirror", "a.io=http://b.io:5", "--plain-http", "b.io:5"], &[]).is_ok());
         assert!(resolve(&["--mirror", "a.io=http://localhost:5"], &[]).is_ok());
+        let local = resolve(&["--mirror", "a.io=127.0.0.1:5", "--plain-http", "http://vm:1"], &[]).unwrap();
+        assert_eq!(local.session(&registry("a.io")).unwrap().mirrors[0].as_str(), "http://127.0.0.1:5/");
+        assert!(local.session(&registry("vm:1")).unwrap().plain_http);
     }
 
     #[test]

@@ -216,7 +216,13 @@ impl<K: Sink> Engine<K> {
         subject: &(dyn Display + Sync),
         error: Error,
     ) -> Result<()> {
-        let wait = attempts.after(error.clone())?;
+        let wait = match attempts.after(error.clone()) {
+            Ok(wait) => wait,
+            Err(error) if attempts.made() > 1 => {
+                return Err(error.adding(&format!(" (tried {} times)", attempts.made())));
+            }
+            Err(error) => return Err(error),
+        };
         tally.tried(attempts.made());
         let subject = subject.to_string();
         self.observer.event(&Event::Retrying { subject: &subject, attempts: attempts.made(), error: &error });

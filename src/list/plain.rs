@@ -1,7 +1,9 @@
 //! The plain grammar: one reference a line.
 
 use super::{Entry, ListCredential, MAX_LINE_BYTES, MAX_PROBLEMS, Origin, Parsed, platforms};
+use crate::oci::reference::without_credentials;
 use crate::oci::{PlatformSet, Reference, Registry};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Reads every line; a wrong one is a problem and the next is read.
@@ -47,7 +49,8 @@ pub(super) struct Home {
 pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option<&Home>) {
     let words: Vec<&str> = text.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
     let Some((name, options)) = words.split_first() else { return };
-    if let Some((message, hint)) = not_a_reference(&words) {
+    let shown: Vec<Cow<'_, str>> = words.iter().map(|word| without_credentials(word)).collect();
+    if let Some((message, hint)) = not_a_reference(&shown) {
         return parsed.problem(origin, message, Some(hint));
     }
     let reference = Reference::parse_in(name, home.map(|home| &home.registry));
@@ -66,8 +69,8 @@ pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option
 }
 
 /// Text that people paste into lists by mistake, with a better reason than its first bad character.
-fn not_a_reference(words: &[&str]) -> Option<(String, &'static str)> {
-    let name = words[0];
+fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
+    let name = &words[0];
     if words.iter().any(|word| ["{{", "}}", "${", "$("].iter().any(|mark| word.contains(mark)))
         || name.starts_with('$')
     {
@@ -119,13 +122,13 @@ fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Refusal> {
             }
             Some((key, _)) => {
                 return Err((
-                    format!("the option {key:?} is not known"),
+                    format!("the option {:?} is not known", without_credentials(key)),
                     Some("a line may have platform=OS/ARCH".into()),
                 ));
             }
             None => {
                 return Err((
-                    format!("{word:?} follows the reference"),
+                    format!("{:?} follows the reference", without_credentials(word)),
                     Some("write one reference a line; a comment starts with #".into()),
                 ));
             }

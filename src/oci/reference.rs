@@ -4,6 +4,7 @@
 use super::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -260,7 +261,8 @@ impl Reference {
     /// As [`Reference::parse`].
     pub fn parse_in(text: &str, home: Option<&Registry>) -> Result<Self> {
         Self::read(text, home).map_err(|error| {
-            let wrapped = Error::new(error.kind(), format!("{text:?}"), error.to_string());
+            let wrapped =
+                Error::new(error.kind(), format!("{:?}", without_credentials(text)), error.to_string());
             match error.hint() {
                 Some(hint) => wrapped.with_hint(hint),
                 None => wrapped,
@@ -271,6 +273,16 @@ impl Reference {
     fn read(text: &str, home: Option<&Registry>) -> Result<Self> {
         let name =
             ["docker://", "oci://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+        if matches!(without_credentials(name), Cow::Owned(_)) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "credentials",
+                "they do not belong in an image's name",
+            )
+            .with_hint(
+                "use docker login, --username with --password-stdin, or a YAML list with credentials",
+            ));
+        }
         if let Some((scheme, _)) = name.split_once("://") {
             return Err(invalid(
                 format!("scheme {scheme:?}"),
@@ -298,6 +310,14 @@ impl Reference {
         let tag = tag.or_else(|| digest.is_none().then(Tag::latest));
         Ok(Self { registry, repository, tag, digest })
     }
+}
+
+/// `text` for messages: should it hold credentials (`user:password@host/name`), without them. A digest,
+/// the one thing that may follow an `@`, has no slash.
+pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
+    let Some(at) = text.rfind('@').filter(|at| text[*at..].contains('/')) else { return Cow::Borrowed(text) };
+    let scheme = text[..at].find("://").map_or(0, |end| end + 3);
+    Cow::Owned(format!("{}***{}", &text[..scheme], &text[at..]))
 }
 
 /// Splits off the first part when it is a domain: Docker's rule.
@@ -415,6 +435,21 @@ mod tests {
             let error = Reference::parse(text).unwrap_err();
             assert_eq!(error.kind() == ErrorKind::InvalidInput, !text.contains("md5"), "{text}");
             assert!(error.to_string().contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_name_are_refused_and_not_repeated() {
+        for text in [
+            "reader:S3cr3t!x@127.0.0.1:5602/demo/app:1.0",
+            "docker://reader:S3cr3t@x@r.io/a",
+            "https://reader:S3cr3t@r.io/a:b",
+            "reader:S3cr3t/y@r.io/a@sha256:12/",
+        ] {
+            let error = Reference::parse(text).unwrap_err();
+            let told = format!("{error} {error:?}");
+            assert!(told.contains("do not belong in an image's name") && !told.contains("S3cr3t"), "{told}");
+            assert!(error.hint().unwrap().contains("docker login"));
         }
     }
 

@@ -5,7 +5,7 @@
 //! is being fetched waits for that fetch, and shares its failure.
 
 use super::challenge::{BearerChallenge, Challenge};
-use super::credential::{Credential, CredentialSource};
+use super::credential::{Credential, CredentialSource, refusal};
 use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -163,6 +163,18 @@ impl Auth {
         }
     }
 
+    /// `error`, of a request that was refused, with what is known of the credentials for it.
+    pub(super) fn told(&self, error: Error, repository: &Repository) -> Error {
+        let access = self.access(repository);
+        match access.credential.get() {
+            Some(credential) => {
+                let origin = self.credentials.origin(&self.host, repository);
+                refusal(&error, self.host.as_str(), credential, origin.as_deref())
+            }
+            None => error,
+        }
+    }
+
     fn known_challenge(&self) -> Option<Challenge> {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -207,6 +219,7 @@ impl Auth {
             challenge,
             scopes: &scopes,
             credential,
+            origin: self.credentials.origin(&self.host, context.repository),
         };
         let result = request.send().await;
         slot.token = result.as_ref().ok().cloned();

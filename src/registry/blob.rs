@@ -108,16 +108,20 @@ impl Endpoint {
             )),
             _ => {
                 self.forget_address(&wanted.descriptor.digest);
-                Err(self.blob_status_error(wanted.subject, answer).await)
+                Err(self.blob_status_error(wanted, answer).await)
             }
         }
     }
 
-    async fn blob_status_error(&self, subject: &str, answer: Answer) -> Error {
-        let error = self.status_error(subject, answer.response).await;
-        if answer.elsewhere && error.kind() == ErrorKind::Unauthorized {
+    async fn blob_status_error(&self, wanted: Wanted<'_>, answer: Answer) -> Error {
+        if !answer.elsewhere {
+            return self.status_error(wanted.subject, wanted.repository, answer.response).await;
+        }
+        let host = self.registry.as_str();
+        let error = failure::from_response(wanted.subject, host, answer.response).await;
+        if error.kind() == ErrorKind::Unauthorized {
             // Logging in does not help: nothing of ours is shown to the host that refused.
-            return failure(error.kind(), subject, error.message())
+            return failure(error.kind(), wanted.subject, error.message())
                 .with_hint("the registry sent us there: a firewall or proxy may refuse that host");
         }
         error

@@ -1,6 +1,7 @@
 //! What a registry is shown to let us in, and where that comes from.
 
-use crate::error::Result;
+use super::failure::failure;
+use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
 use futures::future::BoxFuture;
 use std::fmt;
@@ -68,6 +69,32 @@ pub trait CredentialSource: Send + Sync {
         host: &'a Registry,
         repository: &'a Repository,
     ) -> BoxFuture<'a, Result<Credential>>;
+
+    /// Where the credential that was given for `host` came from, for messages: a file's path, a flag. Never a secret.
+    fn origin(&self, _host: &Registry, _repository: &Repository) -> Option<String> {
+        None
+    }
+}
+
+/// The error of a registry or token server that refused, told as what it is: a login that is missing,
+/// or credentials that are not accepted.
+pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, origin: Option<&str>) -> Error {
+    let from = origin.map(|origin| format!(" from {origin}")).unwrap_or_default();
+    let (what, hint) = match shown {
+        Credential::Anonymous => (
+            "the registry asks for a login, and none was found".to_owned(),
+            format!("check the name; if it is private: docker login {host}"),
+        ),
+        Credential::Basic { username, .. } => (
+            format!("the registry refused the credentials{from} (user {username:?})"),
+            format!("check the user, the password and what they may read: docker login {host}"),
+        ),
+        Credential::IdentityToken(_) | Credential::RegistryToken(_) => (
+            format!("the registry refused the token{from}"),
+            format!("it may have expired: docker login {host}"),
+        ),
+    };
+    failure(error.kind(), error.subject(), format!("{what}: {}", error.message())).with_hint(hint)
 }
 
 /// No credentials at all.

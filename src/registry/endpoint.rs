@@ -50,6 +50,7 @@ pub(super) struct Endpoint {
     /// Set when the server has answered a range wrongly: it is not asked for one again.
     pub(super) no_ranges: AtomicBool,
     requests: AtomicU64,
+    pub(super) is_mirror: bool,
 }
 
 enum Base {
@@ -156,7 +157,11 @@ impl Endpoint {
         let options =
             Arc::new(SessionOptions { insecure_tls: false, client_identity: None, ..options.clone() });
         let transport = Transport::new(Arc::clone(&options), registry.host());
-        Ok(Self::new(registry, transport, Base::Known(base), &prefix, credentials, options))
+        let base = match secured(&base).filter(|_| registry.is_loopback()) {
+            Some(https) => Base::Loopback(Box::new(Loopback { https, http: base, found: OnceCell::new() })),
+            None => Base::Known(base),
+        };
+        Ok(Self { is_mirror: true, ..Self::new(registry, transport, base, &prefix, credentials, options) })
     }
 
     fn new(
@@ -179,6 +184,7 @@ impl Endpoint {
             kept: Mutex::default(),
             no_ranges: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            is_mirror: false,
             options,
         }
     }
@@ -211,12 +217,22 @@ impl Endpoint {
         if !elsewhere && let Some(wait) = failure::retry_after(response.headers(), SystemTime::now()) {
             self.gate.close_for(wait);
         }
-        Err(self.status_error(request.subject, response).await)
+        Err(self.status_error(request.subject, request.repository, response).await)
     }
 
     /// The error that an answer's status means.
-    pub(super) async fn status_error(&self, subject: &str, response: Response) -> Error {
-        failure::from_response(subject, self.registry.as_str(), response).await
+    pub(super) async fn status_error(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        response: Response,
+    ) -> Error {
+        let status = response.status();
+        let error = failure::from_response(subject, self.registry.as_str(), response).await;
+        match (status, self.name(repository)) {
+            (StatusCode::UNAUTHORIZED, Ok(name)) => self.auth.told(error, &name),
+            _ => error,
+        }
     }
 
     /// Waits for a place and for the gate.
@@ -326,7 +342,7 @@ impl Endpoint {
             ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "request"
         );
-        result.map_err(|error| failure::from_transport(request.subject, url, error))
+        result.map_err(|error| self.transport.failed(request.subject, url, error))
     }
 
     fn address(&self, base: &Url, name: &Repository, request: &Request<'_>) -> Result<Url> {
@@ -384,10 +400,7 @@ impl Endpoint {
                     format!("cannot connect to {}: {error}", self.registry),
                 )
                 .with_source(error)
-                .with_hint(format!(
-                    "is the registry running? If it serves plain HTTP: --plain-http {}",
-                    self.registry
-                )),
+                .with_hint("is the registry running, and is this its port?"),
             )),
         }
     }
@@ -412,6 +425,12 @@ enum Undecided {
 async fn drain(response: Response) {
     // A body that is long, slow or breaks costs the connection, nothing else.
     let _ = tokio::time::timeout(DRAIN_TIME, failure::read_bounded(response, 64 << 10)).await;
+}
+
+/// A plain address as it would be over TLS.
+fn secured(url: &Url) -> Option<Url> {
+    let mut https = url.clone();
+    (url.scheme() == "http" && https.set_scheme("https").is_ok()).then_some(https)
 }
 
 /// Splits a mirror's path into the API's root and what stands before repository names.

@@ -1,5 +1,6 @@
 //! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
 
+use super::handshake::tls_failure;
 use crate::error::{Error, ErrorKind, Side};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
@@ -83,11 +84,17 @@ pub(super) async fn from_response(subject: &str, host: &str, response: Response)
         Ok(Ok(Some(body))) if !is_html => body,
         _ => Vec::new(),
     };
-    let words = server_words(&body).map(|words| format!(": {words}")).unwrap_or_default();
-    let error = failure(kind_of(status), subject, format!("{shown} answered {status}{words}"));
+    let words = if is_html || looks_like_html(&body) {
+        " with a web page, not as a registry does".to_owned()
+    } else {
+        server_words(&body).map(|words| format!(": {words}")).unwrap_or_default()
+    };
+    let wait = wait.filter(|_| matches!(status.as_u16(), 429 | 503));
+    let asks = wait.map(|wait| format!("; it asks to wait {}", told(wait))).unwrap_or_default();
+    let error = failure(kind_of(status), subject, format!("{shown} answered {status}{words}{asks}"));
     let error = match wait {
-        Some(wait) if matches!(status.as_u16(), 429 | 503) => error.with_retry_after(wait),
-        _ => error,
+        Some(wait) => error.with_retry_after(wait),
+        None => error,
     };
     match status.as_u16() {
         401 | 403 => {
@@ -101,6 +108,15 @@ pub(super) async fn from_response(subject: &str, host: &str, response: Response)
         )),
         407 => error.with_hint("the proxy wants a user and password: put them into HTTPS_PROXY".to_owned()),
         _ => error,
+    }
+}
+
+/// A length of time as people say it.
+fn told(wait: Duration) -> String {
+    match wait.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7199 if seconds % 3600 != 0 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(3600)),
     }
 }
 
@@ -146,6 +162,11 @@ pub(super) fn is_html(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether a body is a web page, whatever the headers call it: JSON never begins so.
+pub(super) fn looks_like_html(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'<')
+}
+
 /// A web page where an answer of a registry should be.
 pub(super) fn web_page(subject: &str, url: &Url) -> Error {
     failure(
@@ -159,14 +180,14 @@ pub(super) fn web_page(subject: &str, url: &Url) -> Error {
 /// The error that a failed exchange means: `doing` reads like "connect to" or "read from".
 pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) -> Error {
     let host = url.host_str().unwrap_or_default().to_owned();
-    let cause = root_words(&error);
-    if let Some(tls) = find_tls(&error) {
-        return tls_failure(subject, url, &host, tls);
-    }
     let place = match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.clone(),
     };
+    let cause = root_words(&error);
+    if let Some(tls) = find_tls(&error) {
+        return tls_failure(subject, &host, &place, tls);
+    }
     if error.is_dns() || cause.contains("failed to lookup address") {
         // What the resolver says for "there is no such name", in glibc's and musl's words.
         let unknown = ["Name or service not known", "No address associated", "Name does not resolve"];
@@ -191,66 +212,36 @@ pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) ->
     failure(ErrorKind::Unavailable, subject, what).with_source(error.without_url())
 }
 
-fn tls_failure(subject: &str, url: &Url, host: &str, tls: &rustls::Error) -> Error {
-    use rustls::{CertificateError, Error as Tls};
-    let place = match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    };
-    match tls {
-        Tls::InvalidCertificate(reason) => {
-            let why = match reason {
-                CertificateError::UnknownIssuer => {
-                    "it is signed by an authority that is not trusted here".to_owned()
-                }
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    "it has expired".to_owned()
-                }
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                    format!("it is not for {host}")
-                }
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    "it is not valid yet (is this machine's clock right?)".to_owned()
-                }
-                other => quotable(&other.to_string()),
-            };
-            failure(ErrorKind::Unsupported, subject, format!("the certificate of {place} is refused: {why}"))
-                .with_hint(format!(
-                    "trust its authority with --ca-file FILE or, if you must, --insecure-tls {place}"
-                ))
-        }
-        Tls::AlertReceived(alert) if wants_certificate(*alert) => failure(
-            ErrorKind::Unauthorized,
-            subject,
-            format!("{place} wants a client certificate, or another one ({alert:?})"),
-        )
-        .with_hint(format!("put client.cert and client.key for {place} where --cert-dir looks")),
-        Tls::InvalidMessage(_) => {
-            failure(ErrorKind::Unsupported, subject, format!("{place} does not speak TLS"))
-                .with_hint(format!("if it serves plain HTTP and you accept that: --plain-http {place}"))
-        }
-        other => failure(
-            ErrorKind::Unavailable,
-            subject,
-            format!("TLS with {place} failed: {}", quotable(&other.to_string())),
-        ),
+/// The error that a connection means that was not had through `proxy`.
+pub(super) fn from_proxy(subject: &str, url: &Url, proxy: &str, error: reqwest::Error) -> Error {
+    if find_tls(&error).is_some() {
+        return from_transport(subject, url, error);
     }
+    let cause = root_words(&error);
+    let host = url.host_str().unwrap_or_default();
+    let what = if error.is_timeout() {
+        format!("connecting to {host} through the proxy {proxy} took too long")
+    } else if chain_says(&error, "tunnel") && !chain_says(&error, "underlying connection") {
+        format!("the proxy {proxy} does not lead to {host}: {cause}")
+    } else {
+        format!("cannot connect to the proxy {proxy}: {cause}")
+    };
+    failure(ErrorKind::Unavailable, subject, what)
+        .with_hint(format!(
+            "check HTTPS_PROXY and HTTP_PROXY; to go around the proxy, put {host} into NO_PROXY"
+        ))
+        .with_source(error.without_url())
 }
 
-/// How servers say that they do not like the certificate they were shown, or that there was none (RFC 8446 6.2).
-fn wants_certificate(alert: rustls::AlertDescription) -> bool {
-    use rustls::AlertDescription as Alert;
-    matches!(
-        alert,
-        Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied
-    )
+fn chain_says(error: &(dyn StdError + 'static), word: &str) -> bool {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if current.to_string().contains(word) {
+            return true;
+        }
+        next = current.source();
+    }
+    false
 }
 
 /// The TLS error in an error's chain of causes; hyper wraps it in `io::Error`s, whose inner error is no `source()`.
@@ -335,6 +326,15 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, value.parse().unwrap());
             assert_eq!(retry_after(&headers, now).map(|wait| wait.as_secs()), seconds, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_told_as_people_say_it() {
+        for (seconds, words) in
+            [(0, "0 s"), (90, "90 s"), (150, "3 min"), (3600, "1 h"), (5000, "84 min"), (90_000, "25 h")]
+        {
+            assert_eq!(told(Duration::from_secs(seconds)), words);
         }
     }
 

@@ -35,7 +35,10 @@ impl Endpoint {
             }
             // Servers without HEAD; or a proxy in between that has never heard of it.
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {}
-            _ => return Err(self.status_error(subject, answer.response).await),
+            // No body, so no words: a GET has them, and is not counted as a pull where there is nothing to pull.
+            // Not for 401: a password that was refused is not shown again and again.
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if !self.is_mirror => {}
+            _ => return Err(self.status_error(subject, repository, answer.response).await),
         }
         let manifest = self.manifest(subject, repository, &target).await?;
         Ok(Resolved { digest: manifest.digest, manifest: Some(manifest) })
@@ -50,7 +53,15 @@ impl Endpoint {
     ) -> Result<RawManifest> {
         let answer = self.ask(subject, repository, target, Method::GET).await?;
         if answer.response.status() != StatusCode::OK {
-            return Err(self.status_error(subject, answer.response).await);
+            let status = answer.response.status();
+            let error = self.status_error(subject, repository, answer.response).await;
+            drop(answer.permit);
+            return Err(match target {
+                Target::Tag(tag) if status == StatusCode::NOT_FOUND && !self.is_mirror => {
+                    self.missing(error, repository, tag).await
+                }
+                _ => error,
+            });
         }
         let Answer { response, permit, .. } = answer;
         let url = response.url().clone();
@@ -80,6 +91,9 @@ impl Endpoint {
         })?;
         permit.succeeded();
         let body = Bytes::from(body.ok_or_else(|| too_long(MAX_MANIFEST_SIZE))?);
+        if failure::looks_like_html(&body) {
+            return Err(failure::web_page(subject, &url));
+        }
         let digest = Digest::of(&body);
         if let Some(claimed) =
             claimed.filter(|claimed| *claimed != digest && matches!(target, Target::Tag(_)))
@@ -89,6 +103,32 @@ impl Endpoint {
             return Err(failure(ErrorKind::Corrupt, subject, message));
         }
         RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
+    }
+
+    /// The error of a tag that was not found, with what it is that is missing: many registries
+    /// say the same of a tag and of a repository, but list no tags of a repository that they do not know.
+    async fn missing(&self, error: Error, repository: &Repository, tag: &Tag) -> Error {
+        let subject = error.subject().to_owned();
+        let path = "tags/list?n=1";
+        let request = Request {
+            subject: &subject,
+            repository,
+            method: Method::GET,
+            purpose: Purpose::Api,
+            path,
+            headers: Vec::new(),
+            instead: None,
+        };
+        let what = match self.send(request).await.map(|answer| answer.response.status()) {
+            Ok(StatusCode::OK) => format!("the repository {repository} has no tag {tag}"),
+            Ok(StatusCode::NOT_FOUND) => format!("the repository {repository} is not known there"),
+            _ => return error,
+        };
+        let told = failure(error.kind(), &subject, format!("{what}: {}", error.message()));
+        match error.hint() {
+            Some(hint) => told.with_hint(hint),
+            None => told,
+        }
     }
 
     async fn ask(

@@ -17,10 +17,12 @@
 
 mod auth;
 mod blob;
+mod certificate;
 mod challenge;
 mod credential;
 mod endpoint;
 mod failure;
+mod handshake;
 mod limit;
 mod manifest;
 mod options;

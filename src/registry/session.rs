@@ -31,7 +31,8 @@ struct Inner {
 
 struct Mirror {
     endpoint: Endpoint,
-    resting_until: Mutex<Option<Instant>>,
+    /// Until when it is not asked, and why.
+    resting: Mutex<Option<(Instant, String)>>,
 }
 
 #[derive(Default)]
@@ -65,7 +66,7 @@ impl Session {
             .iter()
             .map(|url| {
                 let endpoint = Endpoint::mirror(url, Arc::clone(&credentials), &options)?;
-                Ok(Mirror { endpoint, resting_until: Mutex::default() })
+                Ok(Mirror { endpoint, resting: Mutex::default() })
             })
             .collect::<Result<_>>()?;
         let origin = Endpoint::origin(&registry, credentials, Arc::new(options))?;
@@ -100,19 +101,31 @@ impl Inner {
     /// The mirrors worth asking now.
     fn awake(&self) -> impl Iterator<Item = (usize, &Mirror)> {
         self.mirrors.iter().enumerate().filter(|(_, mirror)| {
-            let resting = mirror.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-            resting.is_none_or(|until| until <= Instant::now())
+            let resting = mirror.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            resting.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
         })
     }
 
+    /// Why mirrors are not asked now.
+    fn resting(&self) -> Vec<String> {
+        let why = |mirror: &Mirror| {
+            let resting = mirror.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            resting.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, why)| why.clone())
+        };
+        self.mirrors.iter().filter_map(why).collect()
+    }
+
     /// A mirror failed: whatever it was, the next in line is asked. One that is down is not asked again for a while.
-    fn note_failure(&self, mirror: &Mirror, error: &Error) {
+    /// Answers what there is to say of it should the others fail too.
+    fn note_failure(&self, mirror: &Mirror, error: &Error) -> String {
         tracing::debug!(mirror = %mirror.endpoint.registry, %error, "the mirror failed; asking the next");
+        let why = format!("the mirror {}: {}", mirror.endpoint.registry, error.message());
         if error.kind().is_retryable() {
             let rest = error.retry_after().unwrap_or_default().max(MIRROR_REST);
-            *mirror.resting_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(Instant::now() + rest);
+            *mirror.resting.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((Instant::now() + rest, why.clone()));
         }
+        why
     }
 
     fn trust(&self) -> MutexGuard<'_, Trust> {
@@ -143,26 +156,30 @@ impl Inner {
 impl Source for Session {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
         let subject = self.subject(repository, &Target::Tag(tag.clone()));
+        let mut told = self.0.resting();
         for (_, mirror) in self.0.awake() {
             match mirror.endpoint.resolve(&subject, repository, tag).await {
                 Ok(resolved) => return Ok(resolved),
-                Err(error) => self.0.note_failure(mirror, &error),
+                Err(error) => told.push(self.0.note_failure(mirror, &error)),
             }
         }
-        self.0.origin.resolve(&subject, repository, tag).await
+        self.0.origin.resolve(&subject, repository, tag).await.map_err(|error| with_mirrors(error, &told))
     }
 
     async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
         let subject = self.subject(repository, target);
+        let mut told = self.0.resting();
         for (_, mirror) in self.0.awake() {
             let result = mirror.endpoint.manifest(&subject, repository, target).await;
             match result.and_then(|manifest| expect(&subject, manifest, target)) {
                 Ok(manifest) => return Ok(manifest),
-                Err(error) => self.0.note_failure(mirror, &error),
+                Err(error) => told.push(self.0.note_failure(mirror, &error)),
             }
         }
-        let manifest = self.0.origin.manifest(&subject, repository, target).await?;
-        expect(&subject, manifest, target)
+        let result = self.0.origin.manifest(&subject, repository, target).await;
+        result
+            .and_then(|manifest| expect(&subject, manifest, target))
+            .map_err(|error| with_mirrors(error, &told))
     }
 
     async fn blob(
@@ -174,16 +191,18 @@ impl Source for Session {
     ) -> Result<BlobStream> {
         let digest = descriptor.digest;
         let subject = self.subject(repository, &Target::Digest(digest));
+        let mut told = self.0.resting();
         for (index, mirror) in self.0.awake() {
             if self.0.trust().refuted.contains(&(index, digest)) {
                 continue;
             }
             match mirror.endpoint.blob(&subject, repository, descriptor, from, to).await {
                 Ok(stream) => return Ok(self.0.watched(index, digest, stream)),
-                Err(error) => self.0.note_failure(mirror, &error),
+                Err(error) => told.push(self.0.note_failure(mirror, &error)),
             }
         }
-        self.0.origin.blob(&subject, repository, descriptor, from, to).await
+        let result = self.0.origin.blob(&subject, repository, descriptor, from, to).await;
+        result.map_err(|error| with_mirrors(error, &told))
     }
 
     fn refuted(&self, _: &Repository, digest: &Digest) {
@@ -198,6 +217,11 @@ impl Source for Session {
         }
         self.0.origin.forget_address(digest);
     }
+}
+
+/// The registry's own error, and what its mirrors said before it was asked.
+fn with_mirrors(error: Error, told: &[String]) -> Error {
+    told.iter().fold(error, |error, told| error.adding(&format!("; before that, {told}")))
 }
 
 /// The manifest, if it is the one that was asked for.

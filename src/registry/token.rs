@@ -1,7 +1,7 @@
 //! Asking a token server for a token (distribution's "Token Authentication Specification" and "OAuth 2").
 
 use super::challenge::BearerChallenge;
-use super::credential::{Credential, Secret};
+use super::credential::{Credential, Secret, refusal};
 use super::failure::{self, failure};
 use super::redirect::{check_reach, is_private};
 use super::transport::{Purpose, Transport};
@@ -51,6 +51,8 @@ pub(super) struct TokenRequest<'a> {
     pub(super) challenge: &'a BearerChallenge,
     pub(super) scopes: &'a [String],
     pub(super) credential: &'a Credential,
+    /// Where the credential came from, where that is known.
+    pub(super) origin: Option<String>,
 }
 
 impl TokenRequest<'_> {
@@ -120,7 +122,7 @@ impl TokenRequest<'_> {
     async fn exchange(&self, request: RequestBuilder, realm: &Url) -> Result<Response> {
         tracing::debug!(url = %failure::shown_url(realm), "asking for a token");
         request.send().await.map_err(|error| {
-            let error = failure::from_transport(self.subject, realm, error);
+            let error = self.transport.failed(self.subject, realm, error);
             self.naming(realm, &error)
         })
     }
@@ -148,7 +150,7 @@ impl TokenRequest<'_> {
             let error = failure(kind, self.subject, message);
             let error = wait.map_or(error.clone(), |wait| error.with_retry_after(wait));
             return Err(if refused {
-                error.with_hint(format!("check the credentials: docker login {}", self.host))
+                refusal(&error, self.host, self.credential, self.origin.as_deref())
             } else {
                 error
             });
@@ -249,7 +251,7 @@ fn lifetime(
 }
 
 /// `2009-11-10T23:00:00.5Z` or with an offset (RFC 3339), to the second.
-fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+pub(super) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| -> Option<u64> {
         let digits = text.get(range)?;
         if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }

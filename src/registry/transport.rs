@@ -5,9 +5,11 @@
 //! follows redirects or decodes content by itself. They are built when first needed: the
 //! system's certificates are read only where TLS is spoken.
 
-use super::failure::failure;
+use super::certificate;
+use super::failure::{self, failure};
 use super::options::SessionOptions;
 use crate::error::{Error, ErrorKind, Result};
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Certificate, Client, Identity, NoProxy, Proxy};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,9 +97,13 @@ impl Transport {
             Purpose::Blob => builder.http1_only(),
             Purpose::Api => builder.timeout(options.request_timeout),
         };
+        let unverified = peer == Peer::Own && options.insecure_tls;
         builder = match peer {
             // No certificate will be looked at, unless a proxy's: none need be loaded.
             Peer::Plain if !self.proxy_has_tls() => builder.tls_certs_only([]),
+            _ if !options.ca_certificates.is_empty() && !unverified => {
+                return self.finish(builder.tls_backend_preconfigured(self.named(purpose, peer)?));
+            }
             _ => builder.tls_certs_merge(self.certificates()?),
         };
         if peer == Peer::Own {
@@ -106,10 +112,63 @@ impl Transport {
                 builder = builder.identity(identity);
             }
         }
+        self.finish(builder)
+    }
+
+    fn finish(&self, builder: reqwest::ClientBuilder) -> Result<Client> {
         builder.build().map_err(|error| {
             failure(ErrorKind::InvalidInput, &self.host, format!("cannot set up the connection: {}", deepest(&error)))
                 .with_hint("check --ca-file and --cert-dir; where the system has no CA certificates, install ca-certificates")
         })
+    }
+
+    /// The TLS settings where certificates were named.
+    fn named(&self, purpose: Purpose, peer: Peer) -> Result<rustls::ClientConfig> {
+        let named = &self.options.ca_certificates;
+        // Read as the other clients read them, for the same words about what can't be read.
+        self.certificates()?;
+        self.identity()?;
+        let identity = self.options.client_identity.as_deref().filter(|_| peer == Peer::Own);
+        let mut config = certificate::client_config(named, identity).map_err(|error| {
+            let why = failure::quotable(&error.to_string());
+            failure(ErrorKind::InvalidInput, &self.host, format!("cannot use the certificates given: {why}"))
+                .with_hint("check --ca-file and --cert-dir")
+        })?;
+        config.alpn_protocols = match purpose {
+            Purpose::Blob => vec!["http/1.1".into()],
+            Purpose::Api => vec!["h2".into(), "http/1.1".into()],
+        };
+        Ok(config)
+    }
+
+    /// The error that a failed request to `url` means.
+    pub(super) fn failed(&self, subject: &str, url: &Url, error: reqwest::Error) -> Error {
+        match self.proxy_for(url).filter(|_| error.is_connect()) {
+            Some(proxy) => failure::from_proxy(subject, url, &proxy, error),
+            None => failure::from_transport(subject, url, error),
+        }
+    }
+
+    /// `HOST:PORT` of the proxy that `url` is asked through.
+    fn proxy_for(&self, url: &Url) -> Option<String> {
+        let settings = &self.options.proxy;
+        let matcher = Matcher::builder()
+            .http(settings.http.as_deref().unwrap_or_default())
+            .https(settings.https.as_deref().unwrap_or_default())
+            .no(self.direct())
+            .build();
+        let proxy = matcher.intercept(&url.as_str().parse().ok()?)?;
+        let host = proxy.uri().host()?;
+        Some(match proxy.uri().port_u16() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        })
+    }
+
+    /// What is asked directly. What runs on this machine is, whatever the environment says.
+    fn direct(&self) -> String {
+        let said = self.options.proxy.no_proxy.as_deref().unwrap_or_default();
+        format!("localhost,127.0.0.0/8,::1,{said}").trim_end_matches(',').to_owned()
     }
 
     fn proxy_has_tls(&self) -> bool {
@@ -140,10 +199,7 @@ impl Transport {
 
     fn proxies(&self) -> Result<Vec<Proxy>> {
         let settings = &self.options.proxy;
-        // What runs on this machine is asked directly, whatever the environment says.
-        let direct =
-            format!("localhost,127.0.0.0/8,::1,{}", settings.no_proxy.as_deref().unwrap_or_default());
-        let direct = NoProxy::from_string(direct.trim_end_matches(','));
+        let direct = NoProxy::from_string(&self.direct());
         let mut proxies = Vec::new();
         for (address, tls) in [(&settings.https, true), (&settings.http, false)] {
             if let Some(address) = address.as_deref().filter(|address| !address.is_empty()) {

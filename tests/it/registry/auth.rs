@@ -30,15 +30,33 @@ async fn basic_is_learned_once() {
 
 #[tokio::test]
 async fn wrong_or_no_credentials_are_refused_with_advice() {
-    for credential in
-        [Credential::Anonymous, Credential::Basic { username: "ann".into(), password: Secret::new("wrong") }]
-    {
+    let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
+    for (credential, words) in [
+        (Credential::Anonymous, "asks for a login, and none was found"),
+        (wrong, "refused the credentials (user \"ann\")"),
+    ] {
         let server = serving().await;
         server.require_basic("ann", "hunter2");
         let error = with_credential(&server, credential).resolve(&repository(), &tag()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthorized);
         assert!(error.hint().unwrap().contains("docker login"), "{:?}", error.hint());
         assert!(server.seen().len() <= 2);
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!format!("{error} {error:?}").contains("wrong"));
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_that_refuses_credentials_is_told_from_a_login_that_is_missing() {
+    let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
+    for (credential, words) in
+        [(Credential::Anonymous, "none was found"), (wrong, "refused the credentials (user \"ann\")")]
+    {
+        let server = serving().await;
+        server.require_tokens(TokenAuth { user: user(), ..TokenAuth::default() });
+        let error = with_credential(&server, credential).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.to_string().contains(words), "{error}");
         assert!(!format!("{error} {error:?}").contains("wrong"));
     }
 }

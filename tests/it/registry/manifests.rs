@@ -56,7 +56,7 @@ async fn what_is_wrong_with_a_manifest_is_said() {
     let huge = "x".repeat((4 << 20) + 1);
     let cases = [
         (Fault::web_page(), ErrorKind::Unsupported, "web page"),
-        (Fault::Body("<html>".into()), ErrorKind::Corrupt, "hash"),
+        (Fault::Body("<html>".into()), ErrorKind::Unsupported, "web page"),
         (Fault::Flip(9), ErrorKind::Corrupt, "hash"),
         (Fault::Body(huge.clone().into()), ErrorKind::Corrupt, "4194304"),
         (Fault::header("Content-Encoding", "gzip"), ErrorKind::Unsupported, "gzip"),
@@ -123,6 +123,26 @@ async fn a_registry_s_words_cannot_steer_the_terminal() {
 }
 
 #[tokio::test]
+async fn a_missing_tag_is_told_from_a_missing_repository() {
+    let unknown = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+    for (list, words) in [
+        (Fault::Body(r#"{"tags":["v2"]}"#.into()), "the repository team/app has no tag v1"),
+        (Fault::status(404), "the repository team/app is not known there"),
+        (Fault::status(401), "answered 404"),
+    ] {
+        let server = FaultServer::start().await;
+        server.on("HEAD", "").answer(Fault::status(404));
+        server.on("GET", "/manifests/").answer(Fault::Status(404, Vec::new(), unknown.into()));
+        server.on("GET", "/tags/list").answer(list);
+        let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains("MANIFEST_UNKNOWN: manifest unknown"), "{error}");
+        assert_eq!(server.seen().len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn retry_after_is_told_and_holds_back_the_session_s_other_requests() {
     for code in [429, 503] {
         let server = FaultServer::start().await;
@@ -131,6 +151,7 @@ async fn retry_after_is_told_and_holds_back_the_session_s_other_requests() {
         let session = anonymous(&server);
         let error = session.resolve(&repository(), &tag()).await.unwrap_err();
         assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)), "{error}");
+        assert!(error.to_string().contains("it asks to wait 1 h"), "{error}");
         // Beyond what the session waits for at most: it fails at once, and asks nothing.
         let error = session.resolve(&repository(), &tag()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RateLimited);

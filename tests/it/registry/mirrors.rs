@@ -122,6 +122,26 @@ async fn the_origin_s_error_is_the_one_that_counts() {
     pair.origin.on("", "").answer(Fault::status(404));
     let error = pair.session.resolve(&repository(), &tag()).await.unwrap_err();
     assert_eq!(error.kind(), saver::ErrorKind::NotFound);
+    // The mirror is left out the second time: why is said still.
+    let again = pair.session.resolve(&repository(), &tag()).await.unwrap_err();
+    for error in [error, again] {
+        let told = format!("before that, the mirror {}: {}", pair.mirror.registry(), pair.mirror.url());
+        assert!(error.to_string().contains(&told), "{error}");
+        assert!(error.to_string().contains("500"), "{error}");
+    }
+    assert_eq!(pair.mirror.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mirror_on_this_machine_may_speak_tls() {
+    let authority = crate::support::fault::Authority::new();
+    let mirror = FaultServer::start_tls(&authority, &["127.0.0.1"]).await;
+    let image = mirror.add_image("team/app", "v1", &[LAYER]);
+    let mut options = options();
+    options.ca_certificates = vec![authority.pem().into_bytes()];
+    options.mirrors = vec![Url::parse(&format!("http://{}", mirror.registry())).unwrap()];
+    let session = session("registry.invalid".parse().unwrap(), options);
+    assert_eq!(session.resolve(&repository(), &tag()).await.unwrap().digest, image.manifest);
 }
 
 #[tokio::test]

@@ -122,3 +122,62 @@ async fn a_name_that_no_dns_knows_is_said() {
     assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable), "{error}");
     assert!(error.to_string().contains("cannot find the address of no-such-registry.invalid"), "{error}");
 }
+
+async fn self_signed(names: &[&str], years: std::ops::Range<i32>, trusted: bool) -> saver::Result<()> {
+    let (server, pem) = FaultServer::start_self_signed(names, years).await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    // Another one of the same names, which is trusted in any case.
+    let (_, other) = FaultServer::start_self_signed(names, 2020..2090).await;
+    let mut options = options();
+    options.ca_certificates = vec![other.into_bytes()];
+    if trusted {
+        options.ca_certificates.push(pem.into_bytes());
+    }
+    let layer = server.add_blob("application/octet-stream", &b"0123456789"[..]);
+    let session = session(server.registry(), options);
+    session.resolve(&repository(), &tag()).await?;
+    fetch(&session, &layer, 0, None).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_when_it_is_the_one_that_was_named() {
+    self_signed(&["127.0.0.1"], 2020..2090, true).await.unwrap();
+    for (names, years, trusted, words) in [
+        (["127.0.0.1"], 2020..2090, false, "not trusted here"),
+        (["r.example"], 2020..2090, true, "it is not for 127.0.0.1 but for r.example"),
+        (["127.0.0.1"], 2020..2021, true, "it expired on Fri, 01 Jan 2021"),
+        (["127.0.0.1"], 2089..2090, true, "it is valid only from Sat, 01 Jan 2089"),
+    ] {
+        let error = self_signed(&names, years, trusted).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!error.to_string().contains("Other"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_down_is_named_without_its_password() {
+    let gone = FaultServer::start().await;
+    let place = gone.registry();
+    drop(gone);
+    tokio::task::yield_now().await;
+    let mut options = options();
+    options.proxy.https = Some(format!("http://ann:hunter2@{place}"));
+    let registry: Registry = "public.example".parse().unwrap();
+    let error = session(registry, options).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains(&format!("cannot connect to the proxy {place}")), "{error}");
+    assert!(!format!("{error} {:?}", error.hint()).contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_let_through_is_named() {
+    let proxy = FaultServer::start().await;
+    proxy.on("CONNECT", "").answer(Fault::status(403));
+    let mut options = options();
+    options.proxy.https = Some(proxy.url());
+    let registry: Registry = "public.example".parse().unwrap();
+    let error = session(registry, options).resolve(&repository(), &tag()).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("the proxy {}", proxy.registry())), "{error}");
+    assert!(error.to_string().contains("public.example"), "{error}");
+}

@@ -197,6 +197,12 @@ impl FaultServer {
         Self::listen("https", Some(authority.acceptor(names, false))).await
     }
 
+    /// A server whose certificate is its own authority's, as `openssl req -x509` makes it; and that certificate, PEM.
+    pub(crate) async fn start_self_signed(names: &[&str], years: std::ops::Range<i32>) -> (Self, String) {
+        let (pem, acceptor) = tls::self_signed(names, years);
+        (Self::listen("https", Some(acceptor)).await, pem)
+    }
+
     /// As `start_tls`; clients must show a certificate of the same authority.
     pub(crate) async fn start_mutual_tls(authority: &Authority, names: &[&str]) -> Self {
         Self::listen("https", Some(authority.acceptor(names, true))).await

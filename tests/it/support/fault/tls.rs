@@ -63,3 +63,24 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()))
     }
 }
+
+/// A certificate that is an authority and a server's at once, valid from the first year's to the last
+/// year's first day: PEM, and what serves with it.
+pub(super) fn self_signed(names: &[&str], years: std::ops::Range<i32>) -> (String, TlsAcceptor) {
+    let mut params =
+        CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    (certificate.pem(), TlsAcceptor::from(Arc::new(config)))
+}
