@@ -1,5 +1,6 @@
 //! What an image is made of: its manifests, filtered by platform, and the blobs they name.
 
+use super::manifests::Cell;
 use super::options::{IndexMode, MissingPlatform};
 use super::rewrite;
 use super::tally::Tally;
@@ -13,7 +14,7 @@ use crate::oci::{
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How deep indexes may be nested; real ones are one deep, rarely two.
@@ -45,13 +46,21 @@ struct Node {
     raw: Arc<RawManifest>,
     kind: Kind,
     children: Vec<Node>,
-    /// The entry of its index that names it.
-    entry: Option<Descriptor>,
+    /// The chosen entries of its index that name it: one, or several where platforms share a manifest; none at the root.
+    entries: Vec<Descriptor>,
 }
 
 enum Kind {
     Index(Index),
-    Image { manifest: Box<ImageManifest>, platform: Option<Platform>, config: Option<(Digest, Bytes)> },
+    Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Bytes)> },
+}
+
+/// What an image's content was gathered from already.
+#[derive(Default)]
+struct Seen {
+    manifests: HashSet<Digest>,
+    /// With their sizes: where two manifests tell of different ones, both are looked at and one is found to be wrong.
+    blobs: HashSet<(Digest, u64)>,
 }
 
 /// One image's walk from its root down.
@@ -67,6 +76,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     offered: Mutex<BTreeSet<String>>,
     /// Manifests met so far, and their bytes.
     met: Mutex<(usize, u64)>,
+    /// Kept for as long as the walk lasts: a manifest that several indexes of the image name is asked for once.
+    cells: Mutex<HashMap<Digest, Cell>>,
 }
 
 impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
@@ -79,7 +90,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     ) -> Self {
         let (offered, met) = (Mutex::default(), Mutex::default());
         let (source, reference, home) = (&*image.source, &image.reference, &image.place.repository);
-        Self { engine, source, reference, home, platforms, tally, offered, met }
+        Self { engine, source, reference, home, platforms, tally, offered, met, cells: Mutex::default() }
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
@@ -90,7 +101,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             Some(raw) => Arc::new(raw),
             None => self.manifest(digest).await?,
         };
-        let root = self.node(raw, None, 0).await?;
+        let root = self.node(raw, Vec::new(), 0).await?;
         let mut there = Vec::new();
         let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
         let missing = self.missing(&there, artifacts);
@@ -99,7 +110,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
         let mut content = Content { missing, ..Content::default() };
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
-            let mut seen = HashSet::new();
+            let mut seen = Seen::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
         Ok(content)
@@ -120,7 +131,10 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
 
     /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
     async fn manifest(&self, digest: Digest) -> Result<Arc<RawManifest>> {
-        let cell = self.engine.manifests.cell(digest);
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
+        };
         let fetch = || async move {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
             if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == digest)
@@ -153,14 +167,12 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     fn node(
         &self,
         raw: Arc<RawManifest>,
-        entry: Option<Descriptor>,
+        entries: Vec<Descriptor>,
         depth: usize,
     ) -> BoxFuture<'_, Result<Option<Node>>> {
         async move {
             self.count(&raw)?;
-            if let Some(entry) = &entry
-                && entry.size != raw.bytes.len() as u64
-            {
+            if let Some(entry) = entries.iter().find(|entry| entry.size != raw.bytes.len() as u64) {
                 let wrong = format!("its index says it has {} bytes, it has {}", entry.size, raw.bytes.len());
                 return Err(Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), wrong)
                     .on(Side::Source));
@@ -168,9 +180,9 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             match raw.parse()? {
                 Manifest::Index(index) => {
                     let children = self.children(&index, depth).await?;
-                    Ok(Some(Node { raw, kind: Kind::Index(index), children, entry }))
+                    Ok(Some(Node { raw, kind: Kind::Index(index), children, entries }))
                 }
-                Manifest::Image(manifest) => self.image(raw, manifest, entry).await,
+                Manifest::Image(manifest) => self.image(raw, manifest, entries).await,
             }
         }
         .boxed()
@@ -195,12 +207,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let images: HashSet<Digest> = chosen.iter().map(|entry| entry.digest).collect();
             let speaks =
                 |entry: &&Descriptor| entry.attestation_of().is_some_and(|image| images.contains(&image));
-            chosen.extend(index.manifests.iter().filter(speaks));
+            let beside = |entry: &&Descriptor| !chosen.iter().any(|taken| std::ptr::eq(*taken, *entry));
+            let attestations: Vec<&Descriptor> =
+                index.manifests.iter().filter(speaks).filter(beside).collect();
+            chosen.extend(attestations);
         }
         if self.engine.options.index == IndexMode::Prune {
             // What an earlier run saved of this index stays in it: the tree is added to, nothing falls out of a tag.
             for entry in index.manifests.iter().filter(|entry| entry.platform.is_some()) {
-                if self.engine.sink.is_revision(self.home, &entry.digest).await? {
+                let taken = chosen.iter().any(|taken| std::ptr::eq(*taken, entry));
+                if !taken && self.engine.sink.is_revision(self.home, &entry.digest).await? {
                     chosen.push(entry);
                 }
             }
@@ -208,11 +224,19 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                 |entry: &&Descriptor| index.manifests.iter().position(|other| other.digest == entry.digest);
             chosen.sort_by_key(order);
         }
-        let mut once = HashSet::new();
-        chosen.retain(|entry| once.insert(entry.digest));
-        let nodes = chosen.into_iter().map(|entry| async move {
-            let raw = self.manifest(entry.digest).await?;
-            self.node(raw, Some(entry.clone()), depth + 1).await
+        // Platforms may share a manifest: it is read once and keeps all its entries.
+        let mut grouped: Vec<Vec<Descriptor>> = Vec::new();
+        let mut places = HashMap::new();
+        for entry in chosen {
+            let place = *places.entry(entry.digest).or_insert(grouped.len());
+            if place == grouped.len() {
+                grouped.push(Vec::new());
+            }
+            grouped[place].push(entry.clone());
+        }
+        let nodes = grouped.into_iter().map(|entries| async move {
+            let raw = self.manifest(entries[0].digest).await?;
+            self.node(raw, entries, depth + 1).await
         });
         Ok(try_join_all(nodes).await?.into_iter().flatten().collect())
     }
@@ -222,23 +246,32 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         &self,
         raw: Arc<RawManifest>,
         manifest: Box<ImageManifest>,
-        entry: Option<Descriptor>,
+        mut entries: Vec<Descriptor>,
     ) -> Result<Option<Node>> {
-        let named = entry.as_ref().and_then(|entry| entry.platform.clone());
-        let mut platform = named.filter(|platform| !platform.is_unknown());
+        let known = |entry: &Descriptor| entry.platform.clone().filter(|platform| !platform.is_unknown());
+        let unsaid = |entry: &Descriptor| known(entry).is_none() && entry.attestation_of().is_none();
+        let mut platforms: Vec<Platform> = entries.iter().filter_map(known).collect();
         let mut config = None;
-        let attests = entry.as_ref().is_some_and(|entry| entry.attestation_of().is_some());
-        if manifest.is_image() && platform.is_none() && !attests {
+        if manifest.is_image() && (entries.is_empty() || entries.iter().any(unsaid)) {
             let bytes = self.config(&manifest.config).await?;
             let own = config_platform(&bytes)?;
             self.offer(&own);
-            if !self.platforms.accepts(&own) {
-                return Ok(None);
+            if self.platforms.accepts(&own) {
+                platforms.push(own);
+                config = Some((manifest.config.digest, bytes));
+            } else {
+                entries.retain(|entry| !unsaid(entry));
+                if entries.is_empty() {
+                    return Ok(None);
+                }
             }
-            platform = Some(own);
-            config = Some((manifest.config.digest, bytes));
         }
-        Ok(Some(Node { raw, kind: Kind::Image { manifest, platform, config }, children: Vec::new(), entry }))
+        Ok(Some(Node {
+            raw,
+            kind: Kind::Image { manifest, platforms, config },
+            children: Vec::new(),
+            entries,
+        }))
     }
 
     /// An image's configuration: from the sink when it has it, else from the source; verified.
@@ -270,7 +303,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
         let mut leaves = Vec::new();
         root.into_leaves(&mut leaves);
-        leaves.retain(|leaf| !leaf.is_attestation());
+        let mut once = HashSet::new();
+        leaves.retain(|leaf| !leaf.is_attestation() && once.insert(leaf.raw.digest));
         match leaves.len() {
             1 => Ok(leaves.remove(0)),
             0 => Err(self.no_platform(self.asked())),
@@ -323,7 +357,7 @@ const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform=
 
 impl Node {
     fn is_attestation(&self) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.attestation_of().is_some())
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.attestation_of().is_some())
     }
 
     fn into_leaves(self, leaves: &mut Vec<Self>) {
@@ -338,11 +372,10 @@ impl Node {
     fn platforms(&self, there: &mut Vec<Platform>) -> bool {
         match &self.kind {
             Kind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
-            Kind::Image { platform: Some(platform), .. } => {
-                there.push(platform.clone());
-                false
+            Kind::Image { platforms, .. } => {
+                there.extend_from_slice(platforms);
+                platforms.is_empty() && !self.is_attestation()
             }
-            Kind::Image { platform: None, .. } => !self.is_attestation(),
         }
     }
 
@@ -350,11 +383,13 @@ impl Node {
     fn prune(mut self) -> Result<Self> {
         let Kind::Index(index) = &self.kind else { return Ok(self) };
         let children: Vec<Self> = self.children.into_iter().map(Self::prune).collect::<Result<_>>()?;
-        let kept: Vec<(Digest, Descriptor)> = children
-            .iter()
-            .filter_map(|child| Some((child.entry.as_ref()?.digest, child.raw.descriptor())))
-            .collect();
-        let whole = kept.len() == index.manifests.len() && kept.iter().all(|(was, is)| *was == is.digest);
+        let named = |child: &Self| {
+            let now = child.raw.descriptor();
+            child.entries.iter().map(|was| (was.clone(), now.clone())).collect::<Vec<_>>()
+        };
+        let kept: Vec<(Descriptor, Descriptor)> = children.iter().flat_map(named).collect();
+        let whole =
+            kept.len() == index.manifests.len() && kept.iter().all(|(was, now)| was.digest == now.digest);
         if !whole {
             self.raw = Arc::new(rewrite::index(&self.raw, &kept)?);
         }
@@ -362,20 +397,20 @@ impl Node {
         Ok(self)
     }
 
-    fn gather(self, content: &mut Content, seen: &mut HashSet<Digest>, foreign: bool) {
+    fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {
         for child in self.children {
             child.gather(content, seen, foreign);
         }
-        if !seen.insert(self.raw.digest) {
+        if !seen.manifests.insert(self.raw.digest) {
             return;
         }
         content.manifests.push(self.raw);
-        if let Kind::Image { manifest, platform, config } = self.kind {
-            content.platforms.extend(platform);
+        if let Kind::Image { manifest, platforms, config } = self.kind {
+            content.platforms.extend(platforms);
             content.configs.extend(config);
             let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
             for blob in manifest.blobs().filter(wanted) {
-                if seen.insert(blob.digest) {
+                if seen.blobs.insert((blob.digest, blob.size)) {
                     content.blobs.push(blob.clone());
                 }
             }

@@ -1,23 +1,25 @@
 //! The only place where a manifest is written anew: an index pruned to what was selected.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, RawManifest};
+use crate::oci::{Descriptor, RawManifest};
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
-/// `raw`, an index, with only the entries `kept`: each the digest that the entry has, and the
+/// `raw`, an index, with only the entries `kept`: each the entry as it is, and the
 /// manifest that it shall name (another one where that was itself rewritten). All other fields stay.
 ///
 /// # Errors
 /// `Corrupt` when `raw` is no index.
-pub(crate) fn index(raw: &RawManifest, kept: &[(Digest, Descriptor)]) -> Result<RawManifest> {
+pub(crate) fn index(raw: &RawManifest, kept: &[(Descriptor, Descriptor)]) -> Result<RawManifest> {
     let broken = || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot be rewritten");
     let mut document: Value = serde_json::from_slice(&raw.bytes).map_err(|_| broken())?;
     let entries = document.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(broken)?;
-    let mut remaining: Vec<Option<&(Digest, Descriptor)>> = kept.iter().map(Some).collect();
+    let mut remaining: Vec<Option<&(Descriptor, Descriptor)>> = kept.iter().map(Some).collect();
     entries.retain_mut(|entry| {
-        let digest = entry.get("digest").and_then(Value::as_str).and_then(|text| text.parse::<Digest>().ok());
-        let place = remaining.iter_mut().find(|kept| kept.is_some_and(|(was, _)| Some(*was) == digest));
+        // By the whole entry: two platforms may share a digest, and only one of them be kept.
+        let read = Descriptor::deserialize(&*entry).ok();
+        let place = remaining.iter_mut().find(|kept| kept.is_some_and(|(was, _)| Some(was) == read.as_ref()));
         match place.and_then(Option::take) {
             Some((_, now)) => {
                 entry["digest"] = Value::from(now.digest.to_string());
@@ -34,7 +36,7 @@ pub(crate) fn index(raw: &RawManifest, kept: &[(Digest, Descriptor)]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Manifest, media_type};
+    use crate::oci::{Digest, Manifest, Platform, media_type};
 
     #[test]
     fn keeps_what_was_selected_and_every_other_field() {
@@ -45,7 +47,9 @@ mod tests {
             media_type::OCI_INDEX
         );
         let raw = RawManifest::new(Bytes::from(json), None).unwrap();
-        let pruned = index(&raw, &[(a, Descriptor::new("", c, 7))]).unwrap();
+        let mut was = Descriptor::new("", a, 1);
+        was.platform = Some(Platform::new("linux", "amd64"));
+        let pruned = index(&raw, &[(was, Descriptor::new("", c, 7))]).unwrap();
         assert_ne!(pruned.digest, raw.digest);
         assert!(std::str::from_utf8(&pruned.bytes).unwrap().contains(r#""x":1"#));
         let Manifest::Index(index) = pruned.parse().unwrap() else { panic!("not an index") };

@@ -12,6 +12,7 @@ mod interop;
 mod killed;
 mod list;
 mod ls;
+mod model;
 mod prune;
 mod readme;
 mod registry;

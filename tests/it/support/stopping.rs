@@ -32,6 +32,11 @@ impl Count {
         self.left.load(Ordering::SeqCst) < 0
     }
 
+    /// How many more writes are let through.
+    pub(crate) fn left(&self) -> i64 {
+        self.left.load(Ordering::SeqCst)
+    }
+
     /// Bytes of blobs that were written.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)

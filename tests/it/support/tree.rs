@@ -22,6 +22,15 @@ pub(crate) fn files(dir: &Path) -> Files {
 
 /// What the tree holds, and what is wrong with it: foreign and damaged files, links to nothing, tags without their closure.
 pub(crate) fn read(files: &Files) -> (Contents, Vec<String>) {
+    let (contents, mut problems) = read_sparse(files);
+    for ((repository, tag), digest) in &contents.tags {
+        closure(&contents, repository, digest, &format!("{repository}:{tag}"), &mut problems);
+    }
+    (contents, problems)
+}
+
+/// As [`read`], but tags may name indexes of which only a part is there.
+pub(crate) fn read_sparse(files: &Files) -> (Contents, Vec<String>) {
     let mut contents = Contents::default();
     let mut problems = Vec::new();
     let mut links = Vec::new();
@@ -73,9 +82,6 @@ pub(crate) fn read(files: &Files) -> (Contents, Vec<String>) {
             }
             _ => problems.push(format!("{path}: foreign")),
         }
-    }
-    for ((repository, tag), digest) in &contents.tags {
-        closure(&contents, repository, digest, &format!("{repository}:{tag}"), &mut problems);
     }
     (contents, problems)
 }
