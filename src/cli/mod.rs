@@ -22,6 +22,7 @@ mod screen;
 mod scripts;
 pub mod serve;
 mod summary;
+mod troubles;
 pub mod verify;
 
 use crate::error::{Error, ErrorKind};

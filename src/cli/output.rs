@@ -115,6 +115,24 @@ pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// `text` in at most `room` characters: what stands in its middle goes.
+pub(super) fn shortened(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let kept = room.saturating_sub(1);
+    let head: String = text.chars().take(kept / 2).collect();
+    let tail: String = text.chars().skip(length - (kept - kept / 2)).collect();
+    format!("{head}…{tail}")
+}
+
+/// The width of the terminal that `stream` is, if it is one.
+pub(super) fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// Colours, where they are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Paint(pub(super) bool);
@@ -218,6 +236,19 @@ mod tests {
             [(0, "0.0s"), (940, "0.9s"), (12_900, "12s"), (185_000, "3m05s"), (7_620_000, "2h07m")]
         {
             assert_eq!(time(Duration::from_millis(ms)), expect);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_shortened_keeps_both_ends() {
+        for (text, room, expect) in [
+            ("abc", 3, "abc"),
+            ("abcdef", 5, "ab…ef"),
+            ("abcdef", 4, "a…ef"),
+            ("日本語日本", 3, "日…本"),
+            ("ab", 1, "…"),
+        ] {
+            assert_eq!(shortened(text, room), expect);
         }
     }
 

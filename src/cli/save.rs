@@ -9,7 +9,7 @@ use super::outfile::Outfile;
 use super::progress::Progress;
 use super::registries::Registries;
 use super::screen::{self, Screen};
-use super::{lists, output, summary};
+use super::{lists, output, summary, troubles};
 use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
@@ -21,6 +21,12 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The head of a failed list whose images had credentials in their own list: secrets are not copied to more files.
+const CREDENTIALS_LEFT_OUT: &str = "\
+# The credentials of the first list are not copied here. To use this list, docker login to the registries
+# below, or name a file that has the credentials with --authfile.
+";
 
 /// The longest password that is read from stdin, in bytes.
 const MAX_PASSWORD_BYTES: u64 = 64 << 10;
@@ -107,12 +113,7 @@ impl Job {
     async fn run(mut self, args: &SaveArgs, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {
         let progress = Progress::start(args.progress, global.quiet, screen.clone());
         self.options.observer = progress.observer();
-        let told = screen.clone();
-        let interrupt = Interrupt::listen(move || {
-            told.line(
-                "stopping: what is complete stays, the next run goes on from here (again to end at once)",
-            );
-        })?;
+        let interrupt = Interrupt::listen(progress.on_interrupt())?;
         let images: Vec<SaveImage> = self.entries.iter().cloned().map(SaveImage::from).collect();
         let quiet = global.quiet || args.progress == super::args::ProgressMode::Json;
         if args.dry_run {
@@ -129,10 +130,11 @@ impl Job {
         let saver = ImageSaver::new(self.options)?;
         let report = saver.save_until(images, interrupt.asked()).await?;
         progress.stop(&report);
+        output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
         if !quiet {
             let _ = output::stdout(summary::of_report(&report).as_bytes());
         }
-        output::stderr_text(&summary::troubles(&report, global.quiet, screen.paint()));
+        output::stderr_text(&troubles::last_words(&report, screen.paint()));
         write(self.report, &report)?;
         if let Some(file) = self.failed_list {
             file.finish(failed_list(&report, &self.entries).as_bytes())?;
@@ -233,9 +235,9 @@ impl Drop for Made {
 
 fn tell_plan(plan: &Plan, free: Option<u64>, no_table: bool, quiet: bool, screen: &Screen) -> Exit {
     if !no_table {
-        let _ = output::stdout(summary::of_plan(plan, free).as_bytes());
+        let _ = output::stdout(summary::of_plan(plan, free, output::columns(std::io::stdout())).as_bytes());
     }
-    output::stderr_text(&summary::plan_troubles(plan, quiet, screen.paint()));
+    output::stderr_text(&troubles::of_plan(plan, quiet, screen.paint()));
     if let Some(free) = free.filter(|free| *free < plan.fetch_bytes) {
         let why = format!(
             "{} would be fetched, and {} are free",
@@ -263,9 +265,12 @@ fn write(file: Option<Outfile>, content: &impl serde::Serialize) -> Result<()> {
 /// The images that failed, as a list to give to `--list`.
 fn failed_list(report: &Report, entries: &[Entry]) -> String {
     let mut text = String::new();
-    let rows = report.images.iter().zip(entries);
-    for (image, entry) in rows.filter(|(image, _)| image.status == Status::Failed) {
-        let reason = image.error.as_ref().map_or("", |error| error.message.as_str());
+    let rows = report.images.iter().zip(entries).filter(|(image, _)| image.status == Status::Failed);
+    if rows.clone().any(|(_, entry)| entry.credential.is_some()) {
+        text.push_str(CREDENTIALS_LEFT_OUT);
+    }
+    for (image, entry) in rows {
+        let reason = troubles::reason(&image.reference.to_string(), image.error.as_ref());
         text.push_str(&list::failed_line(&image.reference, entry.platforms.as_ref(), &output::clean(reason)));
         text.push('\n');
     }

@@ -2,7 +2,7 @@
 
 use super::args::LogFormat;
 use super::output::{self, Paint};
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
@@ -31,9 +31,18 @@ impl Screen {
         self.bars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows bars from now on, or none any more.
-    pub(super) fn set_bars(&self, bars: Option<MultiProgress>) {
-        *self.bars() = bars;
+    /// Shows bars from now on.
+    pub(super) fn set_bars(&self, bars: MultiProgress) {
+        *self.bars() = Some(bars);
+    }
+
+    /// Takes the bars away for good.
+    pub(super) fn end_bars(&self) {
+        if let Some(bars) = self.bars().take() {
+            // A terminal that is gone needs no clearing.
+            let _ = bars.clear();
+            bars.set_draw_target(ProgressDrawTarget::hidden());
+        }
     }
 
     /// Writes whole lines, above the bars if there are any.

@@ -31,7 +31,7 @@ impl<K: Sink> Engine<K> {
     ) -> Result<()> {
         let origin = (reference.registry.clone(), reference.repository.clone(), blob.size);
         let fetch = || async move {
-            self.fetch(source, &reference.repository, blob, ready, tally).await?;
+            self.fetch(source, reference, blob, ready, tally).await?;
             Ok(blob.size)
         };
         let size = self.flight.bring(blob.digest, origin, fetch).await?;
@@ -45,7 +45,7 @@ impl<K: Sink> Engine<K> {
     async fn fetch<S: Source>(
         &self,
         source: &S,
-        repository: &Repository,
+        reference: &Reference,
         blob: &Descriptor,
         ready: Option<Bytes>,
         tally: &Tally,
@@ -60,20 +60,20 @@ impl<K: Sink> Engine<K> {
             if blob.size <= SMALL {
                 let bytes = match ready.clone() {
                     Some(bytes) => bytes,
-                    None => self.small_blob(source, repository, blob, tally).await?,
+                    None => self.small_blob(source, reference, blob, tally).await?,
                 };
                 writer.write_at(0, &bytes)?;
                 return writer.commit(&blob.digest);
             }
             self.check_room(blob, writer.received()).await?;
             let resumed = writer.received() > 0;
-            let (writer, digest) = self.receive(source, repository, blob, writer, tally).await?;
+            let (writer, digest) = self.receive(source, reference, blob, writer, tally).await?;
             if digest == blob.digest {
                 return writer.commit(&digest);
             }
             writer.discard()?;
             if !resumed {
-                source.refuted(repository, &blob.digest);
+                source.refuted(&reference.repository, &blob.digest);
             }
             let error =
                 Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"));
@@ -100,14 +100,14 @@ impl<K: Sink> Engine<K> {
     async fn receive<S: Source>(
         &self,
         source: &S,
-        repository: &Repository,
+        reference: &Reference,
         blob: &Descriptor,
         writer: K::Writer,
         tally: &Tally,
     ) -> Result<(K::Writer, Digest)> {
         let mut at = writer.received().min(blob.size);
         let mut slot = Some(self.slots.acquire().await);
-        let shown = Shown::start(self, blob, at);
+        let shown = Shown::start(self, reference, blob, at);
         let writer = Arc::new(writer);
         let followed = self.hasher.follow(writer.clone(), blob.size);
         followed.advance(at).await;
@@ -120,7 +120,7 @@ impl<K: Sink> Engine<K> {
                 None => self.slots.acquire().await,
             };
             let received = Receiver { engine: self, blob, writer: &writer, followed: &followed, tally }
-                .stream(source, repository, &mut at)
+                .stream(source, &reference.repository, &mut at)
                 .await;
             if at - from >= PROGRESS {
                 attempts.progress();
@@ -142,26 +142,26 @@ impl<K: Sink> Engine<K> {
     pub(crate) async fn small_blob<S: Source>(
         &self,
         source: &S,
-        repository: &Repository,
+        reference: &Reference,
         blob: &Descriptor,
         tally: &Tally,
     ) -> Result<Bytes> {
         if blob.size == 0 && blob.digest == Digest::of(b"") {
             return Ok(Bytes::new());
         }
-        self.attempt(tally, &blob.digest, || self.collect(source, repository, blob, tally)).await
+        self.attempt(tally, &blob.digest, || self.collect(source, reference, blob, tally)).await
     }
 
     async fn collect<S: Source>(
         &self,
         source: &S,
-        repository: &Repository,
+        reference: &Reference,
         blob: &Descriptor,
         tally: &Tally,
     ) -> Result<Bytes> {
         let _slot = self.slots.acquire().await;
-        let shown = Shown::start(self, blob, 0);
-        let mut stream = source.blob(repository, blob, 0, None).await?;
+        let shown = Shown::start(self, reference, blob, 0);
+        let mut stream = source.blob(&reference.repository, blob, 0, None).await?;
         let (mut chunks, mut length) = (Vec::new(), 0);
         let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
@@ -184,7 +184,7 @@ impl<K: Sink> Engine<K> {
             shown.complete(true);
             return Ok(bytes);
         }
-        source.refuted(repository, &blob.digest);
+        source.refuted(&reference.repository, &blob.digest);
         let wrong = format!("the bytes received hash to {digest}");
         Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
     }
@@ -307,8 +307,9 @@ struct Shown<'a, K: Sink> {
 }
 
 impl<'a, K: Sink> Shown<'a, K> {
-    fn start(engine: &'a Engine<K>, blob: &Descriptor, resumed: u64) -> Self {
-        engine.observer.event(&Event::BlobStarted { digest: blob.digest, size: blob.size, resumed });
+    fn start(engine: &'a Engine<K>, reference: &Reference, blob: &Descriptor, resumed: u64) -> Self {
+        let (digest, size) = (blob.digest, blob.size);
+        engine.observer.event(&Event::BlobStarted { reference, digest, size, resumed });
         Self { engine, digest: blob.digest, size: blob.size, complete: false }
     }
 

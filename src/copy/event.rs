@@ -26,6 +26,8 @@ pub enum Event<'a> {
     },
     /// A blob begins to come.
     BlobStarted {
+        /// The image that it is fetched for.
+        reference: &'a Reference,
         /// The blob.
         digest: Digest,
         /// Its whole size in bytes.

@@ -285,7 +285,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == config.digest) {
             return Ok(bytes);
         }
-        self.engine.small_blob(self.source, &self.reference.repository, config, self.tally).await
+        self.engine.small_blob(self.source, self.reference, config, self.tally).await
     }
 
     /// Applies the index mode: the root as it will be published.

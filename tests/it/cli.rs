@@ -447,7 +447,9 @@ fn interrupting_stops_the_run_with_130() {
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         let ran = Ran::of(child.wait_with_output().unwrap()).expect(130);
         assert!(ran.err.contains("stopping: what is complete stays"), "{}", ran.err);
-        assert!(ran.err.contains("not saved: 1 image: the run ended before"), "{}", ran.err);
+        assert!(ran.err.contains("not finished: 1 image; the same command goes on"), "{}", ran.err);
+        assert!(ran.has_row("not finished 1") && ran.has_row("failed 0"), "{}", ran.out);
+        assert!(!ran.err.contains("failed"), "{}", ran.err);
         let failed = fs::read_to_string(place.path("f.list")).unwrap();
         assert!(failed.starts_with(&image), "{failed}");
     }

@@ -9,7 +9,7 @@ mod tally;
 use super::args::ProgressMode;
 use super::output::{self, clean};
 use super::screen::Screen;
-use super::summary;
+use super::troubles;
 use crate::copy::{Event, ImageReport, Observer, Plan, Report, Status};
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tally::Tally;
+
+const STOPPING: &str =
+    "stopping: what is complete stays, the next run goes on from here (again to end at once)";
 
 /// What is shown in the end, and what `auto` became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ struct Shared {
     quiet: bool,
     screen: Arc<Screen>,
     tally: Mutex<Tally>,
+    /// Held from counting an image to printing its line, so that the numbers of the lines go up.
+    counting: Mutex<()>,
     json: json::Json,
 }
 
@@ -65,13 +70,19 @@ impl Progress {
             quiet,
             screen,
             tally: Mutex::new(Tally::new()),
+            counting: Mutex::default(),
             json: json::Json::new(now),
         });
         let drawing = match view {
             View::Bars => {
                 let mut bars = bars::Bars::new(&shared.screen);
                 Some(every(Duration::from_millis(100), shared.clone(), move |shared| match shared {
-                    Some(shared) => bars.draw(&mut shared.tally(), shared.screen.paint()),
+                    Some(shared) => {
+                        let mut tally = shared.tally();
+                        if !tally.stopping {
+                            bars.draw(&mut tally, shared.screen.paint());
+                        }
+                    }
                     None => bars.clear(),
                 }))
             }
@@ -99,6 +110,17 @@ impl Progress {
         Arc::new(Teller(self.shared.clone()))
     }
 
+    /// What to do at the first signal: nothing moves any more, and the answer comes at once.
+    pub(super) fn on_interrupt(&self) -> impl FnOnce() + Send + 'static {
+        let shared = self.shared.clone();
+        move || {
+            let mut tally = shared.tally();
+            tally.stopping = true;
+            shared.screen.end_bars();
+            shared.screen.line(STOPPING);
+        }
+    }
+
     /// Ends the showing and takes the bars away. With JSON, the totals become the last event.
     pub(super) fn stop(mut self, report: &Report) {
         if self.shared.view == View::Json {
@@ -121,7 +143,7 @@ impl Progress {
             // A drawing thread that panicked has nothing more to draw.
             let _ = thread.join();
         }
-        self.shared.screen.set_bars(None);
+        self.shared.screen.end_bars();
         self.shared.json.close();
     }
 }
@@ -156,15 +178,15 @@ impl Observer for Teller {
         if shared.view == View::Json {
             return shared.json.event(event);
         }
+        let is_end = matches!(event, Event::ImageFinished { .. });
+        let counting = is_end.then(|| shared.counting.lock().unwrap_or_else(PoisonError::into_inner));
         let (done, total) = {
             let mut tally = shared.tally();
             tally.note(event, Instant::now());
             (tally.images_done(), tally.images)
         };
         match event {
-            // When a run ends early, hundreds of these would push what matters off the screen.
-            Event::ImageFinished { image } if summary::is_given_up(image.error.as_ref()) => {}
-            Event::ImageFinished { image } if matches!(shared.view, View::Bars | View::Plain) => {
+            Event::ImageFinished { image } if is_line(image, shared.view) => {
                 shared.tally().spoke = Some(Instant::now());
                 shared.screen.line(&finished(image, done, total, shared));
             }
@@ -174,7 +196,14 @@ impl Observer for Teller {
             }
             _ => {}
         }
+        drop(counting);
     }
+}
+
+/// Whether an image's end is a line of its own. Images that a run's end took with it would push what matters off
+/// the screen, and what the disk refused is told when the run has ended.
+fn is_line(image: &ImageReport, view: View) -> bool {
+    matches!(view, View::Bars | View::Plain) && !troubles::is_given_up(image.error.as_ref())
 }
 
 /// The line of an image that has ended.
@@ -183,10 +212,7 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
     let width = total.to_string().len();
     let place = paint.dim(&format!("[{done:>width$}/{total}]"));
     let reference = image.reference.to_string();
-    let why = || {
-        let why = image.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
-        why.strip_prefix(&format!("{reference}: ")).unwrap_or(why)
-    };
+    let why = || troubles::reason(&reference, image.error.as_ref());
     let name = clean(&reference);
     match image.status {
         Status::Saved | Status::WouldSave => {

@@ -43,7 +43,7 @@ fn standing(tally: &Tally, now: Instant) -> String {
         line.push_str(&format!(", {} left", output::time(eta)));
     }
     if let Some(trouble) = tally.trouble(now, SILENCE) {
-        line.push_str(&format!("; trying again: {trouble}"));
+        line.push_str(&format!("; trying again: {}", trouble.text()));
     }
     line
 }
@@ -52,7 +52,7 @@ fn standing(tally: &Tally, now: Instant) -> String {
 mod tests {
     use super::*;
     use crate::copy::Event;
-    use crate::oci::Digest;
+    use crate::oci::{Digest, Reference};
 
     #[test]
     fn beats_only_in_silence() {
@@ -60,7 +60,9 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut tally = Tally::new();
         tally.note(&Event::RunStarted { images: 3 }, start);
-        tally.note(&Event::BlobStarted { digest: Digest::of(b"a"), size: 9_000_000, resumed: 0 }, start);
+        let reference = Reference::parse("nginx").unwrap();
+        let digest = Digest::of(b"a");
+        tally.note(&Event::BlobStarted { reference: &reference, digest, size: 9_000_000, resumed: 0 }, start);
         let mut pulse = Pulse::new(start);
         tally.sample(start);
         assert_eq!(pulse.beat(&mut tally, after(9)), None);

@@ -1,6 +1,7 @@
 //! The counts behind what is shown: pure, and given the time.
 
 use crate::cli::output::clean;
+use crate::cli::troubles::is_given_up;
 use crate::copy::{Event, Status};
 use crate::oci::{Digest, Reference};
 use std::collections::HashMap;
@@ -36,6 +37,13 @@ impl Rate {
         self.last = Some((now, total));
     }
 
+    /// Notes that the total has become `bytes` more (or less) without any having come.
+    fn skip(&mut self, forth: u64, back: u64) {
+        if let Some((_, total)) = &mut self.last {
+            *total = (*total + forth).saturating_sub(back);
+        }
+    }
+
     /// Bytes in a second, once something is known of it.
     pub(super) fn per_second(&self) -> Option<f64> {
         self.per_second
@@ -45,6 +53,8 @@ impl Rate {
 /// A blob that is coming.
 #[derive(Clone, Debug)]
 pub(super) struct Active {
+    /// The image it is fetched for, by the last part of its name and its tag.
+    pub(super) image: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) at: u64,
@@ -66,10 +76,12 @@ pub(super) struct Tally {
     pub(super) fetched: u64,
     pub(super) active: Vec<Active>,
     pub(super) rate: Rate,
-    pub(super) retries: u64,
-    trouble: Option<(Instant, String)>,
+    pub(super) retries: usize,
+    trouble: Option<(Instant, Trouble)>,
     /// When a line was last printed.
     pub(super) spoke: Option<Instant>,
+    /// Whether a signal has asked to stop.
+    pub(super) stopping: bool,
 }
 
 impl Tally {
@@ -87,6 +99,7 @@ impl Tally {
             retries: 0,
             trouble: None,
             spoke: None,
+            stopping: false,
         }
     }
 
@@ -99,11 +112,18 @@ impl Tally {
                 *self.in_hand.entry((*reference).clone()).or_default() += 1;
                 self.to_fetch = self.to_fetch.saturating_add(*fetch_bytes);
             }
-            Event::BlobStarted { digest, size, resumed } => {
+            Event::BlobStarted { reference, digest, size, resumed } => {
                 self.active.retain(|blob| blob.digest != *digest);
                 self.fetched += resumed;
+                self.rate.skip(*resumed, 0);
                 let rate = Rate { last: Some((now, *resumed)), per_second: None };
-                self.active.push(Active { digest: *digest, size: *size, at: *resumed, rate });
+                self.active.push(Active {
+                    image: short_name(reference),
+                    digest: *digest,
+                    size: *size,
+                    at: *resumed,
+                    rate,
+                });
             }
             Event::BlobAdvanced { digest, bytes } => {
                 self.fetched += bytes;
@@ -111,15 +131,27 @@ impl Tally {
                     blob.at += bytes;
                 }
             }
-            Event::BlobFinished { digest, .. } => self.active.retain(|blob| blob.digest != *digest),
+            Event::BlobFinished { digest, complete, .. } => {
+                let ended = self.active.iter().position(|blob| blob.digest == *digest);
+                let ended = ended.map(|place| self.active.remove(place));
+                // What is there of it counts again when it goes on.
+                if let Some(blob) = ended.filter(|_| !complete) {
+                    self.fetched = self.fetched.saturating_sub(blob.at);
+                    self.rate.skip(0, blob.at);
+                }
+            }
             Event::Retrying { subject, error, .. } => {
                 self.retries += 1;
-                let error = error.to_string();
-                let text = if error.starts_with(subject) { error } else { format!("{subject}: {error}") };
-                self.trouble = Some((now, clean(&text).into_owned()));
+                let whole = error.to_string();
+                let text = if whole.starts_with(subject) { whole } else { format!("{subject}: {whole}") };
+                let (text, reason) = (clean(&text).into_owned(), clean(error.message()).into_owned());
+                self.trouble = Some((now, Trouble { text, reason }));
             }
             Event::ImageFinished { image } => {
-                self.ended[slot(image.status)] += 1;
+                // An image that the run's end took with it has not ended.
+                if !is_given_up(image.error.as_ref()) {
+                    self.ended[slot(image.status)] += 1;
+                }
                 match self.in_hand.get_mut(&image.reference) {
                     Some(1) => drop(self.in_hand.remove(&image.reference)),
                     Some(more) => *more -= 1,
@@ -171,9 +203,38 @@ impl Tally {
     }
 
     /// What was last tried again and why, if that was in the last `within`.
-    pub(super) fn trouble(&self, now: Instant, within: Duration) -> Option<&str> {
-        let (when, text) = self.trouble.as_ref()?;
-        (now.saturating_duration_since(*when) <= within).then_some(text.as_str())
+    pub(super) fn trouble(&self, now: Instant, within: Duration) -> Option<&Trouble> {
+        let (when, trouble) = self.trouble.as_ref()?;
+        (now.saturating_duration_since(*when) <= within).then_some(trouble)
+    }
+}
+
+/// A try that failed.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    text: String,
+    reason: String,
+}
+
+impl Trouble {
+    /// What was tried, and why it failed.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Why it failed, without the addresses and digests that fill a line.
+    pub(super) fn short(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// `nginx:1.27` of `registry.example.com/library/nginx:1.27`.
+fn short_name(reference: &Reference) -> String {
+    let repository = reference.repository.as_str();
+    let name = repository.rsplit('/').next().unwrap_or(repository);
+    match &reference.tag {
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
     }
 }
 
@@ -202,8 +263,8 @@ mod tests {
         tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 1 }, start);
         assert_eq!(tally.expected(), None);
         tally.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 0 }, start);
-        tally.note(&Event::BlobStarted { digest: a, size: 1000, resumed: 200 }, start);
-        tally.note(&Event::BlobStarted { digest: b, size: 1000, resumed: 0 }, start);
+        tally.note(&Event::BlobStarted { reference: &reference, digest: a, size: 1000, resumed: 200 }, start);
+        tally.note(&Event::BlobStarted { reference: &reference, digest: b, size: 1000, resumed: 0 }, start);
         tally.sample(start);
         assert_eq!(tally.eta(), None);
         tally.note(&Event::BlobAdvanced { digest: a, bytes: 400 }, after(1));
@@ -218,8 +279,29 @@ mod tests {
         let error = Error::new(ErrorKind::Unavailable, "a.io", "cut \x1b[2J");
         tally.note(&Event::Retrying { subject: "blob", attempts: 1, error: &error }, after(2));
         let trouble = tally.trouble(after(3), Duration::from_secs(5)).unwrap();
-        assert_eq!(trouble, "blob: a.io: cut \\u{1b}[2J");
-        assert_eq!(tally.trouble(after(30), Duration::from_secs(5)), None);
+        assert_eq!((trouble.text(), trouble.short()), ("blob: a.io: cut \\u{1b}[2J", "cut \\u{1b}[2J"));
+        assert!(tally.trouble(after(30), Duration::from_secs(5)).is_none());
+    }
+
+    #[test]
+    fn what_was_there_before_is_no_speed() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut tally = Tally::new();
+        let reference = Reference::parse("nginx").unwrap();
+        let digest = Digest::of(b"a");
+        let began = |resumed| Event::BlobStarted { reference: &reference, digest, size: 1000, resumed };
+        tally.sample(start);
+        tally.note(&began(900), after(1));
+        tally.note(&Event::BlobAdvanced { digest, bytes: 10 }, after(1));
+        tally.sample(after(1));
+        assert_eq!((tally.fetched, tally.rate.per_second()), (910, Some(10.0)));
+        // It is given up, and another image goes on with it.
+        tally.note(&Event::BlobFinished { digest, size: 1000, complete: false }, after(1));
+        tally.note(&began(910), after(1));
+        tally.sample(after(2));
+        assert_eq!(tally.fetched, 910);
+        assert!(tally.rate.per_second().unwrap() < 10.0);
     }
 
     #[test]
