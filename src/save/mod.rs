@@ -274,6 +274,13 @@ impl CredentialSource for ListCredentials {
             None => self.others.credential(host, repository),
         }
     }
+
+    fn origin(&self, host: &Registry, repository: &Repository) -> Option<String> {
+        match self.own.get(&(host.clone(), repository.clone())) {
+            Some(_) => Some("the image list".into()),
+            None => self.others.origin(host, repository),
+        }
+    }
 }
 
 /// Saves `images`, named as on a command line, into `dir` for the platforms `arch` (such as `amd64`, a comma list, or `all`).

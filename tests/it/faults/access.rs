@@ -80,7 +80,7 @@ async fn a_captive_portal_that_forgets_to_say_so_is_no_image() {
     scene.fails("app", ErrorKind::Corrupt, "hash to").await;
     scene.server.behave();
     scene.server.on("", "/v2/team/app/manifests/").answer(Fault::Body("<html>Log in</html>".into()));
-    scene.fails("app", ErrorKind::Corrupt, "").await;
+    scene.fails("app", ErrorKind::Unsupported, "web page").await;
     scene.then_completes("app").await;
 }
 

@@ -118,7 +118,7 @@ async fn a_server_that_stays_silent_is_named() {
     scene.save.copy.retry.retries = 2;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Stall(100_000));
-    scene.fails("app", ErrorKind::Unavailable, "fell silent").await;
+    scene.fails("app", ErrorKind::Unavailable, "fell silent (tried 3 times)").await;
     scene.then_completes("app").await;
 }
 

@@ -252,3 +252,19 @@ async fn a_session_s_debug_output_has_no_secrets() {
     session.manifest(&repository(), &Target::Tag(tag())).await.unwrap();
     assert!(!format!("{session:?}").contains("hunter2"));
 }
+
+#[tokio::test]
+async fn where_refused_credentials_came_from_is_said() {
+    let server = serving().await;
+    server.require_basic("ann", "hunter2");
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = saver::SaveOptions::new(dir.path());
+    options.copy.platforms = "all".parse().unwrap();
+    let name = format!("{}/team/app:v1", server.registry());
+    let mut image = saver::SaveImage::from(name.parse::<saver::oci::Reference>().unwrap());
+    image.credential = Some(Credential::Basic { username: "ann".into(), password: Secret::new("wrong-one") });
+    let report = saver::ImageSaver::new(options).unwrap().save(vec![image]).await.unwrap();
+    let told = format!("{report:?}");
+    assert!(told.contains("refused the credentials from the image list"), "{told}");
+    assert!(!told.contains("wrong-one"), "{told}");
+}
