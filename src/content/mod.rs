@@ -161,11 +161,11 @@ pub trait Sink: Send + Sync + 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// How many more bytes the sink has room for, where it can tell.
+    /// How much the sink has room for, where it can tell.
     ///
     /// # Errors
     /// As `tag`.
-    fn room(&self) -> impl Future<Output = Result<Option<u64>>> + Send {
+    fn room(&self) -> impl Future<Output = Result<Option<Room>>> + Send {
         std::future::ready(Ok(None))
     }
 
@@ -182,6 +182,15 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// `Storage`.
     fn publish(&self, image: Publication) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// How much a sink has room for, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Now.
+    pub free: u64,
+    /// When nothing else were in it.
+    pub total: u64,
 }
 
 /// A sink's answer to an ingest.

@@ -116,6 +116,11 @@ impl<'a> Trickle<'a> {
         Self { policy, since: Instant::now(), bytes: 0 }
     }
 
+    /// Leaves out `time` that was spent on our own side.
+    pub fn excuse(&mut self, time: Duration) {
+        self.since += time;
+    }
+
     /// Counts `bytes` that came; answers whether the stream is too slow to wait for.
     pub fn is_too_slow(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;

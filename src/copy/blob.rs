@@ -13,6 +13,7 @@ use futures::StreamExt;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Blobs up to this many bytes are held in memory and hashed as they come.
 const SMALL: u64 = 256 << 10;
@@ -50,7 +51,7 @@ impl<K: Sink> Engine<K> {
         ready: Option<Bytes>,
         tally: &Tally,
     ) -> Result<()> {
-        let _open = self.open_writers.acquire().await;
+        let _open = tally.lane.writers.acquire().await;
         let mut attempts = Attempts::new(&self.options.retry);
         loop {
             let writer = match self.sink.ingest(blob).await? {
@@ -65,7 +66,6 @@ impl<K: Sink> Engine<K> {
                 writer.write_at(0, &bytes)?;
                 return writer.commit(&blob.digest);
             }
-            self.check_room(blob, writer.received()).await?;
             let resumed = writer.received() > 0;
             let (writer, digest) = self.receive(source, reference, blob, writer, tally).await?;
             if digest == blob.digest {
@@ -81,19 +81,23 @@ impl<K: Sink> Engine<K> {
         }
     }
 
-    /// Refuses a blob that can't fit before a byte of it is asked for: the others may still fit.
-    async fn check_room(&self, blob: &Descriptor, received: u64) -> Result<()> {
-        let needed = blob.size.saturating_sub(received);
-        match self.sink.room().await? {
-            Some(room) if room < needed => {
-                let message =
-                    format!("does not fit: {} are to come, {} are free", megabytes(needed), megabytes(room));
-                Err(Error::new(ErrorKind::TooLarge, blob.digest, message)
-                    .on(Side::Sink)
-                    .with_hint("free some space and run the same command again: what is saved is kept"))
-            }
-            _ => Ok(()),
+    /// Refuses a blob that the disk has no room for, once the source has shown that it really has it.
+    async fn check_room(&self, blob: &Descriptor, at: u64) -> Result<()> {
+        let Some(room) = self.sink.room().await? else { return Ok(()) };
+        let needed = blob.size - at;
+        if needed <= room.free {
+            return Ok(());
         }
+        // What no emptying makes room for is one image's trouble, true or made up; else the disk is full.
+        let (kind, place) = match needed > room.total {
+            true => (ErrorKind::TooLarge, "the whole disk"),
+            false => (ErrorKind::Storage, "the disk"),
+        };
+        let message =
+            format!("{} are to come, and {place} has room for {}", megabytes(needed), megabytes(room.free));
+        Err(Error::new(kind, blob.digest, message)
+            .on(Side::Sink)
+            .with_hint("free some space and run the same command again: what is saved is kept"))
     }
 
     /// Receives a large blob to its last byte, through cuts and stalls; answers the digest of what is on disk.
@@ -106,7 +110,7 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
     ) -> Result<(K::Writer, Digest)> {
         let mut at = writer.received().min(blob.size);
-        let mut slot = Some(self.slots.acquire().await);
+        let mut slot = Some(tally.lane.requests.acquire().await);
         let shown = Shown::start(self, reference, blob, at);
         let writer = Arc::new(writer);
         let followed = self.hasher.follow(writer.clone(), blob.size);
@@ -117,7 +121,7 @@ impl<K: Sink> Engine<K> {
             // While a try is waited for, others may have the slot.
             let held = match slot.take() {
                 Some(slot) => slot,
-                None => self.slots.acquire().await,
+                None => tally.lane.requests.acquire().await,
             };
             let received = Receiver { engine: self, blob, writer: &writer, followed: &followed, tally }
                 .stream(source, &reference.repository, &mut at)
@@ -159,7 +163,7 @@ impl<K: Sink> Engine<K> {
         blob: &Descriptor,
         tally: &Tally,
     ) -> Result<Bytes> {
-        let _slot = self.slots.acquire().await;
+        let _slot = tally.lane.requests.acquire().await;
         let shown = Shown::start(self, reference, blob, 0);
         let mut stream = source.blob(&reference.repository, blob, 0, None).await?;
         let (mut chunks, mut length) = (Vec::new(), 0);
@@ -248,6 +252,7 @@ impl<K: Sink> Receiver<'_, K> {
             let wrong = format!("bytes from {} on were asked for, {} on were sent", *at, stream.start);
             return Err(Error::new(ErrorKind::Unavailable, self.blob.digest, wrong).on(Side::Source));
         }
+        self.engine.check_room(self.blob, *at).await?;
         // A source that sends the blob from its start again: what is there already is passed over.
         let mut skip = *at - stream.start;
         let mut trickle = Trickle::new(&self.engine.options.retry);
@@ -264,12 +269,14 @@ impl<K: Sink> Receiver<'_, K> {
                 continue;
             }
             check_length(self.blob, *at, chunk.len())?;
+            let written = Instant::now();
             self.writer.write_at(*at, &chunk)?;
             *at += chunk.len() as u64;
             self.engine
                 .observer
                 .event(&Event::BlobAdvanced { digest: self.blob.digest, bytes: chunk.len() as u64 });
             self.followed.advance(*at).await;
+            trickle.excuse(written.elapsed());
         }
         if *at < self.blob.size { Err(cut(self.blob, *at)) } else { Ok(()) }
     }

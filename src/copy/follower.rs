@@ -86,14 +86,16 @@ impl<W: BlobWriter> Hasher<W> {
     pub(crate) fn start(threads: usize) -> Result<Self> {
         let ready = Mutex::new(Ready { jobs: VecDeque::new(), closed: false });
         let queue = Arc::new(Queue { ready, work: Condvar::new() });
+        // Dropped on a failure, it ends the threads that did start.
+        let hasher = Self { queue };
         for number in 0..threads.max(1) {
-            let queue = queue.clone();
+            let queue = hasher.queue.clone();
             std::thread::Builder::new()
                 .name(format!("hash-{number}"))
                 .spawn(move || queue.run())
                 .map_err(|error| Error::storage("hashing thread", "start it", error))?;
         }
-        Ok(Self { queue })
+        Ok(hasher)
     }
 
     /// Follows a blob of `size` bytes that `writer` receives.

@@ -8,6 +8,7 @@ mod blob;
 pub mod event;
 mod flight;
 mod follower;
+mod lane;
 mod manifests;
 pub mod options;
 mod plan;
@@ -25,7 +26,6 @@ use crate::error::Result;
 use crate::oci::{PlatformSet, Reference};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Semaphore;
 
 /// An image to copy.
 #[derive(Clone, Debug)]
@@ -54,10 +54,6 @@ pub struct Engine<K: Sink> {
     hasher: follower::Hasher<K::Writer>,
     flight: flight::Flight,
     manifests: manifests::Manifests,
-    /// Blob requests in flight.
-    slots: Semaphore,
-    /// Blobs opened for writing: bounds open files.
-    open_writers: Semaphore,
 }
 
 impl<K: Sink> Engine<K> {
@@ -69,17 +65,19 @@ impl<K: Sink> Engine<K> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // With lanes one thread keeps up with two receiving cores; without, each core hashes.
         let threads = if crate::oci::sha256::lanes() > 1 { cores.div_ceil(2) } else { cores };
-        let jobs = options.jobs.max(1);
         Ok(Self {
             sink,
             observer,
             hasher: follower::Hasher::start(threads)?,
             flight: flight::Flight::default(),
             manifests: manifests::Manifests::default(),
-            slots: Semaphore::new(jobs),
-            open_writers: Semaphore::new(jobs * 2),
             options,
         })
+    }
+
+    /// The most blob requests in flight to one source.
+    fn jobs(&self) -> usize {
+        self.options.jobs.max(1)
     }
 }
 

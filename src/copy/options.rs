@@ -41,7 +41,7 @@ pub struct CopyOptions {
     pub foreign_layers: bool,
     /// What is tried again, and how often.
     pub retry: RetryPolicy,
-    /// The most blobs in flight at once, over all sources. The engine finds its own pace below.
+    /// The most blobs in flight at once from one source. The source finds its own pace below.
     pub jobs: usize,
     /// Whether the first failed image ends the run.
     pub fail_fast: bool,

@@ -1,6 +1,7 @@
 //! One image from its name to its tag, and many of them side by side.
 
 use super::event::Event;
+use super::lane::{self, Turn};
 use super::plan::{Content, Walk};
 use super::report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
 use super::tally::Tally;
@@ -14,14 +15,8 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
-
-/// Images that are resolved, planned and fetched at once.
-const IMAGES_IN_HAND: usize = 48;
-/// Images that may wait for stable storage beside them; bounds memory.
-const IMAGES_IN_ALL: usize = 512;
 
 /// What an image needs and how it stands in the sink.
 struct Prepared {
@@ -63,11 +58,11 @@ impl<K: Sink> Engine<K> {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
         let stop = Arc::new(Stop::new(cancel, self.options.fail_fast));
-        let work = |image: Image<S>, permit| {
+        let work = |image, turn| {
             let (engine, stop) = (self.clone(), stop.clone());
-            async move { engine.copy(image, &stop, permit).await }
+            async move { engine.copy(image, &stop, turn).await }
         };
-        let images = self.each(images, work).await;
+        let images = lane::each(self.jobs(), images, work).await;
         let aborted = stop.cause(cancel);
         Report {
             schema: Report::SCHEMA,
@@ -87,11 +82,11 @@ impl<K: Sink> Engine<K> {
     ) -> Plan {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
-        let work = |image: Image<S>, permit| {
+        let work = |image, turn| {
             let (engine, token) = (self.clone(), cancel.clone());
-            async move { engine.foresee(image, &token, permit).await }
+            async move { engine.foresee(image, &token, turn).await }
         };
-        let images = self.each(images, work).await;
+        let images = lane::each(self.jobs(), images, work).await;
         Plan {
             schema: Report::SCHEMA,
             fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),
@@ -101,47 +96,12 @@ impl<K: Sink> Engine<K> {
         }
     }
 
-    /// Runs `work` for each image, a bounded number at once; the results are in the order of the images.
-    async fn each<S, R, F>(&self, images: Vec<Image<S>>, work: impl Fn(Image<S>, Permit) -> F) -> Vec<R>
-    where
-        S: Source,
-        R: Send + 'static,
-        F: Future<Output = R> + Send + 'static,
-    {
-        let in_hand = Arc::new(Semaphore::new(IMAGES_IN_HAND));
-        let mut rows: Vec<Option<R>> = images.iter().map(|_| None).collect();
-        let mut tasks = JoinSet::new();
-        let mut keep = |joined: Result<(usize, R), JoinError>| match joined {
-            Ok((number, row)) => rows[number] = Some(row),
-            // An observer's, most likely: a row left out would hide an image.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {}
-        };
-        for (number, image) in images.into_iter().enumerate() {
-            let Ok(permit) = in_hand.clone().acquire_owned().await else { break };
-            let done = work(image, permit);
-            tasks.spawn(async move { (number, done.await) });
-            while tasks.len() >= IMAGES_IN_ALL
-                && let Some(joined) = tasks.join_next().await
-            {
-                keep(joined);
-            }
-            while let Some(joined) = tasks.try_join_next() {
-                keep(joined);
-            }
-        }
-        while let Some(joined) = tasks.join_next().await {
-            keep(joined);
-        }
-        rows.into_iter().flatten().collect()
-    }
-
-    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, permit: Permit) -> ImageReport {
+    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, turn: Turn) -> ImageReport {
         let started = Instant::now();
-        let tally = Tally::default();
+        let tally = Tally::new(turn.lane);
         let mut warnings = image.warnings.clone();
         let work = async {
-            let work = self.copy_one(&image, &tally, &mut warnings, stop, permit);
+            let work = self.copy_one(&image, &tally, &mut warnings, stop, turn.in_hand);
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(result) => result,
                 Err(_) => Err(Error::new(
@@ -171,7 +131,7 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
         warnings: &mut Vec<String>,
         stop: &Stop,
-        permit: Permit,
+        in_hand: OwnedSemaphorePermit,
     ) -> Result<Outcome> {
         let fetch = async {
             let preparation = self.prepare(image, tally, warnings).await?;
@@ -188,7 +148,7 @@ impl<K: Sink> Engine<K> {
                 Preparation::Skip(why) => return Ok(Outcome::Skipped(why)),
             },
         };
-        drop(permit);
+        drop(in_hand);
         if prepared.unchanged {
             return Ok(Outcome::Done(prepared, Status::Unchanged));
         }
@@ -201,13 +161,8 @@ impl<K: Sink> Engine<K> {
         Ok(Outcome::Done(prepared, Status::Saved))
     }
 
-    async fn foresee<S: Source>(
-        &self,
-        image: Image<S>,
-        token: &CancellationToken,
-        _permit: Permit,
-    ) -> ImagePlan {
-        let tally = Tally::default();
+    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, turn: Turn) -> ImagePlan {
+        let tally = Tally::new(turn.lane);
         let mut warnings = image.warnings.clone();
         let result = tokio::select! {
             biased;
@@ -404,8 +359,6 @@ impl<K: Sink> Engine<K> {
 fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
-
-type Permit = tokio::sync::OwnedSemaphorePermit;
 
 /// Ends a run early.
 struct Stop {

@@ -1,15 +1,23 @@
-//! What one image cost.
+//! What one image costs, and the lane that bounds it.
 
+use super::lane::Lane;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts one image's bytes and tries, from many tasks.
-#[derive(Debug, Default)]
 pub(crate) struct Tally {
+    /// What it shares with the other images of its source.
+    pub(crate) lane: Arc<Lane>,
     fetched: AtomicU64,
     attempts: AtomicU32,
 }
 
 impl Tally {
+    /// Nothing yet, in `lane`.
+    pub(crate) fn new(lane: Arc<Lane>) -> Self {
+        Self { lane, fetched: AtomicU64::new(0), attempts: AtomicU32::new(0) }
+    }
+
     /// `bytes` came over the network.
     pub(crate) fn fetched(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);

@@ -196,7 +196,7 @@ impl Writer {
     }
 
     fn failed(&self, doing: &str, cause: std::io::Error) -> Error {
-        storage(&*self.inner.driver, &path::partial(&self.digest), doing, cause)
+        storage(&*self.inner.driver, &path::partial(&self.digest, self.size), doing, cause)
     }
 }
 
@@ -239,7 +239,7 @@ impl BlobWriter for Writer {
     }
 
     fn discard(mut self) -> Result<()> {
-        let partial = path::partial(&self.digest);
+        let partial = path::partial(&self.digest, self.size);
         // The name goes while the file is still locked, so that nobody goes on with it.
         let removed = self.inner.driver.remove(&partial);
         drop(self.open.take());

@@ -119,9 +119,10 @@ pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) ->
     format!("{}/index/sha256/{}/{LINK}", tag(repository, name), digest.hex())
 }
 
-/// Where the blob `digest` is received.
-pub(crate) fn partial(digest: &Digest) -> String {
-    format!("{PARTIAL}/{}", digest.hex())
+/// Where the blob `digest` is received. The size that was announced is part of the name, so that a lie about it harms no
+/// honest blob's partial file.
+pub(crate) fn partial(digest: &Digest, size: u64) -> String {
+    format!("{PARTIAL}/{}.{size}", digest.hex())
 }
 
 /// The path without its last component; empty for a single component.
@@ -158,7 +159,7 @@ mod tests {
                 tag_current(&name, &latest),
                 format!("{root}/repositories/library/nginx/_manifests/tags/1.25/current/link"),
             ),
-            (partial(&digest), format!(".saver/partial/sha256/{hex}")),
+            (partial(&digest, 7), format!(".saver/partial/sha256/{hex}.7")),
         ] {
             assert_eq!(path, expect);
         }

@@ -235,7 +235,7 @@ impl Cycles {
     fn publish_blob(&mut self, blob: Committed) {
         let Committed { digest, size, file, claim } = blob;
         let driver = &*self.shared.driver;
-        let (partial, data) = (path::partial(&digest), path::data(&digest));
+        let (partial, data) = (path::partial(&digest, size), path::data(&digest));
         let published = match driver.publish(&partial, &data) {
             // Somebody tidied up, or another process was faster: what counts is what stands there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => match driver.size(&data) {

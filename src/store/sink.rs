@@ -3,7 +3,7 @@
 use super::partial::{Asked, Writer};
 use super::publish::{Move, Staged, any_committed, lost};
 use super::{Inner, Store, link, path, storage};
-use crate::content::{Ingest, Publication, Sink};
+use crate::content::{Ingest, Publication, Room, Sink};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use bytes::Bytes;
@@ -42,8 +42,9 @@ impl Sink for Store {
         self.has_revision(repository, digest)
     }
 
-    async fn room(&self) -> Result<Option<u64>> {
-        Ok(Some(self.free_space()?.bytes))
+    async fn room(&self) -> Result<Option<Room>> {
+        let space = self.free_space()?;
+        Ok(Some(Room { free: space.bytes, total: space.total }))
     }
 
     async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<Writer>> {
@@ -62,7 +63,7 @@ impl Sink for Store {
                 Asked::Busy => changed.await,
             }
         };
-        let partial = path::partial(digest);
+        let partial = path::partial(digest, *size);
         let driver = &*self.inner.driver;
         let mut wait = POLL.0;
         loop {

@@ -414,6 +414,7 @@ impl Driver for FsDriver {
         let found = rustix::fs::fstatvfs(self.beneath.root())?;
         Ok(FreeSpace {
             bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
             inodes: (found.f_files > 0).then_some(found.f_favail),
         })
     }

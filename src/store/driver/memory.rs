@@ -183,7 +183,7 @@ impl Driver for MemoryDriver {
     }
 
     fn free_space(&self) -> io::Result<FreeSpace> {
-        Ok(FreeSpace { bytes: u64::MAX, inodes: None })
+        Ok(FreeSpace { bytes: u64::MAX, total: u64::MAX, inodes: None })
     }
 
     fn location(&self, path: &str) -> String {

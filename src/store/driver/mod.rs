@@ -176,6 +176,8 @@ pub enum EntryKind {
 pub struct FreeSpace {
     /// Bytes that an unprivileged writer may still use.
     pub bytes: u64,
+    /// Bytes of the whole file system.
+    pub total: u64,
     /// Files that may still be made; none where the file system has no such bound.
     pub inodes: Option<u64>,
 }

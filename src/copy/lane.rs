@@ -1,0 +1,96 @@
+//! Whose turn it is. Every source has a lane of its own, so that a registry that is slow, or asks for a
+//! pause, holds up nobody's images but its own.
+
+use super::Image;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+
+/// Images of one source that are resolved, planned and fetched at once.
+const IN_HAND: usize = 48;
+/// Images of one source that may wait for stable storage beside them; bounds memory.
+const IN_ALL: usize = 512;
+
+/// What the images of one source share.
+pub(crate) struct Lane {
+    in_hand: Arc<Semaphore>,
+    /// Blob requests in flight.
+    pub(crate) requests: Semaphore,
+    /// Blobs opened for writing: bounds open files.
+    pub(crate) writers: Semaphore,
+}
+
+/// An image's turn.
+pub(crate) struct Turn {
+    pub(crate) lane: Arc<Lane>,
+    /// Given back when all that the image needs is there, so that the next one may begin.
+    pub(crate) in_hand: OwnedSemaphorePermit,
+}
+
+impl Lane {
+    fn new(jobs: usize) -> Self {
+        Self {
+            in_hand: Arc::new(Semaphore::new(IN_HAND)),
+            requests: Semaphore::new(jobs),
+            writers: Semaphore::new(jobs * 2),
+        }
+    }
+}
+
+/// Runs `work` for each image, a bounded number at once of each source, up to `jobs` blob requests each; the
+/// results are in the order of the images.
+pub(crate) async fn each<S, R, F>(
+    jobs: usize,
+    images: Vec<Image<S>>,
+    work: impl Fn(Image<S>, Turn) -> F,
+) -> Vec<R>
+where
+    R: Send + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    let mut by_source: HashMap<*const S, Vec<(usize, Image<S>)>> = HashMap::new();
+    for (number, image) in images.into_iter().enumerate() {
+        by_source.entry(Arc::as_ptr(&image.source)).or_default().push((number, image));
+    }
+    let lanes = by_source.into_values().map(|images| in_lane(Arc::new(Lane::new(jobs)), images, &work));
+    let mut rows: Vec<(usize, R)> = futures::future::join_all(lanes).await.into_iter().flatten().collect();
+    rows.sort_by_key(|(number, _)| *number);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+async fn in_lane<S, R, F>(
+    lane: Arc<Lane>,
+    images: Vec<(usize, Image<S>)>,
+    work: &impl Fn(Image<S>, Turn) -> F,
+) -> Vec<(usize, R)>
+where
+    R: Send + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    let mut rows = Vec::with_capacity(images.len());
+    let mut tasks = JoinSet::new();
+    let mut keep = |joined: Result<(usize, R), JoinError>| match joined {
+        Ok(row) => rows.push(row),
+        // An observer's, most likely: a row left out would hide an image.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => {}
+    };
+    for (number, image) in images {
+        let Ok(in_hand) = lane.in_hand.clone().acquire_owned().await else { break };
+        let done = work(image, Turn { lane: lane.clone(), in_hand });
+        tasks.spawn(async move { (number, done.await) });
+        while tasks.len() >= IN_ALL
+            && let Some(joined) = tasks.join_next().await
+        {
+            keep(joined);
+        }
+        while let Some(joined) = tasks.try_join_next() {
+            keep(joined);
+        }
+    }
+    while let Some(joined) = tasks.join_next().await {
+        keep(joined);
+    }
+    rows
+}
