@@ -93,8 +93,11 @@ impl<K: Sink> Engine<K> {
             true => (ErrorKind::TooLarge, "the whole disk"),
             false => (ErrorKind::Storage, "the disk"),
         };
-        let message =
-            format!("{} are to come, and {place} has room for {}", megabytes(needed), megabytes(room.free));
+        let message = format!(
+            "does not fit: {} are to come, and {place} has room for {}",
+            megabytes(needed),
+            megabytes(room.free)
+        );
         Err(Error::new(kind, blob.digest, message)
             .on(Side::Sink)
             .with_hint("free some space and run the same command again: what is saved is kept"))

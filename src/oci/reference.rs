@@ -300,12 +300,16 @@ impl Reference {
         };
         let registry = match (domain, home) {
             (Some(domain), _) => domain.parse()?,
+            (None, Some(home)) if !is_domain(home.as_str()) => {
+                let why = format!("without a dot or a port it reads as a part of a name: write {home}:443");
+                return Err(invalid(format!("registry {home:?}"), why));
+            }
             (None, Some(home)) => home.clone(),
             (None, None) => Registry(DOCKER_HUB.into()),
         };
         let mut repository: Repository = path.parse()?;
         if registry.is_docker_hub() && !path.contains('/') {
-            repository = Repository(format!("library/{path}").into());
+            repository = format!("library/{path}").parse()?;
         }
         let tag = tag.or_else(|| digest.is_none().then(Tag::latest));
         Ok(Self { registry, repository, tag, digest })
@@ -320,7 +324,12 @@ pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}***{}", &text[..scheme], &text[at..]))
 }
 
-/// Splits off the first part when it is a domain: Docker's rule.
+/// Whether a name's first part is a domain: Docker's rule.
+fn is_domain(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+/// Splits off the first part when it is a domain.
 fn split_domain(name: &str) -> Result<(Option<&str>, &str)> {
     if name.starts_with('[') {
         let end = name
@@ -332,7 +341,7 @@ fn split_domain(name: &str) -> Result<(Option<&str>, &str)> {
         return Ok((Some(&name[..end + slash]), &name[end + slash + 1..]));
     }
     match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => Ok((Some(first), rest)),
+        Some((first, rest)) if is_domain(first) => Ok((Some(first), rest)),
         _ => Ok((None, name)),
     }
 }
@@ -470,6 +479,16 @@ mod tests {
         assert_eq!(official("library/mysql").as_deref(), Some("mysql"));
         assert_eq!(official("library/a/b"), None);
         assert_eq!(official("bitnami/mysql"), None);
+    }
+
+    #[test]
+    fn what_parses_prints_as_what_parses_to_the_same() {
+        // Found by fuzzing: `library/` made a long name too long, and a home of one word became a part of the name.
+        let long = "a".repeat(250);
+        assert!(Reference::parse(&long).unwrap_err().to_string().contains("255"));
+        let home: Registry = "harbor".parse().unwrap();
+        let error = Reference::parse_in("demo/app:1", Some(&home)).unwrap_err();
+        assert!(error.to_string().contains("harbor:443"), "{error}");
     }
 
     #[test]

@@ -250,9 +250,11 @@ impl BlobWriter for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = &self.open
-            && extents.has_gaps()
-        {
+        let Some(open) = &self.open else { return };
+        if extents.front == 0 {
+            // Nothing to go on with. If it can't be removed, the next one to want the blob finds it empty.
+            let _ = self.inner.driver.remove(&path::partial(&self.digest, self.size));
+        } else if extents.has_gaps() {
             // A later run takes the file's length for what has arrived. If this fails it finds a hole
             // where bytes should be, and the digest tells.
             let _ = open.file.truncate(extents.front);
