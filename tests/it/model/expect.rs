@@ -34,9 +34,10 @@ pub(crate) enum Verdict {
 /// What is read to find out, and what is found.
 pub(crate) struct Expected {
     pub(crate) verdict: Verdict,
-    /// Manifests that are read, and configurations that are to say their platform.
+    /// Manifests that are read.
     pub(crate) manifests: BTreeSet<Digest>,
-    pub(crate) configs: BTreeSet<Digest>,
+    /// Configurations that are to say their platform, and how often one may be read for that.
+    pub(crate) configs: BTreeMap<Digest, u64>,
 }
 
 fn fits(asked: usize, offered: usize) -> Option<u32> {
@@ -58,7 +59,7 @@ struct Walk<'a> {
     there: Vec<usize>,
     artifacts: bool,
     manifests: BTreeSet<Digest>,
-    configs: BTreeSet<Digest>,
+    configs: BTreeMap<Digest, u64>,
 }
 
 impl Walk<'_> {
@@ -103,7 +104,7 @@ impl Walk<'_> {
                 Some(stated) => self.there.push(stated),
                 None if *artifact => self.artifacts = true,
                 None => {
-                    self.configs.insert(*config);
+                    *self.configs.entry(*config).or_default() += 1;
                     let asked = self.choice.platforms.as_ref();
                     if asked.is_some_and(|asked| asked.iter().all(|asked| fits(*asked, *platform).is_none()))
                     {
@@ -195,7 +196,7 @@ pub(crate) fn expect(world: &World, node: usize, choice: &Choice) -> Expected {
         there: Vec::new(),
         artifacts: false,
         manifests: BTreeSet::new(),
-        configs: BTreeSet::new(),
+        configs: BTreeMap::new(),
     };
     let root = walk.visit(node, 0, None, false);
     Expected { verdict: walk.judge(root), manifests: walk.manifests, configs: walk.configs }

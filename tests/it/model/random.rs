@@ -266,7 +266,7 @@ impl Trial {
         for row in &mut self.rows {
             let repository = &row.image.reference.repository;
             let mut needs: BTreeSet<Digest> =
-                row.expected.manifests.union(&row.expected.configs).copied().collect();
+                row.expected.manifests.iter().chain(row.expected.configs.keys()).copied().collect();
             row.fate = match &row.expected.verdict {
                 Verdict::Save(closure) => {
                     needs.extend(closure.blobs.keys());
@@ -449,9 +449,7 @@ impl Trial {
             let wants = |row: &&Row| matches!(&row.expected.verdict, Verdict::Save(closure) if closure.blobs.contains_key(digest));
             let wanted = self.rows.iter().filter(wants).count() as u64;
             let wanted = if healthy { wanted.min(1) } else { wanted };
-            // A configuration that is to say its platform is read for each manifest that names it.
-            let readers = self.rows.iter().filter(|row| row.expected.configs.contains(digest)).count();
-            let asked = (readers * self.case.spec.leaves.len()) as u64;
+            let asked: u64 = self.rows.iter().filter_map(|row| row.expected.configs.get(digest)).sum();
             let hex = digest.hex();
             let partial = before.iter().find(|(path, _)| path.starts_with(".saver/") && path.contains(&hex));
             let left =
