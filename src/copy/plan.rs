@@ -5,17 +5,17 @@ use super::options::{IndexMode, MissingPlatform};
 use super::rewrite;
 use super::tally::Tally;
 use super::{Engine, Image};
-use crate::content::{Sink, Source, Target};
+use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{
-    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, Repository,
-    media_type,
+    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, media_type,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
 
 /// How deep indexes may be nested; real ones are one deep, rarely two.
 const MAX_DEPTH: usize = 4;
@@ -68,8 +68,10 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     engine: &'a Engine<K>,
     source: &'a S,
     reference: &'a Reference,
-    /// The repository that the image has in the sink.
-    home: &'a Repository,
+    /// The place that the image has in the sink.
+    home: &'a Place,
+    /// For pruning: the manifests that its tag there reaches now.
+    held: OnceCell<HashSet<Digest>>,
     platforms: &'a PlatformSet,
     tally: &'a Tally,
     /// The platforms that the image has, for the message when it lacks one.
@@ -89,8 +91,19 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         tally: &'a Tally,
     ) -> Self {
         let (offered, met) = (Mutex::default(), Mutex::default());
-        let (source, reference, home) = (&*image.source, &image.reference, &image.place.repository);
-        Self { engine, source, reference, home, platforms, tally, offered, met, cells: Mutex::default() }
+        let (source, reference, home) = (&*image.source, &image.reference, &image.place);
+        Self {
+            engine,
+            source,
+            reference,
+            home,
+            held: OnceCell::new(),
+            platforms,
+            tally,
+            offered,
+            met,
+            cells: Mutex::default(),
+        }
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
@@ -127,6 +140,23 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             "more than {MAX_MANIFESTS} manifests, or {MAX_MANIFEST_BYTES} bytes of them, in one image"
         );
         Err(Error::new(ErrorKind::Unsupported, self.reference, many))
+    }
+
+    /// The manifests that are there of the index that the tag names in the sink now.
+    async fn tagged_entries(&self) -> Result<HashSet<Digest>> {
+        let (sink, mut there) = (&self.engine.sink, HashSet::new());
+        let Place { repository, tag: Some(tag) } = self.home else { return Ok(there) };
+        let Some(root) = sink.tag(repository, tag).await? else { return Ok(there) };
+        let Some(bytes) = sink.content(&root, MAX_MANIFEST_SIZE).await? else { return Ok(there) };
+        let parsed = RawManifest::new(bytes, None).and_then(|raw| raw.parse());
+        if let Ok(Manifest::Index(index)) = parsed {
+            for entry in index.manifests {
+                if sink.is_revision(repository, &entry.digest).await? {
+                    there.insert(entry.digest);
+                }
+            }
+        }
+        Ok(there)
     }
 
     /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
@@ -213,10 +243,10 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             chosen.extend(attestations);
         }
         if self.engine.options.index == IndexMode::Prune {
-            // What an earlier run saved of this index stays in it: the tree is added to, nothing falls out of a tag.
-            for entry in index.manifests.iter().filter(|entry| entry.platform.is_some()) {
-                let taken = chosen.iter().any(|taken| std::ptr::eq(*taken, entry));
-                if !taken && self.engine.sink.is_revision(self.home, &entry.digest).await? {
+            // What an earlier run saved under this tag stays in it: the tree is added to, nothing falls out of a tag.
+            let held = self.held.get_or_try_init(|| self.tagged_entries()).await?;
+            for entry in index.manifests.iter().filter(|entry| held.contains(&entry.digest)) {
+                if !chosen.iter().any(|taken| std::ptr::eq(*taken, entry)) {
                     chosen.push(entry);
                 }
             }

@@ -306,6 +306,11 @@ async fn pruning_for_another_platform_later_keeps_the_first_and_tells_what_the_t
     assert_eq!(index.manifests.len(), 2);
     let third = save(prune("amd64"), &reference).await.images.remove(0);
     assert_eq!((third.status, third.digest), (Status::Unchanged, second.digest));
+
+    // Another tag of the same index has nothing to do with what this one holds.
+    let latest = [Reference::parse(&format!("{}/demo/app", samples.host())).unwrap()];
+    let other = save(prune("amd64"), &latest).await.images.remove(0);
+    assert_eq!((other.platforms.len(), other.digest), (1, first.digest));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
