@@ -52,7 +52,6 @@ fetched; 3 the run could not go on (disk full, no permission, locked); 130 inter
     after_long_help = EXAMPLES,
     after_help = "Use --help for examples, exit codes and the forms in the environment and the configuration file.",
     subcommand_negates_reqs = true,
-    disable_help_subcommand = true,
     override_usage = "saver [save] --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...\n       saver COMMAND [OPTIONS]",
     subcommand_help_heading = "Commands",
     subcommand_value_name = "COMMAND",
@@ -145,7 +144,9 @@ pub struct SaveArgs {
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
     pub list: Vec<PathBuf>,
     /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all
-    #[arg(long, value_name = "ARCH[,ARCH]", help_heading = "What to save")]
+    ///
+    /// May be left out where every line of the lists has a platform= of its own.
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", help_heading = "What to save")]
     pub arch: Option<String>,
     /// Operating system of architectures that are written without one
     #[arg(long, value_name = "OS", default_value = "linux", help_heading = "What to save")]
@@ -180,8 +181,8 @@ pub struct SaveArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
 
-    /// The most blobs to fetch at once
-    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "The run")]
+    /// The most blobs to fetch at once, 1 to 256
+    #[arg(long, value_name = "N", default_value = "16", value_parser = jobs, help_heading = "The run")]
     pub jobs: u16,
     /// Stop at the first image that fails
     #[arg(long, help_heading = "The run")]
@@ -239,6 +240,12 @@ pub struct RegistryArgs {
     pub retries: u32,
 }
 
+/// The value of `--jobs`.
+fn jobs(text: &str) -> Result<u16, String> {
+    let number = text.parse::<u16>().ok().filter(|number| (1..=256).contains(number));
+    number.ok_or_else(|| "a number from 1 to 256 is needed".to_owned())
+}
+
 /// `--progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
@@ -290,7 +297,7 @@ pub enum IndexArg {
 pub enum MissingPlatformArg {
     /// The image fails
     Fail,
-    /// The image is skipped, with a warning
+    /// What it has of them is saved, with a warning; an image that has none of them is skipped
     Skip,
 }
 

@@ -256,7 +256,7 @@ fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
 }
 
 /// The known name that `name` was likely meant to be.
-fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
     let (distance, best) =
         known.iter().map(|long| (distance(&plain(name), &plain(long)), long.as_str())).min()?;

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop, the second ends the process.
+//! Ctrl-C, SIGTERM and a terminal that hangs up: the first asks the run to stop, the second ends the process.
 
 use super::exit::Exit;
 use crate::error::{Error, Result};
@@ -28,14 +28,15 @@ impl Interrupt {
         let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
         // Heard, a write beyond the file size limit is an error like any other; unheard, it would end the process without a word.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
+        let mut hangup = signal(SignalKind::hangup()).map_err(refused)?;
         let this = Self::default();
         let state = this.0.clone();
         tokio::spawn(async move {
-            either(&mut interrupt, &mut terminate).await;
+            either(&mut interrupt, &mut terminate, &mut hangup).await;
             state.asked.store(true, Ordering::Release);
             state.bell.notify_one();
             told();
-            either(&mut interrupt, &mut terminate).await;
+            either(&mut interrupt, &mut terminate, &mut hangup).await;
             // What is published is whole at any moment, so nothing is lost by ending here.
             std::process::exit(Exit::Interrupted.code().into());
         });
@@ -53,9 +54,10 @@ impl Interrupt {
     }
 }
 
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+async fn either(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mut Signal) {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }

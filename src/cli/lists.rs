@@ -1,9 +1,11 @@
 //! The images of a run: lists read from files and stdin, and names from the command line.
 
+use super::config;
 use super::output::{self, clean, count};
 use super::screen::Screen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry, Origin, Parsed, Remark};
+use clap::CommandFactory;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,22 @@ pub(super) fn any(files: &[PathBuf], images: &[String]) -> Result<()> {
             .with_hint("name images, or give a list with --list FILE; saver --help has examples"));
     }
     Ok(())
+}
+
+/// Refuses what is likely a command's name misspelt, and not an image.
+///
+/// # Errors
+/// `InvalidInput` when the only thing to save is such a word.
+pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
+    let ([], [word]) = (files, images) else { return Ok(()) };
+    if word.contains(['/', ':', '@', '.']) {
+        return Ok(());
+    }
+    let commands = super::args::Cli::command();
+    let names = commands.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let Some(near) = config::nearest(word, &names) else { return Ok(()) };
+    let hint = format!("did you mean saver {near}? An image of this name is {word}:latest");
+    Err(Error::new(ErrorKind::InvalidInput, word, "there is no such command").with_hint(hint))
 }
 
 /// Reads all lists and names. Everything that is wrong with any of them is told at once.

@@ -27,7 +27,7 @@ pub mod verify;
 
 use crate::error::{Error, ErrorKind};
 use args::{Cli, Command};
-use clap::error::ErrorKind as ClapError;
+use clap::error::{ContextKind, ErrorKind as ClapError};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use config::Environment;
@@ -67,18 +67,18 @@ fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
     if let Err(error) = Cli::command().try_get_matches_from(argv)
         && !error.use_stderr()
     {
-        return Err(tell(&error));
+        return Err(tell(error));
     }
     let command = config::layer(Cli::command(), argv, environment).map_err(|error| {
         output::failure(&error);
         Exit::of_error(&error)
     })?;
-    let matches = command.try_get_matches_from(argv).map_err(|error| tell(&error))?;
+    let matches = command.try_get_matches_from(argv).map_err(tell)?;
     if let Some(error) = misplaced(&matches) {
         output::failure(&error);
         return Err(Exit::Usage);
     }
-    Cli::from_arg_matches(&matches).map_err(|error| tell(&error))
+    Cli::from_arg_matches(&matches).map_err(tell)
 }
 
 /// Flags of saving that stand before another command's name would be lost without a word.
@@ -97,7 +97,11 @@ fn misplaced(matches: &ArgMatches) -> Option<Error> {
     Some(error.with_hint(format!("write saver {command} {flag} ...")))
 }
 
-fn tell(error: &clap::Error) -> Exit {
+fn tell(mut error: clap::Error) -> Exit {
+    // That a flag's name may be an image's name, after a --, is nobody's question.
+    if error.kind() == ClapError::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
     // Nothing is left to do when the terminal is gone.
     let _ = error.print();
     match error.kind() {

@@ -22,6 +22,10 @@ impl Outfile {
     pub(super) fn prepare(flag: &str, path: &Path) -> Result<Self> {
         let refuse =
             |why: String| Error::new(ErrorKind::InvalidInput, format!("{flag} {}", path.display()), why);
+        if path.as_os_str() == "-" {
+            return Err(refuse("this names no file".into())
+                .with_hint("name a file; --progress json prints what happens to stdout"));
+        }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Err(refuse("this is a directory".into())),
             // Renaming onto a pipe or a terminal would put a file in its place.

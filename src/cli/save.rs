@@ -77,9 +77,10 @@ impl Job {
         screen: &Screen,
     ) -> Result<Self> {
         lists::any(&args.list, &args.images)?;
+        lists::no_command(&args.list, &args.images)?;
         let mut options =
             SaveOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to save into")?);
-        options.copy = copy_options(args)?;
+        options.copy = copy_options(args);
         options.names = args.names.parse()?;
         options.durability = match args.durability {
             DurabilityArg::Batch => Durability::Batch,
@@ -91,6 +92,7 @@ impl Job {
             return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
         }
         let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
+        options.copy.platforms = platforms(args, &entries)?;
         let names: BTreeSet<Registry> =
             entries.iter().map(|entry| entry.reference.registry.clone()).collect();
         if !global.quiet {
@@ -152,28 +154,51 @@ fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> Result<&'a 
     })
 }
 
-fn copy_options(args: &SaveArgs) -> Result<CopyOptions> {
-    let mut options = CopyOptions::default();
-    let arch = args.arch.as_deref().ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
-            .with_hint("add --arch amd64, a comma list such as amd64,arm64, or all")
-    })?;
-    options.platforms = PlatformSet::parse(arch, &args.os)?;
-    options.index = match args.index {
-        IndexArg::Keep => IndexMode::Keep,
-        IndexArg::Prune => IndexMode::Prune,
-        IndexArg::Flatten => IndexMode::Flatten,
+fn copy_options(args: &SaveArgs) -> CopyOptions {
+    let mut options = CopyOptions {
+        index: match args.index {
+            IndexArg::Keep => IndexMode::Keep,
+            IndexArg::Prune => IndexMode::Prune,
+            IndexArg::Flatten => IndexMode::Flatten,
+        },
+        missing_platform: match args.missing_platform {
+            MissingPlatformArg::Fail => MissingPlatform::Fail,
+            MissingPlatformArg::Skip => MissingPlatform::Skip,
+        },
+        attestations: args.attestations,
+        foreign_layers: args.foreign_layers,
+        jobs: usize::from(args.jobs),
+        fail_fast: args.fail_fast,
+        ..CopyOptions::default()
     };
-    options.missing_platform = match args.missing_platform {
-        MissingPlatformArg::Fail => MissingPlatform::Fail,
-        MissingPlatformArg::Skip => MissingPlatform::Skip,
-    };
-    options.attestations = args.attestations;
-    options.foreign_layers = args.foreign_layers;
     options.retry.retries = args.registry.retries;
-    options.jobs = usize::from(args.jobs);
-    options.fail_fast = args.fail_fast;
-    Ok(options)
+    options
+}
+
+/// What to save of the images that do not say so themselves.
+fn platforms(args: &SaveArgs, entries: &[Entry]) -> Result<PlatformSet> {
+    let platforms = match &args.arch {
+        Some(arch) if arch.contains(',') && arch.split(',').any(|part| part.trim() == "all") => {
+            let why = "all stands alone: it is every platform there is";
+            return Err(Error::new(ErrorKind::InvalidInput, format!("--arch {arch}"), why));
+        }
+        Some(arch) => PlatformSet::parse(arch, &args.os)?,
+        None if entries.iter().all(|entry| entry.platforms.is_some()) => PlatformSet::All,
+        None => {
+            return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
+                .with_hint("add --arch amd64, a comma list such as amd64,arm64, or all"));
+        }
+    };
+    if args.index == IndexArg::Flatten {
+        let asked = entries.iter().map(|entry| entry.platforms.as_ref().unwrap_or(&platforms));
+        let several = |set: &&PlatformSet| matches!(set, PlatformSet::Only(some) if some.len() > 1);
+        if let Some(set) = asked.into_iter().find(several) {
+            let why = format!("one platform's manifest takes the index's place, and {set} are several");
+            return Err(Error::new(ErrorKind::InvalidInput, "--index flatten", why)
+                .with_hint("ask for one platform, or use --index prune"));
+        }
+    }
+    Ok(platforms)
 }
 
 /// Where credentials come from: `--username` first, then the files. A list's own go before both.

@@ -48,6 +48,7 @@ pub(super) async fn run(args: &Args, global: &GlobalArgs) -> Exit {
 
 async fn serve(args: &Args) -> Result<Exit> {
     let store = Store::open_read_only(&args.dir)?;
+    super::ls::warn_unless_tree(&args.dir);
     let options = options(args)?;
     if options.tls.is_none() && !args.listen.ip().is_loopback() {
         output::stderr(&format!("warning: {OPEN}"));

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
+const README: &str = include_str!("../../README.md");
+
 /// A directory of its own and a clean environment.
 struct Place {
     dir: TempDir,
@@ -159,6 +161,9 @@ fn help_tells_every_flag_and_nothing_else() {
     let version = place.run(&["--version"]).expect(0).out;
     assert_eq!(version, format!("saver {}\n", env!("CARGO_PKG_VERSION")));
     // Help helps even where the configuration is broken.
+    let listing = place.run(&["help", "ls"]).expect(0).out;
+    assert!(listing.contains("saver ls [OPTIONS]"), "{listing}");
+    place.run(&["help"]).expect(0);
     place.write("bad.yaml", "jobs: many\n");
     place.run(&["--config", "bad.yaml", "--help"]).expect(0);
 }
@@ -187,7 +192,16 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         (&["nginx"], "--dir: is missing"),
         (&["--dir", "d", "nginx"], "--arch: is missing"),
         (&["--dir", "d", "--arch", "amd65", "nginx"], "the architecture \"amd65\" is not known"),
-        (&["--dir", "d", "--arch", "all", "--jobs", "0", "nginx"], "'--jobs <N>'"),
+        (&["--dir", "d", "--arch", "amd64,all", "nginx"], "all stands alone"),
+        (&["--dir", "d", "--arch", "all", "--jobs", "0", "nginx"], "a number from 1 to 256"),
+        (&["--dir", "d", "--arch", "all", "--jobs", "x", "nginx"], "a number from 1 to 256"),
+        (
+            &["--dir", "d", "--arch", "amd64,arm64", "--index", "flatten", "nginx"],
+            "--index flatten: one platform",
+        ),
+        (&["--dir", "d", "lss"], "did you mean saver ls?"),
+        (&["--dir", "d", "--arch", "all", "--report", "-", "nginx"], "this names no file"),
+        (&["ls", "."], "hint: add --dir ."),
         (
             &["--dir", "d", "--arch", "all", "--failedlist", "x", "nginx"],
             "a similar argument exists: '--failed-list'",
@@ -302,6 +316,9 @@ fn saves_what_it_can_and_says_what_it_could_not() {
         &format!("{host}/demo/app:1.0"),
     ]);
     assert!(none.expect(0).has_row("unchanged 1"));
+    // Where every line says its platforms, --arch is not needed.
+    let own = place.run(&["--dir", "d", "--list", "l.list", "--list", "f.list"]).expect(1);
+    assert!(own.has_row("unchanged 1"), "{}", own.out);
     // A list of no failures is a list too.
     place.run(&["--dir", "d", "--arch", "arm64", "--list", "f.list"]).expect(0);
 }
@@ -340,6 +357,15 @@ fn json_progress_is_all_that_stdout_has() {
     assert_eq!(events[0]["event"], "run-started");
     assert_eq!(events.last().unwrap()["event"], "run-finished");
     assert_eq!(events.last().unwrap()["saved"], 1);
+    for event in &events {
+        let name = event["event"].as_str().unwrap();
+        assert!(README.contains(&format!("| `{name}` |")), "{name} is not in the README");
+        let row = README.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        for field in event.as_object().unwrap().keys() {
+            let told = row.contains(&format!("`{field}`")) || ["event", "elapsed"].contains(&field.as_str());
+            assert!(told || name == "image-finished", "{name}: {field} is not in the README");
+        }
+    }
     assert_eq!(of("image-finished")[0]["reference"], image.as_str());
     let sum = |name, key: &str| of(name).iter().map(|event| event[key].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("blob-advanced", "bytes"), sum("blob-started", "size"));
@@ -352,6 +378,7 @@ fn json_progress_is_all_that_stdout_has() {
         (last["event"].as_str(), last["images"][0]["status"].as_str()),
         (Some("run-planned"), Some("unchanged"))
     );
+    assert!(ran.out.contains("\"event\":\"image-finished\""), "{}", ran.out);
 }
 
 #[test]
@@ -438,7 +465,8 @@ fn interrupting_stops_the_run_with_130() {
         held.lock().unwrap().push(stream);
         let _ = sender.send(());
     });
-    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM, rustix::process::Signal::HUP]
+    {
         let place = Place::new();
         let image = format!("{host}/a/b:1");
         let args = ["--dir", "d", "--arch", "amd64", "--failed-list", "f.list", &image];

@@ -1,7 +1,7 @@
 //! Events as JSON, one a line, on stdout.
 
 use crate::cli::output;
-use crate::copy::{Event, Plan, Report, Status};
+use crate::copy::{Event, Failure, ImagePlan, Plan, Report, Status};
 use crate::oci::Digest;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ struct Line<T> {
 
 /// The last line.
 #[derive(Serialize)]
-struct RunFinished {
+struct RunFinished<'a> {
     event: &'static str,
     saved: usize,
     unchanged: usize,
@@ -45,7 +45,17 @@ struct RunFinished {
     bytes_fetched: u64,
     bytes_reused: u64,
     seconds: f64,
-    complete: bool,
+    /// Why the run ended before its images did, as in the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aborted: Option<&'a Failure>,
+}
+
+/// What would become of an image.
+#[derive(Serialize)]
+struct ImageForeseen<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    image: &'a ImagePlan,
 }
 
 /// The last line of a dry run.
@@ -130,12 +140,15 @@ impl Json {
             bytes_fetched: report.bytes_fetched,
             bytes_reused: report.bytes_reused,
             seconds: report.seconds,
-            complete: report.aborted.is_none(),
+            aborted: report.aborted.as_ref(),
         });
     }
 
     /// Writes what a dry run came to.
     pub(super) fn planned(&self, plan: &Plan) {
+        for image in &plan.images {
+            self.write(ImageForeseen { event: "image-finished", image });
+        }
         self.write(RunPlanned { event: "run-planned", plan });
     }
 

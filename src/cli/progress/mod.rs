@@ -18,8 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tally::Tally;
 
-const STOPPING: &str =
-    "stopping: what is complete stays, the next run goes on from here (again to end at once)";
+const STOPPING: &str = "stopping: what is complete stays, the next run goes on (again: end at once)";
 
 /// What is shown in the end, and what `auto` became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
