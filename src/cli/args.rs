@@ -24,18 +24,18 @@ Examples:
   See first what would be fetched and whether it fits:
     saver --list images.txt --dir ./registry --arch amd64 --dry-run
   Save some images by name, one of them from a registry without TLS:
-    saver --dir ./registry --arch amd64 --plain-http reg.local:5000 nginx:1.27 reg.local:5000/team/app:2
+    saver --dir ./registry --arch amd64 --plain-http reg.local nginx:1.27 reg.local/app:2
   Try again only what failed:
     saver --list images.txt --dir ./registry --arch amd64 --failed-list failed.txt
     saver --list failed.txt --dir ./registry --arch amd64
   Serve the result with the registry that everyone has:
     docker run -p 5000:5000 -v ./registry:/var/lib/registry registry:2
 
-Every flag has an environment form (--failed-list is SAVER_FAILED_LIST; values of a flag that may be repeated are
-separated by blanks) and a form in the configuration file (failed-list: FILE). A flag wins over the environment, the
+Every flag has an environment form (--failed-list is SAVER_FAILED_LIST; values of a flag that may be repeated are \
+separated by blanks) and a form in the configuration file (failed-list: FILE). A flag wins over the environment, the \
 environment over the file, the file over the default.
 
-Exit codes: 0 all saved; 1 some images failed, the rest are saved; 2 the command line or the list is wrong, nothing was
+Exit codes: 0 all saved; 1 some images failed, the rest are saved; 2 the command line or the list is wrong, nothing was \
 fetched; 3 the run could not go on (disk full, no permission, locked); 130 interrupted.";
 
 /// Save container images from many registries into a directory that a registry can serve.
@@ -104,8 +104,12 @@ pub enum Command {
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, in roff
-    Man,
+    /// Print the manual page of saver or of one command, in roff
+    Man {
+        /// The command
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// What all commands take.

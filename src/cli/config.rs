@@ -58,6 +58,17 @@ fn variable(long: &str) -> String {
     format!("SAVER_{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// The variables that look like settings and are none: misspelt, most likely.
+pub(super) fn unknown(command: &Command, environment: &Environment) -> Vec<String> {
+    let known: BTreeSet<String> = longs(command).iter().map(|long| variable(long)).collect();
+    let set = environment.variables.keys().filter(|name| name.starts_with("SAVER_"));
+    let told = |name: &String| match nearest(name, &known) {
+        Some(near) => format!("{name} is no setting of saver; did you mean {near}?"),
+        None => format!("{name} is no setting of saver"),
+    };
+    set.filter(|name| !known.contains(*name)).map(told).collect()
+}
+
 /// Where the configuration is read from: `--config`, else SAVER_CONFIG, else the user's file if it is there.
 fn location(argv: &[OsString], environment: &Environment) -> Option<PathBuf> {
     let words = argv.iter().skip(1).take_while(|word| *word != "--").map(|word| word.to_string_lossy());

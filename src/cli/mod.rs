@@ -50,7 +50,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
     };
     match cli.command {
         Some(Command::Completions { shell }) => scripts::completions(shell),
-        Some(Command::Man) => scripts::man(),
+        Some(Command::Man { command }) => scripts::man(command.as_deref()),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),
@@ -68,6 +68,9 @@ fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
         && !error.use_stderr()
     {
         return Err(tell(error));
+    }
+    for warning in config::unknown(&Cli::command(), environment) {
+        output::stderr(&format!("warning: {}", output::clean(&warning)));
     }
     let command = config::layer(Cli::command(), argv, environment).map_err(|error| {
         output::failure(&error);

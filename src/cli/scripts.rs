@@ -3,6 +3,7 @@
 use super::args::Cli;
 use super::exit::Exit;
 use super::output;
+use crate::error::{Error, ErrorKind};
 use clap::CommandFactory;
 
 /// Prints the completion script of `shell`.
@@ -12,10 +13,35 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Exit {
     output::stdout(&script)
 }
 
-/// Prints the manual page.
-pub(super) fn man() -> Exit {
+/// Prints the manual page of saver, or of one of its commands.
+pub(super) fn man(command: Option<&str>) -> Exit {
+    let mut root = Cli::command();
+    root.build();
+    let described = match command {
+        None => root,
+        Some(name) => match root.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => {
+                let error = Error::new(ErrorKind::InvalidInput, name, "there is no such command");
+                output::failure(&error.with_hint("saver --help lists the commands"));
+                return Exit::Usage;
+            }
+        },
+    };
     let mut page = Vec::new();
     // Writing to memory does not fail.
-    let _ = clap_mangen::Man::new(Cli::command()).render(&mut page);
-    output::stdout(&page)
+    let _ = clap_mangen::Man::new(described).render(&mut page);
+    output::stdout(tidy(&String::from_utf8_lossy(&page)).as_bytes())
+}
+
+/// Names the section of examples for what it is, and keeps its lines as they are.
+fn tidy(page: &str) -> String {
+    let Some((head, examples)) = page.split_once(".SH EXTRA\n") else { return page.to_owned() };
+    let (examples, tail) = match examples.find("\n.SH ") {
+        Some(end) => examples.split_at(end + 1),
+        None => (examples, ""),
+    };
+    // What follows the examples is prose again.
+    let (examples, prose) = examples.split_at(examples.find("Every flag").unwrap_or(examples.len()));
+    format!("{head}.SH \"EXAMPLES AND EXIT CODES\"\n.nf\n{examples}.fi\n{prose}{tail}")
 }

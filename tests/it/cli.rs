@@ -177,9 +177,14 @@ fn completions_and_the_manual_are_made() {
     }
     let page = place.run(&["man"]).expect(0).out;
     assert!(
-        page.contains(".TH saver 1") && page.contains("failed\\-list") && page.contains("EXTRA"),
+        page.contains(".TH saver 1")
+            && page.contains("failed\\-list")
+            && page.contains(".SH \"EXAMPLES AND EXIT CODES\"\n.nf\n"),
         "{page}"
     );
+    let page = place.run(&["man", "verify"]).expect(0).out;
+    assert!(page.contains(".TH saver-verify 1") && page.contains("\\-\\-deep"), "{page}");
+    place.run(&["man", "nothing"]).expect(2);
     place.run(&["completions", "tcsh"]).expect(2);
 }
 
@@ -434,6 +439,10 @@ fn flags_beat_the_environment_and_that_the_file() {
     let ran = place.run(&["--config", "c.yaml", &image]).expect(2);
     assert!(ran.err.contains("c.yaml:4: failed_list: no flag has this name"), "{}", ran.err);
     assert!(ran.err.contains("did you mean failed-list?"));
+    let ran = place.saver(&["ls"]).env("SAVER_DIRR", "x").output().unwrap();
+    assert!(
+        Ran::of(ran).expect(0).err.contains("SAVER_DIRR is no setting of saver; did you mean SAVER_DIR?")
+    );
     let ran = place.saver(&[&image]).env("SAVER_JOBS", "many").output().unwrap();
     assert!(Ran::of(ran).expect(2).err.contains("SAVER_JOBS: invalid value 'many'"));
 }
