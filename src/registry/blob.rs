@@ -20,6 +20,9 @@ use url::Url;
 /// How many redirected addresses are kept; beyond that all are forgotten, which costs a round trip each.
 const MAX_KEPT: usize = 4096;
 
+/// After so many wrong answers to ranges in a row no more of them are asked for: one content server's bad moment is no reason.
+const MAX_WRONG_RANGES: u32 = 3;
+
 /// The part of a blob that is wanted.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
@@ -55,7 +58,7 @@ impl Endpoint {
             return Ok(BlobStream { start: from, length: Some(0), chunks: futures::stream::empty().boxed() });
         }
         let mut wanted = Wanted { subject, repository, descriptor, from, to };
-        if self.no_ranges.load(Ordering::Relaxed) {
+        if self.wrong_ranges.load(Ordering::Relaxed) >= MAX_WRONG_RANGES {
             (wanted.from, wanted.to) = (0, None);
         }
         let mut instead = self.kept_address(&descriptor.digest);
@@ -64,8 +67,8 @@ impl Endpoint {
                 Opened::Stream(stream) => return Ok(stream),
                 Opened::Expired => self.forget_address(&descriptor.digest),
                 Opened::WrongRange => {
-                    tracing::debug!(registry = %self.registry, "wrong answer to a range: asking for whole blobs from now on");
-                    self.no_ranges.store(true, Ordering::Relaxed);
+                    tracing::debug!(registry = %self.registry, "wrong answer to a range: asking for the whole blob");
+                    self.wrong_ranges.fetch_add(1, Ordering::Relaxed);
                     (wanted.from, wanted.to) = (0, None);
                 }
             }
@@ -145,6 +148,7 @@ impl Endpoint {
             }
             return Ok(Opened::WrongRange);
         }
+        self.wrong_ranges.store(0, Ordering::Relaxed);
         let length = wanted.to.unwrap_or(size) - wanted.from;
         check_length(wanted, &answer.response, length)?;
         Ok(Opened::Stream(self.stream(wanted, answer, wanted.from, length)))

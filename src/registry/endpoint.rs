@@ -13,7 +13,7 @@ use crate::oci::{Digest, Registry, Repository};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, Response, StatusCode};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
@@ -47,8 +47,8 @@ pub(super) struct Endpoint {
     blobs: Arc<Limit>,
     /// Where blobs were found behind redirects.
     pub(super) kept: Mutex<HashMap<Digest, Url>>,
-    /// Set when the server has answered a range wrongly: it is not asked for one again.
-    pub(super) no_ranges: AtomicBool,
+    /// Wrong answers to ranges in a row.
+    pub(super) wrong_ranges: AtomicU32,
     requests: AtomicU64,
     pub(super) is_mirror: bool,
 }
@@ -182,7 +182,7 @@ impl Endpoint {
             api: Limit::new(FIRST_API, options.max_connections),
             blobs: Limit::new(FIRST_BLOBS, options.max_connections),
             kept: Mutex::default(),
-            no_ranges: AtomicBool::new(false),
+            wrong_ranges: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             is_mirror: false,
             options,

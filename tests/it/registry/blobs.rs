@@ -46,16 +46,27 @@ async fn a_server_without_ranges_sends_the_whole() {
 }
 
 #[tokio::test]
+async fn one_wrong_content_range_is_no_reason_to_ask_for_no_more() {
+    let (server, layer) = serving().await;
+    server.on("GET", "/blobs/").times(1).answer(Fault::ContentRange("nonsense".into()));
+    let session = anonymous(&server);
+    assert_eq!(fetch(&session, &layer, 4, None).await.unwrap().0, 0);
+    assert_eq!(fetch(&session, &layer, 4, None).await.unwrap().0, 4);
+}
+
+#[tokio::test]
 async fn a_wrong_content_range_is_never_believed() {
     for value in ["bytes 3-9/10", "bytes 4-8/10", "bytes 4-9", "nonsense", ""] {
         let (server, layer) = serving().await;
-        server.on("GET", "/blobs/").times(1).answer(Fault::ContentRange(value.into()));
         let session = anonymous(&server);
-        let (start, bytes) = fetch(&session, &layer, 4, None).await.unwrap();
-        assert_eq!((start, bytes.as_slice()), (0, LAYER), "{value}");
+        for _ in 0..3 {
+            server.on("GET", "/blobs/").times(1).answer(Fault::ContentRange(value.into()));
+            let (start, bytes) = fetch(&session, &layer, 4, None).await.unwrap();
+            assert_eq!((start, bytes.as_slice()), (0, LAYER), "{value}");
+        }
         let (start, _) = fetch(&session, &layer, 4, None).await.unwrap();
-        assert_eq!(start, 0, "it is not asked for a range again");
-        assert_eq!(server.count("GET", "/blobs/"), 3);
+        assert_eq!(start, 0, "it is not asked for a range a fourth time");
+        assert_eq!(server.count("GET", "/blobs/"), 7);
     }
 }
 
