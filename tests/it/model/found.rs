@@ -89,7 +89,7 @@ async fn a_manifest_met_twice_can_be_flattened_to() {
 async fn a_manifest_that_is_also_a_layer_is_linked_as_one() {
     let inner = Made::single("inner", &[noise("inner", 500)], &[]);
     let raw = inner.manifests[0].clone();
-    let outer = Made::single("outer", &[raw.bytes.clone()], &[]);
+    let outer = Made::single("outer", std::slice::from_ref(&raw.bytes), &[]);
     let root = index(&[entry(&raw, Some("amd64")), entry(&outer.manifests[0], Some("amd64"))]);
     let (report, contents) = save(&[&inner, &outer], &[&root], "all", IndexMode::Keep).await;
     assert_eq!(report.images[0].status, Status::Saved);
