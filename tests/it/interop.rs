@@ -300,6 +300,29 @@ fn a_flattened_tree_outlives_the_collection_of_untagged_manifests() {
     assert_eq!(files(&dir.path().join("docker")), before);
 }
 
+/// The README's way to fill a registry that has a store of its own, with its very command.
+#[test]
+fn a_pruned_tree_can_be_pushed_on_as_the_readme_says() {
+    let source = Registry::serve(&samples());
+    let (home, dir, store) = (Home::new(), temporary(), temporary());
+    let images = ["1.0", "1.1"].map(|tag| format!("{}/demo/app:{tag}", source.address));
+    home.save(dir.path(), "amd64", &images, &["--index", "prune"], 0);
+    let tree = Registry::serve(dir.path());
+    let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
+    let harbor = Registry::start(store.path(), &options);
+    let readme = include_str!("../../README.md");
+    let command = readme.split('`').find(|code| code.starts_with("skopeo sync")).expect("the command");
+    let command = command.replace("127.0.0.1:5000", &tree.address);
+    let command = command.replace("harbor.example.com", &harbor.address);
+    // This one has no TLS; a Harbor has.
+    let mut arguments: Vec<&str> = command.split(' ').skip(1).collect();
+    arguments.insert(1, "--dest-tls-verify=false");
+    succeed("skopeo", &arguments);
+    assert_eq!(tags(&harbor.address, "demo/app"), BTreeSet::from(["1.0", "1.1"].map(str::to_owned)));
+    let theirs = manifest(&tree.address, "demo/app", "1.0");
+    assert_eq!(manifest(&harbor.address, "demo/app", "1.0").body, theirs.body);
+}
+
 #[test]
 fn a_helm_chart_comes_back_byte_for_byte() {
     let source = Registry::serve(&samples());
