@@ -49,11 +49,17 @@ where
     R: Send + 'static,
     F: Future<Output = R> + Send + 'static,
 {
-    let mut by_source: HashMap<*const S, Vec<(usize, Image<S>)>> = HashMap::new();
+    // In the order of the list, so that what is first in it begins first.
+    let mut lanes: Vec<Vec<(usize, Image<S>)>> = Vec::new();
+    let mut of_source: HashMap<*const S, usize> = HashMap::new();
     for (number, image) in images.into_iter().enumerate() {
-        by_source.entry(Arc::as_ptr(&image.source)).or_default().push((number, image));
+        let lane = *of_source.entry(Arc::as_ptr(&image.source)).or_insert(lanes.len());
+        if lane == lanes.len() {
+            lanes.push(Vec::new());
+        }
+        lanes[lane].push((number, image));
     }
-    let lanes = by_source.into_values().map(|images| in_lane(Arc::new(Lane::new(jobs)), images, &work));
+    let lanes = lanes.into_iter().map(|images| in_lane(Arc::new(Lane::new(jobs)), images, &work));
     let mut rows: Vec<(usize, R)> = futures::future::join_all(lanes).await.into_iter().flatten().collect();
     rows.sort_by_key(|(number, _)| *number);
     rows.into_iter().map(|(_, row)| row).collect()
