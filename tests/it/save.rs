@@ -336,3 +336,37 @@ async fn a_run_that_ends_early_says_why() {
         aborted.message
     );
 }
+
+/// Tells when an image has been saved.
+struct Saved(tokio::sync::Notify);
+
+impl saver::copy::Observer for Saved {
+    fn event(&self, event: &saver::copy::Event<'_>) {
+        if let saver::copy::Event::ImageFinished { image } = event
+            && image.status == Status::Saved
+        {
+            self.0.notify_one();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_never_answers_holds_up_no_other() {
+    let samples = Samples::serve().await;
+    // It takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut images: Vec<SaveImage> = (0..200)
+        .map(|number| Reference::parse(&format!("{address}/waiting/image{number}:1")).unwrap().into())
+        .collect();
+    images.push(Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap().into());
+    let dir = tempfile::tempdir().unwrap();
+    let saved = std::sync::Arc::new(Saved(tokio::sync::Notify::new()));
+    let mut options = options(dir.path(), "amd64");
+    options.observer = saved.clone();
+    let saver = ImageSaver::new(options).unwrap();
+    let report = saver.save_until(images, saved.0.notified()).await.unwrap();
+    assert_eq!(report.count(Status::Saved), 1);
+    assert_eq!(report.images[200].status, Status::Saved);
+    assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);
+}
