@@ -10,6 +10,7 @@ mod flight;
 mod follower;
 mod lane;
 mod manifests;
+mod node;
 pub mod options;
 mod plan;
 pub mod report;

@@ -1,16 +1,14 @@
 //! What an image is made of: its manifests, filtered by platform, and the blobs they name.
 
 use super::manifests::Cell;
+use super::node::{Content, Kind, Node, Seen};
 use super::options::{IndexMode, MissingPlatform};
-use super::rewrite;
 use super::tally::Tally;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
-use crate::oci::{
-    Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference, media_type,
-};
+use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,43 +23,6 @@ const MAX_MANIFESTS: usize = 2000;
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// The largest image configuration read into memory, in bytes.
 const MAX_CONFIG_SIZE: u64 = 8 << 20;
-
-/// Everything that has to be there before an image's tag may be.
-#[derive(Debug, Default)]
-pub(crate) struct Content {
-    /// Manifests and indexes, children first, the root last.
-    pub(crate) manifests: Vec<Arc<RawManifest>>,
-    /// Configurations and layers, each once.
-    pub(crate) blobs: Vec<Descriptor>,
-    /// Configurations that were read to learn a platform: they need not come again.
-    pub(crate) configs: Vec<(Digest, Bytes)>,
-    /// The platforms of the image manifests.
-    pub(crate) platforms: Vec<Platform>,
-    /// Asked for and not there.
-    pub(crate) missing: Vec<Platform>,
-}
-
-/// A manifest with all that was selected under it.
-struct Node {
-    raw: Arc<RawManifest>,
-    kind: Kind,
-    children: Vec<Node>,
-    /// The chosen entries of its index that name it: one, or several where platforms share a manifest; none at the root.
-    entries: Vec<Descriptor>,
-}
-
-enum Kind {
-    Index(Index),
-    Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Bytes)> },
-}
-
-/// What an image's content was gathered from already.
-#[derive(Default)]
-struct Seen {
-    manifests: HashSet<Digest>,
-    /// With their sizes: where two manifests tell of different ones, both are looked at and one is found to be wrong.
-    blobs: HashSet<(Digest, u64)>,
-}
 
 /// One image's walk from its root down.
 pub(crate) struct Walk<'a, S, K: Sink> {
@@ -384,69 +345,6 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
 }
 
 const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
-
-impl Node {
-    fn is_attestation(&self) -> bool {
-        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.attestation_of().is_some())
-    }
-
-    fn into_leaves(self, leaves: &mut Vec<Self>) {
-        if matches!(self.kind, Kind::Index(_)) {
-            self.children.into_iter().for_each(|child| child.into_leaves(leaves));
-        } else {
-            leaves.push(self);
-        }
-    }
-
-    /// Collects the platforms of the images; answers whether there are artifacts beside them.
-    fn platforms(&self, there: &mut Vec<Platform>) -> bool {
-        match &self.kind {
-            Kind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
-            Kind::Image { platforms, .. } => {
-                there.extend_from_slice(platforms);
-                platforms.is_empty() && !self.is_attestation()
-            }
-        }
-    }
-
-    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is.
-    fn prune(mut self) -> Result<Self> {
-        let Kind::Index(index) = &self.kind else { return Ok(self) };
-        let children: Vec<Self> = self.children.into_iter().map(Self::prune).collect::<Result<_>>()?;
-        let named = |child: &Self| {
-            let now = child.raw.descriptor();
-            child.entries.iter().map(|was| (was.clone(), now.clone())).collect::<Vec<_>>()
-        };
-        let kept: Vec<(Descriptor, Descriptor)> = children.iter().flat_map(named).collect();
-        let whole =
-            kept.len() == index.manifests.len() && kept.iter().all(|(was, now)| was.digest == now.digest);
-        if !whole {
-            self.raw = Arc::new(rewrite::index(&self.raw, &kept)?);
-        }
-        self.children = children;
-        Ok(self)
-    }
-
-    fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {
-        for child in self.children {
-            child.gather(content, seen, foreign);
-        }
-        if !seen.manifests.insert(self.raw.digest) {
-            return;
-        }
-        content.manifests.push(self.raw);
-        if let Kind::Image { manifest, platforms, config } = self.kind {
-            content.platforms.extend(platforms);
-            content.configs.extend(config);
-            let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
-            for blob in manifest.blobs().filter(wanted) {
-                if seen.blobs.insert((blob.digest, blob.size)) {
-                    content.blobs.push(blob.clone());
-                }
-            }
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

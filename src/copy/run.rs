@@ -2,7 +2,8 @@
 
 use super::event::Event;
 use super::lane::{self, Turn};
-use super::plan::{Content, Walk};
+use super::node::Content;
+use super::plan::Walk;
 use super::report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
 use super::tally::Tally;
 use super::{Engine, Image, lap};

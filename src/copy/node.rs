@@ -1,0 +1,109 @@
+//! What was selected of an image: a tree of manifests, and what it comes to.
+
+use super::rewrite;
+use crate::error::Result;
+use crate::oci::manifest::ImageManifest;
+use crate::oci::{Descriptor, Digest, Index, Platform, RawManifest, media_type};
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Everything that has to be there before an image's tag may be.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// Manifests and indexes, children first, the root last.
+    pub(crate) manifests: Vec<Arc<RawManifest>>,
+    /// Configurations and layers, each once.
+    pub(crate) blobs: Vec<Descriptor>,
+    /// Configurations that were read to learn a platform: they need not come again.
+    pub(crate) configs: Vec<(Digest, Bytes)>,
+    /// The platforms of the image manifests.
+    pub(crate) platforms: Vec<Platform>,
+    /// Asked for and not there.
+    pub(crate) missing: Vec<Platform>,
+}
+
+/// A manifest with all that was selected under it.
+pub(super) struct Node {
+    pub(super) raw: Arc<RawManifest>,
+    pub(super) kind: Kind,
+    pub(super) children: Vec<Node>,
+    /// The chosen entries of its index that name it: one, or several where platforms share a manifest; none at the root.
+    pub(super) entries: Vec<Descriptor>,
+}
+
+pub(super) enum Kind {
+    Index(Index),
+    Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Bytes)> },
+}
+
+/// What an image's content was gathered from already.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) manifests: HashSet<Digest>,
+    /// With their sizes: where two manifests tell of different ones, both are looked at and one is found to be wrong.
+    pub(super) blobs: HashSet<(Digest, u64)>,
+}
+
+impl Node {
+    pub(super) fn is_attestation(&self) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.attestation_of().is_some())
+    }
+
+    pub(super) fn into_leaves(self, leaves: &mut Vec<Self>) {
+        if matches!(self.kind, Kind::Index(_)) {
+            self.children.into_iter().for_each(|child| child.into_leaves(leaves));
+        } else {
+            leaves.push(self);
+        }
+    }
+
+    /// Collects the platforms of the images; answers whether there are artifacts beside them.
+    pub(super) fn platforms(&self, there: &mut Vec<Platform>) -> bool {
+        match &self.kind {
+            Kind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
+            Kind::Image { platforms, .. } => {
+                there.extend_from_slice(platforms);
+                platforms.is_empty() && !self.is_attestation()
+            }
+        }
+    }
+
+    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is.
+    pub(super) fn prune(mut self) -> Result<Self> {
+        let Kind::Index(index) = &self.kind else { return Ok(self) };
+        let children: Vec<Self> = self.children.into_iter().map(Self::prune).collect::<Result<_>>()?;
+        let named = |child: &Self| {
+            let now = child.raw.descriptor();
+            child.entries.iter().map(|was| (was.clone(), now.clone())).collect::<Vec<_>>()
+        };
+        let kept: Vec<(Descriptor, Descriptor)> = children.iter().flat_map(named).collect();
+        let whole =
+            kept.len() == index.manifests.len() && kept.iter().all(|(was, now)| was.digest == now.digest);
+        if !whole {
+            self.raw = Arc::new(rewrite::index(&self.raw, &kept)?);
+        }
+        self.children = children;
+        Ok(self)
+    }
+
+    pub(super) fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {
+        for child in self.children {
+            child.gather(content, seen, foreign);
+        }
+        if !seen.manifests.insert(self.raw.digest) {
+            return;
+        }
+        content.manifests.push(self.raw);
+        if let Kind::Image { manifest, platforms, config } = self.kind {
+            content.platforms.extend(platforms);
+            content.configs.extend(config);
+            let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
+            for blob in manifest.blobs().filter(wanted) {
+                if seen.blobs.insert((blob.digest, blob.size)) {
+                    content.blobs.push(blob.clone());
+                }
+            }
+        }
+    }
+}
