@@ -37,7 +37,9 @@ impl Outfile {
         hidden.push(name);
         hidden.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(hidden);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary);
+        // Never through a link that somebody put there, as anybody can in /tmp: the name can be guessed.
+        let _ = fs::remove_file(&temporary);
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let file = file.map_err(|cause| refuse(format!("cannot write there: {cause}")))?;
         Ok(Self { path: path.to_owned(), temporary: Some((temporary, file)) })
     }
@@ -70,6 +72,17 @@ impl Drop for Outfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planted_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let planted = dir.path().join(format!(".report.json.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, planted).unwrap();
+        Outfile::prepare("--report", &dir.path().join("report.json")).unwrap().finish(b"new").unwrap();
+        assert_eq!(fs::read(victim).unwrap(), b"precious");
+    }
 
     #[test]
     fn is_whole_or_as_it_was() {

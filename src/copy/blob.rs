@@ -8,7 +8,7 @@ use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Reference, Repository};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::fmt::Display;
 use std::future::Future;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Blobs up to this many bytes are held in memory and hashed as they come.
-const SMALL: u64 = 256 << 10;
+pub(super) const SMALL: u64 = 256 << 10;
 /// This many bytes in a row count as progress, which makes the retry budget whole again.
 const PROGRESS: u64 = 1 << 20;
 
@@ -169,7 +169,8 @@ impl<K: Sink> Engine<K> {
         let _slot = tally.lane.requests.acquire().await;
         let shown = Shown::start(self, reference, blob, 0);
         let mut stream = source.blob(&reference.repository, blob, 0, None).await?;
-        let (mut chunks, mut length) = (Vec::new(), 0);
+        // One buffer: a list of chunks of one byte each would take many times what they hold.
+        let (mut content, mut length) = (BytesMut::new(), 0);
         let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
@@ -180,12 +181,12 @@ impl<K: Sink> Engine<K> {
             }
             check_length(blob, length, chunk.len())?;
             length += chunk.len() as u64;
-            chunks.push(chunk);
+            content.extend_from_slice(&chunk);
         }
         if length < blob.size {
             return Err(cut(blob, length));
         }
-        let bytes = if chunks.len() == 1 { chunks.remove(0) } else { Bytes::from(chunks.concat()) };
+        let bytes = content.freeze();
         let digest = Digest::of(&bytes);
         if digest == blob.digest {
             shown.complete(true);

@@ -1,5 +1,6 @@
 //! What an image is made of: its manifests, filtered by platform, and the blobs they name.
 
+use super::blob::SMALL;
 use super::manifests::Cell;
 use super::node::{Content, Kind, Node, Seen};
 use super::options::{IndexMode, MissingPlatform};
@@ -21,6 +22,8 @@ const MAX_DEPTH: usize = 4;
 const MAX_MANIFESTS: usize = 2000;
 /// The most bytes that one image's manifests may have together: all are held in memory until it is published.
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
+/// The most bytes of configurations that are kept from an image's planning to its writing.
+const MAX_KEPT_CONFIGS: u64 = 8 << 20;
 /// The largest image configuration read into memory, in bytes.
 const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
@@ -41,6 +44,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     met: Mutex<(usize, u64)>,
     /// Kept for as long as the walk lasts: a manifest that several indexes of the image name is asked for once.
     cells: Mutex<HashMap<Digest, Cell>>,
+    /// Bytes of the configurations that are kept.
+    kept: Mutex<u64>,
 }
 
 impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
@@ -64,6 +69,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             offered,
             met,
             cells: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -249,7 +255,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.offer(&own);
             if self.platforms.accepts(&own) {
                 platforms.push(own);
-                config = Some((manifest.config.digest, bytes));
+                config = self.worth_keeping(&bytes).then_some((manifest.config.digest, bytes));
             } else {
                 entries.retain(|entry| !unsaid(entry));
                 if entries.is_empty() {
@@ -263,6 +269,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             children: Vec::new(),
             entries,
         }))
+    }
+
+    /// Whether a configuration that was read may stay in memory until it is written: a large one is fetched into its
+    /// file anyway, and thousands of them must not fill the memory.
+    fn worth_keeping(&self, config: &Bytes) -> bool {
+        let length = config.len() as u64;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = length <= SMALL && *kept + length <= MAX_KEPT_CONFIGS;
+        *kept += if keep { length } else { 0 };
+        keep
     }
 
     /// An image's configuration: from the sink when it has it, else from the source; verified.
@@ -398,5 +414,25 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Unsupported, "{}", error.message);
         assert!(error.message.contains("manifests, or"), "{}", error.message);
         assert!(sink.contents().tags.is_empty());
+    }
+
+    #[test]
+    fn large_or_many_configurations_do_not_stay_in_memory() {
+        let engine = Engine::new(Arc::new(Memory::new()), CopyOptions::default(), Arc::new(Silent)).unwrap();
+        let image = Image {
+            source: Arc::new(Memory::new()),
+            reference: Reference::parse("r.io/a:v1").unwrap(),
+            platforms: None,
+            place: Place { repository: "a".parse().unwrap(), tag: None },
+            alias: None,
+            resolved: None,
+            warnings: Vec::new(),
+        };
+        let tally = Tally::default();
+        let walk = Walk::new(&engine, &image, &PlatformSet::All, &tally);
+        assert!(!walk.worth_keeping(&Bytes::from(vec![0; SMALL as usize + 1])));
+        let small = Bytes::from(vec![0; SMALL as usize]);
+        let kept = (0..MAX_MANIFESTS).filter(|_| walk.worth_keeping(&small)).count() as u64;
+        assert_eq!(kept * SMALL, MAX_KEPT_CONFIGS);
     }
 }
