@@ -29,7 +29,7 @@ pub(crate) struct Turn {
 }
 
 impl Lane {
-    fn new(jobs: usize) -> Self {
+    pub(crate) fn new(jobs: usize) -> Self {
         Self {
             in_hand: Arc::new(Semaphore::new(IN_HAND)),
             requests: Semaphore::new(jobs),

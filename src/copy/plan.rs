@@ -428,7 +428,7 @@ mod tests {
             resolved: None,
             warnings: Vec::new(),
         };
-        let tally = Tally::default();
+        let tally = Tally::new(Arc::new(crate::copy::lane::Lane::new(1)));
         let walk = Walk::new(&engine, &image, &PlatformSet::All, &tally);
         assert!(!walk.worth_keeping(&Bytes::from(vec![0; SMALL as usize + 1])));
         let small = Bytes::from(vec![0; SMALL as usize]);
