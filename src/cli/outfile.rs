@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A file to be written at the end of a run and tried at its start, so that a long run does not
@@ -51,13 +52,20 @@ impl Outfile {
     pub(super) fn finish(mut self, content: &[u8]) -> Result<()> {
         let failed = |cause| Error::storage(self.path.display(), "write", cause);
         match &mut self.temporary {
-            None => fs::write(&self.path, content).map_err(failed),
+            None => write_through(&self.path, content).map_err(failed),
             Some((temporary, file)) => {
                 let written = file.write_all(content).and_then(|()| file.sync_all());
                 written.and_then(|()| fs::rename(temporary, &self.path)).map_err(failed)
             }
         }
     }
+}
+
+/// Writes to what is not a file. A pipe that nobody reads is an error: it would be waited for without end.
+fn write_through(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut pipe = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
+    pipe.write_all(content)
 }
 
 impl Drop for Outfile {
@@ -72,6 +80,27 @@ impl Drop for Outfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let unread = Outfile::prepare("--report", &path).unwrap();
+        assert_eq!(unread.finish(b"x").unwrap_err().kind(), ErrorKind::Storage);
+        let content = vec![b'x'; 1 << 20];
+        let from = path.clone();
+        // Opened for both, so that opening waits for nobody.
+        let mut reader = OpenOptions::new().read(true).write(true).open(&from).unwrap();
+        let read = std::thread::spawn(move || {
+            let mut all = vec![0; 1 << 20];
+            io::Read::read_exact(&mut reader, &mut all).unwrap();
+            all
+        });
+        Outfile::prepare("--report", &path).unwrap().finish(&content).unwrap();
+        assert_eq!(read.join().unwrap(), content);
+    }
 
     #[test]
     fn a_planted_link_is_not_written_through() {

@@ -96,7 +96,11 @@ impl Node {
         }
         content.manifests.push(self.raw);
         if let Kind::Image { manifest, platforms, config } = self.kind {
-            content.platforms.extend(platforms);
+            for platform in platforms {
+                if !content.platforms.contains(&platform) {
+                    content.platforms.push(platform);
+                }
+            }
             content.configs.extend(config);
             let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
             for blob in manifest.blobs().filter(wanted) {
