@@ -321,3 +321,24 @@ impl Drop for Stop<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
+
+/// A prune ended by kill -9 again and again: the tree is true each time, and the last one finishes the work.
+#[test]
+fn a_prune_killed_at_any_moment_leaves_a_true_tree() {
+    let (fleet, home) = (Fleet::make(IMAGES), Home::new());
+    let dir = fleet.tree.dir();
+    let keep = home.write("keep", &fleet.references("registry.example")[0]);
+    let prune = || home.saver(["prune", "--dir", dir.to_str().unwrap(), "--keep", keep.to_str().unwrap()]);
+    let mut rng = fastrand::Rng::with_seed(setting("SAVER_SEED", 11));
+    for round in 0..setting("SAVER_KILLS", 20) {
+        let victim = Victim::start(&mut prune());
+        std::thread::sleep(Duration::from_micros(rng.u64(1_000..40_000)));
+        victim.kill();
+        assert_true(dir, &format!("after kill {round}"));
+    }
+    run(&mut prune()).expect(0);
+    assert_true(dir, "after the prune that was let be");
+    let left = files(dir);
+    let tags = left.keys().filter(|path| path.ends_with("current/link")).count();
+    assert_eq!(tags, 1, "{:?}", left.keys());
+}
