@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(crate) struct Content {
     /// Manifests and indexes, children first, the root last.
     pub(crate) manifests: Vec<Arc<RawManifest>>,
+    /// Those of them that the sink was found to hold, byte for byte.
+    pub(crate) there: HashSet<Digest>,
     /// Configurations and layers, each once.
     pub(crate) blobs: Vec<Descriptor>,
     /// Configurations that were read to learn a platform: they need not come again.

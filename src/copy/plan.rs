@@ -34,6 +34,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     reference: &'a Reference,
     /// The place that the image has in the sink.
     home: &'a Place,
+    /// Manifests that the sink was found to hold, byte for byte.
+    there: Mutex<HashSet<Digest>>,
     /// For pruning: the manifests that its tag there reaches now.
     held: OnceCell<HashSet<Digest>>,
     platforms: &'a PlatformSet,
@@ -63,6 +65,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             source,
             reference,
             home,
+            there: Mutex::default(),
             held: OnceCell::new(),
             platforms,
             tally,
@@ -93,6 +96,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let mut seen = Seen::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
+        content.there = std::mem::take(&mut self.there.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(content)
     }
 
@@ -137,6 +141,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == digest)
                 && let Ok(raw) = RawManifest::new(bytes, None)
             {
+                self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
                 return Ok::<_, Error>(Arc::new(raw));
             }
             let repository = &self.reference.repository;

@@ -301,6 +301,7 @@ impl<K: Sink> Engine<K> {
         let unchanged = lacking.is_empty() && self.is_published(&content, &places, root).await?;
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
         let replaced = match places.first() {
+            _ if unchanged => None,
             Some(Place { repository, tag: Some(tag) }) => self.sink.tag(repository, tag).await?,
             _ => None,
         };
@@ -320,7 +321,8 @@ impl<K: Sink> Engine<K> {
 
     /// Whether every tag, revision and link is there already, and every manifest is what its digest says.
     async fn is_published(&self, content: &Content, places: &[Place], root: Digest) -> Result<bool> {
-        for manifest in &content.manifests {
+        for manifest in content.manifests.iter().filter(|manifest| !content.there.contains(&manifest.digest))
+        {
             let found = self.sink.content(&manifest.digest, manifest.bytes.len() as u64).await?;
             if found.as_ref() != Some(&manifest.bytes) {
                 return Ok(false);
