@@ -125,8 +125,8 @@ impl Store {
         self.inner.driver.kind(path).map_err(|error| storage(&*self.inner.driver, path, "look at", error))
     }
 
-    /// The names of all repositories, sorted.
-    fn repository_names(&self, strays: &mut Vec<Stray>) -> Result<Vec<Repository>> {
+    /// The names of all repositories, sorted; what else stands among them goes to `strays`.
+    pub(super) fn repository_names(&self, strays: &mut Vec<Stray>) -> Result<Vec<Repository>> {
         let mut found = Vec::new();
         let mut open = vec![String::new()];
         while let Some(name) = open.pop() {

@@ -7,42 +7,13 @@ use crate::oci::{Digest, Repository, Tag};
 use bytes::Bytes;
 use std::fs::File;
 
-/// The longest name of a repository in characters, thus a bound on how deep directories are searched.
-const MAX_REPOSITORY_LENGTH: usize = 255;
-
 impl Store {
     /// Every repository, sorted: each directory with a valid name that holds blob links or manifests.
     ///
     /// # Errors
     /// `Storage` when the tree can't be read.
     pub fn repositories(&self) -> Result<Vec<Repository>> {
-        let mut found = Vec::new();
-        let mut open = vec![String::new()];
-        while let Some(name) = open.pop() {
-            let directory = match name.as_str() {
-                "" => path::REPOSITORIES.to_owned(),
-                name => format!("{}/{name}", path::REPOSITORIES),
-            };
-            let mut is_repository = false;
-            for entry in self.list(&directory)? {
-                if entry.kind != EntryKind::Directory {
-                    continue;
-                }
-                if entry.name == path::LAYERS || entry.name == path::MANIFESTS {
-                    is_repository = true;
-                } else if !entry.name.starts_with('_') {
-                    let below = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
-                    if below.len() <= MAX_REPOSITORY_LENGTH {
-                        open.push(below);
-                    }
-                }
-            }
-            if is_repository && let Ok(repository) = name.parse() {
-                found.push(repository);
-            }
-        }
-        found.sort();
-        Ok(found)
+        self.repository_names(&mut Vec::new())
     }
 
     /// The repository's tags, sorted: each directory with a valid name, as registries list them. One that a crash left without
