@@ -3,6 +3,7 @@
 //! Arguments are taken in two steps: [`args`] and [`config`] say what was asked for, then the file of
 //! each command resolves that into the library's options and calls the verb.
 
+mod access;
 pub mod args;
 pub mod config;
 pub mod credentials;

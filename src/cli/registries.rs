@@ -4,7 +4,7 @@ use super::args::RegistryArgs;
 use super::config::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
-use crate::registry::{ProxySettings, SessionOptions};
+use crate::registry::{ProxySettings, SessionOptions, SettingsSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind as IoError;
@@ -22,15 +22,20 @@ pub(super) struct Registries {
     cert_dirs: Vec<PathBuf>,
     mirrors: BTreeMap<Registry, Vec<Url>>,
     proxy: ProxySettings,
-    jobs: usize,
+}
+
+impl SettingsSource for Registries {
+    fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>> {
+        self.session(registry).map(Some)
+    }
 }
 
 impl Registries {
-    /// Resolves the flags. `jobs` bounds the requests to one registry.
+    /// Resolves the flags.
     ///
     /// # Errors
     /// `InvalidInput` naming the flag and what is wrong with it.
-    pub(super) fn resolve(args: &RegistryArgs, environment: &Environment, jobs: usize) -> Result<Self> {
+    pub(super) fn resolve(args: &RegistryArgs, environment: &Environment) -> Result<Self> {
         let plain_http = hosts("--plain-http", &args.plain_http)?;
         let mut mirrors = BTreeMap::new();
         for text in &args.mirror {
@@ -52,7 +57,6 @@ impl Registries {
             cert_dirs: args.cert_dir.iter().cloned().chain(default_cert_dirs(environment)).collect(),
             mirrors,
             proxy: proxy(environment),
-            jobs,
         })
     }
 
@@ -67,7 +71,6 @@ impl Registries {
             ca_certificates: self.ca_certificates.clone(),
             mirrors: self.mirrors.get(registry).cloned().unwrap_or_default(),
             proxy: self.proxy.clone(),
-            max_connections: self.jobs,
             ..SessionOptions::default()
         };
         for dir in &self.cert_dirs {
@@ -266,7 +269,7 @@ mod tests {
 
     fn resolve(argv: &[&str], variables: &[(&str, &str)]) -> Result<Registries> {
         let cli = Cli::try_parse_from(std::iter::once("saver").chain(argv.iter().copied())).unwrap();
-        Registries::resolve(&cli.save.registry, &Environment::of(variables), 7)
+        Registries::resolve(&cli.save.registry, &Environment::of(variables))
     }
 
     fn registry(name: &str) -> Registry {
@@ -297,7 +300,6 @@ mod tests {
         let hub = registries.session(&registry("index.docker.io")).unwrap();
         let mirrors: Vec<&str> = hub.mirrors.iter().map(Url::as_str).collect();
         assert_eq!(mirrors, ["https://m.io/", "https://n.io/hub"]);
-        assert_eq!(hub.max_connections, 7);
         let unused = registries.unused(&BTreeSet::from([registry("a.io:2"), registry("c.io")]));
         assert_eq!(
             unused,

@@ -2,23 +2,19 @@
 
 use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, SaveArgs};
 use super::config::Environment;
-use super::credentials::Credentials;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::outfile::Outfile;
 use super::progress::Progress;
-use super::registries::Registries;
 use super::screen::{self, Screen};
-use super::{lists, output, summary, troubles};
+use super::{access, lists, output, summary, troubles};
 use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
-use crate::oci::{PlatformSet, Registry};
-use crate::registry::{Credential, CredentialSource, Secret};
+use crate::oci::PlatformSet;
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
 use crate::store::Durability;
-use std::collections::BTreeSet;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,9 +23,6 @@ const CREDENTIALS_LEFT_OUT: &str = "\
 # The credentials of the first list are not copied here. To use this list, docker login to the registries
 # below, or name a file that has the credentials with --authfile.
 ";
-
-/// The longest password that is read from stdin, in bytes.
-const MAX_PASSWORD_BYTES: u64 = 64 << 10;
 
 /// Saves, and says how that ended.
 pub(super) async fn run(args: &SaveArgs, global: &GlobalArgs, environment: &Environment) -> Exit {
@@ -86,24 +79,14 @@ impl Job {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,
         };
-        let registries = Registries::resolve(&args.registry, environment, usize::from(args.jobs))?;
         if args.registry.password_stdin && args.list.iter().any(|list| list.as_os_str() == "-") {
             let why = "both read stdin: put one of them in a file";
             return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
         }
         let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
         options.copy.platforms = platforms(args, &entries)?;
-        let names: BTreeSet<Registry> =
-            entries.iter().map(|entry| entry.reference.registry.clone()).collect();
-        if !global.quiet {
-            for unused in registries.unused(&names) {
-                screen.line(&format!("{} {}", screen.paint().yellow("warning:"), output::clean(&unused)));
-            }
-        }
-        options.credentials = credentials(args, environment, &names)?;
-        for name in &names {
-            options.sessions.insert(name.clone(), registries.session(name)?);
-        }
+        let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
+        options.access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
         let outfile = |flag, path: &Option<PathBuf>| {
             path.as_deref().map(|path| Outfile::prepare(flag, path)).transpose()
         };
@@ -199,44 +182,6 @@ fn platforms(args: &SaveArgs, entries: &[Entry]) -> Result<PlatformSet> {
         }
     }
     Ok(platforms)
-}
-
-/// Where credentials come from: `--username` first, then the files. A list's own go before both.
-fn credentials(
-    args: &SaveArgs,
-    environment: &Environment,
-    registries: &BTreeSet<Registry>,
-) -> Result<Arc<dyn CredentialSource>> {
-    let mut credentials = Credentials::load(environment, args.registry.authfile.as_deref())?;
-    let wrong = |why: &str| Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why);
-    match (&args.registry.username, args.registry.password_stdin) {
-        (None, false) => return Ok(Arc::new(credentials)),
-        (Some(_), true) => {}
-        _ => return Err(wrong("are needed together: the password is read from stdin")),
-    }
-    let mut names = registries.iter();
-    let (Some(registry), None) = (names.next(), names.next()) else {
-        let names: Vec<&str> = registries.iter().map(Registry::as_str).collect();
-        let why =
-            format!("they are for one registry, and the images are in {}: {}", names.len(), names.join(", "));
-        return Err(wrong(&why).with_hint("use docker login, --authfile, or a YAML list with credentials"));
-    };
-    let username = args.registry.username.clone().unwrap_or_default();
-    let credential = Credential::Basic { username, password: password()? };
-    credentials.give(registry.clone(), credential);
-    Ok(Arc::new(credentials))
-}
-
-fn password() -> Result<Secret> {
-    let mut text = String::new();
-    let read = std::io::stdin().lock().take(MAX_PASSWORD_BYTES).read_to_string(&mut text);
-    let refuse = |why: String| Error::new(ErrorKind::InvalidInput, "--password-stdin", why);
-    read.map_err(|cause| refuse(format!("cannot read the password: {cause}")))?;
-    let password = text.trim_end_matches(['\n', '\r']);
-    if password.is_empty() {
-        return Err(refuse("the password is empty".into()));
-    }
-    Ok(Secret::new(password))
 }
 
 /// Directories that opening a tree makes. A dry run leaves none of them behind.

@@ -35,6 +35,9 @@ pub struct CopyOptions {
     pub index: IndexMode,
     /// What becomes of an image without the platform.
     pub missing_platform: MissingPlatform,
+    /// Whether the source may lack some of an index's manifests, as a tree does that was saved for some platforms: what it
+    /// lacks is passed over. An index of which it has nothing fails.
+    pub sparse: bool,
     /// Whether attestations (unknown/unknown entries) come with the images they speak of.
     pub attestations: bool,
     /// Whether foreign (non-distributable) layers are fetched too.
@@ -53,6 +56,7 @@ impl Default for CopyOptions {
             platforms: PlatformSet::All,
             index: IndexMode::Keep,
             missing_platform: MissingPlatform::Fail,
+            sparse: false,
             attestations: false,
             foreign_layers: false,
             retry: RetryPolicy::default(),

@@ -199,11 +199,32 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let many = format!("an index of more than {MAX_MANIFESTS} entries");
             return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
         }
-        index
-            .manifests
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref())
-            .for_each(|platform| self.offer(platform));
+        let grouped = self.choose(index).await?;
+        let selected = grouped.len();
+        let nodes = grouped.into_iter().map(|entries| async move {
+            let raw = match self.manifest(entries[0].digest).await {
+                Err(error) if self.engine.options.sparse && error.kind() == ErrorKind::NotFound => {
+                    return Ok(None);
+                }
+                raw => raw?,
+            };
+            platforms_of(&entries).for_each(|platform| self.offer(platform));
+            self.node(raw, entries, depth + 1).await.map(Some)
+        });
+        let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
+        if self.engine.options.sparse && held.is_empty() && selected > 0 {
+            let message =
+                format!("nothing of it is there: none of the {selected} manifests that its index names");
+            return Err(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source));
+        }
+        Ok(held.into_iter().flatten().collect())
+    }
+
+    /// The entries that are asked for, those of one manifest together.
+    async fn choose(&self, index: &Index) -> Result<Vec<Vec<Descriptor>>> {
+        if !self.engine.options.sparse {
+            platforms_of(&index.manifests).for_each(|platform| self.offer(platform));
+        }
         let (mut chosen, _) = self.platforms.choose(&index.manifests);
         if self.engine.options.attestations {
             let images: HashSet<Digest> = chosen.iter().map(|entry| entry.digest).collect();
@@ -236,11 +257,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             }
             grouped[place].push(entry.clone());
         }
-        let nodes = grouped.into_iter().map(|entries| async move {
-            let raw = self.manifest(entries[0].digest).await?;
-            self.node(raw, entries, depth + 1).await
-        });
-        Ok(try_join_all(nodes).await?.into_iter().flatten().collect())
+        Ok(grouped)
     }
 
     /// An image's or artifact's manifest. Where its index did not say its platform, its configuration does.
@@ -367,6 +384,10 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
 
 const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
 
+fn platforms_of(entries: &[Descriptor]) -> impl Iterator<Item = &Platform> {
+    entries.iter().filter_map(|entry| entry.platform.as_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,5 +460,42 @@ mod tests {
         let small = Bytes::from(vec![0; SMALL as usize]);
         let kept = (0..MAX_MANIFESTS).filter(|_| walk.worth_keeping(&small)).count() as u64;
         assert_eq!(kept * SMALL, MAX_KEPT_CONFIGS);
+    }
+
+    #[tokio::test]
+    async fn a_sparse_index_is_copied_as_far_as_it_is_there() {
+        let repository: crate::oci::Repository = "a".parse().unwrap();
+        let tag: crate::oci::Tag = "v1".parse().unwrap();
+        let image = |number: usize| {
+            let empty = Digest::of(b"");
+            let json = format!(
+                r#"{{"schemaVersion":2,"config":{{"digest":"{empty}","size":0}},"layers":[],"annotations":{{"n":"{number}"}}}}"#
+            );
+            RawManifest::new(json.into(), None).unwrap()
+        };
+        let all = [image(0), image(1)];
+        for (held, sparse, expect) in
+            [(1, true, None), (0, true, Some(ErrorKind::NotFound)), (1, false, Some(ErrorKind::NotFound))]
+        {
+            let (source, sink) = (Memory::new(), Memory::new());
+            all.iter().take(held).for_each(|raw| source.insert_manifest(&repository, None, raw));
+            source.insert_manifest(&repository, Some(&tag), &index(&all));
+            source.insert_blob(&repository, Bytes::new());
+            let options = CopyOptions { sparse, ..CopyOptions::default() };
+            let engine = Engine::new(Arc::new(sink.clone()), options, Arc::new(Silent)).unwrap();
+            let image = Image {
+                source: Arc::new(source),
+                reference: Reference::parse("r.io/a:v1").unwrap(),
+                platforms: None,
+                place: Place { repository: repository.clone(), tag: Some(tag.clone()) },
+                alias: None,
+                resolved: None,
+                warnings: Vec::new(),
+            };
+            let report = Arc::new(engine).run(vec![image], &CancellationToken::new()).await;
+            let error = report.images[0].error.as_ref().map(|error| error.kind);
+            assert_eq!(error, expect, "{held} held, sparse: {sparse}");
+            assert_eq!(sink.contents().tags.len(), usize::from(expect.is_none()));
+        }
     }
 }

@@ -30,6 +30,7 @@ mod probe;
 mod range;
 mod redirect;
 mod session;
+mod sessions;
 mod token;
 mod transport;
 
@@ -38,3 +39,4 @@ pub use credential::{Anonymous, Credential, CredentialSource, Fixed, Secret};
 pub use options::{ProxySettings, SessionOptions};
 pub use range::ContentRange;
 pub use session::{Session, Statistics};
+pub use sessions::{Access, Sessions, SettingsSource};

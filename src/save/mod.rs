@@ -14,10 +14,10 @@ use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
 use crate::error::Result;
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository};
-use crate::registry::{Anonymous, Credential, CredentialSource, Secret, Session, SessionOptions};
+use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
 use crate::store::{Durability, Store, StoreOptions};
 use futures::future::BoxFuture;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,12 +35,8 @@ pub struct SaveOptions {
     pub names: NameRule,
     /// What a saved image has survived.
     pub durability: Durability,
-    /// How registries are reached that are not in `sessions`.
-    pub session: SessionOptions,
-    /// How these registries are reached.
-    pub sessions: BTreeMap<Registry, SessionOptions>,
-    /// Where credentials come from for images that bring none of their own.
-    pub credentials: Arc<dyn CredentialSource>,
+    /// How registries are reached, and as whom where an image brings no credential of its own.
+    pub access: Access,
     /// Who is told of progress.
     pub observer: Arc<dyn Observer>,
 }
@@ -54,9 +50,7 @@ impl SaveOptions {
             copy: CopyOptions::default(),
             names: NameRule::default(),
             durability: Durability::default(),
-            session: SessionOptions::default(),
-            sessions: BTreeMap::new(),
-            credentials: Arc::new(Anonymous),
+            access: Access::default(),
             observer: Arc::new(Silent),
         }
     }
@@ -179,24 +173,16 @@ impl ImageSaver {
         images: Vec<SaveImage>,
         token: &CancellationToken,
     ) -> Result<Vec<Image<Session>>> {
-        let credentials: Arc<dyn CredentialSource> = Arc::new(ListCredentials {
+        let credentials = Arc::new(ListCredentials {
             own: images.iter().filter_map(SaveImage::own_credential).collect(),
-            others: self.options.credentials.clone(),
+            others: self.options.access.credentials.clone(),
         });
-        let mut sessions: HashMap<Registry, Arc<Session>> = HashMap::new();
+        let access = Access { credentials, ..self.options.access.clone() };
+        let sessions = Sessions::new(access, self.options.copy.jobs);
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
-            let registry = &image.reference.registry;
-            let source = match sessions.get(registry) {
-                Some(session) => session.clone(),
-                None => {
-                    let session = Arc::new(self.session(registry, credentials.clone())?);
-                    sessions.insert(registry.clone(), session.clone());
-                    session
-                }
-            };
             prepared.push(Image {
-                source,
+                source: sessions.with(&image.reference.registry)?,
                 place: self.options.names.place(&image.reference)?,
                 alias: self.options.names.alias(&image.reference),
                 reference: image.reference,
@@ -214,13 +200,6 @@ impl ImageSaver {
             checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked?,
         }
         Ok(prepared)
-    }
-
-    fn session(&self, registry: &Registry, credentials: Arc<dyn CredentialSource>) -> Result<Session> {
-        let options = self.options.sessions.get(registry).unwrap_or(&self.options.session);
-        let mut options = options.clone();
-        options.max_connections = self.options.copy.jobs.max(1);
-        Session::new(registry.clone(), credentials, options)
     }
 }
 

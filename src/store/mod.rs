@@ -24,6 +24,7 @@ mod publish;
 mod read;
 mod remove;
 mod sink;
+mod source;
 
 pub use lock::StoreLock;
 pub use partial::Writer;

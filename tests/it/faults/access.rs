@@ -92,7 +92,7 @@ async fn mirrored(lies: impl Fn(&FaultServer, &Image)) -> (Scene, FaultServer) {
     let mirror = FaultServer::start().await;
     mirror.add_image("team/app", "v1", &[&layer, b"small"]);
     lies(&mirror, &image);
-    scene.save.session.mirrors = vec![Url::parse(&mirror.url()).unwrap()];
+    scene.save.access.session.mirrors = vec![Url::parse(&mirror.url()).unwrap()];
     (scene, mirror)
 }
 
@@ -123,7 +123,7 @@ async fn a_mirror_that_names_what_nobody_has_fails_the_image_and_no_tag_is_writt
     assert_eq!(failure.kind, ErrorKind::NotFound, "{failure:?}");
     assert!(failure.message.contains(&nobody_has), "{failure:?}");
     drop(mirror);
-    scene.save.session.mirrors.clear();
+    scene.save.access.session.mirrors.clear();
     scene.then_completes("app").await;
 }
 
@@ -170,7 +170,7 @@ async fn a_certificate_that_nobody_vouches_for_fails_its_image_only() {
     assert_eq!(report.images[1].status, Status::Saved);
     assert!(stranger.seen().is_empty(), "something was asked all the same");
     let images = images();
-    scene.save.session.ca_certificates = vec![authority.pem().into_bytes()];
+    scene.save.access.session.ca_certificates = vec![authority.pem().into_bytes()];
     let report = ImageSaver::new(scene.save.clone()).unwrap().save(images).await.unwrap();
     assert!(report.is_success(), "{:?}", report.images[0].error);
     assert_tree(scene.dir.path());

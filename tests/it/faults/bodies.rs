@@ -102,7 +102,7 @@ async fn a_wrong_content_range_is_never_believed() {
 #[tokio::test]
 async fn a_connection_that_goes_silent_in_mid_layer_is_left_and_gone_on_with() {
     let mut scene = Scene::start().await;
-    scene.save.session.idle_timeout = Duration::from_millis(200);
+    scene.save.access.session.idle_timeout = Duration::from_millis(200);
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).times(1).answer(Fault::Stall(100_000));
     scene.server.on("HEAD", "").times(1).answer(Fault::Silence);
@@ -114,7 +114,7 @@ async fn a_connection_that_goes_silent_in_mid_layer_is_left_and_gone_on_with() {
 #[tokio::test]
 async fn a_server_that_stays_silent_is_named() {
     let mut scene = Scene::start().await;
-    scene.save.session.idle_timeout = Duration::from_millis(100);
+    scene.save.access.session.idle_timeout = Duration::from_millis(100);
     scene.save.copy.retry.retries = 2;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Stall(100_000));

@@ -64,8 +64,8 @@ async fn two_hundred_images_and_one_request_in_three_failing_somehow_and_all_are
         _ => Conduct::good(),
     })
     .await;
-    scene.save.session.plain_http = true;
-    scene.save.session.idle_timeout = Duration::from_millis(300);
+    scene.save.access.session.plain_http = true;
+    scene.save.access.session.idle_timeout = Duration::from_millis(300);
     // Enough tries that chance alone never spends them all.
     scene.save.copy.retry.retries = 100;
     scene.save.copy.retry.corruptions = 100;
@@ -88,8 +88,8 @@ async fn flipped(place: Where, one_in: u64, rounds: usize, all_saved: bool) {
         let names = fleet(&scene, 40, &[5000, LARGE]);
         let conduct = Conduct { flip: Some((one_in, place)), ..Conduct::good() };
         let proxy = Proxy::start(scene.server.address(), round as u64, move |_, _| conduct.clone()).await;
-        scene.save.session.plain_http = true;
-        scene.save.session.idle_timeout = Duration::from_millis(500);
+        scene.save.access.session.plain_http = true;
+        scene.save.access.session.idle_timeout = Duration::from_millis(500);
         scene.save.copy.retry.corruptions = 50;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         // Looks at every byte of the tree.

@@ -1,0 +1,96 @@
+//! The sessions of a run: one per registry, each with its own settings.
+
+use super::{Anonymous, CredentialSource, Session, SessionOptions};
+use crate::error::Result;
+use crate::oci::Registry;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Registries' own settings, where they have some.
+pub trait SettingsSource: Send + Sync {
+    /// How `registry` is reached; none when it is reached like any other.
+    ///
+    /// # Errors
+    /// `InvalidInput` for settings that can't be used.
+    fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>>;
+}
+
+impl SettingsSource for BTreeMap<Registry, SessionOptions> {
+    fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>> {
+        Ok(self.get(registry).cloned())
+    }
+}
+
+/// How registries are reached, and as whom. The default: any registry over HTTPS, as nobody.
+#[derive(Clone)]
+pub struct Access {
+    /// How registries are reached that have no settings of their own.
+    pub session: SessionOptions,
+    /// Registries' own settings.
+    pub own: Arc<dyn SettingsSource>,
+    /// Where credentials come from.
+    pub credentials: Arc<dyn CredentialSource>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        let own = Arc::new(BTreeMap::new());
+        Self { session: SessionOptions::default(), own, credentials: Arc::new(Anonymous) }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// One session per registry, opened when it is first asked for. Sessions share nothing but the settings.
+#[derive(Debug)]
+pub struct Sessions {
+    access: Access,
+    /// The most requests in flight at once to one registry.
+    connections: usize,
+    open: Mutex<HashMap<Registry, Arc<Session>>>,
+}
+
+impl Sessions {
+    /// Sessions that are reached by `access`, each with at most `connections` requests of a kind in flight.
+    #[must_use]
+    pub fn new(access: Access, connections: usize) -> Self {
+        Self { access, connections: connections.max(1), open: Mutex::default() }
+    }
+
+    /// The session with `registry`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with(&self, registry: &Registry) -> Result<Arc<Session>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = open.get(registry) {
+            return Ok(session.clone());
+        }
+        let own = self.access.own.settings(registry)?;
+        let options = own.unwrap_or_else(|| self.access.session.clone());
+        let options = SessionOptions { max_connections: self.connections, ..options };
+        let session = Session::new(registry.clone(), self.access.credentials.clone(), options)?;
+        let session = Arc::new(session);
+        open.insert(registry.clone(), session.clone());
+        Ok(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_has_one_session() {
+        let sessions = Sessions::new(Access::default(), 3);
+        let (one, two): (Registry, Registry) = ("a.io".parse().unwrap(), "b.io".parse().unwrap());
+        let first = sessions.with(&one).unwrap();
+        assert!(Arc::ptr_eq(&first, &sessions.with(&one).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &sessions.with(&two).unwrap()));
+    }
+}
