@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod document;
 pub mod file;
 pub mod memory;
 pub mod retry;

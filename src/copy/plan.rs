@@ -8,6 +8,7 @@ use super::tally::Tally;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::config::MAX_CONFIG_SIZE;
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
@@ -24,8 +25,6 @@ const MAX_MANIFESTS: usize = 2000;
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// The most bytes of configurations that are kept from an image's planning to its writing.
 const MAX_KEPT_CONFIGS: u64 = 8 << 20;
-/// The largest image configuration read into memory, in bytes.
-const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
 /// One image's walk from its root down.
 pub(crate) struct Walk<'a, S, K: Sink> {

@@ -1,5 +1,6 @@
 //! The model: names, digests, descriptors, manifests. Pure: no I/O, no async.
 
+pub mod config;
 pub mod descriptor;
 pub mod digest;
 pub mod manifest;
@@ -8,6 +9,7 @@ pub mod platform;
 pub mod reference;
 pub mod sha256;
 
+pub use config::ImageConfig;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Digester};
 pub use manifest::{Index, Manifest, RawManifest};

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What a manifest runs on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// The operating system, as GOOS has it.
     #[serde(default)]
