@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod content;
 pub mod copy;
+pub mod driver;
 pub mod error;
 pub mod list;
 pub mod ls;

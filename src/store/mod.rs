@@ -11,11 +11,10 @@
 //! No path leaves the directory. The directory itself may be a symbolic link; below it none is followed, and `docker` is no
 //! exception: whoever wants content on another disk mounts that (on all of the directory, since a rename cannot cross disks).
 //!
-//! Only this module's `path.rs` knows a path; a driver ([`driver::Driver`]) stores files under it.
+//! Only this module's `path.rs` knows a path; a driver ([`crate::driver::Driver`]) stores files under it.
 
 pub mod census;
 pub mod document;
-pub mod driver;
 pub mod link;
 pub mod lock;
 mod partial;
@@ -26,6 +25,7 @@ mod remove;
 mod sink;
 mod source;
 
+pub use crate::driver;
 pub use lock::StoreLock;
 pub use partial::Writer;
 

@@ -20,6 +20,7 @@
 //! Names reach this file only as [`Repository`], [`Tag`] and [`Digest`], whose grammars have no
 //! empty, `.` or `..` component, no backslash and no NUL: no path leaves the store's directory.
 
+pub(super) use crate::driver::parent;
 use crate::oci::{Digest, Repository, Tag};
 
 /// Where registries keep all repositories.
@@ -123,11 +124,6 @@ pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) ->
 /// honest blob's partial file.
 pub(crate) fn partial(digest: &Digest, size: u64) -> String {
     format!("{PARTIAL}/{}.{size}", digest.hex())
-}
-
-/// The path without its last component; empty for a single component.
-pub(crate) fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 #[cfg(test)]

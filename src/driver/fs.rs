@@ -11,9 +11,9 @@
 
 use super::beneath::Beneath;
 use super::fs_partial::{FsPartial, read_full};
+use super::parent;
 use super::touched::{Touched, syncfs_is_trusted};
 use super::{Driver, Entry, EntryKind, FreeSpace, Partial};
-use crate::store::path::parent;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;

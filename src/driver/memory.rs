@@ -118,7 +118,7 @@ impl Driver for MemoryDriver {
         if tree.directories.contains(path) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        tree.make_directories(crate::store::path::parent(path))?;
+        tree.make_directories(super::parent(path))?;
         tree.files.remove(staged);
         tree.files.insert(path.to_owned(), content);
         Ok(())
@@ -137,7 +137,7 @@ impl Driver for MemoryDriver {
 
     fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
         let mut tree = lock(&self.tree);
-        tree.make_directories(crate::store::path::parent(to))?;
+        tree.make_directories(super::parent(to))?;
         let moved = |name: &String| {
             let rest = name.strip_prefix(path)?;
             (rest.is_empty() || rest.starts_with('/')).then(|| (name.clone(), format!("{to}{rest}")))
@@ -164,7 +164,7 @@ impl Driver for MemoryDriver {
         if !tree.held.insert(path.to_owned()) {
             return Ok(None);
         }
-        tree.make_directories(crate::store::path::parent(path))?;
+        tree.make_directories(super::parent(path))?;
         let content = tree.files.entry(path.to_owned()).or_default();
         if lock(content).len() as u64 > size {
             *content = Content::default();

@@ -1,4 +1,4 @@
-//! What the store needs of the medium that holds its files.
+//! The medium that holds files: what a tree and a layout need of it.
 //!
 //! A driver stores files under relative paths. Three promises make the tree safe:
 //!
@@ -6,13 +6,14 @@
 //!   at once, in place of what was there; nothing else ever writes a final path.
 //! - *A barrier divides time.* When [`Driver::barrier`] returns, everything written, staged and published before it was
 //!   called is on stable storage. Between two barriers nothing is promised about what a power loss keeps, nor about the order.
-//! - *No path leaves the store.* What stands under the store's directory may have been planted: no symbolic link below it
+//! - *No path leaves the directory.* What stands under a driver's directory may have been planted: no symbolic link below it
 //!   is followed, whether reading or writing.
 //!
 //! Methods block, but only as long as a local file system takes; [`Driver::barrier`] may take seconds and is
-//! called from the store's own thread. Errors are the operating system's; the store adds what it was doing.
+//! called from a thread that may wait. Errors are the operating system's; the caller adds what it was doing.
 
 mod beneath;
+pub(crate) mod extents;
 pub mod fs;
 mod fs_partial;
 pub mod memory;
@@ -169,6 +170,11 @@ pub enum EntryKind {
     File,
     /// Anything else: a symbolic link, a pipe. Nothing that belongs in the tree.
     Other,
+}
+
+/// The path without its last component; empty for a single component.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// Room that is left on the medium.
