@@ -19,6 +19,7 @@ pub mod save;
 pub mod serve;
 pub mod store;
 pub mod verify;
+pub mod yaml;
 
 pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};

@@ -144,7 +144,8 @@ pub struct SaveArgs {
     /// Save the images listed in FILE; - is stdin; may be repeated
     ///
     /// One image a line, `#` starts a comment, `platform=linux/arm64` after a name asks for other
-    /// platforms than --arch. Or YAML: a sequence of {registry, username, password, images: [...]}.
+    /// platforms than --arch. Or YAML: a sequence of {registry, username, password, images: [...]}. Files of docker
+    /// compose, skopeo sync, hauler, image-syncer and kubeadm config images list are read too.
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
     pub list: Vec<PathBuf>,
     /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all

@@ -1,14 +1,20 @@
 //! Image lists: what to save, as people write it down. Pure: text in, entries and remarks out.
 //!
-//! Two grammars, told apart by content (or by a `.yaml` / `.yml` name):
+//! The grammars are told apart by content (or by a `.yaml`, `.yml` or `.json` name):
 //!
 //! - plain: one reference a line with an optional `platform=...`; `#` starts a comment, `##+name` a module;
-//! - sections: YAML, a sequence of `{registry, username, password, images: [...]}`.
+//! - sections: YAML, a sequence of `{registry, username, password, images: [...]}`;
+//! - the files of docker compose, skopeo sync, hauler, image-syncer and `kubeadm config images list`.
 //!
 //! Nothing stops at the first bad line: every one is reported with its place and the reason.
 
+mod compose;
+mod hauler;
 mod plain;
 mod sections;
+mod skopeo;
+mod structured;
+mod syncer;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry};
@@ -178,7 +184,7 @@ pub fn parse(name: &str, text: &[u8]) -> Parsed {
         return whole("the list is written in UTF-16", Some("save it as UTF-8"));
     }
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let parsed = if is_yaml(name, text) { sections::parse(&file, text) } else { plain::parse(&file, text) };
+    let parsed = if is_yaml(name, text) { structured::parse(&file, text) } else { plain::parse(&file, text) };
     parsed.without_duplicates()
 }
 
@@ -227,18 +233,72 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
     line
 }
 
-/// A plain list's line can't start with a dash; a YAML sequence's first item does.
+/// Whether documents are a list of another tool, which [`parse`] reads from a `.yaml` file.
+#[must_use]
+pub fn is_foreign_list(documents: &[Arc<crate::yaml::Node>]) -> bool {
+    structured::is_known(documents)
+}
+
+/// A plain list's line can't start with a dash, a quote or a brace, and no name in it is followed by a colon
+/// and a blank; in YAML of the forms that are read, one of these is the first line.
 fn is_yaml(name: &str, text: &[u8]) -> bool {
     let lower = name.to_ascii_lowercase();
-    if lower.ends_with(".yaml") || lower.ends_with(".yml") {
+    if [".yaml", ".yml", ".json"].iter().any(|ending| lower.ends_with(ending)) {
         return true;
     }
-    text.split(|b| *b == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .find(|line| !line.is_empty() && !line.starts_with(b"#"))
-        .is_some_and(|line| {
-            line == b"-" || line.starts_with(b"- ") || line.starts_with(b"---") || line.starts_with(b"%YAML")
-        })
+    let mut lines = significant(text);
+    let Some(first) = lines.next() else { return false };
+    let heads = [b"- ".as_slice(), b"---", b"%YAML", b"\""];
+    let brace = first.starts_with(b"{") && !first.starts_with(b"{{");
+    if first == b"-" || brace || heads.iter().any(|head| first.starts_with(head)) {
+        return true;
+    }
+    let Some((key, value)) = first.iter().position(|byte| *byte == b' ').map_or_else(
+        || first.strip_suffix(b":").map(|key| (key, b"".as_slice())),
+        |blank| first[..blank].strip_suffix(b":").map(|key| (key, &first[blank..])),
+    ) else {
+        return false;
+    };
+    let known = [b"apiVersion".as_slice(), b"kind", b"services", b"version", b"name"].contains(&key);
+    let opens_a_mapping = value.is_empty() && lines.next_indented();
+    known || key.starts_with(b"x-") || key.contains(&b'/') && !value.is_empty() || opens_a_mapping
+}
+
+/// The lines of a text that are no comment and not empty, trimmed.
+fn significant(text: &[u8]) -> Significant<'_> {
+    Significant { rest: text }
+}
+
+struct Significant<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Significant<'a> {
+    fn next_raw(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let end = self.rest.iter().position(|byte| *byte == b'\n').unwrap_or(self.rest.len());
+            let line = &self.rest[..end];
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            let trimmed = line.trim_ascii();
+            if !trimmed.is_empty() && !trimmed.starts_with(b"#") {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Whether the next line belongs to a mapping that was opened on the line before.
+    fn next_indented(&mut self) -> bool {
+        self.next_raw().is_some_and(|line| line.starts_with(b" ") && line.trim_ascii_end().ends_with(b":"))
+    }
+}
+
+impl<'a> Iterator for Significant<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.next_raw().map(<[u8]>::trim_ascii)
+    }
 }
 
 /// `platform=` of a line: the list names systems other than Linux in full.
@@ -264,6 +324,15 @@ mod tests {
             ("a.YAML", "nginx\n", true),
             ("a.yml", "", true),
             ("-", "-nginx\n", false),
+            ("-", "nginx:\n", false),
+            ("-", "nginx:\n  redis:1\n", false),
+            ("-", "image: nginx\n", false),
+            ("a.json", "[]", true),
+            ("-", "# x\n{\n", true),
+            ("-", "services:\n  a:\n", true),
+            ("-", "quay.io:\n  images:\n", true),
+            ("-", "quay.io/a/b:1: c.io/d\n", true),
+            ("-", "quay.io/a/b:1 platform=all\n", false),
         ] {
             assert_eq!(is_yaml(name, text.as_bytes()), yaml, "{name} {text:?}");
         }

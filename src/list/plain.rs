@@ -24,6 +24,10 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
             parsed.problem(origin, "the line is not UTF-8 text", None);
             continue;
         };
+        if is_log_line(text) {
+            parsed.note(origin, "this is a log line of kubeadm: it is left out");
+            continue;
+        }
         if let Some(name) = heading(text) {
             module = Some(name.into());
             continue;
@@ -37,6 +41,18 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
 fn heading(text: &str) -> Option<&str> {
     let name = text.trim().strip_prefix("##+")?.trim();
     (!name.is_empty()).then_some(name)
+}
+
+/// A line of klog, which `kubeadm config images list` writes to stderr: `I0102 15:04:05.000000 ...`.
+fn is_log_line(text: &str) -> bool {
+    let mut words = text.split(' ');
+    let head = words.next().unwrap_or_default().as_bytes();
+    let time = words.next().unwrap_or_default().as_bytes();
+    head.len() == 5
+        && b"IWEF".contains(&head[0])
+        && head[1..].iter().all(u8::is_ascii_digit)
+        && time.len() > 8
+        && (time[2], time[5], time[8]) == (b':', b':', b'.')
 }
 
 /// The section that a line stands in: where its bare names belong, and the credentials for it.

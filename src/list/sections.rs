@@ -81,15 +81,23 @@ fn home(section: &Section) -> Result<Home, (String, Option<String>)> {
         }
     };
     let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-    let credential = match (text(&section.username), text(&section.password)) {
-        (Some(username), Some(password)) => {
-            Some(Arc::new(ListCredential { registry: registry.clone(), username, password }))
-        }
-        (None, None) => None,
-        (Some(_), None) => return Err((format!("{registry} has a username and no password"), None)),
-        (None, Some(_)) => return Err((format!("{registry} has a password and no username"), None)),
-    };
+    let credential = credential(&registry, (text(&section.username), text(&section.password)))?.map(Arc::new);
     Ok(Home { registry, credential })
+}
+
+/// The credentials that a list carries for a registry: both parts, or neither.
+pub(super) fn credential(
+    registry: &Registry,
+    pair: (Option<String>, Option<String>),
+) -> Result<Option<ListCredential>, (String, Option<String>)> {
+    match pair {
+        (Some(username), Some(password)) => {
+            Ok(Some(ListCredential { registry: registry.clone(), username, password }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => Err((format!("{registry} has a username and no password"), None)),
+        (None, Some(_)) => Err((format!("{registry} has a password and no username"), None)),
+    }
 }
 
 fn images(parsed: &mut Parsed, section: Section, home: &Home, at: &impl Fn(u64) -> Origin) {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("oci", &["error"]),
-    ("list", &["error", "oci"]),
+    ("yaml", &[]),
+    ("list", &["error", "oci", "yaml"]),
     ("content", &["error", "oci"]),
     ("registry", &["error", "oci", "content"]),
     ("driver", &[]),

@@ -1,0 +1,89 @@
+//! hauler's manifests: documents of kind Images and Charts (docs.hauler.dev, "Content Types").
+
+use super::structured::Into;
+use crate::yaml::Node;
+
+pub(super) fn read(into: &mut Into, document: &Node) {
+    let spec = document.get("spec");
+    let list = |key: &str| spec.and_then(|spec| spec.get(key)).map(Node::items).unwrap_or_default();
+    match document.text_of("kind").unwrap_or_default() {
+        "Images" => {
+            let note = |key: &str| document.get("metadata")?.get("annotations")?.text_of(key);
+            let registry = note("hauler.dev/registry").or_else(|| note("hauler.cattle.io/registry"));
+            let platform = note("hauler.dev/platform").or_else(|| note("hauler.cattle.io/platform"));
+            list("images").iter().for_each(|item| image(into, item, registry, platform));
+        }
+        "Charts" => list("charts").iter().for_each(|item| chart(into, item)),
+        "Files" => into.note(document.line, "files are not images: they are left out"),
+        other => {
+            let told = format!("hauler's kind {other:?} can't be read as a list");
+            into.problem(document.line, told, Some("Images and Charts can"));
+        }
+    }
+}
+
+fn image(into: &mut Into, item: &Node, registry: Option<&str>, platform: Option<&str>) {
+    let Some(name) = item.text_of("name") else {
+        return into.problem(item.line, "the image has no name", None);
+    };
+    let line = item.get("name").map_or(item.line, |name| name.line);
+    let platform = item.text_of("platform").or(platform);
+    let first = name.split('/').next().filter(|_| name.contains('/')).unwrap_or_default();
+    let bare = !first.contains(['.', ':']) && first != "localhost";
+    match registry.filter(|_| bare) {
+        Some(registry) => {
+            into.image(line, &format!("{}/{name}", registry.trim_end_matches('/')), platform, None);
+        }
+        None => into.image(line, name, platform, None),
+    }
+}
+
+fn chart(into: &mut Into, item: &Node) {
+    let line = item.line;
+    let Some(name) = item.text_of("name") else { return into.problem(line, "the chart has no name", None) };
+    let place = item.text_of("repoURL").unwrap_or(if name.starts_with("oci://") { name } else { "" });
+    let Some(place) = place.strip_prefix("oci://") else {
+        let told = format!("the chart {name:?} is not in an OCI registry");
+        return into.problem(line, told, Some("helm pull fetches it; saver scan finds the images in it"));
+    };
+    let place = place.trim_end_matches('/');
+    let full = if name.starts_with("oci://") { place.to_owned() } else { format!("{place}/{name}") };
+    let Some(version) = item.text_of("version") else {
+        return into.problem(line, format!("the chart {name:?} has no version"), Some("add version:"));
+    };
+    // A tag can't hold a version's +, and Helm writes _ for it.
+    into.image(line, &format!("{full}:{}", version.replace('+', "_")), None, None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+
+    #[test]
+    fn reads_the_sample() {
+        let parsed = parse("hauler.yaml", include_bytes!("../../testdata/lists/hauler.yaml"));
+        let seen: Vec<String> = parsed
+            .entries
+            .iter()
+            .map(|e| {
+                format!(
+                    "{} {} {:?}",
+                    e.origin.line,
+                    e.reference,
+                    e.platforms.as_ref().map(ToString::to_string)
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "9 registry.example.com/library/busybox:1.36 Some(\"linux/amd64\")",
+                "10 quay.io/team/app:1.0 Some(\"linux/arm64\")",
+                "19 registry.example.com/charts/mysql:8.8.19_a None",
+            ]
+        );
+        assert_eq!(parsed.notes.len(), 1);
+        let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].starts_with("hauler.yaml:22: the chart \"rancher\""), "{told:?}");
+    }
+}
