@@ -1,6 +1,6 @@
 //! What every sink and source must hold: one suite, run by each of them.
 
-use super::{BlobWriter, Ingest, Place, Publication, Sink, Source, Target};
+use super::{BlobUpload, BlobWriter, Ingest, Place, Publication, Sink, Source, Target};
 use crate::error::ErrorKind;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 use bytes::Bytes;
@@ -73,11 +73,22 @@ fn descriptor(content: &[u8]) -> Descriptor {
     Descriptor::new("application/octet-stream", Digest::of(content), content.len() as u64)
 }
 
+/// The repository that blobs are wanted for, where that is all the same.
+fn home() -> Repository {
+    "demo/one".parse().unwrap()
+}
+
 /// Writes `content` unless it is there; answers whether it was written.
 pub(crate) async fn put<S: Sink>(sink: &S, content: &[u8]) -> bool {
     let descriptor = descriptor(content);
-    match sink.ingest(&descriptor).await.unwrap() {
+    match sink.ingest(&home(), &descriptor).await.unwrap() {
         Ingest::Present => false,
+        Ingest::Upload(mut upload) => {
+            let from = upload.received().await.unwrap() as usize;
+            upload.write(Bytes::copy_from_slice(&content[from..])).await.unwrap();
+            upload.commit(&descriptor.digest).await.unwrap();
+            true
+        }
         Ingest::Write(writer) => {
             let from = writer.received() as usize;
             writer.write_at(from as u64, &content[from..]).unwrap();
@@ -88,9 +99,9 @@ pub(crate) async fn put<S: Sink>(sink: &S, content: &[u8]) -> bool {
 }
 
 async fn writer<S: Sink>(sink: &S, content: &[u8]) -> S::Writer {
-    match sink.ingest(&descriptor(content)).await.unwrap() {
+    match sink.ingest(&home(), &descriptor(content)).await.unwrap() {
         Ingest::Write(writer) => writer,
-        Ingest::Present => panic!("present"),
+        _ => panic!("nothing to write to"),
     }
 }
 
@@ -124,7 +135,7 @@ async fn empty_has_nothing<S: Sink>(sink: S) {
     assert_eq!(sink.tag(&repository, &tag).await.unwrap(), None);
     assert!(!sink.tag_has_named(&repository, &tag, &digest).await.unwrap());
     assert_eq!(sink.content(&digest, 100).await.unwrap(), None);
-    assert!(!sink.has_blob(&descriptor(b"x")).await.unwrap());
+    assert!(!sink.has_blob(&home(), &descriptor(b"x")).await.unwrap());
     assert!(!sink.is_linked(&repository, &digest).await.unwrap());
     assert!(!sink.is_revision(&repository, &digest).await.unwrap());
 }
@@ -149,9 +160,9 @@ async fn a_published_image_is_there<S: Sink>(sink: S) {
             let mut descriptor = descriptor(blob);
             assert!(sink.is_linked(&repository, &descriptor.digest).await.unwrap());
             assert!(!sink.is_revision(&repository, &descriptor.digest).await.unwrap());
-            assert!(sink.has_blob(&descriptor).await.unwrap());
+            assert!(sink.has_blob(&repository, &descriptor).await.unwrap());
             descriptor.size += 1;
-            assert!(!sink.has_blob(&descriptor).await.unwrap());
+            assert!(!sink.has_blob(&repository, &descriptor).await.unwrap());
         }
     }
 }
@@ -178,7 +189,7 @@ async fn blobs_arrive_in_any_order<S: Sink>(sink: S) {
     assert_eq!(writer.read_at(39_000, &mut back[..50]).unwrap(), 50);
     assert_eq!(back[..50], content[39_000..39_050]);
     Arc::into_inner(writer).unwrap().commit(&Digest::of(&content)).unwrap();
-    assert!(sink.has_blob(&descriptor(&content)).await.unwrap());
+    assert!(sink.has_blob(&home(), &descriptor(&content)).await.unwrap());
     assert!(!put(&sink, &content).await);
 }
 
@@ -188,7 +199,7 @@ async fn an_interrupted_blob_goes_on<S: Sink>(sink: S) {
     assert_eq!(first.received(), 0);
     first.write_at(0, &content[..10]).unwrap();
     drop(first);
-    assert!(!sink.has_blob(&descriptor(content)).await.unwrap());
+    assert!(!sink.has_blob(&home(), &descriptor(content)).await.unwrap());
     let second = writer(&sink, content).await;
     assert_eq!(second.received(), 10);
     let mut back = [0; 10];
@@ -241,14 +252,15 @@ async fn what_is_not_whole_is_not_committed<S: Sink>(sink: S) {
     let other = writer(&sink, content).await;
     other.write_at(0, content).unwrap();
     assert_eq!(other.commit(&Digest::of(b"other")).unwrap_err().kind(), ErrorKind::Corrupt);
-    assert!(!sink.has_blob(&descriptor(content)).await.unwrap());
+    assert!(!sink.has_blob(&home(), &descriptor(content)).await.unwrap());
 }
 
 async fn one_writes_while_others_wait<S: Sink>(sink: S) {
+    let home = home();
     let content = b"asked for twice";
     let first = writer(&sink, content).await;
     let wanted = descriptor(content);
-    let mut second = std::pin::pin!(sink.ingest(&wanted));
+    let mut second = std::pin::pin!(sink.ingest(&home, &wanted));
     assert!(futures::poll!(&mut second).is_pending());
     first.write_at(0, content).unwrap();
     first.commit(&Digest::of(content)).unwrap();
@@ -259,7 +271,7 @@ async fn one_writes_while_others_wait<S: Sink>(sink: S) {
     let first = writer(&sink, content).await;
     first.write_at(0, &content[..5]).unwrap();
     let wanted = descriptor(content);
-    let mut second = std::pin::pin!(sink.ingest(&wanted));
+    let mut second = std::pin::pin!(sink.ingest(&home, &wanted));
     assert!(futures::poll!(&mut second).is_pending());
     drop(first);
     let Ingest::Write(second) = second.await.unwrap() else { panic!("present") };

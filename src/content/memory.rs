@@ -7,8 +7,12 @@ use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// How large the pieces are that a blob comes in, in bytes.
+const CHUNK: usize = 1 << 20;
 
 /// Everything that is visible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,12 @@ impl Memory {
         contents.blobs.insert(digest, content);
         contents.links.insert((repository.clone(), digest));
         digest
+    }
+
+    /// Puts wrong bytes in the place of `digest`'s.
+    #[cfg(test)]
+    pub(crate) fn replace_blob(&self, digest: &Digest, content: Bytes) {
+        self.lock().contents.blobs.insert(*digest, content);
     }
 
     /// Makes `manifest` one of `repository`'s, named by `tag` if there is one.
@@ -129,14 +139,16 @@ impl Source for Memory {
         let position = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
         let (start, end) = (position(from), to.map_or(content.len(), position));
         let bytes = content.slice(start..end.max(start));
-        let length = bytes.len() as u64;
-        let chunks = futures::stream::iter([Ok(bytes)]).boxed();
-        Ok(BlobStream { start: start as u64, length: Some(length), chunks })
+        let length = bytes.len();
+        let chunk = move |at: usize| Ok(bytes.slice(at..length.min(at + CHUNK)));
+        let chunks = futures::stream::iter((0..length).step_by(CHUNK).map(chunk)).boxed();
+        Ok(BlobStream { start: start as u64, length: Some(length as u64), chunks })
     }
 }
 
 impl Sink for Memory {
     type Writer = MemoryWriter;
+    type Upload = Infallible;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         Ok(self.lock().contents.tags.get(&(repository.clone(), tag.clone())).copied())
@@ -151,7 +163,7 @@ impl Sink for Memory {
         Ok(content.filter(|content| content.len() as u64 <= limit))
     }
 
-    async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+    async fn has_blob(&self, _: &Repository, descriptor: &Descriptor) -> Result<bool> {
         let state = self.lock();
         let content = state.contents.blobs.get(&descriptor.digest);
         Ok(content.is_some_and(|content| content.len() as u64 == descriptor.size))
@@ -165,12 +177,16 @@ impl Sink for Memory {
         Ok(self.lock().contents.revisions.contains(&(repository.clone(), *digest)))
     }
 
-    async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<MemoryWriter>> {
+    async fn ingest(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Ingest<MemoryWriter, Infallible>> {
         let digest = descriptor.digest;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.has_blob(descriptor).await? {
+            if self.has_blob(repository, descriptor).await? {
                 return Ok(Ingest::Present);
             }
             {

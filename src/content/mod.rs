@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -110,8 +111,14 @@ pub trait Source: Send + Sync + 'static {
 ///
 /// Queries answer from what is on disk now and are cheap (tens of microseconds in a store).
 pub trait Sink: Send + Sync + 'static {
-    /// What takes a blob's bytes.
+    /// What takes a blob's bytes at any offset; [`Infallible`] where nothing does.
     type Writer: BlobWriter;
+    /// What takes a blob's bytes in order and can't read them back; [`Infallible`] where nothing does.
+    type Upload: BlobUpload;
+
+    /// Whether content is one for all repositories: what was brought for one of them can be linked in any other.
+    /// Where it is not, as in registries, the engine asks and ingests for each repository, one after the first.
+    const SHARED: bool = true;
 
     /// The digest that `repository:tag` names now.
     ///
@@ -131,17 +138,22 @@ pub trait Sink: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool>> + Send;
 
     /// The content of `digest` if the sink holds it in any repository and it has at most `limit` bytes: a manifest or a configuration.
-    /// The bytes are as found: the engine hashes them.
+    /// The bytes are as found: the engine hashes them. Where reading back costs a request, `None` is a good answer.
     ///
     /// # Errors
     /// As `tag`.
     fn content(&self, digest: &Digest, limit: u64) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
-    /// Whether the sink holds a blob of exactly this digest and size, in whatever repository.
+    /// Whether the sink holds a blob of exactly this digest and size: in whatever repository where content is
+    /// [shared](Self::SHARED), else in this one.
     ///
     /// # Errors
     /// As `tag`.
-    fn has_blob(&self, descriptor: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
+    fn has_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> impl Future<Output = Result<bool>> + Send;
 
     /// Whether `repository` can serve `digest` as a blob: it is linked there.
     ///
@@ -174,15 +186,22 @@ pub trait Sink: Send + Sync + 'static {
     /// Opens a blob for writing. Waits while another writer, of this process or another, holds the same blob;
     /// answers [`Ingest::Present`] when it is there by then.
     ///
-    /// # Errors
-    /// `Storage`.
-    fn ingest(&self, descriptor: &Descriptor) -> impl Future<Output = Result<Ingest<Self::Writer>>> + Send;
-
-    /// Publishes an image whose blobs are all present or committed: links, manifests, then tags.
-    /// Returns when all of it is on stable storage.
+    /// `repository` is the one that it is wanted for first. Where content is not [shared](Self::SHARED), it is there for that
+    /// one only; a registry that holds it in another repository may link it from there, which is `Present` too.
     ///
     /// # Errors
-    /// `Storage`.
+    /// `Storage`; of a registry what its requests come to.
+    fn ingest(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> impl Future<Output = Result<Ingest<Self::Writer, Self::Upload>>> + Send;
+
+    /// Publishes an image whose blobs are all present or committed: links, manifests, then tags.
+    /// Returns when all of it is on stable storage. May be called again after a failure that passes.
+    ///
+    /// # Errors
+    /// As `ingest`.
     fn publish(&self, image: Publication) -> impl Future<Output = Result<()>> + Send;
 }
 
@@ -196,11 +215,13 @@ pub struct Room {
 }
 
 /// A sink's answer to an ingest.
-pub enum Ingest<W> {
+pub enum Ingest<W, U> {
     /// The blob is there already, whole.
     Present,
     /// The blob is to be written; the writer says how much an earlier run left behind.
     Write(W),
+    /// The blob is to be sent in order.
+    Upload(U),
 }
 
 /// Takes one blob's bytes, at any offset and in any order, from several tasks.
@@ -234,6 +255,72 @@ pub trait BlobWriter: Send + Sync + 'static {
     /// # Errors
     /// `Storage`.
     fn discard(self) -> Result<()>;
+}
+
+/// Takes one blob's bytes in order, to where they can't be read back from.
+///
+/// The engine hashes what it writes and commits only what hashed right. Whatever fails, the upload lives on: the engine
+/// asks [`received`](Self::received) and goes on from there. Dropped without `commit` nothing of it is visible.
+pub trait BlobUpload: Send + 'static {
+    /// How many bytes the other side surely holds, from the blob's start. Asked before the first byte and after each
+    /// failure; never more than was written. It may be fewer than before: an upload that the other side lost begins anew.
+    ///
+    /// # Errors
+    /// What the request came to, where it took one.
+    fn received(&mut self) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Sends `bytes`, those that follow what was written or, after a failure, what was received.
+    ///
+    /// Returns when they are on their way, which is not when they have arrived.
+    ///
+    /// # Errors
+    /// `Unavailable` and so on: then `received` tells how far it came.
+    fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
+
+    /// Makes the blob, whose bytes hashed to `digest`, visible. After a failure that passes it may be called again, once
+    /// `received` has told that all is there.
+    ///
+    /// # Errors
+    /// As `write`; `Corrupt` when the other side hashed something else.
+    fn commit(&mut self, digest: &Digest) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// No writer at all: for sinks that take uploads only.
+impl BlobWriter for Infallible {
+    fn received(&self) -> u64 {
+        match *self {}
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
+        match *self {}
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<usize> {
+        match *self {}
+    }
+
+    fn commit(self, _: &Digest) -> Result<()> {
+        match self {}
+    }
+
+    fn discard(self) -> Result<()> {
+        match self {}
+    }
+}
+
+/// No upload at all: for sinks that are written at any offset.
+impl BlobUpload for Infallible {
+    async fn received(&mut self) -> Result<u64> {
+        match *self {}
+    }
+
+    async fn write(&mut self, _: Bytes) -> Result<()> {
+        match *self {}
+    }
+
+    async fn commit(&mut self, _: &Digest) -> Result<()> {
+        match *self {}
+    }
 }
 
 /// One image ready to be made visible.

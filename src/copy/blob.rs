@@ -18,24 +18,26 @@ use std::time::Instant;
 /// Blobs up to this many bytes are held in memory and hashed as they come.
 pub(super) const SMALL: u64 = 256 << 10;
 /// This many bytes in a row count as progress, which makes the retry budget whole again.
-const PROGRESS: u64 = 1 << 20;
+pub(super) const PROGRESS: u64 = 1 << 20;
 
 impl<K: Sink> Engine<K> {
-    /// Sees to it that the sink has the blob, fetching it unless it is there or another image brings it.
+    /// Sees to it that the sink has the blob for the repository `home`, fetching it unless it is there or another image brings it.
     pub(crate) async fn bring<S: Source>(
         &self,
         source: &S,
         reference: &Reference,
+        home: &Repository,
         blob: &Descriptor,
         ready: Option<Bytes>,
         tally: &Tally,
     ) -> Result<()> {
         let origin = (reference.registry.clone(), reference.repository.clone(), blob.size);
-        let fetch = || async move {
-            self.fetch(source, reference, blob, ready, tally).await?;
+        let fetch = || async {
+            self.fetch(source, reference, home, blob, ready.clone(), tally).await?;
             Ok(blob.size)
         };
-        let size = self.flight.bring(blob.digest, origin, fetch).await?;
+        let apart = (!K::SHARED).then_some(home);
+        let size = self.flight.bring(blob.digest, apart, origin, fetch).await?;
         if size == blob.size {
             return Ok(());
         }
@@ -47,6 +49,7 @@ impl<K: Sink> Engine<K> {
         &self,
         source: &S,
         reference: &Reference,
+        home: &Repository,
         blob: &Descriptor,
         ready: Option<Bytes>,
         tally: &Tally,
@@ -54,9 +57,19 @@ impl<K: Sink> Engine<K> {
         let _open = tally.lane.writers.acquire().await;
         let mut attempts = Attempts::new(&self.options.retry);
         loop {
-            let writer = match self.sink.ingest(blob).await? {
+            let ingest = || self.sink.ingest(home, blob);
+            let writer = match self.attempt(tally, &blob.digest, ingest).await? {
                 Ingest::Present => return Ok(()),
                 Ingest::Write(writer) => writer,
+                Ingest::Upload(upload) => {
+                    match self.upload(source, reference, blob, ready.clone(), upload, tally).await {
+                        Err(error) if error.kind() == ErrorKind::Corrupt => {
+                            self.again(&mut attempts, tally, &blob.digest, error).await?;
+                            continue;
+                        }
+                        done => return done,
+                    }
+                }
             };
             if blob.size <= SMALL {
                 let bytes = match ready.clone() {
@@ -174,7 +187,7 @@ impl<K: Sink> Engine<K> {
         let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
-            tally.fetched(chunk.len() as u64);
+            self.count_read(tally, chunk.len());
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
             if trickle.is_too_slow(chunk.len() as u64) {
                 return Err(trickles(blob, length));
@@ -197,6 +210,13 @@ impl<K: Sink> Engine<K> {
         Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
     }
 
+    /// Counts what was read to learn what to copy. Where blobs are sent on, what counts is what was sent.
+    pub(super) fn count_read(&self, tally: &Tally, bytes: usize) {
+        if K::SHARED {
+            tally.fetched(bytes as u64);
+        }
+    }
+
     /// Runs `request` until it succeeds or the retry policy gives up.
     pub(crate) async fn attempt<T, F>(
         &self,
@@ -217,7 +237,7 @@ impl<K: Sink> Engine<K> {
     }
 
     /// Waits for the next try, or gives `error` back when there is none.
-    async fn again(
+    pub(super) async fn again(
         &self,
         attempts: &mut Attempts<'_>,
         tally: &Tally,
@@ -287,7 +307,7 @@ impl<K: Sink> Receiver<'_, K> {
 }
 
 /// A source that sends more than the manifest says is stopped there: no lie fills the disk.
-fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
+pub(super) fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
     if at + more as u64 <= blob.size {
         return Ok(());
     }
@@ -295,7 +315,7 @@ fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
     Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
 }
 
-fn trickles(blob: &Descriptor, at: u64) -> Error {
+pub(super) fn trickles(blob: &Descriptor, at: u64) -> Error {
     let message = format!("the answer only trickles: given up after {at} of {} bytes", blob.size);
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
@@ -304,13 +324,13 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-fn cut(blob: &Descriptor, at: u64) -> Error {
+pub(super) fn cut(blob: &Descriptor, at: u64) -> Error {
     let message = format!("the answer ended after {at} of {} bytes", blob.size);
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
 
 /// Tells the observer of a blob's end, whichever way it ends.
-struct Shown<'a, K: Sink> {
+pub(super) struct Shown<'a, K: Sink> {
     engine: &'a Engine<K>,
     digest: Digest,
     size: u64,
@@ -318,13 +338,18 @@ struct Shown<'a, K: Sink> {
 }
 
 impl<'a, K: Sink> Shown<'a, K> {
-    fn start(engine: &'a Engine<K>, reference: &Reference, blob: &Descriptor, resumed: u64) -> Self {
+    pub(super) fn start(
+        engine: &'a Engine<K>,
+        reference: &Reference,
+        blob: &Descriptor,
+        resumed: u64,
+    ) -> Self {
         let (digest, size) = (blob.digest, blob.size);
         engine.observer.event(&Event::BlobStarted { reference, digest, size, resumed });
         Self { engine, digest: blob.digest, size: blob.size, complete: false }
     }
 
-    fn complete(mut self, complete: bool) {
+    pub(super) fn complete(mut self, complete: bool) {
         self.complete = complete;
     }
 }

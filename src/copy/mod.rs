@@ -17,6 +17,7 @@ pub mod report;
 mod rewrite;
 mod run;
 mod tally;
+mod upload;
 
 pub use event::{Event, Observer, Silent};
 pub use options::{CopyOptions, IndexMode, MissingPlatform};

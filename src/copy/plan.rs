@@ -156,7 +156,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                     Err(Error::new(ErrorKind::Corrupt, digest, wrong).on(Side::Source))
                 })
                 .await?;
-            self.tally.fetched(fetched.bytes.len() as u64);
+            self.engine.count_read(self.tally, fetched.bytes.len());
             Ok(Arc::new(fetched))
         };
         let manifest = cell.get_or_try_init(fetch).await?;

@@ -9,7 +9,7 @@ use super::tally::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Place, Publication, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
 use std::collections::HashMap;
@@ -27,8 +27,8 @@ struct Prepared {
     replaced: Option<Digest>,
     content: Content,
     places: Vec<Place>,
-    /// Blobs that the sink lacks.
-    lacking: Vec<Descriptor>,
+    /// Blobs that the sink lacks, each with the repository that it is wanted for.
+    lacking: Vec<(Repository, Descriptor)>,
     /// Of these, the bytes that no other image of the run has claimed.
     fetch_bytes: u64,
     reuse_bytes: u64,
@@ -158,7 +158,8 @@ impl<K: Sink> Engine<K> {
             manifests: prepared.content.manifests.clone(),
             blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
         };
-        self.sink.publish(publication).await?;
+        let publish = || self.sink.publish(publication.clone());
+        self.attempt(tally, &image.reference, publish).await?;
         Ok(Outcome::Done(prepared, Status::Saved))
     }
 
@@ -207,8 +208,8 @@ impl<K: Sink> Engine<K> {
             warnings.push(missing.message().to_owned());
         }
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
-        let places = self.places(image, root, warnings).await?;
-        self.compare(&image.reference, root, source_digest, content, places)
+        let places = self.places(image, root, tally, warnings).await?;
+        self.compare(&image.reference, root, source_digest, content, places, tally)
             .await
             .map(|prepared| Preparation::Ready(Box::new(prepared)))
     }
@@ -257,12 +258,13 @@ impl<K: Sink> Engine<K> {
         &self,
         image: &Image<S>,
         root: Digest,
+        tally: &Tally,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Place>> {
         let mut places = vec![image.place.clone()];
         let Some(alias) = &image.alias else { return Ok(places) };
         let free = match (&alias.tag, &image.place.tag) {
-            (Some(short), Some(own)) => match self.sink.tag(&alias.repository, short).await? {
+            (Some(short), Some(own)) => match self.tag(&alias.repository, short, tally).await? {
                 None => true,
                 Some(now) if now == root => true,
                 Some(now) => self.sink.tag_has_named(&image.place.repository, own, &now).await?,
@@ -280,6 +282,11 @@ impl<K: Sink> Engine<K> {
         Ok(places)
     }
 
+    /// What the tag names in the sink now.
+    async fn tag(&self, repository: &Repository, tag: &Tag, tally: &Tally) -> Result<Option<Digest>> {
+        self.attempt(tally, repository, || self.sink.tag(repository, tag)).await
+    }
+
     async fn compare(
         &self,
         reference: &Reference,
@@ -287,25 +294,33 @@ impl<K: Sink> Engine<K> {
         source_digest: Digest,
         content: Content,
         places: Vec<Place>,
+        tally: &Tally,
     ) -> Result<Prepared> {
         let (mut lacking, mut fetch_bytes, mut reuse_bytes) = (Vec::new(), 0, 0);
-        for blob in &content.blobs {
-            if self.sink.has_blob(blob).await? {
-                reuse_bytes = sum([reuse_bytes, blob.size]);
-                continue;
+        for home in homes::<K>(&places) {
+            for (blob, there) in content.blobs.iter().zip(self.which_are_there(home, &content, tally).await?)
+            {
+                if there {
+                    reuse_bytes = sum([reuse_bytes, blob.size]);
+                    continue;
+                }
+                lacking.push((home.clone(), blob.clone()));
+                let counted =
+                    if self.flight.claim(blob.digest) { &mut fetch_bytes } else { &mut reuse_bytes };
+                *counted = sum([*counted, blob.size]);
             }
-            lacking.push(blob.clone());
-            let counted = if self.flight.claim(blob.digest) { &mut fetch_bytes } else { &mut reuse_bytes };
-            *counted = sum([*counted, blob.size]);
         }
-        let unchanged = lacking.is_empty() && self.is_published(&content, &places, root).await?;
+        let mut tags = Vec::with_capacity(places.len());
+        for place in &places {
+            tags.push(match &place.tag {
+                Some(tag) => self.tag(&place.repository, tag, tally).await?,
+                None => None,
+            });
+        }
+        let tagged = places.iter().zip(&tags).all(|(place, now)| place.tag.is_none() || *now == Some(root));
+        let unchanged = lacking.is_empty() && tagged && self.is_published(&content, &places, tally).await?;
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
-        let replaced = match places.first() {
-            _ if unchanged => None,
-            Some(Place { repository, tag: Some(tag) }) => self.sink.tag(repository, tag).await?,
-            _ => None,
-        };
-        let replaced = replaced.filter(|now| *now != root);
+        let replaced = tags.first().copied().flatten().filter(|now| *now != root);
         Ok(Prepared {
             root,
             source_digest,
@@ -319,27 +334,46 @@ impl<K: Sink> Engine<K> {
         })
     }
 
-    /// Whether every tag, revision and link is there already, and every manifest is what its digest says.
-    async fn is_published(&self, content: &Content, places: &[Place], root: Digest) -> Result<bool> {
-        for manifest in content.manifests.iter().filter(|manifest| !content.there.contains(&manifest.digest))
-        {
+    /// Which of the content's blobs `home` has, in their order.
+    async fn which_are_there(
+        &self,
+        home: &Repository,
+        content: &Content,
+        tally: &Tally,
+    ) -> Result<Vec<bool>> {
+        // A registry takes no manifest whose blobs it has not: they need not be asked for one by one.
+        if !K::SHARED && self.are_revisions(home, content, tally).await? {
+            return Ok(vec![true; content.blobs.len()]);
+        }
+        let asked = content.blobs.iter().map(|blob| async move {
+            self.attempt(tally, &blob.digest, || self.sink.has_blob(home, blob)).await
+        });
+        futures::future::try_join_all(asked).await
+    }
+
+    /// Whether `home` has every one of the manifests.
+    async fn are_revisions(&self, home: &Repository, content: &Content, tally: &Tally) -> Result<bool> {
+        let asked = content.manifests.iter().map(|manifest| async move {
+            let digest = &manifest.digest;
+            self.attempt(tally, digest, || self.sink.is_revision(home, digest)).await
+        });
+        Ok(futures::future::try_join_all(asked).await?.into_iter().all(|there| there))
+    }
+
+    /// Whether every revision and link is there already, and every manifest is what its digest says.
+    async fn is_published(&self, content: &Content, places: &[Place], tally: &Tally) -> Result<bool> {
+        let read_back = |manifest: &&Arc<RawManifest>| K::SHARED && !content.there.contains(&manifest.digest);
+        for manifest in content.manifests.iter().filter(read_back) {
             let found = self.sink.content(&manifest.digest, manifest.bytes.len() as u64).await?;
             if found.as_ref() != Some(&manifest.bytes) {
                 return Ok(false);
             }
         }
-        for Place { repository, tag } in places {
-            if let Some(tag) = tag
-                && self.sink.tag(repository, tag).await? != Some(root)
-            {
+        for Place { repository, .. } in places {
+            if !self.are_revisions(repository, content, tally).await? {
                 return Ok(false);
             }
-            for manifest in &content.manifests {
-                if !self.sink.is_revision(repository, &manifest.digest).await? {
-                    return Ok(false);
-                }
-            }
-            for blob in &content.blobs {
+            for blob in content.blobs.iter().filter(|_| K::SHARED) {
                 if !self.sink.is_linked(repository, &blob.digest).await? {
                     return Ok(false);
                 }
@@ -351,11 +385,23 @@ impl<K: Sink> Engine<K> {
     /// Brings every blob that the sink lacks, all at once; the slots bound how many move.
     async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &Prepared, tally: &Tally) -> Result<()> {
         let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
-        let blobs = prepared.lacking.iter().map(|blob| {
-            self.bring(&*image.source, &image.reference, blob, ready.get(&blob.digest).cloned(), tally)
+        let blobs = prepared.lacking.iter().map(|(home, blob)| {
+            let ready = ready.get(&blob.digest).cloned();
+            self.bring(&*image.source, &image.reference, home, blob, ready, tally)
         });
         futures::future::try_join_all(blobs).await.map(drop)
     }
+}
+
+/// The repositories that must have the blobs each for itself: where content is shared, the first will do.
+fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
+    let mut homes: Vec<&Repository> = Vec::new();
+    for place in places {
+        if homes.is_empty() || (!K::SHARED && !homes.contains(&&place.repository)) {
+            homes.push(&place.repository);
+        }
+    }
+    homes
 }
 
 /// Sizes are what manifests claim: their sum may be more than a number holds.

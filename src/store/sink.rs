@@ -7,6 +7,7 @@ use crate::content::{Ingest, Publication, Room, Sink};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use bytes::Bytes;
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -16,6 +17,7 @@ const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mi
 
 impl Sink for Store {
     type Writer = Writer;
+    type Upload = Infallible;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         self.read_tag(repository, tag)
@@ -29,7 +31,7 @@ impl Sink for Store {
         self.read_content(digest, limit)
     }
 
-    async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+    async fn has_blob(&self, _: &Repository, descriptor: &Descriptor) -> Result<bool> {
         let committed = self.inner.claims.committed(&descriptor.digest);
         Ok(committed == Some(descriptor.size) || self.blob_size(&descriptor.digest)? == Some(descriptor.size))
     }
@@ -47,7 +49,7 @@ impl Sink for Store {
         Ok(Some(Room { free: space.bytes, total: space.total }))
     }
 
-    async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<Writer>> {
+    async fn ingest(&self, _: &Repository, descriptor: &Descriptor) -> Result<Ingest<Writer, Infallible>> {
         let Descriptor { digest, size, .. } = descriptor;
         let is_there = || Ok::<_, Error>(self.blob_size(digest)? == Some(*size));
         if is_there()? {

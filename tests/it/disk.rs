@@ -93,13 +93,18 @@ fn a_large_blob_that_will_not_fit_is_refused_at_its_first_bytes() {
         let store = open(dir.path());
         let free = store.free_space().unwrap();
         assert!(free.bytes <= 4 << 20 && free.bytes > 3 << 20, "{free:?}");
+        let home = "large".parse().unwrap();
         let blob = |size| Descriptor::new("application/octet-stream", Digest::of(b"large"), size);
-        let Ingest::Write(writer) = run(store.ingest(&blob(8 << 20))).unwrap() else { panic!("present") };
+        let Ingest::Write(writer) = run(store.ingest(&home, &blob(8 << 20))).unwrap() else {
+            panic!("present")
+        };
         let error = writer.write_at(0, b"first").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Storage);
         assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
         writer.discard().unwrap();
-        let Ingest::Write(writer) = run(store.ingest(&blob(2 << 20))).unwrap() else { panic!("present") };
+        let Ingest::Write(writer) = run(store.ingest(&home, &blob(2 << 20))).unwrap() else {
+            panic!("present")
+        };
         writer.write_at(0, b"first").unwrap();
     });
 }

@@ -123,11 +123,12 @@ fn descriptor(content: &[u8]) -> Descriptor {
 
 /// Gives `content` to the sink unless it is there, going on where an earlier run stopped; answers how many bytes were written.
 pub(crate) async fn put(sink: &impl Sink, content: &[u8]) -> Result<u64> {
-    let descriptor = descriptor(content);
+    let (descriptor, home) = (descriptor(content), "app".parse()?);
     loop {
-        let writer = match sink.ingest(&descriptor).await? {
+        let writer = match sink.ingest(&home, &descriptor).await? {
             Ingest::Present => return Ok(0),
             Ingest::Write(writer) => writer,
+            Ingest::Upload(_) => panic!("this sink takes uploads"),
         };
         let from = writer.received() as usize;
         let mut back = vec![0; from];

@@ -1,0 +1,386 @@
+//! One blob to a sink that takes it in order and can't read it back: hashed on its way, verified, committed.
+//!
+//! What the other side holds after a failure may be less than what was sent. The hash is kept at marks along the
+//! blob, so that it can go back there: every byte that is sent again is hashed again, and what is committed is what was hashed.
+
+use super::Engine;
+use super::blob::{PROGRESS, Shown, check_length, cut, trickles};
+use super::event::Event;
+use super::tally::Tally;
+use crate::content::retry::{Attempts, Trickle};
+use crate::content::{BlobStream, BlobUpload, Sink, Source};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::sha256::Sha256State;
+use crate::oci::{Descriptor, Digest, Reference};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::time::Instant;
+
+/// How far apart the marks are that a hash can go back to, in bytes.
+const MARK: u64 = 4 << 20;
+
+/// The hash of a blob from its start on.
+#[derive(Default)]
+struct Hashed {
+    state: Sha256State,
+    /// Earlier states, in order.
+    marks: Vec<Sha256State>,
+}
+
+impl Hashed {
+    /// How many bytes were hashed.
+    fn len(&self) -> u64 {
+        self.state.len()
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.state.update(bytes);
+        if self.len() - self.marks.last().map_or(0, Sha256State::len) >= MARK {
+            self.marks.push(self.state.clone());
+        }
+    }
+
+    /// Goes back to the last mark that is not beyond `offset`, unless it is not beyond it now.
+    fn back_to(&mut self, offset: u64) {
+        if self.len() > offset {
+            self.marks.retain(|mark| mark.len() <= offset);
+            self.state = self.marks.last().cloned().unwrap_or_default();
+        }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::from_bytes(self.state.clone().finish())
+    }
+}
+
+/// One blob on its way.
+struct Sender<'a, K: Sink, S> {
+    engine: &'a Engine<K>,
+    source: &'a S,
+    reference: &'a Reference,
+    blob: &'a Descriptor,
+    /// The whole blob, where it is in memory.
+    ready: Option<Bytes>,
+    tally: &'a Tally,
+    upload: K::Upload,
+    hashed: Hashed,
+    /// How far it ever came.
+    furthest: u64,
+}
+
+impl<K: Sink> Engine<K> {
+    /// Sends a blob to its last byte, through failures of either side, and commits it.
+    ///
+    /// # Errors
+    /// `Corrupt` when it hashed wrong, here or there: then another upload may go better.
+    pub(super) async fn upload<S: Source>(
+        &self,
+        source: &S,
+        reference: &Reference,
+        blob: &Descriptor,
+        ready: Option<Bytes>,
+        upload: K::Upload,
+        tally: &Tally,
+    ) -> Result<()> {
+        let shown = Shown::start(self, reference, blob, 0);
+        let (hashed, furthest) = (Hashed::default(), 0);
+        let mut sender =
+            Sender { engine: self, source, reference, blob, ready, tally, upload, hashed, furthest };
+        let mut attempts = Attempts::new(&self.options.retry);
+        loop {
+            let before = sender.furthest;
+            // While a try is waited for, others may have the slot.
+            let slot = tally.lane.requests.acquire().await;
+            let sent = sender.send().await;
+            drop(slot);
+            let Err(error) = sent else {
+                shown.complete(true);
+                return Ok(());
+            };
+            if error.kind() == ErrorKind::Corrupt {
+                return Err(error);
+            }
+            if sender.furthest - before >= PROGRESS {
+                attempts.progress();
+            }
+            self.again(&mut attempts, tally, &blob.digest, error).await?;
+        }
+    }
+}
+
+impl<K: Sink, S: Source> Sender<'_, K, S> {
+    /// One try: from where the other side is to the end.
+    async fn send(&mut self) -> Result<()> {
+        let (blob, held) = (self.blob, self.upload.received().await?);
+        if held > blob.size {
+            let wrong = format!("the upload has {held} bytes already, the blob only {}", blob.size);
+            return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Sink));
+        }
+        self.hashed.back_to(held);
+        if self.hashed.len() < blob.size {
+            self.stream(held).await?;
+        }
+        let digest = self.hashed.digest();
+        if digest != blob.digest {
+            self.source.refuted(&self.reference.repository, &blob.digest);
+            let wrong = format!("the bytes received hash to {digest}");
+            return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source));
+        }
+        self.upload.commit(&digest).await
+    }
+
+    /// Hashes what comes from the source, and sends what the other side has not, which is all beyond `held`.
+    async fn stream(&mut self, held: u64) -> Result<()> {
+        let (blob, from) = (self.blob, self.hashed.len());
+        let mut stream = self.open(from).await?;
+        if stream.start > from {
+            let wrong = format!("bytes from {from} on were asked for, {} on were sent", stream.start);
+            return Err(Error::new(ErrorKind::Unavailable, blob.digest, wrong).on(Side::Source));
+        }
+        let mut skip = from - stream.start;
+        let mut trickle = Trickle::new(&self.engine.options.retry);
+        while let Some(chunk) = stream.chunks.next().await {
+            let mut chunk = chunk?;
+            if trickle.is_too_slow(chunk.len() as u64) {
+                return Err(trickles(blob, self.hashed.len()));
+            }
+            skip -= drop_front(&mut chunk, skip);
+            let at = self.hashed.len();
+            check_length(blob, at, chunk.len())?;
+            let sending = Instant::now();
+            self.hashed.update(&chunk);
+            drop_front(&mut chunk, held.saturating_sub(at));
+            if !chunk.is_empty() {
+                self.write(chunk).await?;
+            }
+            trickle.excuse(sending.elapsed());
+        }
+        if self.hashed.len() < blob.size { Err(cut(blob, self.hashed.len())) } else { Ok(()) }
+    }
+
+    async fn open(&mut self, from: u64) -> Result<BlobStream> {
+        match self.ready.clone() {
+            Some(bytes) => {
+                let length = Some(bytes.len() as u64);
+                Ok(BlobStream { start: 0, length, chunks: futures::stream::iter([Ok(bytes)]).boxed() })
+            }
+            None => self.source.blob(&self.reference.repository, self.blob, from, None).await,
+        }
+    }
+
+    /// Sends the bytes that end where the hash is now.
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.tally.fetched(bytes.len() as u64);
+        self.upload.write(bytes).await?;
+        let more = self.hashed.len().saturating_sub(self.furthest);
+        self.furthest += more;
+        if more > 0 {
+            let event = Event::BlobAdvanced { digest: self.blob.digest, bytes: more };
+            self.engine.observer.event(&event);
+        }
+        Ok(())
+    }
+}
+
+/// Takes up to `count` bytes away from the front; answers how many.
+fn drop_front(bytes: &mut Bytes, count: u64) -> u64 {
+    let dropped = count.min(bytes.len() as u64);
+    *bytes = bytes.split_off(usize::try_from(dropped).unwrap_or(bytes.len()));
+    dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::memory::{Contents, Memory};
+    use crate::content::retry::RetryPolicy;
+    use crate::content::{Ingest, Place, Publication};
+    use crate::copy::{CopyOptions, Image, Report, Silent};
+    use crate::oci::{RawManifest, Repository, Tag};
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    /// What uploads come to, in turn: after so many bytes one fails, having kept so many.
+    type Faults = Arc<Mutex<Vec<(u64, u64)>>>;
+
+    /// A registry: blobs are there for each repository apart, and linked from another where one has them.
+    #[derive(Clone, Default)]
+    struct Registry {
+        memory: Memory,
+        faults: Faults,
+        uploads: Arc<Mutex<usize>>,
+    }
+
+    struct Upload {
+        registry: Registry,
+        repository: Repository,
+        bytes: Vec<u8>,
+        broken: bool,
+    }
+
+    impl BlobUpload for Upload {
+        async fn received(&mut self) -> Result<u64> {
+            self.broken = false;
+            Ok(self.bytes.len() as u64)
+        }
+
+        async fn write(&mut self, bytes: Bytes) -> Result<()> {
+            assert!(!self.broken, "written to after a failure");
+            self.bytes.extend_from_slice(&bytes);
+            let mut faults = self.registry.faults.lock().unwrap();
+            if let Some((after, kept)) = faults.first().copied()
+                && self.bytes.len() as u64 >= after
+            {
+                faults.remove(0);
+                self.broken = true;
+                self.bytes.truncate(kept as usize);
+                return Err(Error::new(ErrorKind::Unavailable, "upload", "cut").on(Side::Sink));
+            }
+            Ok(())
+        }
+
+        async fn commit(&mut self, digest: &Digest) -> Result<()> {
+            assert_eq!(Digest::of(&self.bytes), *digest, "committed what was not hashed");
+            self.registry.memory.insert_blob(&self.repository, std::mem::take(&mut self.bytes));
+            *self.registry.uploads.lock().unwrap() += 1;
+            Ok(())
+        }
+    }
+
+    impl Sink for Registry {
+        type Writer = Infallible;
+        type Upload = Upload;
+        const SHARED: bool = false;
+
+        async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
+            self.memory.tag(repository, tag).await
+        }
+
+        async fn tag_has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
+            self.memory.tag_has_named(repository, tag, digest).await
+        }
+
+        async fn content(&self, _: &Digest, _: u64) -> Result<Option<Bytes>> {
+            Ok(None)
+        }
+
+        async fn has_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<bool> {
+            self.is_linked(repository, &blob.digest).await
+        }
+
+        async fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+            self.memory.is_linked(repository, digest).await
+        }
+
+        async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+            self.memory.is_revision(repository, digest).await
+        }
+
+        async fn ingest(
+            &self,
+            repository: &Repository,
+            blob: &Descriptor,
+        ) -> Result<Ingest<Infallible, Upload>> {
+            if let Some(bytes) = self.memory.content(&blob.digest, blob.size).await? {
+                self.memory.insert_blob(repository, bytes);
+                return Ok(Ingest::Present);
+            }
+            let (registry, repository) = (self.clone(), repository.clone());
+            Ok(Ingest::Upload(Upload { registry, repository, bytes: Vec::new(), broken: false }))
+        }
+
+        async fn publish(&self, image: Publication) -> Result<()> {
+            for place in &image.places {
+                for blob in &image.blobs {
+                    assert!(self.is_linked(&place.repository, blob).await?, "published without {blob}");
+                }
+            }
+            self.memory.publish(image).await
+        }
+    }
+
+    fn layer(seed: u8, length: usize) -> Bytes {
+        (0..length).map(|at| (at / 7) as u8 ^ seed).collect::<Vec<u8>>().into()
+    }
+
+    /// A source with one image of the layers `layers`.
+    fn source(layers: &[Bytes]) -> Memory {
+        let (memory, repository) = (Memory::new(), "a/b".parse().unwrap());
+        let config = Bytes::from_static(br#"{"os":"linux","architecture":"amd64"}"#);
+        let describe = |content: &Bytes| {
+            let digest = memory.insert_blob(&repository, content.clone());
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":{}}}"#,
+                content.len()
+            )
+        };
+        let config = describe(&config);
+        let layers: Vec<String> = layers.iter().map(describe).collect();
+        let json = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#, layers.join(","));
+        let raw = RawManifest::new(json.into(), None).unwrap();
+        memory.insert_manifest(&repository, Some(&"v1".parse().unwrap()), &raw);
+        memory
+    }
+
+    async fn copy(source: &Memory, sink: &Registry, to: &[&str]) -> Report {
+        let retry = RetryPolicy { first_delay: Duration::ZERO, ..RetryPolicy::default() };
+        let options = CopyOptions { retry, ..CopyOptions::default() };
+        let engine = Engine::new(Arc::new(sink.clone()), options, Arc::new(Silent)).unwrap();
+        let source = Arc::new(source.clone());
+        let image = |to: &&str| Image {
+            source: source.clone(),
+            reference: Reference::parse("r.io/a/b:v1").unwrap(),
+            platforms: None,
+            place: Place { repository: to.parse().unwrap(), tag: Some("v1".parse().unwrap()) },
+            alias: None,
+            resolved: None,
+            warnings: Vec::new(),
+        };
+        Arc::new(engine).run(to.iter().map(image).collect(), &CancellationToken::new()).await
+    }
+
+    #[tokio::test]
+    async fn what_was_cut_goes_on_from_what_the_other_side_holds() {
+        let size = 3 * MARK as usize + 5;
+        for faults in [
+            vec![],
+            vec![(1, 0)],
+            vec![(size as u64, size as u64)],
+            vec![(MARK + 9, MARK + 9), (2 * MARK, MARK + 3), (3 * MARK, 0), (10, 7)],
+        ] {
+            let (source, sink) = (source(&[layer(1, size)]), Registry::default());
+            *sink.faults.lock().unwrap() = faults;
+            let report = copy(&source, &sink, &["x"]).await;
+            assert!(report.is_success(), "{:?}", report.images[0].error);
+            let there: Contents = sink.memory.contents();
+            assert_eq!(there.blobs, source.contents().blobs);
+            assert!(sink.faults.lock().unwrap().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blob_goes_over_the_wire_once_and_is_linked_in_the_other_repositories() {
+        let (source, sink) = (source(&[layer(1, 1000), layer(2, 300_000)]), Registry::default());
+        let report = copy(&source, &sink, &["x", "y", "z"]).await;
+        assert!(report.is_success(), "{:?}", report.images);
+        assert_eq!(*sink.uploads.lock().unwrap(), 3);
+        let there = sink.memory.contents();
+        assert_eq!((there.links.len(), there.tags.len()), (9, 3));
+        let again = copy(&source, &sink, &["x", "y", "z"]).await;
+        assert_eq!(again.count(crate::copy::Status::Unchanged), 3);
+        assert_eq!(again.bytes_fetched, 0);
+    }
+
+    #[tokio::test]
+    async fn wrong_bytes_are_never_committed() {
+        let (right, sink) = (layer(1, 1000), Registry::default());
+        let source = source(std::slice::from_ref(&right));
+        source.replace_blob(&Digest::of(&right), layer(9, 1000));
+        let report = copy(&source, &sink, &["x"]).await;
+        let error = report.images[0].error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{}", error.message);
+        assert!(sink.memory.contents().tags.is_empty());
+    }
+}
