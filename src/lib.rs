@@ -10,6 +10,7 @@ pub mod content;
 pub mod copy;
 pub mod driver;
 pub mod error;
+pub mod inspect;
 pub mod list;
 pub mod ls;
 pub mod oci;

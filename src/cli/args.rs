@@ -78,6 +78,18 @@ pub enum Command {
     ///
     /// A tag that is damaged is listed with what is wrong, and the exit code is 1.
     Ls(super::ls::Args),
+    /// Tell what an image is made of: manifest, platforms, layers, configuration
+    ///
+    /// At its registry or, with --dir, in a directory.
+    Inspect(Box<super::inspect::InspectArgs>),
+    /// List the tags of a repository
+    ///
+    /// At its registry or, with --dir, in a directory.
+    Tags(Box<super::inspect::TagsArgs>),
+    /// Print the digest that an image's name stands for
+    ///
+    /// At its registry or, with --dir, in a directory.
+    Digest(Box<super::inspect::DigestArgs>),
     /// Check a directory: structure, sizes, links, and that every tag has all it needs
     ///
     /// Tells the image, digest and path of each problem; the exit code is 1 if there is any. A tree that another

@@ -9,6 +9,7 @@ pub mod config;
 pub mod credentials;
 pub mod docker_config;
 pub mod exit;
+pub mod inspect;
 mod interrupt;
 mod lists;
 pub mod ls;
@@ -52,6 +53,9 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
     match cli.command {
         Some(Command::Completions { shell }) => scripts::completions(shell),
         Some(Command::Man { command }) => scripts::man(command.as_deref()),
+        Some(Command::Inspect(args)) => block_on(inspect::inspect(&args, &cli.global, environment)),
+        Some(Command::Tags(args)) => block_on(inspect::tags(&args, &cli.global, environment)),
+        Some(Command::Digest(args)) => block_on(inspect::digest(&args, &cli.global, environment)),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),

@@ -103,6 +103,15 @@ pub trait Source: Send + Sync + 'static {
     }
 }
 
+/// What there is at a source: for people who look for a name. The engine has no use for it.
+pub trait Catalog: Send + Sync {
+    /// The tags of `repository`, sorted.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`]; `NotFound` for a repository that is not there.
+    fn tags(&self, repository: &Repository) -> impl Future<Output = Result<Vec<Tag>>> + Send;
+}
+
 /// Where content goes: a store, a registry, an archive.
 ///
 /// A sink shows nothing before it is whole: blobs appear at their final place only through

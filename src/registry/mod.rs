@@ -31,6 +31,7 @@ mod range;
 mod redirect;
 mod session;
 mod sessions;
+mod tags;
 mod token;
 mod transport;
 

@@ -4,7 +4,7 @@ use super::credential::CredentialSource;
 use super::endpoint::Endpoint;
 use super::failure::failure;
 use super::options::SessionOptions;
-use crate::content::{BlobStream, Resolved, Source, Target};
+use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Registry, Repository, Tag};
 use futures::stream::StreamExt;
@@ -216,6 +216,14 @@ impl Source for Session {
             mirror.endpoint.forget_address(digest);
         }
         self.0.origin.forget_address(digest);
+    }
+}
+
+impl Catalog for Session {
+    /// A mirror may hold some of the tags only, so the registry itself is asked.
+    async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
+        let subject = format!("{}/{repository}", self.0.registry);
+        self.0.origin.tags(&subject, repository).await
     }
 }
 

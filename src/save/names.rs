@@ -3,6 +3,7 @@
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Registry, Repository};
+use crate::store::Store;
 use std::str::FromStr;
 
 /// How an image's name at its registry becomes its name in the tree.
@@ -85,6 +86,29 @@ impl NameRule {
         }
         let repository = reference.repository.official_name()?;
         Some(Place { repository, tag: reference.tag.clone() })
+    }
+
+    /// Where `reference` is in a tree: at the place that the rule gives it, at its short name, or at the very name that was
+    /// written, as the tree has it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is at none of them; `Storage` when the tree can't be read.
+    pub fn find(&self, store: &Store, reference: &Reference) -> Result<Place> {
+        let written = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
+        let places = [self.place(reference).ok(), self.alias(reference), Some(written)];
+        for place in places.into_iter().flatten() {
+            let there = match (&reference.digest, &place.tag) {
+                (Some(digest), _) => store.has_revision(&place.repository, digest)?,
+                (None, Some(tag)) => store.read_tag(&place.repository, tag)?.is_some(),
+                (None, None) => false,
+            };
+            if there {
+                return Ok(place);
+            }
+        }
+        Err(Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree").with_hint(
+            "saver ls --dir DIR tells what is there; --names must be what the tree was saved with",
+        ))
     }
 }
 

@@ -2,10 +2,13 @@
 
 use super::Store;
 use crate::content::file::FileBlob;
-use crate::content::{BlobStream, Resolved, Source, Target};
+use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+
+/// Where to look for what there is.
+const LS: &str = "saver ls --dir DIR shows what the tree holds";
 
 impl Source for Store {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
@@ -57,6 +60,16 @@ impl Source for Store {
     }
 }
 
+impl Catalog for Store {
+    async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
+        if self.has_repository(repository)? {
+            return self.tags(repository);
+        }
+        let error = Error::new(ErrorKind::NotFound, repository, "the tree has no such repository");
+        Err(error.on(Side::Source).with_hint(LS))
+    }
+}
+
 impl Store {
     /// What to say of something that the tree does not hold.
     fn absent(&self, repository: &Repository, target: &Target) -> Result<Error> {
@@ -68,7 +81,7 @@ impl Store {
             }
         };
         let error = Error::new(ErrorKind::NotFound, subject, message).on(Side::Source);
-        Ok(error.with_hint("saver ls shows what the tree holds"))
+        Ok(error.with_hint(LS))
     }
 }
 

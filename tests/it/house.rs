@@ -19,12 +19,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
     ("ls", &["error", "oci", "store"]),
+    ("inspect", &["error", "oci", "content", "ls"]),
     ("serve", &["error", "oci", "content", "store"]),
     (
         "cli",
         &[
             "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
-            "serve",
+            "inspect", "serve",
         ],
     ),
 ];

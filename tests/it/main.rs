@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod faults;
 mod house;
+mod inspect;
 mod interop;
 mod killed;
 mod list;

@@ -1,0 +1,39 @@
+//! An image's layers, and what made them.
+
+use crate::oci::manifest::ImageManifest;
+use crate::oci::{Digest, ImageConfig};
+use serde::Serialize;
+
+/// One layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerInspection {
+    /// Its digest, as it is stored and sent.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its length in bytes, as it is stored and sent.
+    pub size: u64,
+    /// Its digest, uncompressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// The command that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Its name, where it is a file of an artifact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+}
+
+pub(super) fn of(image: &ImageManifest, config: &ImageConfig) -> Vec<LayerInspection> {
+    let commands = config.made_by(image.layers.len());
+    let layers = image.layers.iter().enumerate();
+    let told = layers.map(|(number, layer)| LayerInspection {
+        digest: layer.digest,
+        media_type: layer.media_type.clone(),
+        size: layer.size,
+        diff_id: config.rootfs.diff_ids.get(number).copied(),
+        created_by: commands.get(number).map(|command| (*command).to_owned()),
+        title: layer.annotations.get("org.opencontainers.image.title").cloned(),
+    });
+    told.collect()
+}

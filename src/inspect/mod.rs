@@ -1,0 +1,267 @@
+//! What an image is made of, told without moving it: manifests, platforms, configurations, layers.
+//!
+//! Every document is verified before a word of it is told. Layers' bytes are not looked at.
+
+mod layers;
+
+pub use layers::LayerInspection;
+
+use crate::content::retry::RetryPolicy;
+use crate::content::{Source, document};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::ls::Kind;
+use crate::oci::config::Execution;
+use crate::oci::manifest::ImageManifest;
+use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, PlatformSet, RawManifest, Reference};
+use crate::oci::{Repository, media_type};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// How deep indexes in indexes are followed.
+const MAX_DEPTH: usize = 4;
+/// The most manifests of one image that are looked at.
+const MAX_MANIFESTS: usize = 1000;
+/// How many documents are asked for at once.
+const AT_ONCE: usize = 8;
+
+/// What of an image is told, and how its documents are asked for.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct InspectOptions {
+    /// Which of its platforms.
+    pub platforms: PlatformSet,
+    /// What is tried again.
+    pub retry: RetryPolicy,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The version of this form: raised when a field changes its meaning or goes.
+    pub schema: u32,
+    /// The name that was asked for.
+    pub reference: Reference,
+    /// The digest that it stands for: a manifest's or an index's.
+    pub digest: Digest,
+    /// The media type of that manifest or index.
+    pub media_type: String,
+    /// That manifest's or index's own length in bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// The manifests that it has, one for each platform, in the index's order.
+    pub manifests: Vec<ManifestInspection>,
+}
+
+/// One manifest: an image for one platform, or an artifact.
+#[derive(Clone, Debug, Serialize)]
+pub struct ManifestInspection {
+    /// What it runs on; none for artifacts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Whether it is there: a tree may hold some of an index's platforms only. Nothing more is told of one that is not.
+    pub present: bool,
+    /// The bytes of configuration and layers, foreign ones left out, each counted once.
+    pub bytes: u64,
+    /// The image that this is an attestation of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation_of: Option<Digest>,
+    /// The type of artifact, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Its configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Descriptor>,
+    /// When it was made, as its configuration says (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// How it is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution: Option<Execution>,
+    /// Its layers, base first.
+    pub layers: Vec<LayerInspection>,
+    /// Free key-value pairs of its entry in the index.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Inspection {
+    /// The current version of the JSON form.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// Tells of `reference`, whose repository is its name at `source`.
+///
+/// # Errors
+/// As [`Source::resolve`] and [`Source::manifest`]; `NotFound` when it has none of the platforms asked for; `Corrupt` for documents that are
+/// not what they should be.
+pub async fn inspect<S: Source>(
+    source: &S,
+    reference: &Reference,
+    options: &InspectOptions,
+) -> Result<Inspection> {
+    let digest = document::resolve(source, reference, &options.retry).await?;
+    let root = document::manifest(source, &reference.repository, digest, &options.retry).await?;
+    let look = Look { source, repository: &reference.repository, options };
+    let manifests = look.below(&root, None, 0).await?;
+    let wanted = |told: &ManifestInspection| match &told.platform {
+        Some(platform) => options.platforms.accepts(platform),
+        // Artifacts have no platform and are never filtered; attestations go with all platforms only.
+        None => told.attestation_of.is_none() || options.platforms == PlatformSet::All,
+    };
+    let offered: Vec<String> =
+        manifests.iter().filter_map(|told| told.platform.as_ref().map(ToString::to_string)).collect();
+    let any = !manifests.is_empty();
+    let manifests: Vec<_> = manifests.into_iter().filter(wanted).collect();
+    if any && manifests.is_empty() {
+        let message =
+            format!("it is not there for {}; it is there for: {}", options.platforms, offered.join(", "));
+        return Err(Error::new(ErrorKind::NotFound, reference, message).on(Side::Source));
+    }
+    Ok(Inspection {
+        schema: Inspection::SCHEMA,
+        reference: reference.clone(),
+        digest,
+        size: root.bytes.len() as u64,
+        kind: kind(&manifests),
+        media_type: root.media_type,
+        manifests,
+    })
+}
+
+/// The digest that a name stands for or, where `platforms` are some and it is an index, that of the one manifest for them.
+///
+/// # Errors
+/// As [`inspect`]; `InvalidInput` when several manifests fit.
+pub async fn digest<S: Source>(
+    source: &S,
+    reference: &Reference,
+    options: &InspectOptions,
+) -> Result<Digest> {
+    let digest = document::resolve(source, reference, &options.retry).await?;
+    if options.platforms == PlatformSet::All {
+        return Ok(digest);
+    }
+    let told = inspect(source, &Reference { digest: Some(digest), ..reference.clone() }, options).await?;
+    match told.manifests.as_slice() {
+        [one] => Ok(one.digest),
+        several => {
+            let message = format!("{} of its manifests are for {}", several.len(), options.platforms);
+            Err(Error::new(ErrorKind::InvalidInput, reference, message).with_hint("ask for one platform"))
+        }
+    }
+}
+
+struct Look<'a, S> {
+    source: &'a S,
+    repository: &'a Repository,
+    options: &'a InspectOptions,
+}
+
+impl<S: Source> Look<'_, S> {
+    /// What there is at and below `raw`; `entry` is what the index above says of it.
+    fn below<'b>(
+        &'b self,
+        raw: &'b RawManifest,
+        entry: Option<&'b Descriptor>,
+        depth: usize,
+    ) -> BoxFuture<'b, Result<Vec<ManifestInspection>>> {
+        async move {
+            let index = match raw.parse()? {
+                Manifest::Image(image) => return Ok(vec![self.image(raw, &image, entry).await?]),
+                Manifest::Index(index) => index,
+            };
+            if depth == MAX_DEPTH || index.manifests.len() > MAX_MANIFESTS {
+                let many = format!(
+                    "indexes nested more than {MAX_DEPTH} deep, or more than {MAX_MANIFESTS} manifests in one"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, raw.digest, many).on(Side::Source));
+            }
+            let told: Vec<_> = index.manifests.iter().map(|entry| self.entry(entry, depth).boxed()).collect();
+            let told = stream::iter(told);
+            Ok(told.buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+        }
+        .boxed()
+    }
+
+    async fn entry(&self, entry: &Descriptor, depth: usize) -> Result<Vec<ManifestInspection>> {
+        let known = entry.platform.as_ref().filter(|platform| !platform.is_unknown());
+        if known.is_some_and(|platform| !self.options.platforms.accepts(platform)) {
+            return Ok(vec![named(entry, true)]);
+        }
+        match document::manifest(self.source, self.repository, entry.digest, &self.options.retry).await {
+            Ok(raw) => self.below(&raw, Some(entry), depth + 1).await,
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![named(entry, false)]),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn image(
+        &self,
+        raw: &RawManifest,
+        image: &ImageManifest,
+        entry: Option<&Descriptor>,
+    ) -> Result<ManifestInspection> {
+        let own = raw.descriptor();
+        let mut told = named(entry.unwrap_or(&own), true);
+        told.media_type.clone_from(&raw.media_type);
+        let is_image = image.is_image() && told.attestation_of.is_none();
+        let config = match is_image {
+            true => {
+                document::config(self.source, self.repository, &image.config, &self.options.retry).await?
+            }
+            false => ImageConfig::default(),
+        };
+        let mut counted = std::collections::HashSet::new();
+        let own = image.blobs().filter(|blob| !media_type::is_foreign_layer(&blob.media_type));
+        let once = own.filter(|blob| counted.insert(blob.digest));
+        told.bytes = once.fold(0, |sum, blob| sum.saturating_add(blob.size));
+        told.artifact_type.clone_from(&image.artifact_type);
+        told.layers = layers::of(image, &config);
+        told.config = Some(image.config.clone());
+        // cosign writes signatures with an image's configuration that names no platform.
+        if is_image && !config.platform.architecture.is_empty() {
+            told.platform = told.platform.or(Some(config.platform));
+            told.created = config.created;
+            told.execution = Some(config.config);
+        }
+        Ok(told)
+    }
+}
+
+/// What an index tells of a manifest.
+fn named(entry: &Descriptor, present: bool) -> ManifestInspection {
+    ManifestInspection {
+        platform: entry.platform.clone().filter(|platform| !platform.is_unknown()),
+        digest: entry.digest,
+        media_type: entry.media_type.clone(),
+        present,
+        bytes: 0,
+        attestation_of: entry.attestation_of(),
+        artifact_type: entry.artifact_type.clone(),
+        config: None,
+        created: None,
+        execution: None,
+        layers: Vec::new(),
+        annotations: entry.annotations.clone(),
+    }
+}
+
+/// An image beside it says what a name stands for; else the first artifact does.
+fn kind(manifests: &[ManifestInspection]) -> Kind {
+    let is_chart = |told: &ManifestInspection| {
+        told.config.as_ref().is_some_and(|config| config.media_type == media_type::HELM_CONFIG)
+    };
+    match manifests {
+        [] => Kind::Unknown,
+        some if some.iter().any(|told| told.platform.is_some()) => Kind::Image,
+        some if some.iter().any(is_chart) => Kind::HelmChart,
+        _ => Kind::Artifact,
+    }
+}

@@ -1,0 +1,120 @@
+//! The tags of a repository (distribution-spec "Content Discovery").
+
+use super::endpoint::{Endpoint, Request};
+use super::failure::{self, failure};
+use super::transport::Purpose;
+use crate::error::{ErrorKind, Result};
+use crate::oci::{Repository, Tag};
+use reqwest::header::{HeaderMap, LINK};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use url::form_urlencoded;
+
+/// How many tags a page shall have; registries give fewer where they like.
+const PAGE: usize = 1000;
+/// The most pages that are asked for: a registry that never ends is no registry.
+const MAX_PAGES: usize = 10_000;
+/// The largest page that is read, in bytes: some registries give all tags at once, however many.
+const MAX_PAGE_BYTES: usize = 32 << 20;
+
+#[derive(Deserialize)]
+struct Page {
+    /// `null` where a repository has none.
+    tags: Option<Vec<String>>,
+}
+
+impl Endpoint {
+    /// The tags of `repository`, sorted. Names that are no tags are left out.
+    pub(super) async fn tags(&self, subject: &str, repository: &Repository) -> Result<Vec<Tag>> {
+        let mut tags = BTreeSet::new();
+        let mut query = format!("n={PAGE}");
+        for _ in 0..MAX_PAGES {
+            let before = tags.len();
+            let next = self.page(subject, repository, &query, &mut tags).await?;
+            match next {
+                // A page that brings nothing new would come for ever.
+                Some(next) if next != query && tags.len() > before => query = next,
+                _ => break,
+            }
+        }
+        Ok(tags.into_iter().collect())
+    }
+
+    /// Adds one page's tags; answers the query of the next.
+    async fn page(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        query: &str,
+        tags: &mut BTreeSet<Tag>,
+    ) -> Result<Option<String>> {
+        let path = format!("tags/list?{query}");
+        let answer = self
+            .send(Request {
+                subject,
+                repository,
+                method: Method::GET,
+                purpose: Purpose::Api,
+                path: &path,
+                headers: Vec::new(),
+                instead: None,
+            })
+            .await?;
+        if answer.response.status() != StatusCode::OK {
+            return Err(self.status_error(subject, repository, answer.response).await);
+        }
+        let url = answer.response.url().clone();
+        let next = next_query(answer.response.headers());
+        let body = failure::read_bounded(answer.response, MAX_PAGE_BYTES).await.map_err(|error| {
+            answer.permit.overloaded();
+            failure::from_transport(subject, &url, error)
+        })?;
+        let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of tags {why}"));
+        let body = body.ok_or_else(|| refuse("is longer than any list"))?;
+        if failure::looks_like_html(&body) {
+            return Err(failure::web_page(subject, &url));
+        }
+        let page: Page =
+            serde_json::from_slice(&body).map_err(|_| refuse("is not as registries write it"))?;
+        answer.permit.succeeded();
+        tags.extend(page.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()));
+        Ok(next)
+    }
+}
+
+/// The query of the page that a Link header (RFC 8288) names as the next. Nothing else of it is believed: the next
+/// page is asked for where this one was.
+fn next_query(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let is_next = |parameter: &str| matches!(parameter.trim(), "rel=next" | "rel=\"next\"");
+    parameters.split(';').any(is_next).then_some(())?;
+    let (_, query) = target.split_once('?')?;
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    let mut kept = form_urlencoded::Serializer::new(String::new());
+    kept.extend_pairs(pairs.take(8));
+    Some(kept.finish()).filter(|query| !query.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    #[test]
+    fn of_a_link_only_the_query_is_taken() {
+        for (link, expect) in [
+            ("</v2/a/tags/list?last=b&n=2>; rel=\"next\"", Some("last=b&n=2")),
+            ("<https://evil.example/x?last=c>; rel=next", Some("last=c")),
+            ("</v2/a/tags/list?last=b#x y>; rel=\"next\"", Some("last=b%23x+y")),
+            ("</v2/a/tags/list?last=b>; rel=\"prev\"", None),
+            ("</v2/a/tags/list>; rel=\"next\"", None),
+            ("nonsense", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(LINK, HeaderValue::from_static(link));
+            assert_eq!(next_query(&headers).as_deref(), expect, "{link}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `saver inspect`, `saver tags`, `saver digest`: at a registry and in a tree.
+
+use super::support::fault::{Fault, FaultServer};
+use super::support::handmade::Tree;
+use super::support::peers::{registry::Registry, samples};
+use saver::oci::Digest;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn saver(args: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_saver"));
+    command.env_remove("SAVER_CONFIG").env("XDG_CONFIG_HOME", "/nonexistent").env("HOME", "/nonexistent");
+    let output = command.args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What a command says when it goes well.
+fn out(args: &[&str]) -> String {
+    let said = saver(args);
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{args:?}: {}", said.out);
+    said.out
+}
+
+fn skopeo_raw(image: &str) -> Vec<u8> {
+    let image = format!("docker://{image}");
+    let output =
+        Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &image]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn a_registry_and_the_tree_saved_from_it_tell_the_same() {
+    let registry = Registry::serve(&samples());
+    let image = format!("{}/demo/app:1.0", registry.address);
+    let work = TempDir::new().unwrap();
+    let dir = work.path().join("tree");
+    let dir = dir.to_str().unwrap();
+    out(&["save", "--dir", dir, "--arch", "all", "--quiet", &image]);
+
+    let expect = skopeo_raw(&image);
+    assert_eq!(out(&["inspect", "--raw", &image]).as_bytes(), expect);
+    assert_eq!(out(&["inspect", "--raw", "--dir", dir, &image]).as_bytes(), expect);
+    let digest = format!("{}\n", Digest::of(&expect));
+    assert_eq!(out(&["digest", &image]), digest);
+    assert_eq!(out(&["digest", "--dir", dir, &image]), digest);
+    assert_eq!(out(&["digest", "--dir", dir, "demo/app:1.0"]), digest);
+
+    let remote: serde_json::Value = serde_json::from_str(&out(&["inspect", "--json", &image])).unwrap();
+    let local: serde_json::Value =
+        serde_json::from_str(&out(&["inspect", "--json", "--dir", dir, &image])).unwrap();
+    assert_eq!(remote, local);
+    let manifests = remote["manifests"].as_array().unwrap();
+    assert!(
+        manifests.iter().all(|told| told["present"] == true && told["bytes"].as_u64() > Some(0)),
+        "{remote:#}"
+    );
+    let arm = out(&["digest", "--arch", "arm64", &image]);
+    let of_arm = manifests.iter().find(|told| told["platform"]["architecture"] == "arm64").unwrap();
+    assert_eq!(arm.trim(), of_arm["digest"].as_str().unwrap());
+
+    let table = out(&["inspect", "--arch", "arm64", &image]);
+    assert!(table.contains("linux/arm64") && !table.contains("linux/amd64"), "{table}");
+    let there = out(&["tags", &format!("{}/demo/app", registry.address)]);
+    assert!(there.starts_with("1.0\n1.1\nlatest\n"), "{there}");
+    assert_eq!(out(&["tags", "--dir", dir, "demo/app"]), "1.0\n");
+}
+
+#[test]
+fn a_platform_that_was_not_saved_is_told_to_be_absent() {
+    let tree = Tree::new();
+    let amd64 = tree.image("app", "linux/amd64", &[b"one"]);
+    let arm = tree.image("app", "linux/arm64", &[b"two"]);
+    let index = tree.index("app", &[amd64, arm.clone()]);
+    tree.tag("app", "1", &index.digest);
+    std::fs::remove_file(tree.revision_link("app", &arm.digest)).unwrap();
+    let dir = tree.dir().to_str().unwrap();
+    let table = out(&["inspect", "--dir", dir, "app:1"]);
+    assert!(table.contains("no: it was not saved"), "{table}");
+    let said = saver(&["inspect", "--dir", dir, "--arch", "s390x", "app:1"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("linux/amd64, linux/arm64"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_come_in_pages_and_no_page_leads_elsewhere() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"layer"]);
+    let page = |tags: &str, next: &str| {
+        let link = ("Link".to_owned(), format!("<{next}>; rel=\"next\""));
+        Fault::Status(200, vec![link], format!(r#"{{"name":"app","tags":{tags}}}"#).into())
+    };
+    server
+        .on("GET", "/tags/list?n=1000")
+        .times(1)
+        .answer(page(r#"["b","a"]"#, "https://evil.example/v2/x?last=b&n=2"));
+    server
+        .on("GET", "/tags/list?last=b")
+        .times(1)
+        .answer(page(r#"["c","not a tag"]"#, "/v2/app/tags/list?last=c"));
+    server.on("GET", "/tags/list?last=c").answer(page("null", "/v2/app/tags/list?last=c"));
+    let repository = format!("{}/app", server.registry());
+    let tags = tokio::task::spawn_blocking(move || out(&["tags", &repository])).await.unwrap();
+    assert_eq!(tags, "a\nb\nc\n");
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let registry = Registry::serve(&samples());
+    let nowhere = format!("{}/demo/none:1", registry.address);
+    let dir = TempDir::new().unwrap();
+    let dir: &Path = dir.path();
+    for (args, code, words) in [
+        (vec!["inspect", &nowhere], 1, "demo/none"),
+        (vec!["digest", &nowhere], 1, "demo/none"),
+        (vec!["tags", &nowhere], 2, "without tag"),
+        (vec!["inspect"], 2, "IMAGE: is missing"),
+        (vec!["inspect", "UPPER"], 2, "UPPER"),
+        (vec!["digest", "--dir", dir.to_str().unwrap(), "a:1"], 1, "a:1"),
+        (vec!["tags", "--dir", dir.to_str().unwrap(), "a"], 1, "no such repository"),
+        (vec!["inspect", "--dir", "/nonexistent/tree", "a:1"], 3, "/nonexistent/tree"),
+    ] {
+        let said = saver(&args);
+        assert_eq!(said.code, Some(code), "{args:?}: {}", said.err);
+        assert!(said.err.contains(words), "{args:?}: {}", said.err);
+    }
+}
