@@ -17,6 +17,7 @@ pub mod oci;
 pub mod prune;
 pub mod registry;
 pub mod save;
+pub mod scan;
 pub mod serve;
 pub mod store;
 pub mod verify;

@@ -20,7 +20,6 @@ pub struct Node {
     pub line: u64,
     /// What stands there.
     pub value: Value,
-    /// How many nodes it unfolds to, itself included.
     size: usize,
 }
 
@@ -96,6 +95,12 @@ impl Node {
     #[must_use]
     pub fn text_of(&self, key: &str) -> Option<&str> {
         self.get(key).and_then(Self::text)
+    }
+
+    /// How many nodes it unfolds to, itself included.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Whether it is a mapping.

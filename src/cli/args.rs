@@ -110,6 +110,18 @@ pub enum Command {
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the
     /// answers under way are done.
     Serve(super::serve::Args),
+    /// Find the images that a file or a directory names: Kubernetes objects, templates, Helm charts, lists
+    ///
+    /// Prints a list that --list reads, with the file and line of each image in a comment. What may be an image and
+    /// may not be is commented out, with the reason. Charts are rendered with helm template where helm is
+    /// installed; where it is not, their values and templates are read. The exit code is 1 if something could not be read.
+    Scan(super::scan::Args),
+    /// Save the images of a build context into its registry directory
+    ///
+    /// Takes the images of PATH/manifests (imageList and imageListWithAuth.yaml, YAML, templates) and PATH/charts, as
+    /// saver scan finds them, and saves them into PATH/registry as saver save does. Doubtful finds are told and not
+    /// saved. Images of PATH/manifests/imageListIgnore are left out.
+    BuildContext(Box<super::build_context::Args>),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -160,6 +172,18 @@ pub struct SaveArgs {
     /// compose, skopeo sync, hauler, image-syncer and kubeadm config images list are read too.
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
     pub list: Vec<PathBuf>,
+
+    /// The directory to save into
+    #[arg(long, value_name = "DIR", help_heading = "Where it goes")]
+    pub dir: Option<PathBuf>,
+    /// What and how, whatever the images come from.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The arguments of every command that saves, whatever its images come from.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
     /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all
     ///
     /// May be left out where every line of the lists has a platform= of its own.
@@ -178,9 +202,6 @@ pub struct SaveArgs {
     #[arg(long, help_heading = "What to save")]
     pub foreign_layers: bool,
 
-    /// The directory to save into
-    #[arg(long, value_name = "DIR", help_heading = "Where it goes")]
-    pub dir: Option<PathBuf>,
     /// Names in the tree: strip, domain, or a template of {domain} {repository} {tag}
     ///
     /// strip leaves the registry's domain out (library/nginx); domain keeps it (docker.io/library/nginx); a template

@@ -49,7 +49,14 @@ pub(super) fn read(files: &[PathBuf], images: &[String], screen: &Screen, quiet:
         return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
     let lists = files.iter().map(|file| read_file(file));
-    let all = list::merge(lists.chain([list::parse_images(images)]));
+    settle(list::merge(lists.chain([list::parse_images(images)])), screen, quiet)
+}
+
+/// The images of lists that are right; all that is wrong is told.
+///
+/// # Errors
+/// `InvalidInput` when something is wrong, after it was told where and why.
+pub(super) fn settle(all: Parsed, screen: &Screen, quiet: bool) -> Result<Vec<Entry>> {
     if !all.problems.is_empty() {
         for problem in &all.problems {
             output::stderr(&clean(&problem.to_string()));

@@ -5,10 +5,12 @@
 
 mod access;
 pub mod args;
+pub mod build_context;
 pub mod config;
 pub mod credentials;
 pub mod docker_config;
 pub mod exit;
+mod helm;
 pub mod inspect;
 mod interrupt;
 mod lists;
@@ -20,6 +22,7 @@ pub mod prune;
 mod registries;
 pub mod rm;
 mod save;
+pub mod scan;
 mod screen;
 mod scripts;
 pub mod serve;
@@ -61,6 +64,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),
         Some(Command::Rm(args)) => rm::run(&args, &cli.global),
         Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),
+        Some(Command::Scan(args)) => scan::run(&args, &cli.global, environment),
+        Some(Command::BuildContext(args)) => block_on(build_context::run(&args, &cli.global, environment)),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),
     }

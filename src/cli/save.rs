@@ -1,6 +1,6 @@
 //! `saver save`, which is also `saver` without a command.
 
-use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, SaveArgs};
+use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, RunArgs, SaveArgs};
 use super::config::Environment;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
@@ -26,22 +26,41 @@ const CREDENTIALS_LEFT_OUT: &str = "\
 
 /// Saves, and says how that ended.
 pub(super) async fn run(args: &SaveArgs, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = screen(global, environment);
+    ended(listed(args, global, environment, &screen).await)
+}
+
+/// What a command that saves speaks through.
+pub(super) fn screen(global: &GlobalArgs, environment: &Environment) -> Arc<Screen> {
     let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
     screen::start_log(&screen, global.verbose, global.log_format);
-    let job = match Job::resolve(args, global, environment, &screen) {
-        Ok(job) => job,
-        Err(error) => {
-            output::failure(&error);
-            return Exit::of_error(&error);
-        }
-    };
-    match job.run(args, global, &screen).await {
-        Ok(exit) => exit,
-        Err(error) => {
-            output::failure(&error);
-            Exit::of_error(&error)
-        }
+    screen
+}
+
+/// Tells why a run could not go on, if it could not.
+pub(super) fn ended(outcome: Result<Exit>) -> Exit {
+    outcome.unwrap_or_else(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })
+}
+
+async fn listed(
+    args: &SaveArgs,
+    global: &GlobalArgs,
+    environment: &Environment,
+    screen: &Arc<Screen>,
+) -> Result<Exit> {
+    lists::any(&args.list, &args.images)?;
+    lists::no_command(&args.list, &args.images)?;
+    let dir = needed(args.dir.as_ref(), "--dir", "DIR, the directory to save into")?;
+    if args.run.registry.password_stdin && args.list.iter().any(|list| list.as_os_str() == "-") {
+        let why = "both read stdin: put one of them in a file";
+        return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
     }
+    let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
+    let job = Job::resolve(&args.run, dir, entries, global, environment, screen)?;
+    job.run(&args.run, global, screen).await
 }
 
 fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
@@ -55,7 +74,7 @@ fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
 }
 
 /// A run, resolved: all that can be wrong before anything is asked of a registry has been found.
-struct Job {
+pub(super) struct Job {
     entries: Vec<Entry>,
     options: SaveOptions,
     report: Option<Outfile>,
@@ -63,27 +82,25 @@ struct Job {
 }
 
 impl Job {
-    fn resolve(
-        args: &SaveArgs,
+    /// A run that saves `entries` into `dir`.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the flag that is wrong, and what is wrong with it.
+    pub(super) fn resolve(
+        args: &RunArgs,
+        dir: &Path,
+        entries: Vec<Entry>,
         global: &GlobalArgs,
         environment: &Environment,
         screen: &Screen,
     ) -> Result<Self> {
-        lists::any(&args.list, &args.images)?;
-        lists::no_command(&args.list, &args.images)?;
-        let mut options =
-            SaveOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to save into")?);
+        let mut options = SaveOptions::new(dir);
         options.copy = copy_options(args);
         options.names = args.names.parse()?;
         options.durability = match args.durability {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,
         };
-        if args.registry.password_stdin && args.list.iter().any(|list| list.as_os_str() == "-") {
-            let why = "both read stdin: put one of them in a file";
-            return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
-        }
-        let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
         options.copy.platforms = platforms(args, &entries)?;
         let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
         options.access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
@@ -95,7 +112,16 @@ impl Job {
         Ok(Self { entries, options, report, failed_list })
     }
 
-    async fn run(mut self, args: &SaveArgs, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {
+    /// Runs it, and tells what became of each image.
+    ///
+    /// # Errors
+    /// What keeps the whole run from going on.
+    pub(super) async fn run(
+        mut self,
+        args: &RunArgs,
+        global: &GlobalArgs,
+        screen: &Arc<Screen>,
+    ) -> Result<Exit> {
         let progress = Progress::start(args.progress, global.quiet, screen.clone());
         self.options.observer = progress.observer();
         let interrupt = Interrupt::listen(progress.on_interrupt())?;
@@ -137,7 +163,7 @@ fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> Result<&'a 
     })
 }
 
-fn copy_options(args: &SaveArgs) -> CopyOptions {
+fn copy_options(args: &RunArgs) -> CopyOptions {
     let mut options = CopyOptions {
         index: match args.index {
             IndexArg::Keep => IndexMode::Keep,
@@ -159,7 +185,7 @@ fn copy_options(args: &SaveArgs) -> CopyOptions {
 }
 
 /// What to save of the images that do not say so themselves.
-fn platforms(args: &SaveArgs, entries: &[Entry]) -> Result<PlatformSet> {
+fn platforms(args: &RunArgs, entries: &[Entry]) -> Result<PlatformSet> {
     let platforms = match &args.arch {
         Some(arch) if arch.contains(',') && arch.split(',').any(|part| part.trim() == "all") => {
             let why = "all stands alone: it is every platform there is";

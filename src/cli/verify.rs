@@ -133,10 +133,10 @@ fn save_args(args: &Args) -> Result<SaveArgs> {
     })?;
     save.dir = Some(args.dir.clone());
     save.list = args.list.clone();
-    save.arch = args.arch.clone();
-    save.names = args.names.clone();
-    save.registry = args.registry.clone();
-    if save.arch.is_none() {
+    save.run.arch = args.arch.clone();
+    save.run.names = args.names.clone();
+    save.run.registry = args.registry.clone();
+    if save.run.arch.is_none() {
         return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
             .with_hint("the images of --list are saved again: add --arch amd64, say"));
     }

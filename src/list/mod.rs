@@ -233,10 +233,11 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
     line
 }
 
-/// Whether documents are a list of another tool, which [`parse`] reads from a `.yaml` file.
+/// Reads a text if it is a list of another tool and nothing else; none if it is anything else.
 #[must_use]
-pub fn is_foreign_list(documents: &[Arc<crate::yaml::Node>]) -> bool {
-    structured::is_known(documents)
+pub fn parse_foreign(name: &str, text: &str) -> Option<Parsed> {
+    let parsed = structured::parse_foreign(&name.into(), text)?;
+    Some(parsed.without_duplicates())
 }
 
 /// A plain list's line can't start with a dash, a quote or a brace, and no name in it is followed by a colon

@@ -40,10 +40,12 @@ fn form(document: &Node) -> Option<Form> {
     }
 }
 
-/// Whether every document is a list of another tool: what a search for images need not guess at.
-pub(super) fn is_known(documents: &[Arc<Node>]) -> bool {
+/// Reads a text of which every document is a list of another tool.
+pub(super) fn parse_foreign(file: &Arc<str>, text: &str) -> Option<Parsed> {
+    let read = yaml::read(text);
     let known = |document: &Arc<Node>| form(document).is_some_and(|form| form != Form::Objects);
-    !documents.is_empty() && documents.iter().all(known)
+    let all = read.broken.is_none() && !read.documents.is_empty() && read.documents.iter().all(known);
+    all.then(|| documents(file, read))
 }
 
 /// Reads a list of any structured form.
@@ -58,6 +60,10 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
     if sequence {
         return sections::parse(file, text);
     }
+    documents(file, read)
+}
+
+fn documents(file: &Arc<str>, read: yaml::Documents) -> Parsed {
     let mut into = Into { parsed: Parsed::default(), file: file.clone() };
     for document in &read.documents {
         match form(document) {
@@ -78,7 +84,7 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
     if let Some(broken) = read.broken {
         into.problem(broken.line, broken.message, Some(FORMS));
     }
-    into.finished()
+    into.parsed
 }
 
 fn starts_with_dash(text: &[u8]) -> bool {
@@ -130,10 +136,6 @@ impl Into {
         };
         let origin = self.at(line);
         plain::line(&mut self.parsed, &text, origin, home);
-    }
-
-    fn finished(self) -> Parsed {
-        self.parsed
     }
 }
 

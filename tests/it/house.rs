@@ -10,6 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("oci", &["error"]),
     ("yaml", &[]),
     ("list", &["error", "oci", "yaml"]),
+    ("scan", &["error", "oci", "yaml", "list"]),
     ("content", &["error", "oci"]),
     ("registry", &["error", "oci", "content"]),
     ("driver", &[]),
@@ -25,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
-            "inspect", "serve",
+            "inspect", "serve", "scan",
         ],
     ),
 ];

@@ -3,6 +3,7 @@
 // A test fails by panicking, in the functions that tests share too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod build_context;
 mod cli;
 mod crash;
 mod disk;
@@ -20,6 +21,7 @@ mod registry;
 mod repair;
 mod samples;
 mod save;
+mod scan;
 mod serve;
 mod store;
 mod support;

@@ -55,6 +55,9 @@ async fn every_command_runs() {
     std::os::unix::fs::symlink(SAVER, dir.path().join("bin/saver")).unwrap();
     let list = std::fs::read_to_string(root.join("testdata/imageList")).unwrap();
     std::fs::write(dir.path().join("imageList"), list.replace("localhost:5000", &samples.host())).unwrap();
+    std::fs::create_dir_all(dir.path().join("context/manifests")).unwrap();
+    let pod = format!("spec:\n  containers:\n  - image: {}/demo/app:1.0\n", samples.host());
+    std::fs::write(dir.path().join("context/manifests/pod.yaml"), pod).unwrap();
     std::fs::write(dir.path().join("password"), "secret\n").unwrap();
     let commands = commands();
     assert!(commands.len() > 12, "{commands:?}");

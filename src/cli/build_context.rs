@@ -1,0 +1,87 @@
+//! `saver build-context`: the images of a build context, saved into it.
+
+use super::args::{GlobalArgs, RunArgs};
+use super::config::Environment;
+use super::exit::Exit;
+use super::output::clean;
+use super::save::{self, Job};
+use super::scan::{self, LookArgs};
+use super::screen::Screen;
+use super::{lists, output};
+use crate::error::Result;
+use crate::list::{self, Entry, Parsed};
+use crate::scan::{Found, Review};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Doubtful finds beyond these are counted only.
+const DOUBTS: usize = 20;
+
+/// The arguments of saving what a build context names.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The build context: the directory that manifests and charts are in
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// Where to save, below PATH
+    #[arg(long, value_name = "DIR", default_value = "registry", help_heading = "Where it goes")]
+    pub registry_dir: PathBuf,
+    /// How to look for images.
+    #[command(flatten)]
+    pub look: LookArgs,
+    /// What and how to save.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Scans and saves.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = save::screen(global, environment);
+    save::ended(built(args, global, environment, &screen).await)
+}
+
+async fn built(
+    args: &Args,
+    global: &GlobalArgs,
+    environment: &Environment,
+    screen: &Arc<Screen>,
+) -> Result<Exit> {
+    let dir = args.path.join(&args.registry_dir);
+    let found =
+        scan::look(&args.path, &args.look, environment, std::slice::from_ref(&dir), crate::scan::context)?;
+    let whole = found.unread.is_empty();
+    let entries = entries(found, &args.path, global, screen)?;
+    if entries.is_empty() {
+        output::stderr(&format!("{}: no images are named in it", clean(&args.path.display().to_string())));
+        return Ok(if whole { Exit::Done } else { Exit::SomeFailed });
+    }
+    let job = Job::resolve(&args.run, &dir, entries, global, environment, screen)?;
+    Ok(match job.run(&args.run, global, screen).await? {
+        Exit::Done if !whole => Exit::SomeFailed,
+        exit => exit,
+    })
+}
+
+/// The images to save. What is doubtful is told; what is wrong in a list ends the run.
+fn entries(mut found: Found, path: &Path, global: &GlobalArgs, screen: &Screen) -> Result<Vec<Entry>> {
+    let problems = std::mem::take(&mut found.problems);
+    scan::remarks(&found, global.quiet);
+    let doubtful = Review::of(&found).doubtful;
+    for doubt in doubtful.iter().take(DOUBTS) {
+        let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };
+        let places = doubt.sources.first().map(String::as_str).unwrap_or_default();
+        let told = format!("warning: {places}: not saved: {name} ({})", doubt.why);
+        output::stderr(&clean(&told));
+    }
+    if doubtful.len() > DOUBTS {
+        let more = doubtful.len() - DOUBTS;
+        output::stderr(&format!(
+            "warning: and {more} more doubtful finds; saver scan {} lists all",
+            path.display()
+        ));
+    }
+    // One image in many files is no mistake here: it needs no note.
+    let mut all = list::merge([Parsed { entries: found.entries, problems, ..Parsed::default() }]);
+    all.notes.clear();
+    lists::settle(all, screen, global.quiet)
+}

@@ -1,0 +1,113 @@
+//! Ignore lists: names and patterns of images that are not wanted.
+
+use crate::list::{Origin, Remark};
+use crate::oci::Reference;
+use std::sync::Arc;
+
+/// The most lines that are read.
+const MAX_LINES: usize = 100_000;
+
+/// Names and patterns, one a line; `#` starts a comment, `*` stands for any text.
+///
+/// `nginx` and `quay.io/team/app` ignore every tag, `nginx:1.27` ignores one, `quay.io/team/*` all that begins
+/// so. A name is matched in its full form and in Docker's short one.
+#[derive(Clone, Debug, Default)]
+pub struct Ignore {
+    patterns: Vec<String>,
+}
+
+impl Ignore {
+    /// Adds the patterns of a text; what is wrong with it is returned.
+    pub fn read(&mut self, name: &str, text: &[u8]) -> Vec<Remark> {
+        let file: Arc<str> = name.into();
+        let mut problems = Vec::new();
+        let text = String::from_utf8_lossy(text);
+        for (line, raw) in (1..).zip(text.trim_start_matches('\u{feff}').lines().take(MAX_LINES)) {
+            let mut words = raw.split_whitespace().take_while(|word| !word.starts_with('#'));
+            let Some(pattern) = words.next() else { continue };
+            if words.next().is_some() || pattern.len() > 1024 {
+                let origin = Origin { file: file.clone(), line, module: None };
+                let message = "a line holds one name or pattern".to_owned();
+                problems.push(Remark { origin, message, hint: None });
+            } else {
+                self.patterns.push(pattern.to_owned());
+            }
+        }
+        problems
+    }
+
+    /// Whether an image is to be ignored.
+    #[must_use]
+    pub fn matches(&self, image: &Reference) -> bool {
+        if self.patterns.is_empty() {
+            return false;
+        }
+        let name = format!("{}/{}", image.registry, image.repository);
+        let mut names = vec![name.clone()];
+        if image.registry.is_docker_hub() {
+            names.push(image.repository.to_string());
+            names.extend(image.repository.official_name().map(|name| name.to_string()));
+        }
+        let tag = image.tag.as_ref().map(|tag| format!(":{tag}"));
+        let digest = image.digest.as_ref().map(|digest| format!("@{digest}"));
+        let both = tag.as_ref().zip(digest.as_ref()).map(|(tag, digest)| format!("{tag}{digest}"));
+        let ends: Vec<String> = [Some(String::new()), tag, digest, both].into_iter().flatten().collect();
+        let forms: Vec<String> =
+            names.iter().flat_map(|name| ends.iter().map(move |end| format!("{name}{end}"))).collect();
+        self.patterns.iter().any(|pattern| forms.iter().any(|form| glob(pattern, form)))
+    }
+}
+
+/// Whether `text` is what `pattern` says, whose `*` stands for any text.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_patterns() {
+        for (pattern, image, expected) in [
+            ("nginx", "nginx:1.27", true),
+            ("nginx:1.27", "nginx:1.27", true),
+            ("nginx:1.26", "nginx:1.27", false),
+            ("library/nginx", "nginx:1.27", true),
+            ("docker.io/library/nginx:*", "nginx:1.27", true),
+            ("quay.io/*", "quay.io/a/b:1", true),
+            ("quay.io/*", "example.com/quay.io/a:1", false),
+            ("*/b:1", "quay.io/a/b:1", true),
+            ("*a*b*", "quay.io/a/b:1", true),
+            ("*b*a/b:1x", "quay.io/a/b:1", false),
+            ("*", "quay.io/a/b:1", true),
+            ("a/b", "quay.io/a/b:1", false),
+            (
+                "quay.io/a/b:1",
+                "quay.io/a/b:1@sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+                true,
+            ),
+        ] {
+            let mut ignore = Ignore::default();
+            assert!(ignore.read("i", format!("# c\n\n{pattern}  # why\n").as_bytes()).is_empty());
+            assert_eq!(ignore.matches(&Reference::parse(image).unwrap()), expected, "{pattern} {image}");
+        }
+        assert_eq!(
+            Ignore::default().read("i", b"a b\nc\n")[0].to_string(),
+            "i:1: a line holds one name or pattern"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! Finding the images that a directory names: in Kubernetes objects, templates, Helm charts and lists.
+//!
+//! What is found is one of two: *sure*, a whole name where only an image's name can stand, or *doubtful*, with
+//! the reason. Nothing is guessed: a doubtful find is shown to a person and never fetched. All input is hostile:
+//! sizes, depths and numbers are bounded, and symbolic links are not followed.
+
+mod archive;
+mod chart;
+mod ignore;
+mod lines;
+mod looks;
+mod object;
+mod review;
+mod values;
+mod walk;
+
+pub use chart::{Chart, Render};
+pub use ignore::Ignore;
+pub use review::Review;
+pub use walk::{ScanOptions, context, path};
+
+use crate::list::{self, Entry, Origin, Remark};
+use crate::oci::Reference;
+use crate::yaml;
+use std::sync::Arc;
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
+/// The most finds that are kept.
+const MAX_FINDS: usize = 100_000;
+
+/// Something that may be an image.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// What is written there, or what it would be; empty where there is no text to show.
+    pub text: String,
+    /// The image, where the text is a whole name.
+    pub reference: Option<Reference>,
+    /// Where.
+    pub origin: Origin,
+    /// Why it is doubtful.
+    pub why: String,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The images that are sure, in the order found; one may be found in several places.
+    pub entries: Vec<Entry>,
+    /// What may be an image.
+    pub doubts: Vec<Doubt>,
+    /// Entries of image lists that are wrong.
+    pub problems: Vec<Remark>,
+    /// What could not be read: the result lacks what is in it.
+    pub unread: Vec<Remark>,
+    /// What is worth knowing.
+    pub notes: Vec<Remark>,
+}
+
+/// How a text is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// YAML or JSON.
+    Yaml,
+    /// Text with template parts in it.
+    Template,
+    /// An image list.
+    List,
+}
+
+impl Kind {
+    /// How the file of this name is to be read; none when it is of no interest.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        if matches!(name, "imageList" | "imageListWithAuth.yaml") {
+            return Some(Self::List);
+        }
+        let (_, ending) = name.rsplit_once('.')?;
+        match ending.to_ascii_lowercase().as_str() {
+            "yaml" | "yml" | "json" => Some(Self::Yaml),
+            "tmpl" | "tpl" | "gotmpl" => Some(Self::Template),
+            _ => None,
+        }
+    }
+}
+
+impl Found {
+    fn sure(&mut self, reference: Reference, origin: Origin) {
+        self.add(Entry { reference, platforms: None, origin, credential: None });
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if self.entries.len() < MAX_FINDS {
+            self.entries.push(entry);
+        } else if self.entries.len() == MAX_FINDS {
+            self.unread(&entry.origin.file, 0, "more images are named than are read");
+            self.entries.push(entry);
+        }
+    }
+
+    fn doubt(&mut self, text: &str, origin: Origin, why: impl Into<String>) {
+        if self.doubts.len() < MAX_FINDS {
+            let text = text.trim();
+            let reference = Reference::parse(text).ok();
+            let text = text.chars().take(512).collect();
+            self.doubts.push(Doubt { text, reference, origin, why: why.into() });
+        }
+    }
+
+    fn unread(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
+        let origin = Origin { file: file.clone(), line, module: None };
+        self.unread.push(Remark { origin, message: message.into(), hint: None });
+    }
+
+    fn note(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
+        let origin = Origin { file: file.clone(), line, module: None };
+        self.notes.push(Remark { origin, message: message.into(), hint: None });
+    }
+
+    /// Takes what a list says. What is wrong with a list that somebody else's tool reads is doubtful only.
+    fn list(&mut self, parsed: list::Parsed, own: bool) {
+        parsed.entries.into_iter().for_each(|entry| self.add(entry));
+        if own {
+            self.problems.extend(parsed.problems);
+        } else {
+            for problem in parsed.problems {
+                self.doubt("", problem.origin, problem.message);
+            }
+        }
+        self.notes.extend(parsed.notes.into_iter().filter(|note| !note.message.contains("already listed")));
+    }
+
+    /// Takes out what is to be ignored.
+    pub fn leave_out(&mut self, ignore: &Ignore) {
+        self.entries.retain(|entry| !ignore.matches(&entry.reference));
+        self.doubts.retain(|doubt| !doubt.reference.as_ref().is_some_and(|image| ignore.matches(image)));
+    }
+}
+
+/// Finds the images in a text. `name` stands in every origin.
+pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
+    let file: Arc<str> = name.into();
+    if bytes.len() > MAX_FILE_BYTES {
+        return found.unread(&file, 0, format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20));
+    }
+    if kind == Kind::List {
+        return found.list(list::parse(name, bytes), true);
+    }
+    if bytes[..bytes.len().min(8192)].contains(&0) {
+        return found.note(&file, 0, "this is no text: it was left out");
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if kind == Kind::Template && text.contains("{{") {
+        return lines::scan(found, &file, text, 1, lines::Mode::Template);
+    }
+    if let Some(parsed) = list::parse_foreign(name, text) {
+        return found.list(parsed, false);
+    }
+    let read = yaml::read(text);
+    object::scan(found, &file, text, &read.documents);
+    if let Some(broken) = read.broken {
+        let told = if text.contains("{{") { "a template" } else { "not valid YAML" };
+        let message =
+            format!("{told} ({}): it was read line by line from line {} on", broken.message, broken.start);
+        found.note(&file, broken.line, message);
+        let skip = usize::try_from(broken.start - 1).unwrap_or(usize::MAX);
+        let rest = text.split_inclusive('\n').skip(skip).collect::<String>();
+        lines::scan(found, &file, &rest, broken.start, lines::Mode::Template);
+    }
+}

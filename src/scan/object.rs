@@ -1,0 +1,292 @@
+//! Images in YAML documents: pod specs of any kind, custom resources, other keys and values.
+
+use super::lines::{self, Mode};
+use super::{Found, looks};
+use crate::list::Origin;
+use crate::oci::Reference;
+use crate::yaml::{self, Node, Scalar, Value};
+use std::sync::Arc;
+
+/// How deep texts within texts are read.
+const MAX_EMBEDDED: usize = 3;
+/// The largest text within a document that is read as a document, in bytes.
+const MAX_EMBEDDED_BYTES: usize = 4 << 20;
+/// A copy of an older form of the object it stands in.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Finds the images of all documents of a text.
+pub(super) fn scan(found: &mut Found, file: &Arc<str>, text: &str, documents: &[Arc<Node>]) {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut walk = Walk {
+        found,
+        file: file.clone(),
+        lines: &lines,
+        map: Map::Own(0),
+        embedded: 0,
+        object: Object::None,
+    };
+    documents.iter().for_each(|document| walk.document(document));
+}
+
+/// How a line of the text that is walked is a line of the file.
+#[derive(Clone, Copy)]
+enum Map {
+    /// So many lines further down.
+    Own(u64),
+    /// All on one line.
+    Fixed(u64),
+}
+
+/// What document is walked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Object {
+    Kubernetes,
+    Definition,
+    None,
+}
+
+/// Where in a document a node stands.
+#[derive(Clone, Copy, Default)]
+struct At<'a> {
+    /// The key it stands under; for an item, the key of its sequence.
+    key: &'a str,
+    /// Whether it is an item of a sequence.
+    item: bool,
+    /// The key of the sequence whose item holds it.
+    within: &'a str,
+}
+
+struct Walk<'a> {
+    found: &'a mut Found,
+    file: Arc<str>,
+    lines: &'a [&'a str],
+    map: Map,
+    embedded: usize,
+    object: Object,
+}
+
+impl Walk<'_> {
+    fn origin(&self, line: u64) -> Origin {
+        let line = match self.map {
+            Map::Own(offset) => line + offset,
+            Map::Fixed(line) => line,
+        };
+        Origin { file: self.file.clone(), line, module: None }
+    }
+
+    fn doubt(&mut self, text: &str, line: u64, why: impl Into<String>) {
+        let origin = self.origin(line);
+        self.found.doubt(text, origin, why);
+    }
+
+    fn document(&mut self, document: &Node) {
+        let kind = document.text_of("kind").unwrap_or_default();
+        let version = document.text_of("apiVersion").unwrap_or_default();
+        self.object = match kind {
+            "CustomResourceDefinition" => Object::Definition,
+            "" => Object::None,
+            _ if version.is_empty() => Object::None,
+            _ => Object::Kubernetes,
+        };
+        let kustomize = version.starts_with("kustomize.config.k8s.io/")
+            || self.file.rsplit('/').next().is_some_and(|name| name.starts_with("kustomization.y"));
+        if kustomize {
+            self.kustomize(document);
+        }
+        self.node(document, At::default());
+    }
+
+    /// kustomize's `images`: what is put in the place of other names (kubectl.docs.kubernetes.io, "images").
+    fn kustomize(&mut self, document: &Node) {
+        for item in document.get("images").map(Node::items).unwrap_or_default() {
+            let text = |key| item.text_of(key).filter(|text| !text.is_empty());
+            let (Some(name), tag, digest) =
+                (text("newName").or(text("name")), text("newTag"), text("digest"))
+            else {
+                continue;
+            };
+            if tag.is_some() || digest.is_some() {
+                let image = joined(None, name, tag, digest);
+                self.doubt(&image, item.line, "kustomize puts this name in the place of another");
+            }
+        }
+    }
+
+    fn node(&mut self, node: &Node, at: At<'_>) {
+        match &node.value {
+            Value::Mapping(pairs) => {
+                let within = if at.item { at.key } else { "" };
+                for (key, child) in pairs {
+                    if key.text == LAST_APPLIED || key.complex {
+                        continue;
+                    }
+                    if !looks::is_image_key(&key.text) || !self.image(&key.text, child, node, within) {
+                        self.node(child, At { key: &key.text, item: false, within });
+                    }
+                }
+            }
+            Value::Sequence(items) => {
+                for item in items {
+                    self.node(item, At { item: true, ..at });
+                }
+            }
+            Value::Scalar(scalar) => self.value(node, scalar, at),
+        }
+    }
+
+    /// Takes what stands under an image's key; false where it has to be looked into like anything else.
+    fn image(&mut self, key: &str, node: &Node, siblings: &Node, within: &str) -> bool {
+        let container = matches!(within, "containers" | "initContainers" | "ephemeralContainers");
+        match &node.value {
+            Value::Scalar(scalar) if scalar.text.contains('\n') => false,
+            Value::Scalar(_) => {
+                if let Some(text) = node.text().map(str::trim).filter(|text| !text.is_empty()) {
+                    self.name(key, text, node.line, siblings, container && key == "image");
+                }
+                true
+            }
+            Value::Mapping(pairs) if pairs.iter().any(|(key, _)| key.complex) => {
+                let raw =
+                    usize::try_from(node.line).ok().and_then(|line| self.lines.get(line.wrapping_sub(1)));
+                let raw = raw.map(|line| line.trim()).unwrap_or_default().to_owned();
+                let shown = raw.split_once(':').map_or(raw.as_str(), |(_, value)| value.trim());
+                self.doubt(shown, node.line, "a template that was not filled in");
+                true
+            }
+            Value::Mapping(_) if within == "volumes" && node.text_of("reference").is_some() => {
+                let text = node.text_of("reference").unwrap_or_default();
+                self.name(key, text, node.line, node, true);
+                true
+            }
+            Value::Mapping(_) => self.parts(node),
+            Value::Sequence(_) => false,
+        }
+    }
+
+    /// A name under an image's key. In a container it is one; elsewhere it has to say which image it means.
+    fn name(&mut self, key: &str, text: &str, line: u64, siblings: &Node, container: bool) {
+        if looks::is_template(text) {
+            return self.doubt(text, line, "a template that was not filled in");
+        }
+        let reference = match Reference::parse(text) {
+            Ok(reference) => reference,
+            Err(error) if container => return self.doubt(text, line, error.message()),
+            Err(_) => return,
+        };
+        if container {
+            return self.found.sure(reference, self.origin(line));
+        }
+        if looks::is_explicit(text) {
+            return self.elsewhere(text, line);
+        }
+        let tag_key = format!("{key}Tag");
+        let near =
+            |key: &str| siblings.text_of(key).filter(|text| !text.is_empty() && !looks::is_template(text));
+        let (tag, digest) = (near(&tag_key).or(near("tag")), near("digest").or(near("sha")));
+        if tag.is_some() || digest.is_some_and(|digest| digest.starts_with("sha256:")) {
+            return self.elsewhere(&joined(None, text, tag, digest), line);
+        }
+        match near("version").filter(|_| self.object == Object::Kubernetes) {
+            Some(version) => {
+                let image = joined(None, text, Some(version), None);
+                self.doubt(&image, line, "no tag is written; the version beside it may be meant");
+            }
+            None => self.doubt(text, line, "neither a tag nor a digest is written"),
+        }
+    }
+
+    /// A whole name that stands under an image's key, in no container.
+    fn elsewhere(&mut self, text: &str, line: u64) {
+        match Reference::parse(text) {
+            Ok(_) if self.embedded > 0 => self.doubt(text, line, "it stands in a text within the document"),
+            Ok(_) if self.object == Object::Definition => {
+                self.doubt(text, line, "a default or an example in a CRD")
+            }
+            Ok(_) if self.object == Object::None => {
+                self.doubt(text, line, "it stands in no Kubernetes object")
+            }
+            Ok(reference) => self.found.sure(reference, self.origin(line)),
+            Err(error) => self.doubt(text, line, error.message()),
+        }
+    }
+
+    /// `{registry, repository, tag, digest}`.
+    fn parts(&mut self, node: &Node) -> bool {
+        let text = |key: &str| node.text_of(key).map(str::trim).filter(|text| !text.is_empty());
+        let Some(name) = text("repository").or_else(|| text("name").filter(|_| text("tag").is_some())) else {
+            return false;
+        };
+        let line = node.get("repository").or_else(|| node.get("name")).map_or(node.line, |node| node.line);
+        let image = joined(text("registry"), name, text("tag"), text("digest"));
+        if looks::is_template(&image) {
+            self.doubt(&image, line, "a template that was not filled in");
+        } else if text("tag").is_none() && text("digest").is_none() && !looks::is_explicit(name) {
+            self.doubt(&image, line, "neither a tag nor a digest is written");
+        } else {
+            self.elsewhere(&image, line);
+        }
+        true
+    }
+
+    /// A value under any other key.
+    fn value(&mut self, node: &Node, scalar: &Scalar, at: At<'_>) {
+        let text = scalar.text.trim();
+        let document = scalar.text.contains('\n') || text.starts_with(['{', '[']);
+        if document && at.key != "description" && self.embedded < MAX_EMBEDDED {
+            return self.text_within(node.line, scalar);
+        }
+        if let Some(image) = looks::image(text) {
+            let why = match (at.key, at.within) {
+                ("value", "env") => "the value of an environment variable",
+                ("args" | "command", _) if at.item => "an argument of a command",
+                _ if self.object == Object::Definition => "a default or an example in a CRD",
+                _ => "a value that looks like an image",
+            };
+            self.doubt(image, node.line, why);
+        }
+    }
+
+    /// A text that may be a document of its own, as config maps hold them.
+    fn text_within(&mut self, line: u64, scalar: &Scalar) {
+        if scalar.text.len() > MAX_EMBEDDED_BYTES {
+            return;
+        }
+        let map = match (self.map, scalar.content_line) {
+            (Map::Own(offset), Some(content)) => Map::Own(offset + content - 1),
+            _ => Map::Fixed(self.origin(line).line),
+        };
+        let read = yaml::read(&scalar.text);
+        let documents = read.documents.iter().any(|node| !matches!(node.value, Value::Scalar(_)));
+        if read.broken.is_none() && documents {
+            let lines: Vec<&str> = scalar.text.lines().collect();
+            let (file, embedded) = (self.file.clone(), self.embedded + 1);
+            let object = Object::None;
+            let mut walk = Walk { found: self.found, file, lines: &lines, map, embedded, object };
+            read.documents.iter().for_each(|document| walk.document(document));
+        } else {
+            let (first, mode) = match map {
+                Map::Own(offset) => (offset + 1, Mode::Within),
+                Map::Fixed(line) => (line, Mode::WithinLine),
+            };
+            lines::scan(self.found, &self.file, &scalar.text, first, mode);
+        }
+    }
+}
+
+/// A name of its parts. A tag is left out of a name that has one.
+pub(super) fn joined(registry: Option<&str>, name: &str, tag: Option<&str>, digest: Option<&str>) -> String {
+    let mut image = match registry.map(|registry| registry.trim_end_matches('/')) {
+        Some(registry) if !registry.is_empty() => format!("{registry}/{name}"),
+        _ => name.to_owned(),
+    };
+    if let Some(tag) = tag.filter(|_| !looks::is_explicit(name)) {
+        // Some write the digest into the tag: "1.0@sha256:..." and "sha256:..." alone.
+        image.push_str(if tag.starts_with("sha256:") { "@" } else { ":" });
+        image.push_str(tag);
+    }
+    if let Some(digest) = digest.filter(|_| !image.contains('@')) {
+        image.push_str(if digest.starts_with("sha256:") { "@" } else { "@sha256:" });
+        image.push_str(digest);
+    }
+    image
+}

@@ -1,0 +1,408 @@
+//! A careful reading of a chart's values: what the charts themselves say the images are.
+
+use super::chart::Chart;
+use super::object::joined;
+use super::{Found, looks};
+use crate::list::Origin;
+use crate::oci::Reference;
+use crate::yaml::{self, Node, Value};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The most values that one file may hold.
+const MAX_VALUES: usize = 200_000;
+/// How deep charts may hold charts.
+const MAX_NESTING: usize = 6;
+
+/// A value, and the file and line that it comes from: subcharts' values are laid over with their parents'.
+#[derive(Clone, Debug)]
+struct Setting {
+    origin: Origin,
+    value: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    Null,
+    Text(String),
+    List(Vec<Setting>),
+    Map(Vec<(String, Setting)>),
+}
+
+impl Setting {
+    fn of(node: &Node, file: &Arc<str>) -> Self {
+        let origin = Origin { file: file.clone(), line: node.line, module: None };
+        let value = match &node.value {
+            Value::Scalar(_) => node.text().map_or(Held::Null, |text| Held::Text(text.to_owned())),
+            Value::Sequence(items) => Held::List(items.iter().map(|item| Self::of(item, file)).collect()),
+            Value::Mapping(pairs) => {
+                Held::Map(pairs.iter().map(|(key, node)| (key.text.clone(), Self::of(node, file))).collect())
+            }
+        };
+        Self { origin, value }
+    }
+
+    fn get(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Held::Map(pairs) => pairs.iter().find(|(name, _)| name == key).map(|(_, setting)| setting),
+            _ => None,
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        match &self.get(key)?.value {
+            Held::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// The value at `a.b.c`.
+    fn at(&self, path: &str) -> Option<&Self> {
+        path.split('.').try_fold(self, |setting, key| setting.get(key))
+    }
+
+    fn is_false(&self) -> bool {
+        matches!(&self.value, Held::Text(text) if text == "false")
+    }
+
+    /// Lays `over` over it, as helm does: mappings are merged, all else is replaced.
+    fn lay_over(&mut self, over: &Self) {
+        let Held::Map(above) = &over.value else {
+            *self = over.clone();
+            return;
+        };
+        let Held::Map(own) = &mut self.value else {
+            *self = over.clone();
+            return;
+        };
+        for (key, setting) in above {
+            match own.iter_mut().find(|(name, _)| name == key) {
+                Some((_, mine)) => mine.lay_over(setting),
+                None => own.push((key.clone(), setting.clone())),
+            }
+        }
+    }
+}
+
+/// The values that are images: templates that only put them together need not be told.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The directory of the (sub)chart, and the path of the value.
+    paths: BTreeSet<(String, String)>,
+}
+
+impl Known {
+    /// Whether all values that a template part names are known.
+    pub(super) fn covers(&self, file: &str, template: &str) -> bool {
+        let dir = file.rfind("templates/").map_or("", |at| &file[..at]);
+        let mut any = false;
+        for after in template.split(".Values.").skip(1) {
+            let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
+            let path = after[..end.unwrap_or(after.len())].trim_end_matches('.');
+            let mut above = path;
+            let known = path.starts_with("global")
+                || loop {
+                    if self.paths.contains(&(dir.to_owned(), above.to_owned())) {
+                        break true;
+                    }
+                    match above.rsplit_once('.') {
+                        Some((parent, _)) => above = parent,
+                        None => break false,
+                    }
+                };
+            if !known {
+                return false;
+            }
+            any |= !path.starts_with("global");
+        }
+        any
+    }
+}
+
+/// Finds the images that the values of a chart and of its subcharts name. With `rendered`, what helm made with
+/// them is known: images that are not among it are doubtful.
+pub(super) fn scan(found: &mut Found, chart: &Chart, rendered: Option<&BTreeSet<Reference>>) -> Known {
+    let mut reading = Reading { found, chart, rendered, known: Known::default() };
+    reading.chart("", None, None, 0);
+    reading.known
+}
+
+struct Reading<'a> {
+    found: &'a mut Found,
+    chart: &'a Chart,
+    rendered: Option<&'a BTreeSet<Reference>>,
+    known: Known,
+}
+
+/// The chart whose values are read.
+struct Own {
+    /// Its directory, with a `/` at the end unless it is the root.
+    dir: String,
+    registry: Option<String>,
+    app_version: Option<String>,
+    templates: String,
+}
+
+impl Reading<'_> {
+    /// One file of the chart as YAML; its first document.
+    fn document(&mut self, path: &str) -> Option<(Arc<Node>, Arc<str>)> {
+        let text = self.chart.text(path)?;
+        let read = yaml::read(text.trim_start_matches('\u{feff}'));
+        let place = self.chart.place(path);
+        if let Some(broken) = read.broken {
+            self.found.unread(&place, broken.line, format!("not valid YAML: {}", broken.message));
+        }
+        let first = read.documents.into_iter().next()?;
+        if first.size() > MAX_VALUES {
+            self.found.unread(&place, 0, "more values are in it than are read");
+            return None;
+        }
+        Some((first, place))
+    }
+
+    fn chart(&mut self, dir: &str, over: Option<&Setting>, off: Option<&str>, depth: usize) {
+        let origin = Origin { file: self.chart.place(dir), line: 0, module: None };
+        let mut values = Setting { origin, value: Held::Map(Vec::new()) };
+        if let Some((node, place)) = self.document(&format!("{dir}values.yaml"))
+            && node.is_mapping()
+        {
+            values = Setting::of(&node, &place);
+        }
+        if let Some(over) = over {
+            values.lay_over(over);
+        }
+        let meta = self.document(&format!("{dir}Chart.yaml")).map(|(node, _)| node);
+        let app_version = meta.as_ref().and_then(|meta| meta.text_of("appVersion")).map(str::to_owned);
+        let registry = values.at("global.imageRegistry").and_then(|setting| match &setting.value {
+            Held::Text(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+            _ => None,
+        });
+        let own = Own { dir: dir.to_owned(), registry, app_version, templates: self.templates(dir) };
+        self.find(&own, &values, "", off);
+        if depth < MAX_NESTING {
+            self.subcharts(&own, &values, meta.as_deref(), off, depth);
+        }
+    }
+
+    /// All templates of one chart in one text, blanks made alike.
+    fn templates(&self, dir: &str) -> String {
+        let head = format!("{dir}templates/");
+        let own = self.chart.files().filter(|(path, _)| path.starts_with(&head));
+        let text: String = own.map(|(_, content)| String::from_utf8_lossy(content)).collect();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn subcharts(
+        &mut self,
+        own: &Own,
+        values: &Setting,
+        meta: Option<&Node>,
+        off: Option<&str>,
+        depth: usize,
+    ) {
+        let head = format!("{}charts/", own.dir);
+        let below = |path: &str| path.strip_prefix(&head)?.strip_suffix("/Chart.yaml").map(str::to_owned);
+        let dirs: BTreeSet<String> = self
+            .chart
+            .files()
+            .filter_map(|(path, _)| below(path))
+            .filter(|name| !name.contains('/'))
+            .collect();
+        let old = self.document(&format!("{}requirements.yaml", own.dir)).map(|(node, _)| node);
+        let listed = [meta, old.as_deref()].into_iter().flatten().filter_map(|node| node.get("dependencies"));
+        let listed: Vec<&Node> = listed.flat_map(|node| node.items()).map(|node| &**node).collect();
+        for name in &dirs {
+            let real = self.document(&format!("{head}{name}/Chart.yaml")).map(|(node, _)| node);
+            let real = real.as_ref().and_then(|node| node.text_of("name")).unwrap_or(name).to_owned();
+            let uses: Vec<&&Node> =
+                listed.iter().filter(|node| node.text_of("name") == Some(&real)).collect();
+            let keys: Vec<(String, Option<String>)> = if uses.is_empty() {
+                vec![(real, None)]
+            } else {
+                uses.iter().map(|node| (key_of(node, &real), condition_off(node, values))).collect()
+            };
+            for (key, condition) in keys {
+                let mut over = values.get(&key).cloned();
+                if let Some(global) = values.get("global") {
+                    let empty = Setting { origin: global.origin.clone(), value: Held::Map(Vec::new()) };
+                    let mut all = empty.clone();
+                    all.value = Held::Map(vec![("global".to_owned(), global.clone())]);
+                    over.get_or_insert(empty).lay_over(&all);
+                }
+                let off = off.map(str::to_owned).or(condition);
+                self.chart(&format!("{head}{name}/"), over.as_ref(), off.as_deref(), depth + 1);
+            }
+        }
+        for node in listed {
+            let name = node.text_of("name").unwrap_or_default();
+            if !dirs.iter().any(|dir| dir == name) && !name.is_empty() && self.rendered.is_none() {
+                self.lacking(own, node, name);
+            }
+        }
+    }
+
+    /// A subchart that the chart names and does not hold.
+    fn lacking(&mut self, own: &Own, dependency: &Node, name: &str) {
+        let file = self.chart.place(&format!("{}Chart.yaml", own.dir));
+        let place = dependency.text_of("repository").unwrap_or_default();
+        let version = dependency.text_of("version").unwrap_or_default().replace('+', "_");
+        let chart = place
+            .strip_prefix("oci://")
+            .map(|place| format!("{}/{name}:{version}", place.trim_end_matches('/')));
+        match chart.filter(|chart| Reference::parse(chart).is_ok()) {
+            Some(chart) => {
+                let origin = Origin { file, line: dependency.line, module: None };
+                self.found.doubt(
+                    &chart,
+                    origin,
+                    "a subchart that is not in charts/: its images are not known",
+                );
+            }
+            None if place.starts_with("file://") => {}
+            None => {
+                let said =
+                    format!("the subchart {name:?} is not in charts/: helm dependency build fetches it");
+                self.found.note(&file, dependency.line, said);
+            }
+        }
+    }
+
+    /// Looks for images in a value. `off` is the setting that turns off what it belongs to.
+    fn find(&mut self, own: &Own, setting: &Setting, path: &str, off: Option<&str>) {
+        match &setting.value {
+            Held::Map(pairs) => {
+                let switch = setting.get("enabled").filter(|enabled| enabled.is_false());
+                let switched = switch.map(|_| format!("{path}.enabled").trim_start_matches('.').to_owned());
+                let off = off.or(switched.as_deref());
+                if !path.is_empty() && self.parts(own, setting, path, off) {
+                    return;
+                }
+                for (key, child) in pairs {
+                    let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    match &child.value {
+                        Held::Text(text) if looks::is_image_key(key) => {
+                            self.name(own, key, text.trim(), child, setting, &below, off);
+                        }
+                        _ => self.find(own, child, &below, off),
+                    }
+                }
+            }
+            Held::List(items) => items.iter().for_each(|item| self.find(own, item, path, off)),
+            Held::Text(text) => {
+                if let Some(image) = looks::image(text) {
+                    self.found.doubt(image, setting.origin.clone(), "a value that looks like an image");
+                }
+            }
+            Held::Null => {}
+        }
+    }
+
+    /// `{registry, repository, tag, digest}`.
+    fn parts(&mut self, own: &Own, setting: &Setting, path: &str, off: Option<&str>) -> bool {
+        let key = path.rsplit('.').next().unwrap_or(path);
+        let has = |key: &str| setting.get(key).is_some();
+        let image_key = looks::is_image_key(key);
+        let name = setting
+            .text("repository")
+            .filter(|_| image_key || has("tag") || has("digest") || has("registry"));
+        let name = name.or_else(|| {
+            ["name", "image"].iter().find_map(|key| setting.text(key)).filter(|_| image_key && has("tag"))
+        });
+        let Some(name) = name.filter(|name| !name.contains("://")) else { return false };
+        let registry = own.registry.as_deref().or(setting.text("registry"));
+        let origin = setting.get("repository").map_or(&setting.origin, |setting| &setting.origin).clone();
+        self.known.paths.insert((own.dir.clone(), path.to_owned()));
+        let (tag, digest) = (setting.text("tag"), setting.text("digest").or(setting.text("sha")));
+        if tag.is_some() || digest.is_some() || looks::is_explicit(name) {
+            self.complete(&joined(registry, name, tag, digest), origin, off);
+            return true;
+        }
+        let bare = joined(registry, name, None, None);
+        match &own.app_version {
+            Some(version) => {
+                let image = joined(registry, name, Some(version), None);
+                if own.defaults_to_app_version(path) {
+                    self.complete(&image, origin, off);
+                } else {
+                    self.maybe(&image, origin, "no tag is written; the chart's appVersion may be meant");
+                }
+            }
+            None => self.maybe(&bare, origin, "neither a tag nor a digest is written"),
+        }
+        true
+    }
+
+    /// A text under an image's key.
+    #[allow(clippy::too_many_arguments)]
+    fn name(
+        &mut self,
+        own: &Own,
+        key: &str,
+        text: &str,
+        setting: &Setting,
+        siblings: &Setting,
+        path: &str,
+        off: Option<&str>,
+    ) {
+        if text.is_empty() || text.contains("://") && !text.starts_with("oci://") {
+            return;
+        }
+        self.known.paths.insert((own.dir.clone(), path.to_owned()));
+        let origin = setting.origin.clone();
+        if looks::is_template(text) {
+            return self.maybe(text, origin, "a template that was not filled in");
+        }
+        let tag_key = format!("{key}Tag");
+        let tag = siblings.text(&tag_key).or(siblings.text("tag")).filter(|tag| !looks::is_template(tag));
+        if looks::is_explicit(text) || tag.is_some() {
+            self.complete(&joined(None, text, tag, None), origin, off);
+        } else if Reference::parse(text).is_ok() {
+            self.maybe(text, origin, "neither a tag nor a digest is written");
+        }
+    }
+
+    fn complete(&mut self, image: &str, origin: Origin, off: Option<&str>) {
+        let reference = match Reference::parse(image) {
+            Ok(reference) => reference,
+            Err(error) => return self.found.doubt(image, origin, error.message()),
+        };
+        match (self.rendered, off) {
+            (Some(rendered), _) if rendered.contains(&reference) => self.found.sure(reference, origin),
+            (Some(_), _) => {
+                self.found.doubt(image, origin, "helm template does not use it with these values")
+            }
+            (None, Some(off)) => self.found.doubt(image, origin, format!("{off} is false")),
+            (None, None) => self.found.sure(reference, origin),
+        }
+    }
+
+    fn maybe(&mut self, image: &str, origin: Origin, why: &str) {
+        let rendered = self.rendered.zip(Reference::parse(image).ok());
+        if !rendered.is_some_and(|(rendered, image)| rendered.contains(&image)) {
+            self.found.doubt(image, origin, why);
+        }
+    }
+}
+
+impl Own {
+    /// Whether the templates say that the chart's appVersion is the tag where none is given.
+    fn defaults_to_app_version(&self, path: &str) -> bool {
+        let forms = [
+            format!(".Values.{path}.tag | default .Chart.AppVersion"),
+            format!("default .Chart.AppVersion .Values.{path}.tag"),
+        ];
+        forms.iter().any(|form| self.templates.contains(form.as_str()))
+    }
+}
+
+/// The key that a subchart's values stand under.
+fn key_of(dependency: &Node, name: &str) -> String {
+    dependency.text_of("alias").unwrap_or(name).to_owned()
+}
+
+/// The condition that turns a subchart off, if one does: the first of its paths that is set decides.
+fn condition_off(dependency: &Node, values: &Setting) -> Option<String> {
+    let conditions = dependency.text_of("condition")?;
+    let set = conditions.split(',').map(str::trim).find_map(|path| Some((path, values.at(path)?)));
+    set.filter(|(_, value)| value.is_false()).map(|(path, _)| path.to_owned())
+}

@@ -1,0 +1,103 @@
+//! Building a context's registry: what its manifests and charts name is saved into it.
+
+use super::scan::context;
+use super::support::peers::registry::Registry;
+use super::support::peers::samples;
+use super::support::program::{Home, Ran, run};
+use super::support::samples::Samples;
+use std::path::Path;
+
+const IGNORED: &str = "quay.io/*\nbusybox\n";
+
+fn build(home: &Home, more: &[&str], code: i32) -> Ran {
+    home.write("ignore", IGNORED);
+    let mut command = home.saver(["build-context", "context", "--arch", "amd64", "--ignore", "ignore"]);
+    run(command.args(["--progress", "none", "--retries", "0"]).args(more)).expect(code)
+}
+
+fn tags(home: &Home, dir: &Path) -> Vec<String> {
+    let ran = run(home.saver(["ls", "--json", "--dir"]).arg(dir)).expect(0);
+    let listing: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let mut tags = Vec::new();
+    for repository in listing["repositories"].as_array().unwrap() {
+        for tag in repository["tags"].as_array().unwrap() {
+            tags.push(format!(
+                "{}:{}",
+                repository["repository"].as_str().unwrap(),
+                tag["tag"].as_str().unwrap()
+            ));
+        }
+    }
+    tags
+}
+
+const SAVED: &[&str] = &["demo/app:1.0", "demo/tool:2.1", "helm-charts/mysql:8.8.19", "library/hello:1.0"];
+
+#[test]
+fn a_context_s_images_are_saved_into_its_registry() {
+    let home = Home::new();
+    let registry = Registry::serve(&samples());
+    let path = context(&home, &registry.address);
+    let ran = build(&home, &["--report", "report.json"], 0);
+    let dir = path.join("registry");
+    assert_eq!(tags(&home, &dir), SAVED, "{}", ran.stderr);
+    run(home.saver(["verify", "--deep", "--dir"]).arg(&dir)).expect(0);
+    // What is doubtful is told, and not saved.
+    for told in [
+        "workloads.yaml:46: not saved: $(IMAGE) (a template that was not filled in)",
+        "not saved: an image",
+        "broken.yaml:8: not valid YAML",
+    ] {
+        assert_eq!(ran.stderr.contains(told), told != "not saved: an image", "{told}: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("quay.io/"), "{}", ran.stderr);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(home.path("report.json")).unwrap()).unwrap();
+    assert_eq!(report["images"].as_array().unwrap().len(), SAVED.len());
+    // Again, and there is nothing to do; the registry's own files are not scanned.
+    let again = build(&home, &[], 0);
+    assert!(again.stdout.contains("unchanged"), "{}", again.stdout);
+    // The list that scan prints says the same.
+    let list = run(&mut home.saver(["scan", "context", "--ignore", "ignore", "-q"])).expect(0).stdout;
+    let images: Vec<String> = saver::list::parse("l", list.as_bytes())
+        .entries
+        .iter()
+        .map(|entry| format!("{}:{}", entry.reference.repository, entry.reference.tag.as_ref().unwrap()))
+        .collect();
+    assert_eq!(images, SAVED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_of_saving_hold() {
+    let samples = Samples::serve().await;
+    let home = Home::new();
+    let path = context(&home, &samples.host());
+    let ran = build(&home, &["--dry-run"], 0);
+    assert!(ran.stdout.contains("demo/app:1.0") && !path.join("registry").exists(), "{}", ran.stdout);
+    build(&home, &["--registry-dir", "out/here", "--names", "mirror/{repository}"], 0);
+    assert_eq!(tags(&home, &path.join("out/here"))[0], "mirror/demo/app:1.0");
+    // An image that is not there: the others are saved, and the failed list has the reason.
+    home.write("context/manifests/imageList", &format!("{}/demo/gone:1\n", samples.host()));
+    let ran = build(&home, &["--failed-list", "failed"], 1);
+    assert!(ran.stderr.contains("demo/gone:1"), "{}", ran.stderr);
+    assert!(std::fs::read_to_string(home.path("failed")).unwrap().contains("demo/gone:1  # "));
+    assert_eq!(tags(&home, &path.join("registry")).len(), SAVED.len() - 1);
+}
+
+#[test]
+fn what_is_wrong_is_told_before_anything_is_fetched() {
+    let home = Home::new();
+    let path = context(&home, "localhost:1");
+    home.write("context/manifests/imageList", "Bad\ngood:1\nworse:\n");
+    let ran = build(&home, &[], 2);
+    assert!(ran.stderr.contains("imageList:1: ") && ran.stderr.contains("imageList:3: "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("2 entries are wrong; nothing was fetched") && !path.join("registry").exists()
+    );
+    home.write("empty/x", "");
+    let ran = run(&mut home.saver(["build-context", "empty", "--arch", "amd64"])).expect(2);
+    assert!(ran.stderr.contains("no build context"), "{}", ran.stderr);
+    home.write("none/manifests/a.yaml", "a: 1\n");
+    let ran = run(&mut home.saver(["build-context", "none", "--arch", "amd64"])).expect(0);
+    assert!(ran.stderr.contains("no images"), "{}", ran.stderr);
+}
