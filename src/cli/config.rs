@@ -408,9 +408,9 @@ mod tests {
                 Some(Verb::Save(save)) => *save,
                 _ => cli.save,
             };
-            assert_eq!((save.jobs, save.registry.retries), (9, 6));
-            assert_eq!(save.index, crate::cli::args::IndexArg::Prune);
-            assert_eq!(save.os, "linux");
+            assert_eq!((save.run.jobs, save.run.registry.retries), (9, 6));
+            assert_eq!(save.run.index, crate::cli::args::IndexArg::Prune);
+            assert_eq!(save.run.os, "linux");
         }
     }
 
@@ -424,11 +424,11 @@ mod tests {
         assert!(!cli.global.quiet);
         let Some(Verb::Save(save)) = cli.command else { panic!() };
         assert_eq!(save.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
-        assert_eq!(save.arch.as_deref(), Some("amd64,arm64"));
-        assert!(save.dry_run && save.fail_fast);
-        assert_eq!(save.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
-        assert_eq!(save.registry.plain_http, ["a:1"]);
-        assert_eq!(save.registry.insecure_tls, ["x:1", "y"]);
+        assert_eq!(save.run.arch.as_deref(), Some("amd64,arm64"));
+        assert!(save.run.dry_run && save.run.fail_fast);
+        assert_eq!(save.run.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
+        assert_eq!(save.run.registry.plain_http, ["a:1"]);
+        assert_eq!(save.run.registry.insecure_tls, ["x:1", "y"]);
         let cli = parse(&["save", "--list", "c", "-v"], &[], file).unwrap();
         assert_eq!(cli.global.verbose, 1);
         let Some(Verb::Save(save)) = cli.command else { panic!() };

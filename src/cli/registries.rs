@@ -269,7 +269,7 @@ mod tests {
 
     fn resolve(argv: &[&str], variables: &[(&str, &str)]) -> Result<Registries> {
         let cli = Cli::try_parse_from(std::iter::once("saver").chain(argv.iter().copied())).unwrap();
-        Registries::resolve(&cli.save.registry, &Environment::of(variables))
+        Registries::resolve(&cli.save.run.registry, &Environment::of(variables))
     }
 
     fn registry(name: &str) -> Registry {

@@ -87,10 +87,11 @@ pub(super) fn look(
     way: fn(&Path, &ScanOptions<'_>) -> Result<Found>,
 ) -> Result<Found> {
     let helm = if args.no_helm { None } else { Helm::find(environment) };
-    let mut options = ScanOptions::default();
-    options.ignore = ignored(root, &args.ignore)?;
-    options.skip = skip.to_vec();
-    options.render = helm.as_ref().map(|helm| helm as &dyn Render);
+    let options = ScanOptions {
+        ignore: ignored(root, &args.ignore)?,
+        skip: skip.to_vec(),
+        render: helm.as_ref().map(|helm| helm as &dyn Render),
+    };
     way(root, &options)
 }
 
