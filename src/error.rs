@@ -208,6 +208,12 @@ impl Error {
         self.0.hint.as_deref()
     }
 
+    /// What the operating system said, where a file operation failed: a full disk, a lock that another has (`WouldBlock`).
+    #[must_use]
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        self.0.source.as_deref()?.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    }
+
     /// How long the other side asked to wait before another try.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod content;
 pub mod copy;
+pub mod cri;
 pub mod driver;
 pub mod error;
 pub mod inspect;
@@ -25,4 +26,4 @@ pub mod yaml;
 
 pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};
-pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, save_images};
+pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, local_digest, pull_image, save_images};

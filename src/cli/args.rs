@@ -122,6 +122,11 @@ pub enum Command {
     /// saver scan finds them, and saves them into PATH/registry as saver save does. Doubtful finds are told and not
     /// saved. Images of PATH/manifests/imageListIgnore are left out.
     BuildContext(Box<super::build_context::Args>),
+    /// Answer the Kubernetes image service (CRI) over a directory
+    ///
+    /// For crictl --image-endpoint and for kubelets, runtime.v1 and runtime.v1alpha2: pull, images, inspecti, rmi, imagefsinfo. Images are
+    /// kept under their full names (docker.io/library/nginx). It stops at Ctrl-C or SIGTERM, once the calls under way are done.
+    Cri(Box<super::cri::Args>),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -279,7 +284,7 @@ pub struct RegistryArgs {
 }
 
 /// The value of `--jobs`.
-fn jobs(text: &str) -> Result<u16, String> {
+pub(super) fn jobs(text: &str) -> Result<u16, String> {
     let number = text.parse::<u16>().ok().filter(|number| (1..=256).contains(number));
     number.ok_or_else(|| "a number from 1 to 256 is needed".to_owned())
 }

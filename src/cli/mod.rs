@@ -8,6 +8,7 @@ pub mod args;
 pub mod build_context;
 pub mod config;
 pub mod credentials;
+pub mod cri;
 pub mod docker_config;
 pub mod exit;
 mod helm;
@@ -61,6 +62,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Digest(args)) => block_on(inspect::digest(&args, &cli.global, environment)),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
+        Some(Command::Cri(args)) => block_on(cri::run(&args, &cli.global, environment)),
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),
         Some(Command::Rm(args)) => rm::run(&args, &cli.global),
         Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),

@@ -138,7 +138,7 @@ mod tests {
     fn failed(name: &str, kind: ErrorKind, message: &str, hint: Option<&str>) -> ImageReport {
         let mut row = image(name, Status::Failed);
         let message = format!("{}: {message}", row.reference);
-        row.error = Some(Failure { kind, message, hint: hint.map(str::to_owned) });
+        row.error = Some(Failure { kind, message, hint: hint.map(str::to_owned), io_kind: None });
         row
     }
 
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_ended_the_run_is_told_once_and_last() {
-        let ended = |kind, message: &str| Some(Failure { kind, message: message.into(), hint: None });
+        let ended = |kind, message: &str| Some(Failure { kind, message: message.into(), hint: None, io_kind: None });
         let given_up = || failed("a.io/z:1", ErrorKind::Cancelled, "the run ended before", None);
         for (cause, aborted, last, left) in [
             (

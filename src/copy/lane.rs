@@ -51,9 +51,10 @@ where
 {
     // In the order of the list, so that what is first in it begins first.
     let mut lanes: Vec<Vec<(usize, Image<S>)>> = Vec::new();
-    let mut of_source: HashMap<*const S, usize> = HashMap::new();
+    // By the sources' addresses, as numbers: pointers would bind the run to one thread.
+    let mut of_source: HashMap<usize, usize> = HashMap::new();
     for (number, image) in images.into_iter().enumerate() {
-        let lane = *of_source.entry(Arc::as_ptr(&image.source)).or_insert(lanes.len());
+        let lane = *of_source.entry(Arc::as_ptr(&image.source).addr()).or_insert(lanes.len());
         if lane == lanes.len() {
             lanes.push(Vec::new());
         }

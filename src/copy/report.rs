@@ -69,6 +69,23 @@ pub struct Failure {
     /// What to try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// What the operating system said, where a file operation failed.
+    #[serde(skip)]
+    pub io_kind: Option<std::io::ErrorKind>,
+}
+
+impl From<&Failure> for Error {
+    fn from(failure: &Failure) -> Self {
+        let error = Self::new(failure.kind, "", &failure.message);
+        let error = match &failure.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        match failure.io_kind {
+            Some(kind) => error.with_source(std::io::Error::from(kind)),
+            None => error,
+        }
+    }
 }
 
 fn kind_name<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
@@ -77,7 +94,8 @@ fn kind_name<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S:
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
-        Self { kind: error.kind(), message: error.to_string(), hint: error.hint().map(str::to_owned) }
+        let hint = error.hint().map(str::to_owned);
+        Self { kind: error.kind(), message: error.to_string(), hint, io_kind: error.io_kind() }
     }
 }
 

@@ -147,6 +147,28 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
     finish(store, &tree, plan, options, Vec::new(), start)
 }
 
+/// Removes what stands at `places`, and what nothing else references: a tag where no digest is given, else that manifest and every tag of
+/// it. What is not there is left out.
+///
+/// # Errors
+/// `InvalidInput` for a manifest that is part of an image that stays: nothing is removed then. `Storage` when the tree can't be read or
+/// changed, or another process is working on it.
+pub fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Result<PruneReport> {
+    let start = Instant::now();
+    let _lock = store.lock_exclusive("rm", false)?;
+    let tree = Tree::read(store)?;
+    let mut named: BTreeMap<Repository, Named> = BTreeMap::new();
+    for (place, digest) in places.iter().filter(|(place, digest)| is_there(&tree.census, place, *digest)) {
+        let entry = named.entry(place.repository.clone()).or_default();
+        match digest {
+            Some(digest) => entry.digests.extend([*digest]),
+            None => entry.tags.extend(place.tag.clone()),
+        }
+    }
+    let plan = Plan::removing(&tree, &named)?;
+    finish(store, &tree, plan, &PruneOptions::default(), Vec::new(), start)
+}
+
 /// The names that an image has in the tree, its own first.
 fn places(reference: &Reference, names: &NameRule) -> Result<Vec<Place>> {
     Ok(std::iter::once(names.place(reference)?).chain(names.alias(reference)).collect())

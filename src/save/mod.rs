@@ -6,8 +6,10 @@
 pub mod blocking;
 mod collision;
 mod names;
+mod pull;
 
 pub use names::NameRule;
+pub use pull::{local_digest, pull_image};
 
 use crate::content::Place;
 use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};

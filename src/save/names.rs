@@ -4,6 +4,7 @@ use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Registry, Repository};
 use crate::store::Store;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// How an image's name at its registry becomes its name in the tree.
@@ -14,7 +15,8 @@ pub enum NameRule {
     /// are reachable by their short name too: `library/mysql` and `mysql`.
     #[default]
     Strip,
-    /// The name with its domain: `docker.io/library/nginx`; a port's colon becomes `_`.
+    /// The name with its domain: `docker.io/library/nginx`; a port's colon becomes `_`, and the groups of an IPv6 address
+    /// are all written, with `__` between them. [`NameRule::origin`] reads it back.
     Domain,
     /// A pattern with `{domain}`, `{repository}` and `{tag}`; what follows a colon in it is the tag.
     Template(String),
@@ -78,6 +80,32 @@ impl NameRule {
         }
     }
 
+    /// The registry and repository whose place is `place` by [`NameRule::Domain`]; none when it begins with no domain.
+    #[must_use]
+    pub fn origin(place: &Repository) -> Option<(Registry, Repository)> {
+        let (first, rest) = place.as_str().split_once('/')?;
+        let port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (host, port) = match first.rsplit_once('_') {
+            Some((host, number)) if port(number) && !host.ends_with('_') => (host, Some(number)),
+            _ => (first, None),
+        };
+        let groups: Vec<&str> = host.split("__").collect();
+        let host = match <[&str; 8]>::try_from(groups) {
+            Ok(groups) => {
+                let mut address = [0; 8];
+                for (number, group) in address.iter_mut().zip(groups) {
+                    *number = u16::from_str_radix(group, 16).ok()?;
+                }
+                format!("[{}]", Ipv6Addr::from(address))
+            }
+            Err(_) => host.to_owned(),
+        };
+        let text = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+        let is_domain = text == "localhost" || text.contains(['.', ':']);
+        let registry: Registry = text.parse().ok().filter(|_| is_domain)?;
+        (folder(&registry) == first).then_some((registry, rest.parse().ok()?))
+    }
+
     /// The second place that an image is reachable at, if it has one.
     #[must_use]
     pub fn alias(&self, reference: &Reference) -> Option<Place> {
@@ -119,6 +147,11 @@ fn unusable(reference: &Reference, error: &Error) -> Error {
 
 /// A domain as a part of a repository's name: separators that stand together or at an end fall away.
 fn folder(registry: &Registry) -> String {
+    if let Ok(address) = registry.host().parse::<Ipv6Addr>() {
+        let groups = address.segments().map(|group| format!("{group:x}")).join("__");
+        let port = registry.as_str().rsplit_once("]:").map(|(_, port)| format!("_{port}"));
+        return groups + &port.unwrap_or_default();
+    }
     let parts = registry.as_str().split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'));
     parts
         .map(|part| part.trim_matches(['.', '-']))
@@ -138,13 +171,34 @@ mod tests {
             ("strip", "quay.io/cilium/cilium:v1", "cilium/cilium:v1"),
             ("domain", "nginx", "docker.io/library/nginx:latest"),
             ("domain", "localhost:5000/a/b:v1", "localhost_5000/a/b:v1"),
-            ("domain", "[::1]:5000/a:v1", "1_5000/a:v1"),
+            ("domain", "[::1]:5000/a:v1", "0__0__0__0__0__0__0__1_5000/a:v1"),
+            ("domain", "[2001:db8::1]/a:v1", "2001__db8__0__0__0__0__0__1/a:v1"),
             ("mirror/{domain}/{repository}", "quay.io/a/b:v1", "mirror/quay.io/a/b:v1"),
             ("all/{repository}:{domain}-{tag}", "quay.io/a/b:v1", "all/a/b:quay.io-v1"),
         ] {
             let rule: NameRule = rule.parse().unwrap();
             let place = rule.place(&Reference::parse(reference).unwrap()).unwrap();
             assert_eq!(place.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn a_domain_is_read_back() {
+        for name in [
+            "docker.io/library/nginx",
+            "localhost:5000/a/b",
+            "localhost/a",
+            "a.io/b",
+            "my-host.io:443/b/c",
+            "[::1]:5000/a",
+            "[2001:db8::1]/a",
+        ] {
+            let place = NameRule::Domain.place(&Reference::parse(name).unwrap()).unwrap();
+            let (registry, repository) = NameRule::origin(&place.repository).unwrap();
+            assert_eq!(format!("{registry}/{repository}"), name);
+        }
+        for none in ["library/nginx", "nginx", "cilium/cilium", "a_b/c", "a__b/c", "1_5000x/a"] {
+            assert_eq!(NameRule::origin(&none.parse().unwrap()), None, "{none}");
         }
     }
 

@@ -82,6 +82,7 @@ impl Store {
                     let message = format!("the directory is locked by {}", holders(&file));
                     return Err(Error::new(ErrorKind::Storage, driver.location(path::LOCK), message)
                         .with_hint("wait until it has ended and run the same command again")
+                        .with_source(std::io::Error::from(Errno::WOULDBLOCK))
                         .on(Side::Sink));
                 }
                 Err(error) => return Err(storage(driver, path::LOCK, "lock", error.into())),

@@ -1,0 +1,91 @@
+//! `saver cri`: the Kubernetes image service over a tree.
+
+use super::args::{GlobalArgs, RegistryArgs};
+use super::config::Environment;
+use super::exit::Exit;
+use super::screen::{self, Screen};
+use super::{access, output};
+use crate::cri::{CriOptions, Server};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::PlatformSet;
+use crate::save::SaveOptions;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The arguments of the image service.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The directory that images are kept in; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The socket to listen on; its directory must be there
+    #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock")]
+    pub listen: String,
+    /// What is pulled of images of several platforms, and first the one that is answered for [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// How many blobs are fetched at once from one registry, for one image (1-256)
+    #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs)]
+    pub jobs: u16,
+    /// The most connections at a time; further ones wait
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_connections: usize,
+    /// How many seconds calls under way may still take when it is asked to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u32,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// Serves until a signal asks to stop.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = Screen::new(false);
+    screen::start_log(&screen, global.verbose, global.log_format);
+    match serve(args, environment, &screen).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            output::failure(&error);
+            // A socket that another server has stops the run, however well it was written.
+            if error.kind() == ErrorKind::Unavailable { Exit::Stopped } else { Exit::of_error(&error) }
+        }
+    }
+}
+
+async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Result<Exit> {
+    let mut save = SaveOptions::new(&args.dir);
+    // Which registries there will be is not known yet, so none is told to be missing.
+    save.access = access::resolve(&args.registry, environment, &BTreeSet::new(), screen, true)?;
+    save.copy.jobs = usize::from(args.jobs);
+    save.copy.retry.retries = args.registry.retries;
+    let mut options = CriOptions::new(save);
+    if let Some(arch) = &args.arch {
+        options.platforms = PlatformSet::parse(arch, "linux")?;
+        if let PlatformSet::Only(platforms) = &options.platforms
+            && let Some(first) = platforms.first()
+        {
+            options.platform = first.clone();
+        }
+    }
+    options.max_connections = args.max_connections;
+    options.drain_timeout = Duration::from_secs(args.drain_timeout.into());
+    let refused = |cause| Error::storage("signals", "wait for them", cause);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    // Heard, a write beyond the file size limit is an error like any other.
+    drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
+    let server = Server::bind(&args.listen, options)?;
+    // Nobody may be reading, which is no reason not to serve.
+    let _ = output::stdout(format!("listening on unix://{}\n", server.path().display()).as_bytes());
+    server
+        .run(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        })
+        .await;
+    Ok(Exit::Done)
+}

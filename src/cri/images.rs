@@ -1,0 +1,234 @@
+//! What the image service does, without the protocol.
+
+use super::catalog::{By, Catalog, Listed, Snapshot};
+use super::flight::Flights;
+use super::name;
+use super::usage::{self, Usage};
+use crate::content::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Digest, Platform, PlatformSet, Reference};
+use crate::prune;
+use crate::registry::Credential;
+use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions};
+use crate::store::Store;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{RwLock, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How many images are pulled at once; further ones wait.
+const MAX_PULLS: usize = 16;
+/// How long another process's lock on the tree is waited for, and how often it is tried.
+const LOCK_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(100));
+/// How long a count of the tree is good for when nothing was pulled or removed here.
+const COUNT_LIFE: Duration = Duration::from_secs(10);
+
+/// Who pulls what.
+type PullKey = (Reference, Option<String>);
+
+/// The images of one tree, and what may be done with them.
+pub(super) struct Images {
+    saver: Arc<ImageSaver>,
+    catalog: Arc<Catalog>,
+    dir: PathBuf,
+    pulls: Arc<Flights<PullKey, Digest>>,
+    slots: Arc<Semaphore>,
+    /// Pulls read, removals write: the tree's own lock is each process's.
+    removing: Arc<RwLock<()>>,
+    /// How often something was changed here.
+    changes: Arc<AtomicU64>,
+    counted: Mutex<Option<(u64, Instant, Usage)>>,
+}
+
+impl Images {
+    pub(super) fn new(options: SaveOptions, platform: Platform) -> Result<Self> {
+        let dir = options.dir.clone();
+        let saver = ImageSaver::new(options)?;
+        let catalog = Catalog::new(saver.store().clone(), platform);
+        Ok(Self {
+            saver: Arc::new(saver),
+            catalog: Arc::new(catalog),
+            dir,
+            pulls: Arc::default(),
+            slots: Arc::new(Semaphore::new(MAX_PULLS)),
+            removing: Arc::default(),
+            changes: Arc::default(),
+            counted: Mutex::default(),
+        })
+    }
+
+    /// The images that are there.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
+        let catalog = self.catalog.clone();
+        blocking(move || catalog.read()).await
+    }
+
+    /// Brings `text` into the tree, showing its registry `credential`, and answers its id. Who asks for the same meanwhile, with the same
+    /// credential, shares the work; it ends when all who asked have given up.
+    ///
+    /// # Errors
+    /// What saving the image says; `Unsupported` when it is nothing that runs.
+    pub(super) async fn pull(&self, reference: Reference, credential: Option<Credential>) -> Result<Digest> {
+        // A credential that differs may not read what this one may.
+        let shown = credential.as_ref().map(fingerprint);
+        let (saver, slots, removing) = (self.saver.clone(), self.slots.clone(), self.removing.clone());
+        let (catalog, changes) = (self.catalog.clone(), self.changes.clone());
+        let image = SaveImage { reference: reference.clone(), platforms: None, credential };
+        let work = |give_up: CancellationToken| async move {
+            let given_up = || Error::new(ErrorKind::Cancelled, &image.reference, "the pull was given up");
+            let name = image.reference.to_string();
+            let turn = async { (slots.acquire_owned().await, removing.read_owned().await) };
+            let _turn = tokio::select! {
+                turn = turn => turn,
+                () = give_up.cancelled() => return Err(given_up()),
+            };
+            tokio::select! {
+                unlocked = patiently(|| saver.store().lock_shared(false)) => drop(unlocked?),
+                () = give_up.cancelled() => return Err(given_up()),
+            }
+            let row = saver.pull_until(image, give_up.cancelled()).await;
+            changes.fetch_add(1, Ordering::Relaxed);
+            row?;
+            let snapshot = blocking(move || catalog.read()).await?;
+            match snapshot.find(&name)? {
+                Some(found) => Ok(found.image.id()),
+                None => Err(Error::new(ErrorKind::Unsupported, name, "it is saved, but is no image that runs on this platform")),
+            }
+        };
+        self.pulls.join((reference, shown), work).await
+    }
+
+    /// Takes an image out: by an id, or the beginning of one, with all its names; by a tag, that tag; by a digest, that and its tags. What
+    /// nothing else references goes too. Waits for pulls that are under way. That there is no such image is no error.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no name; `Storage` when the tree can't be changed, or another process works on it.
+    pub(super) async fn remove(&self, text: String) -> Result<()> {
+        let alone = self.removing.clone().write_owned().await;
+        let (catalog, store) = (self.catalog.clone(), self.saver.store().clone());
+        let work = async {
+            patiently(|| store.lock_exclusive("cri", false)).await.map(drop)?;
+            let (catalog, store) = (catalog.clone(), store.clone());
+            blocking(move || remove(&catalog, &store, &text)).await
+        };
+        let outcome = work.await;
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        drop(alone);
+        outcome
+    }
+
+    /// What the tree takes of its disk.
+    ///
+    /// # Errors
+    /// `Storage` when something can't be looked at.
+    pub(super) async fn usage(&self) -> Result<Usage> {
+        let changes = self.changes.load(Ordering::Relaxed);
+        if let Some((at, when, usage)) = &*self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+            && *at == changes
+            && when.elapsed() < COUNT_LIFE
+        {
+            return Ok(usage.clone());
+        }
+        let dir = self.dir.clone();
+        let usage = blocking(move || usage::of(&dir)).await?;
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((changes, Instant::now(), usage.clone()));
+        Ok(usage)
+    }
+
+    /// Gives up what is under way and waits until it has ended.
+    pub(super) async fn end(&self) {
+        self.pulls.cancel_all();
+        self.pulls.idle().await;
+    }
+}
+
+fn remove(catalog: &Catalog, store: &Store, text: &str) -> Result<()> {
+    let snapshot = catalog.read()?;
+    let Some(found) = snapshot.find(text)? else { return Ok(()) };
+    let whole = |(repository, root): &(_, Digest)| {
+        let repository: &crate::oci::Repository = repository;
+        (Place { repository: repository.clone(), tag: None }, Some(*root))
+    };
+    let targets: Vec<(Place, Option<Digest>)> = match found.by {
+        By::Id => found.image.roots.iter().map(whole).collect(),
+        By::Digest(at) => at.iter().map(whole).collect(),
+        By::Tag(tag, repositories) => repositories
+            .into_iter()
+            .map(|repository| (Place { repository, tag: Some(tag.clone()) }, None))
+            .collect(),
+    };
+    prune::remove_at(store, &targets)?;
+    Ok(())
+}
+
+/// The user of an image's processes: a number, or a name; neither when the configuration says nothing. The group is left out.
+pub(super) fn user(image: &Listed) -> (Option<i64>, String) {
+    let user = image.facts.user.split(':').next().unwrap_or_default();
+    match user.parse::<i64>() {
+        Ok(number) => (Some(number), String::new()),
+        Err(_) => (None, user.to_owned()),
+    }
+}
+
+/// Options with which pulls put images where [`name::full`] reads their names from.
+pub(super) fn pulling(mut options: SaveOptions, platforms: PlatformSet) -> SaveOptions {
+    options.names = NameRule::Domain;
+    options.copy.platforms = platforms;
+    options
+}
+
+/// What tells credentials apart, and gives none away.
+fn fingerprint(credential: &Credential) -> String {
+    let text = match credential {
+        Credential::Anonymous => String::new(),
+        Credential::Basic { username, password } => format!("b\0{username}\0{}", password.reveal()),
+        Credential::IdentityToken(token) => format!("i\0{}", token.reveal()),
+        Credential::RegistryToken(token) => format!("r\0{}", token.reveal()),
+    };
+    Digest::of(text.as_bytes()).to_string()
+}
+
+/// Tries to take a lock until it is had, or another process has had it for too long.
+async fn patiently<T>(take: impl Fn() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match take() {
+            Err(error)
+                if error.io_kind() == Some(io::ErrorKind::WouldBlock)
+                    && start.elapsed() < LOCK_PATIENCE.0 =>
+            {
+                tokio::time::sleep(LOCK_PATIENCE.1).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Runs what reads or writes many files on a thread of its own.
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> {
+    let task = tokio::task::spawn_blocking(work);
+    async move {
+        task.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "", "saver itself failed on the tree")))
+    }
+}
+
+/// Reads a name that is to be pulled.
+///
+/// # Errors
+/// `InvalidInput` for what is no name; an id is none.
+pub(super) fn to_pull(text: &str) -> Result<Reference> {
+    if name::whole_id(text).is_some() {
+        return Err(Error::new(ErrorKind::InvalidInput, text, "an image's id says nothing of where it is: name it"));
+    }
+    name::parse(text)
+}

@@ -1,0 +1,193 @@
+//! The protocol's calls: messages in, messages out.
+
+use super::catalog::Listed;
+use super::images::{self, Images};
+use super::proto::image_service_server::ImageService;
+use super::proto::runtime_service_server::RuntimeService;
+use super::proto::{
+    FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, UInt64Value,
+    VersionRequest, VersionResponse,
+};
+use super::{auth, status};
+use crate::oci::{Descriptor, Digest};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, async_trait};
+
+/// The version of the kubelet's side of the interface, which every runtime answers so.
+const KUBELET_API: &str = "0.1.0";
+
+/// Which version of the interface a request was made in, as the path had it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Api(pub(super) &'static str);
+
+/// Answers calls.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) images: Arc<Images>,
+}
+
+#[async_trait]
+impl RuntimeService for Service {
+    async fn version(&self, request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        let api = request.extensions().get::<Api>().map_or("v1", |api| api.0);
+        Ok(Response::new(VersionResponse {
+            version: KUBELET_API.to_owned(),
+            runtime_name: env!("CARGO_PKG_NAME").to_owned(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime_api_version: api.to_owned(),
+        }))
+    }
+}
+
+#[async_trait]
+impl ImageService for Service {
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let snapshot = self.images.snapshot().await.map_err(|error| status::of(&error))?;
+        let filter = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
+        let images = match filter.filter(|name| !name.is_empty()) {
+            Some(name) => {
+                let found = snapshot.find(&name).map_err(|error| status::of(&error))?;
+                found.map(|found| message(found.image)).into_iter().collect()
+            }
+            None => snapshot.images().map(message).collect(),
+        };
+        Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.images.snapshot().await.map_err(|error| status::of(&error))?;
+        let found = snapshot.find(&named(request.image)?).map_err(|error| status::of(&error))?;
+        // An image that is not there is an answer without one.
+        let mut response = ImageStatusResponse::default();
+        if let Some(found) = found {
+            response.image = Some(message(found.image));
+            if request.verbose {
+                response.info = HashMap::from([("info".to_owned(), info(found.image))]);
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let name = named(request.image)?;
+        let pull = async {
+            let reference = images::to_pull(&name)?;
+            let credential = auth::credential(request.auth.as_ref(), &reference.registry)?;
+            self.images.pull(reference, credential).await
+        };
+        let id = pull.await.map_err(|error| {
+            // The error names the image; the name itself may hold what belongs in no log.
+            tracing::info!(%error, "a pull failed");
+            status::of(&error)
+        })?;
+        tracing::info!(image = name, %id, "pulled");
+        Ok(Response::new(PullImageResponse { image_ref: id.to_string() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let name = named(request.into_inner().image)?;
+        self.images.remove(name).await.map_err(|error| status::of(&error))?;
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        let usage = self.images.usage().await.map_err(|error| status::of(&error))?;
+        Ok(Response::new(ImageFsInfoResponse {
+            image_filesystems: vec![FilesystemUsage {
+                timestamp: usage.timestamp,
+                fs_id: Some(FilesystemIdentifier { mountpoint: usage.mount_point }),
+                used_bytes: Some(UInt64Value { value: usage.bytes }),
+                inodes_used: Some(UInt64Value { value: usage.inodes }),
+            }],
+            // No container runs here.
+            container_filesystems: Vec::new(),
+        }))
+    }
+}
+
+fn named(spec: Option<ImageSpec>) -> Result<String, Status> {
+    let name = spec.map(|spec| spec.image).unwrap_or_default();
+    if name.is_empty() {
+        return Err(Status::invalid_argument("image: the request names none"));
+    }
+    Ok(name)
+}
+
+fn message(image: &Listed) -> Image {
+    let (uid, username) = images::user(image);
+    let id = image.id().to_string();
+    Image {
+        repo_tags: image.tags.iter().cloned().collect(),
+        repo_digests: image.digests.iter().cloned().collect(),
+        size: image.facts.size(),
+        uid: uid.map(|value| Int64Value { value }),
+        username,
+        spec: Some(ImageSpec { image: id.clone(), ..ImageSpec::default() }),
+        pinned: false,
+        id,
+    }
+}
+
+/// What a verbose answer says beside, as JSON: what containerd says (`chainID`, `imageSpec`), and what the image is made of.
+fn info(image: &Listed) -> String {
+    let facts = &image.facts;
+    let descriptor = |blob: &Descriptor| {
+        serde_json::json!({
+            "mediaType": blob.media_type,
+            "digest": blob.digest.to_string(),
+            "size": blob.size,
+        })
+    };
+    let spec: serde_json::Value = serde_json::from_slice(&facts.config_bytes).unwrap_or_default();
+    serde_json::json!({
+        "chainID": chain_id(&facts.diff_ids),
+        "imageSpec": spec,
+        "digest": facts.manifest.digest.to_string(),
+        "manifest": descriptor(&facts.manifest),
+        "config": descriptor(&facts.config),
+        "layers": facts.layers.iter().map(descriptor).collect::<Vec<_>>(),
+        "platform": facts.platform.to_string(),
+    })
+    .to_string()
+}
+
+/// The name of the layers' sum (OCI image spec config.md, "Layer ChainID"); empty when there are none.
+fn chain_id(diff_ids: &[String]) -> String {
+    let mut layers = diff_ids.iter();
+    let first = layers.next().cloned().unwrap_or_default();
+    layers.fold(first, |below, layer| Digest::of(format!("{below} {layer}").as_bytes()).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_one_is_its_layer() {
+        let layer = |content: &[u8]| Digest::of(content).to_string();
+        assert_eq!(chain_id(&[]), "");
+        assert_eq!(chain_id(&[layer(b"a")]), layer(b"a"));
+        let both = format!("{} {}", layer(b"a"), layer(b"b"));
+        assert_eq!(chain_id(&[layer(b"a"), layer(b"b")]), layer(both.as_bytes()));
+    }
+}

@@ -1,0 +1,56 @@
+//! Errors as gRPC has them.
+
+use crate::error::{Error, ErrorKind};
+use std::io;
+use tonic::{Code, Status};
+
+/// Says `error` to a client: the code that its kind has, the message, and what to try.
+pub(super) fn of(error: &Error) -> Status {
+    let message = match error.hint() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
+    };
+    Status::new(code(error), message)
+}
+
+fn code(error: &Error) -> Code {
+    match error.kind() {
+        ErrorKind::InvalidInput => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Unauthorized => Code::Unauthenticated,
+        ErrorKind::RateLimited | ErrorKind::TooLarge => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Corrupt => Code::DataLoss,
+        // Not "unimplemented": clients take that for a service that speaks another version.
+        ErrorKind::Unsupported => Code::FailedPrecondition,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Storage => match error.io_kind() {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Code::ResourceExhausted,
+            // The lock is another process's for a while.
+            Some(io::ErrorKind::WouldBlock) => Code::Unavailable,
+            _ => Code::Internal,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_codes() {
+        let storage = |kind| Error::storage("/x", "write", io::Error::from(kind));
+        for (error, expect) in [
+            (Error::new(ErrorKind::RateLimited, "a", "b"), Code::ResourceExhausted),
+            (Error::new(ErrorKind::Unauthorized, "a", "b"), Code::Unauthenticated),
+            (Error::new(ErrorKind::Unsupported, "a", "b"), Code::FailedPrecondition),
+            (storage(io::ErrorKind::StorageFull), Code::ResourceExhausted),
+            (storage(io::ErrorKind::WouldBlock), Code::Unavailable),
+            (storage(io::ErrorKind::PermissionDenied), Code::Internal),
+        ] {
+            assert_eq!(code(&error), expect, "{error}");
+        }
+        let status = of(&Error::new(ErrorKind::NotFound, "a", "is gone").with_hint("look"));
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "a: is gone (look)"));
+    }
+}
