@@ -6,7 +6,7 @@
 #   scripts/peers.sh --check    say what is missing; exit 1 if anything is
 set -euo pipefail
 
-# Each line: the command that must be there, and the package that has it.
+# Each line: the command or file that must be there, and the package that has it.
 readonly WANTED="
 docker-registry docker-registry
 skopeo          skopeo
@@ -21,6 +21,8 @@ python3         python3
 curl            curl
 shellcheck      shellcheck
 update-ca-certificates ca-certificates
+/usr/lib/python3/dist-packages/grpc python3-grpcio
+/usr/lib/python3/dist-packages/h2 python3-h2
 "
 
 # Prints the packages whose command is not found. Daemons live in sbin, which users seldom search.
@@ -28,7 +30,7 @@ missing_packages() {
     local PATH="$PATH:/usr/sbin:/sbin" program package
     while read -r program package; do
         [ -n "$program" ] || continue
-        command -v "$program" >/dev/null || echo "$package"
+        [ -e "$program" ] || command -v "$program" >/dev/null || echo "$package"
     done <<<"$WANTED"
 }
 

@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn what_ended_the_run_is_told_once_and_last() {
-        let ended = |kind, message: &str| Some(Failure { kind, message: message.into(), hint: None, io_kind: None });
+        let ended =
+            |kind, message: &str| Some(Failure { kind, message: message.into(), hint: None, io_kind: None });
         let given_up = || failed("a.io/z:1", ErrorKind::Cancelled, "the run ended before", None);
         for (cause, aborted, last, left) in [
             (

@@ -5,8 +5,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
 use crate::registry::{Credential, Secret};
 use base64::Engine as _;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -70,7 +70,11 @@ mod tests {
         let plain = AuthConfig { username: "ann".into(), password: "s:x".into(), ..Default::default() };
         assert_eq!(of(&plain, "a.io"), ann);
         for encoded in ["YW5uOnM6eA==", "YW5uOnM6eA", "YW5uOnM6eAA="] {
-            assert_eq!(of(&AuthConfig { auth: encoded.into(), ..Default::default() }, "a.io"), ann, "{encoded}");
+            assert_eq!(
+                of(&AuthConfig { auth: encoded.into(), ..Default::default() }, "a.io"),
+                ann,
+                "{encoded}"
+            );
         }
         let token = AuthConfig { identity_token: "t".into(), ..Default::default() };
         assert_eq!(of(&token, "a.io"), Some(Credential::IdentityToken(Secret::new("t"))));

@@ -330,8 +330,11 @@ const CODES: [(u32, u32); 21] = [
     (30, 4),
 ];
 
+/// The last code is none of a character, and may not be used.
+const END_OF_STRING: usize = 256;
 /// The symbols of the codes up to 15 bits and the one that `\` has; what has longer ones is in no authority, and how many they are is all that counts.
-const SYMBOLS: &[u8] = b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz&*,;XZ!\"()?'+|#>\0$@[]~^}<`{\\";
+const SYMBOLS: &[u8] =
+    b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz&*,;XZ!\"()?'+|#>\0$@[]~^}<`{\\";
 
 /// Unpacks a Huffman-coded string; a symbol that no authority has becomes a byte of all ones. None when it is wrongly coded.
 fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
@@ -355,6 +358,9 @@ fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
             }
             if code < first + count {
                 let symbol = usize::try_from(index + code - first).ok()?;
+                if symbol == END_OF_STRING {
+                    return None;
+                }
                 text.push(SYMBOLS.get(symbol).copied().unwrap_or(u8::MAX));
                 at = read;
                 continue 'symbols;
@@ -381,7 +387,11 @@ mod tests {
     fn only_an_authority_that_cannot_be_one_is_changed() {
         let path = literal(4, b"/run/saver.sock");
         for good in ["localhost", "a.io:1", "[::1]:5000"] {
-            assert_eq!(corrected_block(&[path.clone(), literal(1, good.as_bytes())].concat()), None, "{good}");
+            assert_eq!(
+                corrected_block(&[path.clone(), literal(1, good.as_bytes())].concat()),
+                None,
+                "{good}"
+            );
         }
         for bad in ["/run/saver.sock", "%2Frun%2Fsaver.sock", "unix:///run/saver.sock", "a b"] {
             let block = [&path[..], &literal(1, bad.as_bytes()), &[0x82, 0x3f, 0x01]].concat();
@@ -398,7 +408,10 @@ mod tests {
     fn packed_strings_are_read() {
         // RFC 7541, appendix C.4.1 and C.6.1.
         for (packed, text) in [
-            (&[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff][..], "www.example.com"),
+            (
+                &[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff][..],
+                "www.example.com",
+            ),
             (&[0xae, 0xc3, 0x77, 0x1a, 0x4b], "private"),
             (
                 &[
@@ -423,7 +436,8 @@ mod tests {
 
     #[test]
     fn nonsense_passes_as_it_is() {
-        for block in [&[0x41][..], &[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff], &[0x00, 0xff], &[0xff, 0xff, 0xff]] {
+        for block in [&[0x41][..], &[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff], &[0x00, 0xff], &[0xff, 0xff, 0xff]]
+        {
             assert_eq!(corrected_block(block), None);
         }
         for frames in [&[0, 0, 2, 1, 0xc, 0, 0, 0, 1, 9, 9][..], &[0, 0, 1, 1, 0x24, 0, 0, 0, 1, 0]] {

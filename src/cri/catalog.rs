@@ -6,7 +6,9 @@
 use super::name::{self, Rank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
-use crate::oci::{Descriptor, Digest, Manifest, Platform, PlatformSet, RawManifest, Repository, Tag, media_type};
+use crate::oci::{
+    Descriptor, Digest, Manifest, Platform, PlatformSet, RawManifest, Repository, Tag, media_type,
+};
 use crate::store::Store;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -151,15 +153,13 @@ impl Snapshot {
         if let Some(id) = name::whole_id(text) {
             return Ok(by_id(&id));
         }
-        let named = name::parse(text).and_then(|reference| {
+        let named = name::parse(text).map(|reference| {
             let full = format!("{}/{}", reference.registry, reference.repository);
-            Ok(match (reference.digest, reference.tag) {
+            match (reference.digest, reference.tag) {
                 (Some(digest), _) => self.digests.get(&(full, digest)).map(|named| (named, None)),
-                (None, Some(tag)) => {
-                    self.tags.get(&(full, tag.clone())).map(|named| (named, Some(tag)))
-                }
+                (None, Some(tag)) => self.tags.get(&(full, tag.clone())).map(|named| (named, Some(tag))),
                 (None, None) => None,
-            })
+            }
         });
         if let Ok(Some((named, tag))) = &named {
             let by = match tag {
@@ -287,10 +287,9 @@ impl Catalog {
         let Some(node) = self.node(digest)? else { return Ok(None) };
         match &*node {
             Node::Other => Ok(None),
-            Node::Image(facts) => {
-                Ok((self.platform.accepts(&facts.platform) && self.is_whole(facts, known)?)
-                    .then(|| facts.clone()))
-            }
+            Node::Image(facts) => Ok((self.platform.accepts(&facts.platform)
+                && self.is_whole(facts, known)?)
+            .then(|| facts.clone())),
             Node::Index(entries) => {
                 let (chosen, _) = self.platform.choose(entries);
                 for entry in chosen {

@@ -99,7 +99,11 @@ impl Images {
             let snapshot = blocking(move || catalog.read()).await?;
             match snapshot.find(&name)? {
                 Some(found) => Ok(found.image.id()),
-                None => Err(Error::new(ErrorKind::Unsupported, name, "it is saved, but is no image that runs on this platform")),
+                None => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    name,
+                    "it is saved, but is no image that runs on this platform",
+                )),
             }
         };
         self.pulls.join((reference, shown), work).await
@@ -218,7 +222,8 @@ fn blocking<T: Send + 'static>(
 ) -> impl Future<Output = Result<T>> {
     let task = tokio::task::spawn_blocking(work);
     async move {
-        task.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "", "saver itself failed on the tree")))
+        task.await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "", "saver itself failed on the tree")))
     }
 }
 
@@ -228,7 +233,11 @@ fn blocking<T: Send + 'static>(
 /// `InvalidInput` for what is no name; an id is none.
 pub(super) fn to_pull(text: &str) -> Result<Reference> {
     if name::whole_id(text).is_some() {
-        return Err(Error::new(ErrorKind::InvalidInput, text, "an image's id says nothing of where it is: name it"));
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            text,
+            "an image's id says nothing of where it is: name it",
+        ));
     }
     name::parse(text)
 }

@@ -7,6 +7,9 @@ use crate::save::NameRule;
 /// The forms of the name before the real one: `docker:nginx:latest`, `harbor:HOST:PORT/path/name:tag`.
 const KINDS: [&str; 2] = ["docker:", "harbor:"];
 
+/// The longest name that is looked at, in bytes: more than a host, a repository, a tag and a digest have together.
+const MAX_NAME: usize = 1024;
+
 /// Reads an image's name: Docker's normal form, or one that begins with the kind of its registry. Where it can be read
 /// both ways (`docker:dind`), Docker's form is meant. Of a tag and a digest the digest decides, and the tag is left out.
 ///
@@ -15,6 +18,10 @@ const KINDS: [&str; 2] = ["docker:", "harbor:"];
 pub(super) fn parse(text: &str) -> Result<Reference> {
     if text.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "image", "the name is empty"));
+    }
+    if text.len() > MAX_NAME {
+        let why = format!("a name of {} characters: none is longer than {MAX_NAME}", text.len());
+        return Err(Error::new(ErrorKind::InvalidInput, "image", why));
     }
     let mut reference = Reference::parse(text).or_else(|error| {
         KINDS.iter().find_map(|kind| of_kind(kind, text.strip_prefix(kind)?)).unwrap_or(Err(error))
@@ -113,7 +120,16 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().to_string(), expect, "{text}");
         }
-        for bad in ["", "UP", "harbor:nodot/a/b:c", "harbor:a_b.io_5000/x:1", "a.b_5000/x", "docker:", "harbor:x"] {
+        for bad in [
+            "",
+            "UP",
+            "harbor:nodot/a/b:c",
+            "harbor:a_b.io_5000/x:1",
+            "a.b_5000/x",
+            "docker:",
+            "harbor:/x",
+            &"a".repeat(2000),
+        ] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
         }
     }

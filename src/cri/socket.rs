@@ -67,8 +67,11 @@ impl Socket {
                 Err(error) => return Err(storage("ask who listens there", error)),
             },
             Ok(_) => {
-                let error =
-                    Error::new(ErrorKind::Storage, path.display(), "something stands there that is no socket");
+                let error = Error::new(
+                    ErrorKind::Storage,
+                    path.display(),
+                    "something stands there that is no socket",
+                );
                 return Err(error.with_hint("choose another path with --listen"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -4,12 +4,17 @@ use crate::error::{Error, ErrorKind};
 use std::io;
 use tonic::{Code, Status};
 
+/// The longest message in bytes: it is sent as a header, which clients bound.
+const MAX_MESSAGE: usize = 2048;
+
 /// Says `error` to a client: the code that its kind has, the message, and what to try.
 pub(super) fn of(error: &Error) -> Status {
-    let message = match error.hint() {
+    let mut message = match error.hint() {
         Some(hint) => format!("{error} ({hint})"),
         None => error.to_string(),
     };
+    let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+    message.truncate(end.unwrap_or_default());
     Status::new(code(error), message)
 }
 

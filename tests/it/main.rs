@@ -6,6 +6,7 @@
 mod build_context;
 mod cli;
 mod crash;
+mod cri;
 mod disk;
 mod faults;
 mod house;

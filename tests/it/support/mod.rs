@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod cri;
 pub(crate) mod fault;
 pub(crate) mod fleet;
 pub(crate) mod handmade;

@@ -1,0 +1,103 @@
+//! Who means no good, or has lost its mind: the service stays up and small.
+
+use crate::support::cri::Cri;
+use crate::support::program::{Home, run};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test]
+async fn nonsense_on_the_socket_ends_its_connection_only() {
+    let cri = Cri::start();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let frame = |kind: u8, flags: u8, content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+        [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &length[1..], &[kind, flags, 0, 0, 0, 1], content]
+            .concat()
+    };
+    let garbage: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        vec![0xff; 100_000],
+        [&preface[..], &[0xff; 100_000]].concat(),
+        frame(1, 4, &[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        frame(1, 0xc, &[200, 1, 2]),
+        frame(1, 0, &[0x82; 16_000]),
+        frame(9, 4, b"a continuation of nothing"),
+        [frame(1, 0, &[0x82]), (0..20_000).flat_map(|_| [0, 0, 1, 9, 0, 0, 0, 0, 1, 0x82]).collect()]
+            .concat(),
+    ];
+    for bytes in &garbage {
+        let mut stream = UnixStream::connect(cri.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        // It may have hung up before all of it was sent.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(cri.client().await.list("").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_message_of_any_size_or_shape_is_refused() {
+    const CODES: [u32; 4] = [3, 8, 11, 13];
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let before = memory(cri.id());
+    for message in [vec![0xff; 1000], vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], vec![0x0a; 6 << 20]] {
+        let (code, text) = client.raw::<()>("ImageService/PullImage", message).await.unwrap_err();
+        assert!(CODES.contains(&code), "{code} {text}");
+    }
+    let long = "a".repeat(1 << 20);
+    assert_eq!(client.status(&long).await.unwrap_err().0, 3);
+    assert_eq!(client.list("").await.unwrap(), []);
+    assert!(memory(cri.id()) < before + (64 << 20));
+}
+
+#[tokio::test]
+async fn a_thousand_connections_are_taken_in_turn() {
+    let cri = Cri::with(Home::new(), &["--max-connections", "8"]);
+    let idle: Vec<_> = (0..1000).map_while(|_| UnixStream::connect(cri.socket()).ok()).collect();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", cri.id())).unwrap().count();
+    assert!(descriptors < 40, "{descriptors}");
+    assert!(memory(cri.id()) < 100 << 20);
+    drop(idle);
+    assert_eq!(cri.client().await.list("").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn many_calls_at_once_are_all_answered() {
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let calls = (0..500).map(|_| client.list(""));
+    for answer in futures::future::join_all(calls).await {
+        assert_eq!(answer.unwrap(), []);
+    }
+}
+
+#[test]
+fn the_socket_is_its_owner_s_and_one_server_s() {
+    let cri = Cri::start();
+    let mode = cri.socket().symlink_metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let listen = |address: &str| {
+        let home = Home::new();
+        run(&mut home.saver(["cri", "--dir", "tree", "--listen", address]))
+    };
+    let ran = listen(&cri.socket().display().to_string()).expect(3);
+    assert!(ran.stderr.contains("a server listens on this socket"), "{ran:?}");
+    let ran = listen("unix:///no/such/directory/s").expect(3);
+    assert!(ran.stderr.contains("there is no directory /no/such/directory"), "{ran:?}");
+    let ran = listen("tcp://127.0.0.1:9").expect(2);
+    assert!(ran.stderr.contains("unix:///run/saver.sock"), "{ran:?}");
+    let file = cri.home.write("file", "mine");
+    let ran = listen(&file.display().to_string()).expect(3);
+    assert!(ran.stderr.contains("no socket"), "{ran:?}");
+    assert_eq!(std::fs::read(file).unwrap(), b"mine");
+}

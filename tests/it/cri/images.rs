@@ -1,0 +1,229 @@
+//! What is answered of images: names, ids, filters, removal, the disk.
+
+use crate::support::cri::{Client, Cri};
+use crate::support::fault::FaultServer;
+use crate::support::images::{Image as Made, deliver};
+use crate::support::program::Home;
+use crate::support::tree::files;
+use saver::cri::proto::{ImageFsInfoRequest, ImageFsInfoResponse, VersionRequest, VersionResponse};
+use saver::oci::{Digest, media_type};
+use saver::store::{Store, StoreOptions};
+use serde_json::json;
+
+/// An index over an amd64 image that runs as `user`, and an arm64 one; its digest, and the amd64 image's id.
+fn index(server: &FaultServer, name: &str, tag: &str, user: &str, layer: &[u8]) -> (Digest, Digest) {
+    let layer = server.add_blob("application/vnd.oci.image.layer.v1.tar+gzip", layer.to_vec());
+    let mut entries = Vec::new();
+    let mut id = None;
+    for architecture in ["amd64", "arm64"] {
+        let config = json!({
+            "architecture": architecture, "os": "linux", "config": {"User": user},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(layer.digest.as_bytes()).to_string()]},
+        });
+        let config = server.add_blob(media_type::OCI_CONFIG, serde_json::to_vec(&config).unwrap());
+        id.get_or_insert(config.digest);
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [layer],
+        });
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let size = bytes.len();
+        let digest = server.add_manifest(name, None, media_type::OCI_MANIFEST, bytes);
+        entries.push(json!({
+            "mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": size,
+            "platform": {"os": "linux", "architecture": architecture},
+        }));
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries });
+    let bytes = serde_json::to_vec(&index).unwrap();
+    (server.add_manifest(name, Some(tag), media_type::OCI_INDEX, bytes), id.unwrap())
+}
+
+#[tokio::test]
+async fn an_image_is_told_of_as_containerd_tells() {
+    let server = FaultServer::start().await;
+    let (root, id) = index(&server, "team/app", "v1", "1000:100", b"a layer");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let version: VersionResponse =
+        client.call("RuntimeService/Version", &VersionRequest { version: "v1".into() }).await.unwrap();
+    assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("saver", "v1"));
+    let name = format!("{registry}/team/app:v1");
+    assert_eq!(client.status(&name).await.unwrap(), None);
+    assert_eq!(client.pull(&name).await.unwrap(), id.to_string());
+    let image = client.status(&name).await.unwrap().unwrap();
+    assert_eq!(image.id, id.to_string());
+    assert_eq!(image.repo_tags, std::slice::from_ref(&name));
+    assert_eq!(image.repo_digests, [format!("{registry}/team/app@{root}")]);
+    assert_eq!((image.uid.unwrap().value, image.username.as_str()), (1000, ""));
+    assert!(!image.pinned);
+    let told = client.inspect(&name, true).await.unwrap();
+    let info: serde_json::Value = serde_json::from_str(&told.info["info"]).unwrap();
+    assert_eq!(info["imageSpec"]["config"]["User"], "1000:100");
+    assert_eq!(info["chainID"], Digest::of(Digest::of(b"a layer").as_bytes()).to_string());
+    assert_eq!(info["layers"][0]["digest"], Digest::of(b"a layer").to_string());
+    let sizes = ["manifest", "config"].iter().map(|part| info[part]["size"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(image.size, sizes + 7);
+    assert!(client.inspect(&name, false).await.unwrap().info.is_empty());
+    // The other platform was not fetched.
+    assert_eq!(server.count("GET", "/manifests/"), 2);
+}
+
+#[tokio::test]
+async fn whatever_name_was_pulled_finds_it_again() {
+    let server = FaultServer::start().await;
+    let (root, id) = index(&server, "team/app", "v1", "app:app", b"a layer");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let (hex, plain) = (id.hex(), format!("{registry}/team/app"));
+    for name in [
+        format!("{plain}:v1"),
+        format!("harbor:{plain}:v1"),
+        format!("docker:{plain}:v1"),
+        format!("{plain}@{root}"),
+        format!("{plain}:v1@{root}"),
+    ] {
+        assert_eq!(client.pull(&name).await.unwrap(), id.to_string(), "{name}");
+        let status = client.status(&name).await.unwrap().unwrap();
+        assert_eq!((status.id.as_str(), status.username.as_str()), (&*id.to_string(), "app"), "{name}");
+        assert_eq!(client.list(&name).await.unwrap().len(), 1, "{name}");
+        for id in [&hex, &hex[..12], &format!("sha256:{hex}"), &format!("sha256:{}", &hex[..7])] {
+            assert_eq!(client.status(id).await.unwrap().unwrap(), status, "{id}");
+        }
+        client.remove(&name).await.unwrap();
+        assert_eq!(client.status(&name).await.unwrap(), None, "{name}");
+        assert_eq!(client.list("").await.unwrap(), [], "{name}");
+        client.remove(&name).await.unwrap();
+    }
+    assert!(!files(&cri.tree()).keys().any(|path| path.ends_with("/data")), "blobs are left");
+}
+
+#[tokio::test]
+async fn an_id_takes_every_name_and_a_tag_itself_alone() {
+    let server = FaultServer::start().await;
+    index(&server, "team/app", "v1", "", b"a layer");
+    let (_, id) = index(&server, "team/app", "v2", "", b"a layer");
+    index(&server, "other/app", "v1", "", b"a layer");
+    let (_, moved) = index(&server, "other/app", "v9", "", b"another layer");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let pull = async |names: &[&str]| {
+        for name in names {
+            client.pull(&format!("{registry}/{name}")).await.unwrap();
+        }
+    };
+    pull(&["team/app:v1", "team/app:v2", "other/app:v1", "other/app:v9"]).await;
+    assert_eq!(client.list("").await.unwrap().len(), 2);
+    let image = client.status(&id.hex()).await.unwrap().unwrap();
+    let names = ["other/app:v1", "team/app:v1", "team/app:v2"].map(|name| format!("{registry}/{name}"));
+    assert_eq!(image.repo_tags, names);
+    assert_eq!(image.repo_digests.len(), 2);
+    client.remove(&format!("{registry}/team/app:v1")).await.unwrap();
+    assert_eq!(client.status(&id.hex()).await.unwrap().unwrap().repo_tags, [&*names[0], &*names[2]]);
+    client.remove(&id.hex()[..10]).await.unwrap();
+    let left = client.list("").await.unwrap();
+    assert_eq!(left.iter().map(|image| image.id.as_str()).collect::<Vec<_>>(), [moved.to_string()]);
+    assert!(client.status(&names[0]).await.unwrap().is_none());
+    client.remove(&moved.to_string()).await.unwrap();
+    assert_eq!(client.list("").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_tag_that_moves_leaves_the_old_image_without_it() {
+    let server = FaultServer::start().await;
+    let (_, old) = index(&server, "app", "v1", "", b"old");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let name = format!("{registry}/app:v1");
+    client.pull(&name).await.unwrap();
+    let (_, new) = index(&server, "app", "v1", "", b"new");
+    assert_eq!(client.pull(&name).await.unwrap(), new.to_string());
+    assert_eq!(client.status(&name).await.unwrap().unwrap().id, new.to_string());
+    let dangling = client.status(&old.to_string()).await.unwrap().unwrap();
+    assert_eq!((dangling.repo_tags.len(), dangling.repo_digests.len()), (0, 1));
+    client.remove(&old.to_string()).await.unwrap();
+    assert_eq!(client.list("").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn images_that_saver_saved_are_docker_hub_s() {
+    let home = Home::new();
+    let store = Store::open(&home.path("tree"), StoreOptions::default()).unwrap();
+    let single = |name: &str, places: &[&str]| Made::single(name, &[name.as_bytes().to_vec().into()], places);
+    deliver(&store, &single("nginx", &["library/nginx:1", "nginx:1"])).await.unwrap();
+    deliver(&store, &single("cilium", &["cilium/cilium:v1"])).await.unwrap();
+    let cri = Cri::with(home, &[]);
+    let client = cri.client().await;
+    let mut tags: Vec<String> =
+        client.list("").await.unwrap().into_iter().flat_map(|image| image.repo_tags).collect();
+    tags.sort();
+    assert_eq!(tags, ["docker.io/cilium/cilium:v1", "docker.io/library/nginx:1"]);
+    for name in ["nginx:1", "docker.io/nginx:1", "library/nginx:1", "docker:nginx:1"] {
+        assert!(client.status(name).await.unwrap().is_some(), "{name}");
+    }
+    assert!(client.status("quay.io/cilium/cilium:v1").await.unwrap().is_none());
+    client.remove("nginx:1").await.unwrap();
+    assert_eq!(client.list("").await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_image_with_a_blob_gone_is_not_there_and_a_pull_mends_it() {
+    let server = FaultServer::start().await;
+    let (_, id) = index(&server, "app", "v1", "", b"a layer");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let name = format!("{registry}/app:v1");
+    client.pull(&name).await.unwrap();
+    let hex = Digest::of(b"a layer").hex();
+    let data = cri.tree().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    std::fs::remove_file(&data).unwrap();
+    assert_eq!(client.status(&name).await.unwrap(), None);
+    assert_eq!(client.list("").await.unwrap(), []);
+    assert_eq!(client.pull(&name).await.unwrap(), id.to_string());
+    assert_eq!(std::fs::read(&data).unwrap(), b"a layer");
+}
+
+#[tokio::test]
+async fn the_disk_s_figures_are_du_s() {
+    let server = FaultServer::start().await;
+    index(&server, "app", "v1", "", &[7; 300_000]);
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let ask = async |client: &Client| -> ImageFsInfoResponse {
+        client.call("ImageService/ImageFsInfo", &ImageFsInfoRequest {}).await.unwrap()
+    };
+    let before = ask(&client).await;
+    client.pull(&format!("{}/app:v1", server.registry())).await.unwrap();
+    let after = ask(&client).await;
+    assert!(after.container_filesystems.is_empty());
+    let du = |more: &str| -> u64 {
+        let mut command = std::process::Command::new("du");
+        let output = command.args(["-s", "--block-size=1", more]).arg(cri.tree()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let usage = &after.image_filesystems[0];
+    assert_eq!(usage.used_bytes.unwrap().value, du("--one-file-system"));
+    assert_eq!(usage.inodes_used.unwrap().value, du("--inodes"));
+    assert!(
+        usage.used_bytes.unwrap().value > before.image_filesystems[0].used_bytes.unwrap().value + 300_000
+    );
+    let mount_point = &usage.fs_id.as_ref().unwrap().mountpoint;
+    assert!(cri.tree().canonicalize().unwrap().starts_with(mount_point), "{mount_point}");
+    assert!(usage.timestamp > before.image_filesystems[0].timestamp);
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_are_refused() {
+    let cri = Cri::start();
+    let client = cri.client().await;
+    const INVALID_ARGUMENT: u32 = 3;
+    let id = "0".repeat(64);
+    for name in ["", "UPPER", "a b", "a.b_5000/x", &id, &format!("sha256:{id}")] {
+        let (code, message) = client.pull(name).await.unwrap_err();
+        assert_eq!(code, INVALID_ARGUMENT, "{name}: {message}");
+    }
+    for name in ["", "UPPER"] {
+        assert_eq!(client.status(name).await.unwrap_err().0, INVALID_ARGUMENT, "{name}");
+        assert_eq!(client.remove(name).await.unwrap_err().0, INVALID_ARGUMENT, "{name}");
+    }
+    assert_eq!(client.status(&id).await.unwrap(), None);
+}

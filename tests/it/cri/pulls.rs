@@ -1,0 +1,245 @@
+//! Pulls: who may, several at once, given up, killed.
+
+use crate::support::cri::{Cri, Refusal};
+use crate::support::fault::{Fault, FaultServer, TokenAuth};
+use crate::support::images::noise;
+use crate::support::peers::registry::Registry;
+use crate::support::program::Home;
+use crate::support::samples::{Samples, listed};
+use saver::cri::proto::AuthConfig;
+use std::time::{Duration, Instant};
+
+const NOT_FOUND: u32 = 5;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const FAILED_PRECONDITION: u32 = 9;
+const UNAVAILABLE: u32 = 14;
+const DATA_LOSS: u32 = 15;
+const UNAUTHENTICATED: u32 = 16;
+
+fn user(name: &str, password: &str) -> Option<AuthConfig> {
+    Some(AuthConfig { username: name.into(), password: password.into(), ..AuthConfig::default() })
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "not after 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_request_s_credential_is_shown_to_its_registry() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"a layer"]);
+    server.require_basic("ann", "secret");
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let name = format!("{}/app:v1", server.registry());
+    for wrong in [
+        None,
+        user("ann", "wrong"),
+        user("ann", "secret").map(|auth| AuthConfig { server_address: "https://other.io".into(), ..auth }),
+    ] {
+        let (code, message) = client.pull_as(&name, wrong).await.unwrap_err();
+        assert_eq!(code, UNAUTHENTICATED, "{message}");
+        assert!(!message.contains("secret") && message.contains("docker login"), "{message}");
+    }
+    let encoded = AuthConfig {
+        auth: "YW5uOnNlY3JldA==".into(),
+        server_address: server.registry().to_string(),
+        ..AuthConfig::default()
+    };
+    client.pull_as(&name, Some(encoded)).await.unwrap();
+    client.pull_as(&name, user("ann", "secret")).await.unwrap();
+    // What one request showed is not kept for the next.
+    assert_eq!(client.pull(&name).await.unwrap_err().0, UNAUTHENTICATED);
+}
+
+#[tokio::test]
+async fn tokens_are_shown_too() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"a layer"]);
+    server.require_tokens(TokenAuth { identity: Some("refresh".into()), ..TokenAuth::default() });
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let name = format!("{}/app:v1", server.registry());
+    assert_eq!(client.pull(&name).await.unwrap_err().0, UNAUTHENTICATED);
+    let auth = AuthConfig { identity_token: "refresh".into(), ..AuthConfig::default() };
+    client.pull_as(&name, Some(auth)).await.unwrap();
+}
+
+#[tokio::test]
+async fn failures_have_the_codes_that_clients_act_on() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"a layer"]);
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let name = |tag: &str| format!("{}/app:{tag}", server.registry());
+    assert_eq!(client.pull(&name("none")).await.unwrap_err().0, NOT_FOUND);
+    for (part, fault, expect) in [
+        ("/manifests/", Fault::retry_after(429, "86400"), RESOURCE_EXHAUSTED),
+        ("/manifests/", Fault::status(503), UNAVAILABLE),
+        ("/blobs/", Fault::Flip(3), DATA_LOSS),
+    ] {
+        server.on("", part).answer(fault);
+        let (code, message): Refusal = client.pull(&name("v1")).await.unwrap_err();
+        assert_eq!(code, expect, "{message}");
+        server.behave();
+    }
+    let nobody = client.pull("127.0.0.1:1/app:v1").await.unwrap_err();
+    assert_eq!(nobody.0, UNAVAILABLE, "{nobody:?}");
+    assert_eq!(client.list("").await.unwrap(), []);
+    client.pull(&name("v1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn pulls_of_one_image_at_once_are_one() {
+    let server = FaultServer::start().await;
+    let image = server.add_image("app", "v1", &[&noise("a", 400_000), &noise("b", 400_000)]);
+    server.on("GET", "/blobs/").answer(Fault::Delay(Duration::from_millis(300)));
+    let cri = Cri::start();
+    let name = format!("{}/app:v1", server.registry());
+    let clients = futures::future::join_all((0..3).map(|_| cri.client())).await;
+    let pulls = (0..12).map(|number| clients[number % 3].pull(&name));
+    for answer in futures::future::join_all(pulls).await {
+        assert_eq!(answer.unwrap(), image.config.digest.to_string());
+    }
+    assert_eq!(server.count("GET", &image.layers[0].digest.to_string()), 1);
+    assert_eq!(server.count("", "/manifests/v1"), 1);
+}
+
+#[tokio::test]
+async fn a_pull_that_nobody_waits_for_any_more_ends() {
+    let server = FaultServer::start().await;
+    let image = server.add_image("app", "v1", &[&noise("a", 600_000)]);
+    let layer = image.layers[0].digest.to_string();
+    server.on("GET", &layer).answer(Fault::Stall(300_000));
+    let cri = Cri::start();
+    let (client, name) = (cri.client().await, format!("{}/app:v1", server.registry()));
+    let pull = |client: crate::support::cri::Client| {
+        let name = name.clone();
+        tokio::spawn(async move { client.pull(&name).await })
+    };
+    let (one, two) = (pull(client.clone()), pull(client.clone()));
+    eventually("the layer is asked for", || server.count("GET", &layer) == 1).await;
+    one.abort();
+    // While another waits it goes on: an image can't be removed meanwhile.
+    let removal = tokio::time::timeout(Duration::from_millis(500), client.remove(&name)).await;
+    assert!(removal.is_err(), "{removal:?}");
+    two.abort();
+    // Nobody is left: what follows has the tree for itself, and begins where it was left.
+    tokio::time::timeout(Duration::from_secs(10), client.remove(&name)).await.unwrap().unwrap();
+    server.behave();
+    assert_eq!(client.pull(&name).await.unwrap(), image.config.digest.to_string());
+    let range = server
+        .seen()
+        .iter()
+        .rev()
+        .find(|seen| seen.path.contains(&layer))
+        .unwrap()
+        .header("range")
+        .map(str::to_owned);
+    assert!(range.is_some(), "the layer was fetched anew");
+}
+
+#[tokio::test]
+async fn killed_in_mid_pull_it_starts_again_and_goes_on() {
+    let server = FaultServer::start().await;
+    let image = server.add_image("app", "v1", &[&noise("a", 800_000)]);
+    let layer = image.layers[0].digest.to_string();
+    server.on("GET", &layer).times(1).answer(Fault::Stall(500_000));
+    let cri = Cri::start();
+    let (client, name) = (cri.client().await, format!("{}/app:v1", server.registry()));
+    let pull = tokio::spawn({
+        let name = name.clone();
+        async move { client.pull(&name).await }
+    });
+    let partial = cri.tree().join(".saver/partial");
+    eventually("half of the layer is there", || {
+        walkdir::WalkDir::new(&partial).into_iter().flatten().any(|entry| {
+            entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() >= 400_000)
+        })
+    })
+    .await;
+    // Its socket stays behind, and is replaced.
+    let home: Home = cri.kill();
+    assert!(pull.await.unwrap().is_err());
+    let cri = Cri::with(home, &[]);
+    let client = cri.client().await;
+    assert_eq!(client.list("").await.unwrap(), []);
+    assert_eq!(client.pull(&name).await.unwrap(), image.config.digest.to_string());
+    assert!(server.seen().last().unwrap().header("range").is_some());
+}
+
+#[tokio::test]
+async fn it_is_asked_to_stop_and_lets_a_pull_end_first() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"a layer"]);
+    server.on("GET", "/blobs/").answer(Fault::Delay(Duration::from_secs(1)));
+    let cri = Cri::start();
+    let (client, name) = (cri.client().await, format!("{}/app:v1", server.registry()));
+    let pull = tokio::spawn(async move { client.pull(&name).await });
+    eventually("a blob is asked for", || server.count("GET", "/blobs/") > 0).await;
+    cri.terminate();
+    pull.await.unwrap().unwrap();
+    let socket = cri.socket();
+    let ran = cri.finish();
+    assert!(ran.code == Some(0) && ran.stdout.starts_with("listening on unix://"), "{ran:?}");
+    assert!(!socket.exists());
+
+    // What takes longer than it was given is cut.
+    server.behave();
+    server.add_image("slow", "v1", &[b"another layer"]);
+    server.on("GET", "/blobs/").answer(Fault::Silence);
+    let cri = Cri::with(Home::new(), &["--drain-timeout", "1"]);
+    let (client, name) = (cri.client().await, format!("{}/slow:v1", server.registry()));
+    let before = server.count("GET", "/blobs/");
+    let pull = tokio::spawn(async move { client.pull(&name).await });
+    eventually("a blob is asked for", || server.count("GET", "/blobs/") > before).await;
+    cri.terminate();
+    let begin = Instant::now();
+    cri.finish().expect(0);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(pull.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_prune_next_to_it_is_waited_for() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"a layer"]);
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let store = saver::store::Store::open(&cri.tree(), Default::default()).unwrap();
+    let lock = store.lock_exclusive("prune", false).unwrap();
+    let name = format!("{}/app:v1", server.registry());
+    let pull = tokio::spawn({
+        let (client, name) = (client.clone(), name.clone());
+        async move { client.pull(&name).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!pull.is_finished());
+    drop(lock);
+    pull.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_real_registry_is_pulled_from() {
+    let registry = Registry::serve(&Samples::dir());
+    let cri = Cri::start();
+    let client = cri.client().await;
+    let mut images = 0;
+    for reference in listed(&registry.address) {
+        let name = reference.to_string();
+        match client.pull(&name).await {
+            Ok(id) => {
+                let image = client.status(&id[7..19]).await.unwrap().unwrap();
+                assert!(image.repo_tags.contains(&name), "{image:?}");
+                images += 1;
+            }
+            // A chart is saved like anything else, and is no image.
+            Err((code, message)) => assert!(code == FAILED_PRECONDITION, "{name}: {code} {message}"),
+        }
+    }
+    assert!(images > 3);
+}
