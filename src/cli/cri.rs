@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock")]
     pub listen: String,
     /// What is pulled of images of several platforms, and first the one that is answered for [default: this machine's]
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]")]
     pub arch: Option<String>,
     /// How many blobs are fetched at once from one registry, for one image (1-256)
     #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs)]
