@@ -122,6 +122,7 @@ pub(crate) async fn sink<S: Sink>(mut open: impl FnMut() -> S) {
     blobs_arrive_in_any_order(open()).await;
     an_interrupted_blob_goes_on(open()).await;
     only_what_is_contiguous_counts(open()).await;
+    what_lies_beyond_a_gap_came_or_is_forgotten(open()).await;
     a_discarded_blob_starts_again(open()).await;
     what_is_not_whole_is_not_committed(open()).await;
     one_writes_while_others_wait(open()).await;
@@ -220,6 +221,32 @@ async fn only_what_is_contiguous_counts<S: Sink>(sink: S) {
     assert_eq!(second.received(), 5);
     second.write_at(5, &content[5..]).unwrap();
     second.commit(&Digest::of(content)).unwrap();
+}
+
+async fn what_lies_beyond_a_gap_came_or_is_forgotten<S: Sink>(sink: S) {
+    let content: Vec<u8> = (1..=251).collect::<Vec<u8>>().repeat(80_000);
+    let pieces = [0..3_000_001, 3_000_500..9_000_001, 12_000_000..19_000_000];
+    let first = writer(&sink, &content).await;
+    for piece in &pieces {
+        first.write_at(piece.start as u64, &content[piece.clone()]).unwrap();
+    }
+    drop(first);
+    let second = writer(&sink, &content).await;
+    assert!(second.received() <= 3_000_001 && second.received() > 1_000_000, "{}", second.received());
+    let mut at = 0;
+    for there in std::iter::once(0..second.received()).chain(second.islands()) {
+        assert!(at <= there.start && (there.is_empty() || at < there.end), "{:?}", second.islands());
+        let there = there.start as usize..there.end as usize;
+        assert!(pieces.iter().any(|piece| piece.start <= there.start && there.end <= piece.end), "{there:?}");
+        let mut back = vec![0; there.len()];
+        assert_eq!(second.read_at(there.start as u64, &mut back).unwrap(), back.len());
+        assert!(back == content[there.clone()], "{there:?} is not what was written");
+        second.write_at(at, &content[at as usize..there.start]).unwrap();
+        at = there.end as u64;
+    }
+    second.write_at(at, &content[at as usize..]).unwrap();
+    second.commit(&Digest::of(&content)).unwrap();
+    assert!(sink.has_blob(&descriptor(&content)).await.unwrap());
 }
 
 async fn a_discarded_blob_starts_again<S: Sink>(sink: S) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -33,8 +34,42 @@ pub struct Contents {
 struct State {
     contents: Contents,
     media_types: HashMap<Digest, String>,
-    partial: HashMap<Digest, Vec<u8>>,
+    partial: HashMap<Digest, Partial>,
     writing: HashSet<Digest>,
+}
+
+/// What has come of a blob.
+#[derive(Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// Where, in order and disjoint.
+    written: Vec<Range<u64>>,
+}
+
+impl Partial {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        // A blob that memory can't hold can't have come this far.
+        let (start, stop) = (offset as usize, end as usize);
+        if self.bytes.len() < stop {
+            self.bytes.resize(stop, 0);
+        }
+        self.bytes[start..stop].copy_from_slice(bytes);
+        self.written.push(offset..end);
+        self.written.sort_unstable_by_key(|range| range.start);
+        self.written.dedup_by(|next, last| {
+            let touching = next.start <= last.end;
+            if touching {
+                last.end = last.end.max(next.end);
+            }
+            touching
+        });
+    }
+
+    /// Up to where everything has come.
+    fn front(&self) -> u64 {
+        self.written.first().filter(|range| range.start == 0).map_or(0, |range| range.end)
+    }
 }
 
 /// A registry in memory. Clones share everything.
@@ -193,17 +228,17 @@ impl Sink for Memory {
                 let mut state = self.lock();
                 if state.writing.insert(digest) {
                     let partial = state.partial.entry(digest).or_default();
-                    if partial.len() as u64 > descriptor.size {
-                        partial.clear();
+                    if partial.bytes.len() as u64 > descriptor.size {
+                        *partial = Partial::default();
                     }
-                    let received = partial.len() as u64;
-                    let written = Mutex::new(vec![(0, received)]);
+                    let received = partial.front();
+                    let beyond = partial.written.iter().filter(|range| range.start > received);
                     return Ok(Ingest::Write(MemoryWriter {
                         memory: self.clone(),
                         digest,
                         size: descriptor.size,
                         received,
-                        written,
+                        islands: beyond.cloned().collect(),
                     }));
                 }
             }
@@ -234,22 +269,16 @@ pub struct MemoryWriter {
     digest: Digest,
     size: u64,
     received: u64,
-    /// What has been written, as start and end.
-    written: Mutex<Vec<(u64, u64)>>,
-}
-
-impl MemoryWriter {
-    /// Up to where everything has been written.
-    fn front(&self) -> u64 {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        written.sort_unstable();
-        written.iter().fold(0, |front, (start, end)| if *start <= front { front.max(*end) } else { front })
-    }
+    islands: Vec<Range<u64>>,
 }
 
 impl BlobWriter for MemoryWriter {
     fn received(&self) -> u64 {
         self.received
+    }
+
+    fn islands(&self) -> Vec<Range<u64>> {
+        self.islands.clone()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -259,20 +288,13 @@ impl BlobWriter for MemoryWriter {
             return Err(Error::new(ErrorKind::Corrupt, self.digest, message).on(Side::Sink));
         }
         let mut state = self.memory.lock();
-        let partial = state.partial.entry(self.digest).or_default();
-        // A blob that memory can't hold can't have come this far.
-        let (start, stop) = (offset as usize, end as usize);
-        if partial.len() < stop {
-            partial.resize(stop, 0);
-        }
-        partial[start..stop].copy_from_slice(bytes);
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).push((offset, end));
+        state.partial.entry(self.digest).or_default().write(offset, bytes);
         Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let state = self.memory.lock();
-        let partial = state.partial.get(&self.digest).map(Vec::as_slice).unwrap_or_default();
+        let partial = state.partial.get(&self.digest).map(|partial| &partial.bytes[..]).unwrap_or_default();
         let rest = partial.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
@@ -280,14 +302,14 @@ impl BlobWriter for MemoryWriter {
     }
 
     fn commit(self, digest: &Digest) -> Result<()> {
-        let front = self.front();
+        let front = self.memory.lock().partial.get(&self.digest).map_or(0, Partial::front);
         if *digest != self.digest || front != self.size {
             let message = format!("committed as {digest} with {front} of {} bytes", self.size);
             return Err(Error::new(ErrorKind::Corrupt, self.digest, message).on(Side::Sink));
         }
         let mut state = self.memory.lock();
         let content = state.partial.remove(&self.digest).unwrap_or_default();
-        state.contents.blobs.insert(self.digest, content.into());
+        state.contents.blobs.insert(self.digest, content.bytes.into());
         Ok(())
     }
 
@@ -299,13 +321,7 @@ impl BlobWriter for MemoryWriter {
 
 impl Drop for MemoryWriter {
     fn drop(&mut self) {
-        let front = self.front();
-        let mut state = self.memory.lock();
-        if let Some(partial) = state.partial.get_mut(&self.digest) {
-            partial.truncate(front as usize);
-        }
-        state.writing.remove(&self.digest);
-        drop(state);
+        self.memory.lock().writing.remove(&self.digest);
         self.memory.changed.notify_waiters();
     }
 }

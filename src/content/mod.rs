@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::convert::Infallible;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Which manifest of a repository is meant.
@@ -239,6 +240,12 @@ pub enum Ingest<W, U> {
 pub trait BlobWriter: Send + Sync + 'static {
     /// Bytes that an earlier attempt left, contiguous from the start: unverified, to be read back and hashed.
     fn received(&self) -> u64;
+
+    /// What else an earlier attempt left, beyond [`received`](Self::received): in order, disjoint, as unverified as that. A writer that
+    /// keeps only what is contiguous has none.
+    fn islands(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
 
     /// Writes `bytes` at `offset`. Blocking, but only as long as the page cache takes.
     ///

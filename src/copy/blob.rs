@@ -2,18 +2,16 @@
 
 use super::Engine;
 use super::event::Event;
-use super::follower::Followed;
+use super::receive::Origin;
 use super::tally::Tally;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::{Descriptor, Digest, Reference, Repository};
+use crate::oci::{Descriptor, Digest, Reference};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::fmt::Display;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Instant;
 
 /// Blobs up to this many bytes are held in memory and hashed as they come.
 pub(super) const SMALL: u64 = 256 << 10;
@@ -56,6 +54,7 @@ impl<K: Sink> Engine<K> {
     ) -> Result<()> {
         let _open = tally.lane.writers.acquire().await;
         let mut attempts = Attempts::new(&self.options.retry);
+        let mut alone = false;
         loop {
             let ingest = || self.sink.ingest(home, blob);
             let writer = match self.attempt(tally, &blob.digest, ingest).await? {
@@ -79,12 +78,15 @@ impl<K: Sink> Engine<K> {
                 writer.write_at(0, &bytes)?;
                 return writer.commit(&blob.digest);
             }
-            let resumed = writer.received() > 0;
-            let (writer, digest) = self.receive(source, reference, blob, writer, tally).await?;
+            let resumed = writer.received() > 0 || !writer.islands().is_empty();
+            let origin = Origin { source, reference, blob };
+            let (writer, digest) = self.receive(&origin, writer, alone, tally).await?;
             if digest == blob.digest {
                 return writer.commit(&digest);
             }
             writer.discard()?;
+            // Whatever went wrong, one stream from the start is the surest way.
+            alone = true;
             if !resumed {
                 source.refuted(&reference.repository, &blob.digest);
             }
@@ -94,10 +96,10 @@ impl<K: Sink> Engine<K> {
         }
     }
 
-    /// Refuses a blob that the disk has no room for, once the source has shown that it really has it.
-    async fn check_room(&self, blob: &Descriptor, at: u64) -> Result<()> {
+    /// Refuses a blob that the disk has no room for, `needed` bytes of which are lacking, once the source has shown that it
+    /// really has it.
+    pub(super) async fn check_room(&self, blob: &Descriptor, needed: u64) -> Result<()> {
         let Some(room) = self.sink.room().await? else { return Ok(()) };
-        let needed = blob.size - at;
         if needed <= room.free {
             return Ok(());
         }
@@ -114,48 +116,6 @@ impl<K: Sink> Engine<K> {
         Err(Error::new(kind, blob.digest, message)
             .on(Side::Sink)
             .with_hint("free some space and run the same command again: what is saved is kept"))
-    }
-
-    /// Receives a large blob to its last byte, through cuts and stalls; answers the digest of what is on disk.
-    async fn receive<S: Source>(
-        &self,
-        source: &S,
-        reference: &Reference,
-        blob: &Descriptor,
-        writer: K::Writer,
-        tally: &Tally,
-    ) -> Result<(K::Writer, Digest)> {
-        let mut at = writer.received().min(blob.size);
-        let mut slot = Some(tally.lane.requests.acquire().await);
-        let shown = Shown::start(self, reference, blob, at);
-        let writer = Arc::new(writer);
-        let followed = self.hasher.follow(writer.clone(), blob.size);
-        followed.advance(at).await;
-        let mut attempts = Attempts::new(&self.options.retry);
-        while at < blob.size {
-            let from = at;
-            // While a try is waited for, others may have the slot.
-            let held = match slot.take() {
-                Some(slot) => slot,
-                None => tally.lane.requests.acquire().await,
-            };
-            let received = Receiver { engine: self, blob, writer: &writer, followed: &followed, tally }
-                .stream(source, &reference.repository, &mut at)
-                .await;
-            if at - from >= PROGRESS {
-                attempts.progress();
-            }
-            drop(held);
-            if let Err(error) = received {
-                self.again(&mut attempts, tally, &blob.digest, error).await?;
-            }
-        }
-        let digest = followed.finish().await?;
-        shown.complete(digest == blob.digest);
-        match Arc::try_unwrap(writer) {
-            Ok(writer) => Ok((writer, digest)),
-            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the blob is still being read")),
-        }
     }
 
     /// A small blob, whole, in memory and verified.
@@ -256,53 +216,6 @@ impl<K: Sink> Engine<K> {
         self.observer.event(&Event::Retrying { subject: &subject, attempts: attempts.made(), error: &error });
         tokio::time::sleep(wait).await;
         Ok(())
-    }
-}
-
-/// One blob on its way into its writer.
-struct Receiver<'a, K: Sink> {
-    engine: &'a Engine<K>,
-    blob: &'a Descriptor,
-    writer: &'a K::Writer,
-    followed: &'a Followed<K::Writer>,
-    tally: &'a Tally,
-}
-
-impl<K: Sink> Receiver<'_, K> {
-    /// One request's worth: from byte `at` on, as far as it comes.
-    async fn stream<S: Source>(&self, source: &S, repository: &Repository, at: &mut u64) -> Result<()> {
-        let mut stream = source.blob(repository, self.blob, *at, None).await?;
-        if stream.start > *at {
-            let wrong = format!("bytes from {} on were asked for, {} on were sent", *at, stream.start);
-            return Err(Error::new(ErrorKind::Unavailable, self.blob.digest, wrong).on(Side::Source));
-        }
-        self.engine.check_room(self.blob, *at).await?;
-        // A source that sends the blob from its start again: what is there already is passed over.
-        let mut skip = *at - stream.start;
-        let mut trickle = Trickle::new(&self.engine.options.retry);
-        while let Some(chunk) = stream.chunks.next().await {
-            let mut chunk = chunk?;
-            self.tally.fetched(chunk.len() as u64);
-            if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(trickles(self.blob, *at));
-            }
-            let passed = skip.min(chunk.len() as u64);
-            skip -= passed;
-            let chunk = chunk.split_off(usize::try_from(passed).unwrap_or(chunk.len()));
-            if chunk.is_empty() {
-                continue;
-            }
-            check_length(self.blob, *at, chunk.len())?;
-            let written = Instant::now();
-            self.writer.write_at(*at, &chunk)?;
-            *at += chunk.len() as u64;
-            self.engine
-                .observer
-                .event(&Event::BlobAdvanced { digest: self.blob.digest, bytes: chunk.len() as u64 });
-            self.followed.advance(*at).await;
-            trickle.excuse(written.elapsed());
-        }
-        if *at < self.blob.size { Err(cut(self.blob, *at)) } else { Ok(()) }
     }
 }
 

@@ -125,8 +125,7 @@ impl<W: BlobWriter> Followed<W> {
     /// Tells that all bytes up to `front` are written; waits while the hash is too far behind. Where hashing has
     /// failed nothing is waited for: [`finish`](Self::finish) says why.
     pub(crate) async fn advance(&self, front: u64) {
-        self.job.front.store(front, Ordering::Release);
-        self.queue.offer(&self.job);
+        self.reached(front);
         loop {
             let moved = self.job.moved.notified();
             let lead = front.saturating_sub(self.job.hashed.load(Ordering::Acquire));
@@ -135,6 +134,17 @@ impl<W: BlobWriter> Followed<W> {
             }
             moved.await;
         }
+    }
+
+    /// Tells that all bytes up to `front` are written, and waits for nothing.
+    pub(crate) fn reached(&self, front: u64) {
+        self.job.front.store(front, Ordering::Release);
+        self.queue.offer(&self.job);
+    }
+
+    /// Whether the hash is what holds the blob up.
+    pub(crate) fn is_far_behind(&self) -> bool {
+        self.job.lead() > MAX_LEAD / 2
     }
 
     /// Waits for the digest of the whole blob, whose last byte was written.

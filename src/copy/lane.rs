@@ -2,9 +2,12 @@
 //! pause, holds up nobody's images but its own.
 
 use super::Image;
+use super::spread::Spread;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, JoinSet};
 
 /// Images of one source that are resolved, planned and fetched at once.
@@ -19,6 +22,10 @@ pub(crate) struct Lane {
     pub(crate) requests: Semaphore,
     /// Blobs opened for writing: bounds open files.
     pub(crate) writers: Semaphore,
+    /// Over how many of the requests big blobs are spread.
+    pub(crate) spread: Spread,
+    jobs: usize,
+    fetched: AtomicU64,
 }
 
 /// An image's turn.
@@ -34,7 +41,30 @@ impl Lane {
             in_hand: Arc::new(Semaphore::new(IN_HAND)),
             requests: Semaphore::new(jobs),
             writers: Semaphore::new(jobs * 2),
+            spread: Spread::default(),
+            jobs,
+            fetched: AtomicU64::new(0),
         }
+    }
+
+    /// `bytes` came over the network.
+    pub(crate) fn fetched(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A slot for one more part of a big blob, where that is worth it: one that lies idle and that nobody waits for. A few
+    /// are always left, so that a blob that comes along need not wait.
+    pub(crate) fn idle_slot(&self, now: Instant) -> Option<SemaphorePermit<'_>> {
+        let streams = self.jobs - self.requests.available_permits();
+        let most = self.jobs - self.jobs / 8;
+        let fetched = self.fetched.load(Ordering::Relaxed);
+        let allowed = self.spread.allows_one_more(streams, most, fetched, now);
+        if allowed { self.requests.try_acquire().ok() } else { None }
+    }
+
+    /// The source failed a part of a big blob.
+    pub(crate) fn back_off(&self, now: Instant) {
+        self.spread.back_off(self.jobs - self.requests.available_permits(), now);
     }
 }
 

@@ -12,15 +12,18 @@ mod lane;
 mod manifests;
 mod node;
 pub mod options;
+mod parts;
 mod plan;
+mod receive;
 pub mod report;
 mod rewrite;
 mod run;
+mod spread;
 mod tally;
 mod upload;
 
 pub use event::{Event, Observer, Silent};
-pub use options::{CopyOptions, IndexMode, MissingPlatform};
+pub use options::{CopyOptions, IndexMode, MissingPlatform, PartPolicy};
 pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
 
 use crate::content::{Place, Resolved, Sink};

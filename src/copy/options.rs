@@ -2,6 +2,7 @@
 
 use crate::content::retry::RetryPolicy;
 use crate::oci::PlatformSet;
+use std::time::Duration;
 
 /// What becomes of an index when only some of its platforms are copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,34 @@ pub enum MissingPlatform {
     Skip,
 }
 
+/// When a big blob is fetched in parts, over several connections at once.
+///
+/// Only slots that nobody else wants are used for it, and only as many as bring more in a second.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PartPolicy {
+    /// No part is made smaller than so many bytes; [`u64::MAX`] for none at all.
+    pub least: u64,
+    /// A stream that will be done sooner is left alone.
+    pub worth: Duration,
+    /// How often it is looked whether another part is worth it.
+    pub look: Duration,
+    /// No part begins further than so many bytes beyond the first that is lacking: what is written there is still to be read
+    /// back and hashed, best from the page cache.
+    pub ahead: u64,
+}
+
+impl Default for PartPolicy {
+    fn default() -> Self {
+        Self {
+            least: 2 << 20,
+            worth: Duration::from_millis(500),
+            look: Duration::from_millis(100),
+            ahead: 512 << 20,
+        }
+    }
+}
+
 /// Options of the engine.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -44,8 +73,10 @@ pub struct CopyOptions {
     pub foreign_layers: bool,
     /// What is tried again, and how often.
     pub retry: RetryPolicy,
-    /// The most blobs in flight at once from one source. The source finds its own pace below.
+    /// The most blobs, or parts of them, in flight at once from one source. The source finds its own pace below.
     pub jobs: usize,
+    /// When big blobs are fetched in parts.
+    pub parts: PartPolicy,
     /// Whether the first failed image ends the run.
     pub fail_fast: bool,
 }
@@ -61,6 +92,7 @@ impl Default for CopyOptions {
             foreign_layers: false,
             retry: RetryPolicy::default(),
             jobs: 16,
+            parts: PartPolicy::default(),
             fail_fast: false,
         }
     }

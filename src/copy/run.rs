@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -382,10 +383,12 @@ impl<K: Sink> Engine<K> {
         Ok(true)
     }
 
-    /// Brings every blob that the sink lacks, all at once; the slots bound how many move.
+    /// Brings every blob that the sink lacks, all at once, largest first; the slots bound how many move.
     async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &Prepared, tally: &Tally) -> Result<()> {
         let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
-        let blobs = prepared.lacking.iter().map(|(home, blob)| {
+        let mut lacking: Vec<&(Repository, Descriptor)> = prepared.lacking.iter().collect();
+        lacking.sort_by_key(|(_, blob)| Reverse(blob.size));
+        let blobs = lacking.into_iter().map(|(home, blob)| {
             let ready = ready.get(&blob.digest).cloned();
             self.bring(&*image.source, &image.reference, home, blob, ready, tally)
         });

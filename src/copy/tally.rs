@@ -21,6 +21,7 @@ impl Tally {
     /// `bytes` came over the network.
     pub(crate) fn fetched(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        self.lane.fetched(bytes);
     }
 
     /// Something took `attempts` tries.

@@ -2,10 +2,11 @@
 
 use super::Partial;
 use super::touched::Touched;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,31 @@ impl FsPartial {
 impl Partial for FsPartial {
     fn length(&self) -> u64 {
         self.length
+    }
+
+    fn extents(&self) -> io::Result<Vec<Range<u64>>> {
+        let mut extents = Vec::new();
+        let mut at = 0;
+        while at < self.length {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) if start < self.length => start,
+                // What was reserved and never written is a hole too.
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(error) => return Err(error.into()),
+            };
+            at = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?.min(self.length);
+            if at <= start {
+                // A file system that contradicts itself.
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            extents.push(start..at);
+        }
+        Ok(extents)
+    }
+
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&self.file, flags, range.start, range.end - range.start)?)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -21,6 +21,7 @@ mod touched;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 pub use fs::FsDriver;
 pub use memory::MemoryDriver;
@@ -126,6 +127,24 @@ pub trait Driver: Send + Sync + 'static {
 pub trait Partial: Send + Sync {
     /// The file's length when it was opened.
     fn length(&self) -> u64;
+
+    /// What had been written to the file when it was opened, as far as the medium can tell: in order, disjoint, and nothing left
+    /// out in between. May be wrong by some blocks at the borders of holes. A medium that knows of no holes answers the whole length.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn extents(&self) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![0..self.length()])
+    }
+
+    /// Makes a hole of `range`, which [`extents`](Self::extents) will not count the next time. Only for a file that is not to be published.
+    ///
+    /// # Errors
+    /// `Unsupported` where the medium knows of no holes.
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        let _ = range;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Writes all of `bytes` at `offset`.
     ///

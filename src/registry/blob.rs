@@ -23,6 +23,9 @@ const MAX_KEPT: usize = 4096;
 /// After so many wrong answers to ranges in a row no more of them are asked for: one content server's bad moment is no reason.
 const MAX_WRONG_RANGES: u32 = 3;
 
+/// So many bytes of an answer are as good a sign as a whole answer that more can be asked for at once.
+const GOOD_SIGN: u64 = 2 << 20;
+
 /// The part of a blob that is wanted.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
@@ -168,6 +171,7 @@ impl Endpoint {
             url: answer.response.url().clone(),
             permit: answer.permit,
             left: length,
+            since_sign: 0,
             chunks: answer.response.bytes_stream().boxed(),
         };
         BlobStream { start, length: announced, chunks: body.into_stream() }
@@ -180,6 +184,7 @@ struct Body {
     url: Url,
     permit: Permit,
     left: u64,
+    since_sign: u64,
     chunks: BoxStream<'static, reqwest::Result<Bytes>>,
 }
 
@@ -189,8 +194,10 @@ impl Body {
             let mut body = body?;
             match body.next().await {
                 Ok(Some(chunk)) => {
+                    body.since_sign += chunk.len() as u64;
                     // Here and not at the stream's end: who has all bytes need not ask for more.
-                    if body.left == 0 {
+                    if body.left == 0 || body.since_sign >= GOOD_SIGN {
+                        body.since_sign = 0;
                         body.permit.succeeded();
                     }
                     Some((Ok(chunk), Some(body)))

@@ -8,6 +8,7 @@ use crate::content::BlobWriter;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -115,6 +116,7 @@ pub struct Writer {
     digest: Digest,
     size: u64,
     received: u64,
+    islands: Vec<Range<u64>>,
     extents: Mutex<Extents>,
     open: Option<Open>,
 }
@@ -134,13 +136,14 @@ impl Writer {
         writer: OpenWriter,
         size: u64,
     ) -> Self {
-        let received = file.length();
+        let extents = Extents::found(&*file);
         Self {
             inner,
             digest: claim.digest,
             size,
-            received,
-            extents: Mutex::new(Extents::from_front(received)),
+            received: extents.front,
+            islands: extents.islands().collect(),
+            extents: Mutex::new(extents),
             open: Some(Open { file, claim, writer }),
         }
     }
@@ -166,6 +169,10 @@ impl Writer {
 impl BlobWriter for Writer {
     fn received(&self) -> u64 {
         self.received
+    }
+
+    fn islands(&self) -> Vec<Range<u64>> {
+        self.islands.clone()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -214,13 +221,9 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &self.open else { return };
-        if extents.front == 0 {
+        if !extents.leave(&*open.file) {
             // Nothing to go on with. If it can't be removed, the next one to want the blob finds it empty.
             let _ = self.inner.driver.remove(&path::partial(&self.digest, self.size));
-        } else if extents.has_gaps() {
-            // A later run takes the file's length for what has arrived. If this fails it finds a hole
-            // where bytes should be, and the digest tells.
-            let _ = open.file.truncate(extents.front);
         }
     }
 }

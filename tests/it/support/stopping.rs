@@ -3,6 +3,7 @@
 use saver::store::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -148,6 +149,15 @@ struct StoppingPartial {
 impl Partial for StoppingPartial {
     fn length(&self) -> u64 {
         self.file.length()
+    }
+
+    fn extents(&self) -> io::Result<Vec<Range<u64>>> {
+        self.file.extents()
+    }
+
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        self.count.pass()?;
+        self.file.punch(range)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
