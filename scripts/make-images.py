@@ -293,6 +293,23 @@ def small(root: Path, host: str, count: int) -> list[str]:
     return references
 
 
+def giants(root: Path, host: str, megabytes: list[int], count: int) -> list[str]:
+    """Writes an image with one layer of each size, and `count` images of small layers; the
+    giants are the last: whoever takes things as they come has them to the end."""
+    tree = Tree(root)
+    rng = random.Random(count)
+    sizes = [[rng.randrange(100_000, 6_000_000) for _ in range(4)] for _ in range(count)]
+    sizes += [[200_000, size * 1_000_000] for size in megabytes]
+    references = []
+    for number, layers in enumerate(sizes):
+        name = "mixed" if number < count else "giant"
+        repo = Repository(tree, f"{name}/image-{number:02}")
+        image = repo.image(AMD64, [random_layer(tree, rng, size) for size in layers])
+        repo.tag("v1.0", repo.index([{**image, "platform": AMD64}]))
+        references.append(f"{host}/{repo.name}:v1.0")
+    return references
+
+
 def random_layer(tree: Tree, rng: random.Random, size: int) -> Layer:
     """Stores a layer with one file of `size` bytes that do not compress."""
     diff_id = hashlib.sha256()
@@ -327,13 +344,17 @@ def main() -> int:
     bench_args.add_argument("--host", default="localhost:5000", help="registry in the references")
     bench_args.add_argument("--list", type=Path, help="file for the references (default: stdout)")
     bench_args.add_argument("--small", action="store_true", help="tiny images")
+    bench_args.add_argument("--giants", type=int, nargs="+", metavar="MB",
+                            help="layers of these sizes, and --count images of small ones")
     bench_args.add_argument("--count", type=int, default=1000, help="how many tiny images")
     args = parser.parse_args()
 
     if args.profile == "sample":
         sample(args.dir)
         return 0
-    if args.small:
+    if args.giants:
+        references = giants(args.dir, args.host, args.giants, args.count)
+    elif args.small:
         references = small(args.dir, args.host, args.count)
     else:
         references = bench(args.dir, args.host)

@@ -246,7 +246,7 @@ async fn what_lies_beyond_a_gap_came_or_is_forgotten<S: Sink>(sink: S) {
     }
     second.write_at(at, &content[at as usize..]).unwrap();
     second.commit(&Digest::of(&content)).unwrap();
-    assert!(sink.has_blob(&descriptor(&content)).await.unwrap());
+    assert!(sink.has_blob(&home(), &descriptor(&content)).await.unwrap());
 }
 
 async fn a_discarded_blob_starts_again<S: Sink>(sink: S) {

@@ -7,7 +7,7 @@ use super::tally::Tally;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::{Descriptor, Digest, Reference};
+use crate::oci::{Descriptor, Digest, Reference, Repository};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::fmt::Display;

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::SemaphorePermit;
@@ -52,6 +52,10 @@ struct Receiving<'a, K: Sink, S> {
     came: AtomicU64,
     /// How long the last stream took to begin, in microseconds.
     beginning: AtomicU64,
+    /// Whether there ever was more than one stream.
+    spread_out: AtomicBool,
+    /// Whether the next stream is to bring the whole blob, what is there already included.
+    whole: AtomicBool,
 }
 
 /// How a stream ended that did not fail.
@@ -91,6 +95,8 @@ impl<K: Sink> Engine<K> {
             parts: Mutex::new(parts),
             came: AtomicU64::new(0),
             beginning: AtomicU64::new(0),
+            spread_out: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
         };
         receiving.run(slot, alone).await?;
         let digest = followed.finish().await?;
@@ -152,6 +158,9 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
                 }
                 Err(error) if error.kind() == ErrorKind::Storage => return Err(error),
                 Err(error) if streams.is_empty() => {
+                    // A source that only ever fails parts may have the whole.
+                    let is_stuck = attempts.made() > 1 && now == came;
+                    self.whole.store(is_stuck && self.spread_out.load(Ordering::Relaxed), Ordering::Relaxed);
                     came = now;
                     self.engine.again(&mut attempts, self.tally, &self.from.blob.digest, error).await?;
                 }
@@ -159,6 +168,8 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
                     tracing::debug!(digest = %self.from.blob.digest, %error, "a part failed; the others go on");
                     in_parts &= error.kind().is_retryable();
                     self.tally.lane.back_off(Instant::now());
+                    // The stream that had it before has it still, unless it has been left by now.
+                    self.parts().give_back();
                 }
             }
             if in_parts {
@@ -191,6 +202,7 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
             }
             let Some((id, span)) = parts.take(length, now) else { return };
             drop(parts);
+            self.spread_out.store(true, Ordering::Relaxed);
             streams.push(self.stream(id, span, Some(slot)));
         }
     }
@@ -221,9 +233,12 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
 
     async fn bring(&self, id: PartId, span: Range<u64>) -> Result<Ended> {
         let Origin { source, reference, blob } = self.from;
-        let to = Some(span.end).filter(|end| *end < blob.size);
+        let (from, to) = match self.whole.load(Ordering::Relaxed) {
+            true => (0, None),
+            false => (span.start, Some(span.end).filter(|end| *end < blob.size)),
+        };
         let begun = Instant::now();
-        let stream = source.blob(&reference.repository, blob, span.start, to).await?;
+        let stream = source.blob(&reference.repository, blob, from, to).await?;
         self.beginning
             .store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if stream.start > span.start {
@@ -305,5 +320,246 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
             None => {}
         }
         Ok((came, span.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::memory::Memory;
+    use crate::content::retry::RetryPolicy;
+    use crate::content::{Place, Resolved, Target};
+    use crate::copy::{CopyOptions, Image, PartPolicy, Report, Silent};
+    use crate::oci::{RawManifest, Repository, Tag};
+    use tokio_util::sync::CancellationToken;
+
+    const SIZE: u64 = 1 << 20;
+    const PIECE: u64 = 4 << 10;
+
+    /// What becomes of a request for the blob, by its number and its first byte.
+    type Conduct = fn(usize, u64) -> Fate;
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fate {
+        Good,
+        /// It fails after so many bytes.
+        Cut(u64),
+        /// The whole comes, whatever was asked for.
+        Whole,
+        /// The first byte is wrong.
+        Wrong,
+        /// Bytes from a little further on are sent.
+        Elsewhere,
+        /// Nothing comes for a while.
+        Slow,
+        Refused(ErrorKind),
+    }
+
+    /// A source whose every stream is slow, so that several of them bring more.
+    struct Paced {
+        memory: Memory,
+        conduct: Conduct,
+        asked: Mutex<Vec<(u64, Option<u64>)>>,
+        piece_time: Duration,
+    }
+
+    impl Source for Paced {
+        async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
+            self.memory.resolve(repository, tag).await
+        }
+        async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
+            self.memory.manifest(repository, target).await
+        }
+        async fn blob(
+            &self,
+            repository: &Repository,
+            blob: &Descriptor,
+            from: u64,
+            to: Option<u64>,
+        ) -> Result<BlobStream> {
+            if blob.size < SIZE {
+                return self.memory.blob(repository, blob, from, to).await;
+            }
+            let number = {
+                let mut asked = self.asked.lock().unwrap();
+                asked.push((from, to));
+                asked.len()
+            };
+            let fate = (self.conduct)(number, from);
+            let (from, to) = match fate {
+                Fate::Whole => (0, None),
+                Fate::Elsewhere => (from + 1, to),
+                Fate::Refused(kind) => return Err(Error::new(kind, blob.digest, "refused")),
+                _ => (from, to),
+            };
+            let stream = self.memory.blob(repository, blob, from, to).await?;
+            let mut content = stream.chunks.map(Result::unwrap).collect::<Vec<Bytes>>().await.concat();
+            if fate == Fate::Wrong {
+                content[0] ^= 1;
+            }
+            let mut pieces: Vec<Result<Bytes>> =
+                content.chunks(PIECE as usize).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            if let Fate::Cut(after) = fate {
+                pieces.truncate((after / PIECE) as usize);
+                pieces.push(Err(Error::new(ErrorKind::Unavailable, blob.digest, "cut")));
+            }
+            let wait = if fate == Fate::Slow { Duration::from_millis(300) } else { Duration::ZERO };
+            let time = self.piece_time;
+            let chunks = futures::stream::iter(pieces.into_iter().enumerate());
+            let chunks = chunks.then(move |(number, piece)| async move {
+                tokio::time::sleep(if number == 0 { time + wait } else { time }).await;
+                piece
+            });
+            Ok(BlobStream { start: from, length: None, chunks: chunks.boxed() })
+        }
+    }
+
+    struct Scene {
+        source: Arc<Paced>,
+        sink: Memory,
+        layer: Vec<u8>,
+        parts: PartPolicy,
+    }
+
+    impl Scene {
+        fn new(conduct: Conduct) -> Self {
+            let (memory, repository) = (Memory::new(), "a/b".parse().unwrap());
+            let layer: Vec<u8> = (0..SIZE).map(|at| (at / 5 % 251) as u8).collect();
+            let describe = |content: &[u8]| {
+                let digest = memory.insert_blob(&repository, content.to_vec());
+                let size = content.len();
+                format!(
+                    r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":{size}}}"#
+                )
+            };
+            let config = describe(br#"{"os":"linux","architecture":"amd64"}"#);
+            let json = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#, describe(&layer));
+            let raw = RawManifest::new(json.into(), None).unwrap();
+            memory.insert_manifest(&repository, Some(&"v1".parse().unwrap()), &raw);
+            let piece_time = Duration::from_millis(1);
+            let source = Arc::new(Paced { memory, conduct, asked: Mutex::default(), piece_time });
+            let parts = PartPolicy {
+                least: 16 << 10,
+                worth: Duration::from_millis(20),
+                look: Duration::from_millis(10),
+                ..PartPolicy::default()
+            };
+            Self { source, sink: Memory::new(), layer, parts }
+        }
+
+        async fn run_until(&self, cancel: &CancellationToken) -> Report {
+            let retry = RetryPolicy { first_delay: Duration::ZERO, retries: 2, ..RetryPolicy::default() };
+            let options = CopyOptions { retry, parts: self.parts.clone(), ..CopyOptions::default() };
+            let engine = Engine::new(Arc::new(self.sink.clone()), options, Arc::new(Silent)).unwrap();
+            let image = Image {
+                source: self.source.clone(),
+                reference: Reference::parse("r.io/a/b:v1").unwrap(),
+                platforms: None,
+                place: Place { repository: "x".parse().unwrap(), tag: Some("v1".parse().unwrap()) },
+                alias: None,
+                resolved: None,
+                warnings: Vec::new(),
+            };
+            Arc::new(engine).run(vec![image], cancel).await
+        }
+
+        async fn saves(&self) -> Report {
+            let report = self.run_until(&CancellationToken::new()).await;
+            assert!(report.is_success(), "{:?}, asked {:?}", report.images[0].error, self.asked());
+            let there = self.sink.contents().blobs;
+            assert!(there[&Digest::of(&self.layer)] == self.layer, "wrong bytes were committed");
+            report
+        }
+
+        fn asked(&self) -> Vec<(u64, Option<u64>)> {
+            self.source.asked.lock().unwrap().clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_blob_comes_in_parts_and_no_byte_twice() {
+        let scene = Scene::new(|_, _| Fate::Good);
+        let report = scene.saves().await;
+        assert!(scene.asked().len() >= 4, "{:?}", scene.asked());
+        // What streams had in hand when others took over is all that may come in vain.
+        let vain = report.bytes_fetched - SIZE;
+        assert!(vain <= PIECE * scene.asked().len() as u64 + 10_000, "{vain} bytes came in vain");
+    }
+
+    #[tokio::test]
+    async fn whatever_becomes_of_parts_the_blob_is_right() {
+        let conducts: [(&str, Conduct); 7] =
+            [
+                (
+                    "every other part is cut",
+                    |number, _| {
+                        if number % 2 == 0 { Fate::Cut(3 * PIECE) } else { Fate::Good }
+                    },
+                ),
+                ("parts are cut at once", |_, from| if from > 0 { Fate::Cut(0) } else { Fate::Good }),
+                ("parts are refused", |_, from| {
+                    if from > 0 { Fate::Refused(ErrorKind::RateLimited) } else { Fate::Good }
+                }),
+                ("parts are forbidden", |_, from| {
+                    if from > 0 { Fate::Refused(ErrorKind::Unauthorized) } else { Fate::Good }
+                }),
+                ("ranges are ignored", |_, from| if from > 0 { Fate::Whole } else { Fate::Good }),
+                ("ranges are misunderstood", |number, from| {
+                    if from > 0 && number < 6 { Fate::Elsewhere } else { Fate::Good }
+                }),
+                ("some begin late", |number, _| if number % 3 == 0 { Fate::Slow } else { Fate::Good }),
+            ];
+        for (what, conduct) in conducts {
+            let scene = Scene::new(conduct);
+            let report = scene.saves().await;
+            assert!(scene.asked().len() >= 2, "{what}: {:?}", scene.asked());
+            assert!(report.bytes_fetched < 3 * SIZE, "{what}: {}", report.bytes_fetched);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_wrong_bytes_is_found_out_and_all_comes_in_one_stream() {
+        let scene = Scene::new(|number, _| if number == 3 { Fate::Wrong } else { Fate::Good });
+        scene.saves().await;
+        let asked = scene.asked();
+        assert_eq!(asked.last(), Some(&(0, None)), "{asked:?}");
+        assert_eq!(asked.iter().filter(|(from, _)| *from == 0).count(), 2, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_for_good_is_given_up() {
+        let scene = Scene::new(|number, _| if number > 3 { Fate::Cut(0) } else { Fate::Cut(20 * PIECE) });
+        let report = scene.run_until(&CancellationToken::new()).await;
+        let error = report.images[0].error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_parts_have_brought_is_gone_on_with() {
+        let scene = Scene::new(|_, _| Fate::Good);
+        let cancel = CancellationToken::new();
+        let stop = async {
+            while scene.asked().len() < 4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            cancel.cancel();
+        };
+        let (first, ()) = tokio::join!(scene.run_until(&cancel), stop);
+        assert!(!first.is_success());
+        let before = scene.asked().len();
+        let second = scene.saves().await;
+        let asked = scene.asked();
+        assert!(asked[before..].iter().all(|(from, _)| *from > 0), "{asked:?}");
+        let came = first.bytes_fetched + second.bytes_fetched - SIZE;
+        assert!(came <= PIECE * asked.len() as u64 + 10_000, "{came} bytes came twice");
+    }
+
+    #[tokio::test]
+    async fn no_parts_where_none_are_wanted() {
+        let mut scene = Scene::new(|_, _| Fate::Good);
+        scene.parts.least = u64::MAX;
+        scene.saves().await;
+        assert_eq!(scene.asked(), [(0, None)]);
     }
 }
