@@ -42,11 +42,11 @@ class Passed:
         self.requests = [(at - late, line) for at, line in record["requests"]]
         width = record["slice"]
         self._slices = [(number * width - late, length) for number, length in record["slices"]]
-        self.bytes = sum(length for _, length in self._slices)
 
-    def share(self) -> float:
-        """The part of the link that was used, from the program's start to its end."""
-        return self.bytes / (ALL * self.wall)
+    def share(self, total: int) -> float:
+        """The part of the link that brought content, of which there are so many bytes, from the
+        program's start to its end. What came twice or in vain counts as an idle link."""
+        return total / (ALL * self.wall)
 
     def last_tenth(self) -> float:
         """The part that was used in the last tenth of the time up to the last byte."""

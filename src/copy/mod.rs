@@ -19,6 +19,7 @@ pub mod report;
 mod rewrite;
 mod run;
 mod spread;
+mod stream;
 mod tally;
 mod upload;
 

@@ -214,14 +214,14 @@ mod tests {
     #[test]
     fn what_lies_between_islands_is_lacking() {
         for (there, expect) in [
-            (vec![], vec![(0, 100)]),
-            (vec![0..10], vec![(10, 100)]),
-            (vec![0..10, 20..30, 30..100], vec![(10, 20)]),
-            (vec![0..0, 90..100], vec![(0, 90)]),
-            (vec![0..100], vec![]),
-            (vec![0..50, 20..30, 99..200], vec![(50, 99)]),
+            (&[][..], &[(0, 100)][..]),
+            (&[(0, 10)], &[(10, 100)]),
+            (&[(0, 10), (20, 30), (30, 100)], &[(10, 20)]),
+            (&[(0, 0), (90, 100)], &[(0, 90)]),
+            (&[(0, 100)], &[]),
+            (&[(0, 50), (20, 30), (99, 200)], &[(50, 99)]),
         ] {
-            let parts = Parts::lacking(100, there.clone());
+            let parts = Parts::lacking(100, there.iter().map(|(start, end)| *start..*end));
             let found: Vec<_> = parts.parts.iter().map(|part| (part.at, part.end)).collect();
             assert_eq!(found, expect, "{there:?}");
         }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn parts_that_nobody_can_have_go_back_to_the_left() {
         let now = Instant::now();
-        let mut parts = Parts::lacking(100 * PAGE, [60 * PAGE..70 * PAGE]);
+        let mut parts = Parts::lacking(100 * PAGE, std::iter::once(60 * PAGE..70 * PAGE));
         let (one, _) = parts.take(20 * PAGE, now).unwrap();
         let (two, _) = parts.take(20 * PAGE, now).unwrap();
         parts.advance(two, PAGE);

@@ -29,7 +29,7 @@ impl Extents {
         let length = file.length();
         let mut extents = Self::default();
         match file.extents() {
-            Ok(found) if found != [0..length] => {
+            Ok(found) if found.first() != Some(&(0..length)) => {
                 for Range { start, end } in found {
                     let start =
                         if start == 0 { 0 } else { start.saturating_add(BORDER).next_multiple_of(BORDER) };

@@ -134,7 +134,7 @@ pub trait Partial: Send + Sync {
     /// # Errors
     /// What the medium says.
     fn extents(&self) -> io::Result<Vec<Range<u64>>> {
-        Ok(vec![0..self.length()])
+        Ok(std::iter::once(0..self.length()).collect())
     }
 
     /// Makes a hole of `range`, which [`extents`](Self::extents) will not count the next time. Only for a file that is not to be published.
