@@ -1,7 +1,7 @@
-//! Hashing speed: the `sha2` crate, a single state, and states fed together in lanes.
+//! Hashing speed: the `sha2` crate, and every kernel that this processor has with one stream and several.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use saver::oci::sha256::{Sha256State, update_lanes};
+use saver::oci::sha256::{Kernel, Sha256State};
 use sha2::Digest;
 use std::hint::black_box;
 
@@ -17,21 +17,18 @@ fn hash(criterion: &mut Criterion) {
         let mut digest = sha2::Sha256::new();
         bencher.iter(|| digest.update(black_box(&buffer)));
     });
-    group.bench_function("single", |bencher| {
-        let mut state = Sha256State::new();
-        bencher.iter(|| state.update(black_box(&buffer)));
-    });
-
-    for streams in 1..=8 {
-        let buffers = vec![buffer.clone(); streams];
-        let mut states = vec![Sha256State::new(); streams];
-        group.throughput(Throughput::Bytes((streams * READ) as u64));
-        group.bench_function(BenchmarkId::new("lanes", streams), |bencher| {
-            bencher.iter(|| {
-                let mut feed: Vec<_> = states.iter_mut().zip(buffers.iter().map(Vec::as_slice)).collect();
-                update_lanes(black_box(&mut feed));
+    for kernel in Kernel::all() {
+        for streams in 1..=8 {
+            let buffers = vec![buffer.clone(); streams];
+            let mut states = vec![Sha256State::new(); streams];
+            group.throughput(Throughput::Bytes((streams * READ) as u64));
+            group.bench_function(BenchmarkId::new(kernel.name(), streams), |bencher| {
+                bencher.iter(|| {
+                    let mut feed: Vec<_> = states.iter_mut().zip(buffers.iter().map(Vec::as_slice)).collect();
+                    kernel.update(black_box(&mut feed));
+                });
             });
-        });
+        }
     }
     group.finish();
 }

@@ -8,6 +8,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,25 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """What a run took: seconds, processor seconds of all its processes, peak memory in bytes."""
+    """What a run took: seconds, processor seconds of all its processes, peak memory in bytes, and
+    the most files that were seen open."""
 
     wall: float
     cpu: float
     peak: int
+    files: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         """Two runs, one after the other."""
-        return Cost(self.wall + other.wall, self.cpu + other.cpu, max(self.peak, other.peak))
+        return Cost(self.wall + other.wall, self.cpu + other.cpu,
+                    max(self.peak, other.peak), max(self.files, other.files))
+
+
+class Tls(NamedTuple):
+    """A server's certificate and key, as PEM files."""
+
+    certificate: Path
+    key: Path
 
 
 def median(costs: list[Cost]) -> Cost:
@@ -35,28 +46,41 @@ def measure(command: list[str | Path], log: Path) -> Cost:
     """Runs a command to its end, with its output in `log`; raises RuntimeError if it fails.
 
     Peak memory is the kernel's maximum resident set, of the largest process. A new process
-    starts as a copy of this one, so no figure is below this script's own few MB.
+    starts as a copy of this one, so no figure is below this script's own few MB. Open files are
+    counted from time to time.
     """
+    files = [0]
     with log.open("wb") as output:
         started = time.perf_counter()
         child = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )
+        threading.Thread(target=_count_files, args=(child.pid, files), daemon=True).start()
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         tail = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{command[0]} ended with {child.returncode}:\n{tail}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, files[0])
+
+
+def _count_files(pid: int, most: list[int]) -> None:
+    while True:
+        time.sleep(0.02)
+        try:
+            most[0] = max(most[0], len(os.listdir(f"/proc/{pid}/fd")))
+        except OSError:  # it has ended
+            return
 
 
 class Server:
     """A server process that this script started, ended by its process id."""
 
-    def __init__(self, command: list[str | Path], port: int, log: Path) -> None:
+    def __init__(self, command: list[str | Path], port: int, log: Path, access: Path | None = None) -> None:
         self.address = f"127.0.0.1:{port}"
+        self._access = access
         self._output = log.open("wb")
         self._process = subprocess.Popen(
             [str(word) for word in command],
@@ -70,9 +94,26 @@ class Server:
             time.sleep(0.05)
 
     def cpu_seconds(self) -> float:
-        """Processor time used so far (proc(5), fields 14 and 15 of stat)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time used so far, its workers' too (proc(5), fields 14 and 15 of stat)."""
+        pid = self._process.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ticks = 0
+        for process in [pid, *workers]:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def requests(self) -> list[str]:
+        """The lines of nginx's access log: connection, TLS session reused, method, path."""
+        return self._access.read_text().splitlines() if self._access else []
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections were opened, and how many of them resumed a TLS session."""
+        first: dict[str, str] = {}
+        for line in self.requests():
+            connection, reused, *_ = line.split(" ")
+            first.setdefault(connection, reused)
+        return len(first), sum(1 for reused in first.values() if reused == "r")
 
     def stop(self) -> None:
         """Ends the process and waits for it."""
@@ -110,7 +151,26 @@ def docker_registry(root: Path, work: Path, proxy_of: str | None = None) -> Serv
     return Server(["docker-registry", "serve", config], port, log)
 
 
-def nginx(root: Path, work: Path, manifests: dict[str, tuple[str, str]]) -> Server:
+def saver_serve(saver: Path, root: Path, work: Path, tls: Tls | None = None) -> Server:
+    """Starts `saver serve` on a registry directory."""
+    port = free_port()
+    secure = ["--tls-cert", tls.certificate, "--tls-key", tls.key] if tls else []
+    command = [saver, "serve", "--dir", root, "--listen", f"127.0.0.1:{port}", *secure]
+    return Server(command, port, work / f"serve-{port}.log")
+
+
+def certificate(work: Path) -> Tls:
+    """A self-signed certificate for the loopback address."""
+    made = Tls(work / "certificate.pem", work / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", made.key, "-out", made.certificate],
+        check=True, capture_output=True)
+    return made
+
+
+def nginx(root: Path, work: Path, manifests: dict[str, tuple[str, str]], tls: Tls | None = None) -> Server:
     """Starts nginx on a registry directory: what a fast source, such as a CDN, is like.
 
     `manifests` has, for each path that a client may ask for (`/v2/NAME/manifests/REFERENCE`), the
@@ -130,7 +190,8 @@ def nginx(root: Path, work: Path, manifests: dict[str, tuple[str, str]]) -> Serv
             add_header Docker-Content-Digest "sha256:$1";
             alias {blobs}/$2/$1/data;
         }}""")
-    config = work / f"nginx-{port}.conf"
+    config, access = work / f"nginx-{port}.conf", work / f"nginx-{port}.access"
+    secure = f"ssl_certificate {tls.certificate}; ssl_certificate_key {tls.key};" if tls else ""
     newline = "\n        "
     config.write_text(f"""
 daemon off;
@@ -138,7 +199,10 @@ worker_processes 2;
 pid {work}/nginx-{port}.pid;
 events {{ worker_connections 1024; }}
 http {{
-    access_log off;
+    log_format brief "$connection $ssl_session_reused $request_method $request_uri";
+    access_log {access} brief;
+    ssl_session_cache shared:sessions:4m;
+    ssl_session_timeout 10m;
     sendfile on;
     tcp_nopush on;
     keepalive_requests 1000000;
@@ -148,13 +212,14 @@ http {{
     uwsgi_temp_path {work}/nginx-uwsgi;
     scgi_temp_path {work}/nginx-scgi;
     types {{ }}
-    map_hash_max_size 65536;
+    map_hash_max_size 262144;
     map_hash_bucket_size 256;
     map $uri $manifest {{
         {newline.join(targets)}
     }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{" ssl" if tls else ""};
+        {secure}
         location = /v2/ {{
             default_type application/json;
             add_header Docker-Distribution-Api-Version registry/2.0;
@@ -173,7 +238,7 @@ http {{
 """)
     log = work / f"nginx-{port}.log"
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    return Server([program or "nginx", "-e", "stderr", "-c", config], port, log)
+    return Server([program or "nginx", "-e", "stderr", "-c", config], port, log, access)
 
 
 def free_port() -> int:

@@ -69,8 +69,9 @@ impl<K: Sink> Engine<K> {
     /// `Storage` when the system refuses it threads.
     pub fn new(sink: Arc<K>, options: CopyOptions, observer: Arc<dyn Observer>) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // With lanes one thread keeps up with two receiving cores; without, each core hashes.
-        let threads = if crate::oci::sha256::lanes() > 1 { cores.div_ceil(2) } else { cores };
+        // With SHA instructions one thread keeps up with two receiving cores; without, each core hashes.
+        let fast = crate::oci::sha256::Kernel::best().has_sha_instructions();
+        let threads = if fast { cores.div_ceil(2) } else { cores };
         Ok(Self {
             sink,
             observer,

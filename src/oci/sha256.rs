@@ -4,25 +4,26 @@
 //! the result of the one before, so the unit stands idle for most of the time. Streams don't depend on
 //! each other, so a kernel that interleaves the rounds of several ("lanes") fills the gaps. On an AMD
 //! EPYC with SHA-NI a core needs 0.59 s/GiB with one lane, 0.38 with two, 0.34 with three and 0.31 with
-//! four; more lanes gain little, as the message schedules then no longer fit the registers.
+//! four; more lanes gain little, as the message schedules then no longer fit the registers. A processor
+//! without SHA instructions but with AVX2 takes eight streams at once, one in each 32-bit element of its registers.
 //!
 //! [`Sha256State`] is the single path and owns the padding; [`update_lanes`] is an optimisation of it
-//! with equal results. Where the processor has no SHA instructions both are the `sha2` crate.
+//! with equal results. Where the processor has neither both are the `sha2` crate.
 
 use sha2::block_api::compress256;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+mod kernel;
+#[cfg(target_arch = "x86_64")]
 mod sha_ni;
+
+pub use kernel::Kernel;
 
 /// Bytes in a message block (FIPS 180-4, section 5.2.1).
 const BLOCK: usize = 64;
 /// Where the 64-bit message length starts in the last padded block (FIPS 180-4, section 5.1.1).
 const LENGTH_AT: usize = BLOCK - 8;
-/// The most streams that the interleaved kernel takes at once.
-const MAX_LANES: usize = 4;
-/// Blocks that lanes advance together before the longest streams are picked anew: small enough that
-/// streams of different lengths end at about the same time, large enough (16 KiB) that picking is free.
-const STEP: usize = 256;
 
 type Block = [u8; BLOCK];
 /// A chaining value, H(i) of FIPS 180-4.
@@ -131,15 +132,11 @@ impl Sha256State {
     }
 }
 
-/// How many streams at once pay off in [`update_lanes`] on this processor: 4 with SHA-NI, else 1.
+/// How many streams at once pay off in [`update_lanes`] on this processor: 4 with SHA-NI, 8 with AVX2, else 1.
 /// More or fewer are right too, only not faster.
 #[must_use]
 pub fn lanes() -> usize {
-    match Kernel::detect() {
-        Kernel::Single => 1,
-        #[cfg(target_arch = "x86_64")]
-        Kernel::ShaNi(_) => MAX_LANES,
-    }
+    Kernel::best().lanes()
 }
 
 /// Feeds each stream its own data. Equal to calling [`Sha256State::update`] on each, in any order, but
@@ -149,115 +146,16 @@ pub fn lanes() -> usize {
 /// The slices are used as cursors: on return all of them are empty.
 pub fn update_lanes(streams: &mut [(&mut Sha256State, &[u8])]) {
     // Unoptimised, every intrinsic is a call, and the kernel fifty times slower than the optimised crate.
-    let kernel = if cfg!(debug_assertions) { Kernel::Single } else { Kernel::detect() };
-    update_with(kernel, streams);
-}
-
-/// The ways to compress blocks of several streams.
-#[derive(Clone, Copy)]
-enum Kernel {
-    /// One stream after the other.
-    Single,
-    /// Two to [`MAX_LANES`] streams interleaved.
-    #[cfg(target_arch = "x86_64")]
-    ShaNi(sha_ni::Available),
-}
-
-impl Kernel {
-    /// The best one that this processor has. The standard library remembers what it detects, so this
-    /// costs a load and a test.
-    fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(available) = sha_ni::Available::detect() {
-            return Self::ShaNi(available);
-        }
-        Self::Single
-    }
-}
-
-/// [`update_lanes`] with a kernel of the caller's choice, so that tests can force the fallback.
-fn update_with(kernel: Kernel, streams: &mut [(&mut Sha256State, &[u8])]) {
-    match kernel {
-        Kernel::Single => {}
-        #[cfg(target_arch = "x86_64")]
-        Kernel::ShaNi(available) => {
-            for (state, data) in streams.iter_mut() {
-                *data = state.complete_tail(data);
-            }
-            loop {
-                let (picked, count) = longest(streams);
-                match count {
-                    4 => step::<4>(available, streams, picked),
-                    3 => step::<3>(available, streams, picked),
-                    2 => step::<2>(available, streams, picked),
-                    _ => break,
-                }
-            }
-        }
-    }
-    for (state, data) in streams.iter_mut() {
-        state.update(std::mem::take(data));
-    }
-}
-
-/// The indices of the streams with the most data left, longest first, and how many they are. Streams
-/// with less than a block don't count. Picking the longest keeps all lanes busy until the end.
-#[cfg(target_arch = "x86_64")]
-fn longest(streams: &[(&mut Sha256State, &[u8])]) -> ([usize; MAX_LANES], usize) {
-    let mut picked = [0; MAX_LANES];
-    let mut count = 0;
-    for (index, (_, data)) in streams.iter().enumerate() {
-        if data.len() < BLOCK {
-            continue;
-        }
-        let longer = |&&other: &&usize| streams[other].1.len() >= data.len();
-        let rank = picked[..count].iter().take_while(longer).count();
-        if rank < MAX_LANES {
-            count = MAX_LANES.min(count + 1);
-            picked[rank..count].rotate_right(1);
-            picked[rank] = index;
-        }
-    }
-    (picked, count)
-}
-
-/// Compresses as many blocks as the first `N` picked streams all have, at most [`STEP`].
-#[cfg(target_arch = "x86_64")]
-fn step<const N: usize>(
-    available: sha_ni::Available,
-    streams: &mut [(&mut Sha256State, &[u8])],
-    picked: [usize; MAX_LANES],
-) {
-    let mut chains = [INITIAL; N];
-    let mut blocks: [&[Block]; N] = [&[]; N];
-    for ((chain, blocks), &index) in chains.iter_mut().zip(&mut blocks).zip(&picked) {
-        *chain = streams[index].0.chain;
-        *blocks = streams[index].1.as_chunks().0;
-    }
-    let count = blocks.iter().map(|blocks| blocks.len()).fold(STEP, usize::min);
-    available.compress(&mut chains, blocks.map(|blocks| &blocks[..count]));
-    for (chain, &index) in chains.into_iter().zip(&picked) {
-        let (state, data) = &mut streams[index];
-        state.chain = chain;
-        state.advance(count);
-        *data = &data[count * BLOCK..];
-    }
+    let kernel = if cfg!(debug_assertions) { Kernel::SINGLE } else { Kernel::best() };
+    kernel.update(streams);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::kernel::{MAX_LANES, STEP};
     use super::*;
     use proptest::prelude::*;
     use sha2::Digest;
-
-    /// The kernels that this machine can run; the fallback is always among them.
-    fn kernels() -> Vec<Kernel> {
-        let mut kernels = vec![Kernel::Single];
-        if !matches!(Kernel::detect(), Kernel::Single) {
-            kernels.push(Kernel::detect());
-        }
-        kernels
-    }
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -279,7 +177,7 @@ mod tests {
         for round in 0..rounds {
             let pieces = streams.iter().map(|pieces| pieces.get(round).map_or(&[][..], Vec::as_slice));
             let mut feed: Vec<_> = states.iter_mut().zip(pieces).collect();
-            update_with(kernel, &mut feed);
+            kernel.update(&mut feed);
             assert!(feed.iter().all(|(_, rest)| rest.is_empty()), "data was left over");
         }
         for (state, pieces) in states.into_iter().zip(streams) {
@@ -310,11 +208,11 @@ mod tests {
             ),
             (&million, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
         ];
-        for kernel in kernels() {
+        for kernel in Kernel::all() {
             let mut states = vec![Sha256State::new(); vectors.len()];
             let mut feed: Vec<_> =
                 states.iter_mut().zip(vectors).map(|(state, (data, _))| (state, data)).collect();
-            update_with(kernel, &mut feed);
+            kernel.update(&mut feed);
             for (state, (data, digest)) in states.into_iter().zip(vectors) {
                 assert_eq!(hex(&state.finish()), digest, "message of {} bytes", data.len());
             }
@@ -338,7 +236,7 @@ mod tests {
 
     #[test]
     fn each_number_of_lanes() {
-        for kernel in kernels() {
+        for kernel in Kernel::all() {
             for streams in 0..=2 * MAX_LANES + 1 {
                 for len in [BLOCK - 1, BLOCK, 5 * BLOCK + 7, (STEP + 1) * BLOCK + 1] {
                     let data: Vec<_> = (0..streams).map(|seed| vec![pattern(seed, len)]).collect();
@@ -357,27 +255,6 @@ mod tests {
         second.update(b"two");
         assert_eq!(first.finish(), reference(b"shared, one"));
         assert_eq!(second.finish(), reference(b"shared, two"));
-    }
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn the_longest_are_picked() {
-        let cases: [(&[usize], &[usize]); 6] = [
-            (&[], &[]),
-            (&[63, 0], &[]),
-            (&[64], &[0]),
-            (&[64, 128, 63], &[1, 0]),
-            (&[100, 400, 200, 300, 500], &[4, 1, 3, 2]),
-            (&[900, 800, 700, 600, 65, 1000], &[5, 0, 1, 2]),
-        ];
-        let zeros = [0; 1000];
-        for (lengths, want) in cases {
-            let mut states = vec![Sha256State::new(); lengths.len()];
-            let feed: Vec<_> =
-                states.iter_mut().zip(lengths).map(|(state, &len)| (state, &zeros[..len])).collect();
-            let (picked, count) = longest(&feed);
-            assert_eq!(&picked[..count], want, "{lengths:?}");
-        }
     }
 
     #[test]
@@ -406,7 +283,7 @@ mod tests {
             let streams: Vec<Vec<Vec<u8>>> = lengths.iter().enumerate().map(|(stream, pieces)| {
                 pieces.iter().enumerate().map(|(piece, &len)| pattern(usize::from(seed) + 7 * stream + piece, len)).collect()
             }).collect();
-            for kernel in kernels() {
+            for kernel in Kernel::all() {
                 check(kernel, &streams);
             }
         }

@@ -1,0 +1,62 @@
+"""Benchmarks over a distant link: how much of it is used, and how soon."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import distant as far
+from bench_report import Bar
+from bench_save import Ways
+from bench_source import Source, data_path
+
+LINK_IDLE, TAIL_IDLE = 0.08, 0.08
+"""Of a distant link, over the whole run and in the last tenth of it."""
+FIRST_BLOB = 6
+"""Round trips from the program's start until a layer's first byte."""
+PIPELINING = 1.3
+"""Time of a run of small images, of requests x round trip / connections."""
+
+
+def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
+    """A distant link: small layers and a few giants, one giant alone, many small images."""
+    found: list[Bar] = []
+    print(f"\n{'over a distant link':<22}{'wall s':>8}{'link used':>11}{'last tenth':>12}"
+          f"{'connections':>13}{'requests':>10}")
+    for name, profile in {
+        "mixed": ["--giants", "300", "450", "600", "--count", "30"],
+        "one giant": ["--giants", "600", "--count", "0"],
+        "1000 small images": ["--small", "--count", "1000"],
+    }.items():
+        source = Source(args.work, f"distant-{name.replace(' ', '-')}", profile)
+        total = source.warm()
+        runs = [distant_run(args, source, scratch) for _ in range(args.rounds)]
+        run = sorted(runs, key=lambda run: run.wall)[len(runs) // 2]
+        share = run.share(total)
+        print(f"{name:<22}{run.wall:>8.2f}{share:>11.2f}{run.last_tenth():>12.2f}"
+              f"{run.connections:>13}{len(run.requests):>10}", flush=True)
+        if name == "1000 small images":
+            what = f"{name}, of requests x round trip / {run.most_open}"
+            found.append(Bar(what, run.pipelining(), PIPELINING))
+            continue
+        found.append(Bar(f"{name}: link left idle", 1 - share, LINK_IDLE))
+        found.append(Bar(f"{name}: link left idle, last tenth", 1 - run.last_tenth(), TAIL_IDLE))
+        layers = {digest for digest in source.content()[1]
+                  if data_path(source.root, digest).stat().st_size > 50_000}
+        found.append(Bar(f"{name}: round trips to a layer's first byte",
+                         run.first_blob(layers), FIRST_BLOB))
+    return found
+
+
+def distant_run(args: argparse.Namespace, source: Source, scratch: Path) -> far.Passed:
+    """One run over a link of its own."""
+    scratch = Path(tempfile.mkdtemp(prefix="distant-", dir=scratch))
+    with source.serve("nginx", scratch, args.saver) as server:
+        with far.Link(server.address, scratch) as link:
+            ways = Ways(args.saver, source, link.address, scratch)
+            out = ways.fresh("distant")
+            begun = time.time()
+            cost = ways.save_into(out, "--plain-http", link.address)
+        return link.passed(begun, cost.wall)

@@ -1,0 +1,234 @@
+//! The ways to compress blocks of several streams, and which of them a processor has.
+
+use super::Sha256State;
+#[cfg(target_arch = "x86_64")]
+use super::{BLOCK, Block, INITIAL, avx2, sha_ni};
+
+/// The most streams that any kernel takes at once.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the lanes of x86 take steps"))]
+pub(super) const MAX_LANES: usize = 8;
+/// Blocks that lanes advance together before the longest streams are picked anew: small enough that
+/// streams of different lengths end at about the same time, large enough (16 KiB) that picking is free.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the lanes of x86 take steps"))]
+pub(super) const STEP: usize = 256;
+
+/// The round constants (FIPS 180-4, section 4.2.2).
+#[cfg(target_arch = "x86_64")]
+pub(super) static K: [[u32; 4]; 16] = [
+    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
+    [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
+    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
+    [0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
+    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc],
+    [0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
+    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7],
+    [0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
+    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13],
+    [0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
+    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3],
+    [0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
+    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5],
+    [0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
+    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208],
+    [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+];
+
+/// A way to compress blocks of several streams. All give the same digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel(Way);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// One stream after the other.
+    Single,
+    /// Two to four streams interleaved.
+    #[cfg(target_arch = "x86_64")]
+    ShaNi(sha_ni::Available),
+    /// Eight streams, one in each element of a register; fewer leave elements idle.
+    #[cfg(target_arch = "x86_64")]
+    Vector(avx2::Available),
+}
+
+impl Kernel {
+    /// One stream after the other, by the `sha2` crate: right on every processor.
+    pub const SINGLE: Self = Self(Way::Single);
+
+    /// The best one that this processor has. The standard library remembers what it detects, so this
+    /// costs a few loads and tests.
+    #[must_use]
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(available) = sha_ni::Available::detect() {
+            return Self(Way::ShaNi(available));
+        } else if let Some(available) = avx2::Available::detect() {
+            return Self(Way::Vector(available));
+        }
+        Self::SINGLE
+    }
+
+    /// All that this processor has, so that tests and benchmarks can compare them.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::SINGLE];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(avx2::Available::all().map(|available| Self(Way::Vector(available))));
+            all.extend(sha_ni::Available::detect().map(|available| Self(Way::ShaNi(available))));
+        }
+        all
+    }
+
+    /// How it is called in benchmarks.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Way::Single => "single",
+            #[cfg(target_arch = "x86_64")]
+            Way::ShaNi(_) => "sha-ni",
+            #[cfg(target_arch = "x86_64")]
+            Way::Vector(available) => available.name(),
+        }
+    }
+
+    /// How many streams at once it is fastest with.
+    #[must_use]
+    pub fn lanes(self) -> usize {
+        match self.0 {
+            Way::Single => 1,
+            #[cfg(target_arch = "x86_64")]
+            Way::ShaNi(_) => sha_ni::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Way::Vector(_) => avx2::LANES,
+        }
+    }
+
+    /// Whether these are the processor's own SHA instructions: one core then hashes what two receive.
+    #[must_use]
+    pub fn has_sha_instructions(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let Way::ShaNi(_) = self.0 {
+            return true;
+        }
+        false
+    }
+
+    /// As [`update_lanes`](super::update_lanes), with this kernel.
+    pub fn update(self, streams: &mut [(&mut Sha256State, &[u8])]) {
+        #[cfg(target_arch = "x86_64")]
+        match self.0 {
+            Way::Single => {}
+            Way::ShaNi(available) => together(streams, sha_ni::LANES, |streams, picked| match *picked {
+                [a, b, c, d] => {
+                    step(streams, [a, b, c, d], |chains, blocks| available.compress(chains, blocks))
+                }
+                [a, b, c] => step(streams, [a, b, c], |chains, blocks| available.compress(chains, blocks)),
+                [a, b] => step(streams, [a, b], |chains, blocks| available.compress(chains, blocks)),
+                _ => false,
+            }),
+            Way::Vector(available) => together(streams, avx2::LANES, |streams, picked| {
+                if picked.len() < available.fewest() {
+                    return false;
+                }
+                // An idle element does the first stream's work once more, and nobody looks at it.
+                let mut lanes = [picked[0]; avx2::LANES];
+                lanes[..picked.len()].copy_from_slice(picked);
+                step(streams, lanes, |chains, blocks| available.compress(chains, blocks))
+            }),
+        }
+        for (state, data) in streams.iter_mut() {
+            state.update(std::mem::take(data));
+        }
+    }
+}
+
+/// Takes the longest streams, at most `width`, a step further until `step` declines.
+#[cfg(target_arch = "x86_64")]
+fn together<'s, 'd>(
+    streams: &mut [(&'s mut Sha256State, &'d [u8])],
+    width: usize,
+    step: impl Fn(&mut [(&'s mut Sha256State, &'d [u8])], &[usize]) -> bool,
+) {
+    for (state, data) in streams.iter_mut() {
+        *data = state.complete_tail(data);
+    }
+    loop {
+        let (picked, count) = longest(streams, width);
+        if !step(streams, &picked[..count]) {
+            return;
+        }
+    }
+}
+
+/// The indices of the `width` streams with the most data left, longest first, and how many they are. Streams
+/// with less than a block don't count. Picking the longest keeps all lanes busy until the end.
+#[cfg(target_arch = "x86_64")]
+fn longest(streams: &[(&mut Sha256State, &[u8])], width: usize) -> ([usize; MAX_LANES], usize) {
+    let mut picked = [0; MAX_LANES];
+    let mut count = 0;
+    for (index, (_, data)) in streams.iter().enumerate() {
+        if data.len() < BLOCK {
+            continue;
+        }
+        let longer = |&&other: &&usize| streams[other].1.len() >= data.len();
+        let rank = picked[..count].iter().take_while(longer).count();
+        if rank < width {
+            count = width.min(count + 1);
+            picked[rank..count].rotate_right(1);
+            picked[rank] = index;
+        }
+    }
+    (picked, count)
+}
+
+/// Compresses as many blocks as the streams in `lanes` all have, at most [`STEP`]. A stream that stands in several
+/// lanes moves once.
+#[cfg(target_arch = "x86_64")]
+fn step<const N: usize>(
+    streams: &mut [(&mut Sha256State, &[u8])],
+    lanes: [usize; N],
+    compress: impl Fn(&mut [[u32; 8]; N], [&[Block]; N]),
+) -> bool {
+    let mut chains = [INITIAL; N];
+    let mut blocks: [&[Block]; N] = [&[]; N];
+    for ((chain, blocks), &index) in chains.iter_mut().zip(&mut blocks).zip(&lanes) {
+        *chain = streams[index].0.chain;
+        *blocks = streams[index].1.as_chunks().0;
+    }
+    let count = blocks.iter().map(|blocks| blocks.len()).fold(STEP, usize::min);
+    compress(&mut chains, blocks.map(|blocks| &blocks[..count]));
+    for (number, (chain, &index)) in chains.into_iter().zip(&lanes).enumerate() {
+        if lanes[..number].contains(&index) {
+            continue;
+        }
+        let (state, data) = &mut streams[index];
+        state.chain = chain;
+        state.advance(count);
+        *data = &data[count * BLOCK..];
+    }
+    true
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_are_picked() {
+        let cases: [(&[usize], &[usize]); 6] = [
+            (&[], &[]),
+            (&[63, 0], &[]),
+            (&[64], &[0]),
+            (&[64, 128, 63], &[1, 0]),
+            (&[100, 400, 200, 300, 500], &[4, 1, 3, 2]),
+            (&[900, 800, 700, 600, 65, 1000], &[5, 0, 1, 2]),
+        ];
+        let zeros = [0; 1000];
+        for (lengths, want) in cases {
+            let mut states = vec![Sha256State::new(); lengths.len()];
+            let feed: Vec<_> =
+                states.iter_mut().zip(lengths).map(|(state, &len)| (state, &zeros[..len])).collect();
+            let (picked, count) = longest(&feed, 4);
+            assert_eq!(&picked[..count], want, "{lengths:?}");
+        }
+    }
+}
