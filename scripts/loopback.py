@@ -45,33 +45,42 @@ def median(costs: list[Cost]) -> Cost:
 def measure(command: list[str | Path], log: Path) -> Cost:
     """Runs a command to its end, with its output in `log`; raises RuntimeError if it fails.
 
-    Peak memory is the kernel's maximum resident set, of the largest process. A new process
-    starts as a copy of this one, so no figure is below this script's own few MB. Open files are
-    counted from time to time.
+    Peak memory and open files are the first process's, looked at every few milliseconds. (What the
+    kernel tells at the end counts this script's memory too, of which every process starts as a copy.)
     """
-    files = [0]
+    watched = Watched()
     with log.open("wb") as output:
         started = time.perf_counter()
         child = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )
-        threading.Thread(target=_count_files, args=(child.pid, files), daemon=True).start()
+        threading.Thread(target=watched.watch, args=(child.pid,), daemon=True).start()
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         tail = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{command[0]} ended with {child.returncode}:\n{tail}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, files[0])
+    return Cost(wall, usage.ru_utime + usage.ru_stime, watched.peak, watched.files)
 
 
-def _count_files(pid: int, most: list[int]) -> None:
-    while True:
-        time.sleep(0.02)
+class Watched:
+    """The most memory, in bytes, and the most open files that a process was seen with."""
+
+    def __init__(self) -> None:
+        self.peak = self.files = 0
+
+    def watch(self, pid: int) -> None:
+        """Looks until the process ends."""
         try:
-            most[0] = max(most[0], len(os.listdir(f"/proc/{pid}/fd")))
-        except OSError:  # it has ended
+            while True:
+                time.sleep(0.01)
+                status = Path(f"/proc/{pid}/status").read_text()
+                peak = status.partition("VmHWM:")[2].split()
+                self.peak = max(self.peak, int(peak[0]) << 10 if peak else 0)
+                self.files = max(self.files, len(os.listdir(f"/proc/{pid}/fd")))
+        except OSError:
             return
 
 

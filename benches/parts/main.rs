@@ -1,0 +1,17 @@
+//! Micro-benchmarks: `cargo bench`, or `cargo bench -- sha256` for some of them. One program, since linking
+//! it takes longer than most of them run.
+
+mod engine;
+mod hash;
+mod parse;
+mod tree;
+
+criterion::criterion_group!(
+    benches,
+    hash::lanes,
+    parse::references,
+    parse::manifests,
+    tree::publish,
+    engine::hash_and_write
+);
+criterion::criterion_main!(benches);
