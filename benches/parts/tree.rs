@@ -4,7 +4,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
 use futures::future::try_join_all;
 use saver::content::{BlobWriter, Ingest, Place, Publication, Sink};
-use saver::oci::{Descriptor, Digest, RawManifest};
+use saver::oci::{Descriptor, Digest, RawManifest, Repository};
 use saver::store::{Durability, Store, StoreOptions};
 use std::sync::Arc;
 
@@ -45,15 +45,15 @@ async fn image(store: &Store, number: usize) -> saver::Result<()> {
     );
     let manifest = RawManifest::new(Bytes::from(manifest), None)?;
     let saver::oci::Manifest::Image(parsed) = manifest.parse()? else { unreachable!("an image") };
-    write(store, &parsed.config, config.as_bytes()).await?;
-    let tag = "v1".parse()?;
-    let place = Place { repository: format!("bench/image-{number}").parse()?, tag: Some(tag) };
+    let repository: Repository = format!("bench/image-{number}").parse()?;
+    write(store, &repository, &parsed.config, config.as_bytes()).await?;
+    let place = Place { repository, tag: Some("v1".parse()?) };
     let manifests = vec![Arc::new(manifest)];
     store.publish(Publication { places: vec![place], manifests, blobs: vec![digest] }).await
 }
 
-async fn write(store: &Store, blob: &Descriptor, content: &[u8]) -> saver::Result<()> {
-    let Ingest::Write(writer) = store.ingest(blob).await? else { return Ok(()) };
+async fn write(store: &Store, home: &Repository, blob: &Descriptor, content: &[u8]) -> saver::Result<()> {
+    let Ingest::Write(writer) = store.ingest(home, blob).await? else { return Ok(()) };
     writer.write_at(0, content)?;
     writer.commit(&blob.digest)
 }
