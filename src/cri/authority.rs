@@ -445,6 +445,36 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_either_let_be_or_right_afterwards(
+            mut block in proptest::collection::vec(proptest::num::u8::ANY, 0..60),
+            authority in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+        ) {
+            for block in [block.clone(), [&literal(1, &authority)[..], &block].concat(), { block.extend(literal(1, &authority)); block }] {
+                if let Some(changed) = corrected_block(&block) {
+                    assert_eq!(corrected_block(&changed), None);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn noise_comes_out_as_it_went_in_or_ends() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut noise: Vec<u8> = (0..random.usize(..3000)).map(|_| random.u8(..)).collect();
+            // Frames short enough to be reached one after the other.
+            for at in (0..noise.len().saturating_sub(HEAD)).step_by(40) {
+                noise[at..at + 5].copy_from_slice(&[0, 0, 31, random.u8(..10), random.u8(..)]);
+            }
+            let mut acceptable = Acceptable::new(noise.as_slice());
+            let mut got = Vec::new();
+            acceptable.read_to_end(&mut got).await.unwrap();
+            assert!(got.len() <= PREFACE.len() + noise.len() + 9 * noise.len() / HEAD, "{seed}");
+        }
+    }
+
     fn frame(kind: u8, flags: u8, content: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         Frame { length: content.len(), kind, flags, stream: [0, 0, 0, 1] }.write(content, &mut bytes);

@@ -5,7 +5,7 @@
 
 use super::name::{self, Rank};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{
     Descriptor, Digest, Manifest, Platform, PlatformSet, RawManifest, Repository, Tag, media_type,
 };
@@ -15,8 +15,8 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many manifests are kept in memory.
-const MAX_KEPT: usize = 8192;
+/// What the documents that are kept in memory may have been long together, in bytes.
+const MAX_KEPT: usize = 32 << 20;
 /// How deep indexes in indexes are followed.
 const MAX_DEPTH: usize = 4;
 
@@ -24,7 +24,25 @@ const MAX_DEPTH: usize = 4;
 pub(super) struct Catalog {
     store: Store,
     platform: PlatformSet,
-    kept: Mutex<HashMap<Digest, Arc<Node>>>,
+    kept: Mutex<Kept>,
+}
+
+/// What manifests said that were read.
+#[derive(Default)]
+struct Kept {
+    nodes: HashMap<Digest, Arc<Node>>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Keeps what a document of so many bytes said; what was kept before goes when it is too much.
+    fn keep(&mut self, digest: Digest, node: Arc<Node>, bytes: usize) {
+        if self.bytes.saturating_add(bytes) > MAX_KEPT {
+            *self = Self::default();
+        }
+        self.bytes += bytes;
+        self.nodes.insert(digest, node);
+    }
 }
 
 /// What a manifest says.
@@ -42,8 +60,6 @@ pub(super) struct Facts {
     pub(super) manifest: Descriptor,
     /// Its configuration, whose digest is the image's id.
     pub(super) config: Descriptor,
-    /// The configuration's bytes.
-    pub(super) config_bytes: Bytes,
     /// Its layers, base first.
     pub(super) layers: Vec<Descriptor>,
     /// Its platform.
@@ -321,7 +337,7 @@ impl Catalog {
 
     /// What the manifest `digest` says; none when it is not there or has other bytes.
     fn node(&self, digest: &Digest) -> Result<Option<Arc<Node>>> {
-        if let Some(node) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
+        if let Some(node) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).nodes.get(digest) {
             return Ok(Some(node.clone()));
         }
         let Some(bytes) = self.store.read_content(digest, MAX_MANIFEST_SIZE)? else { return Ok(None) };
@@ -329,44 +345,41 @@ impl Catalog {
         if raw.digest != *digest {
             return Ok(None);
         }
+        let mut length = raw.bytes.len();
         let node = match raw.parse() {
             Ok(Manifest::Index(index)) => Node::Index(index.manifests),
             Ok(Manifest::Image(image)) if image.is_image() && image.subject.is_none() => {
-                match self.facts(&raw, *image)? {
-                    Some(facts) => Node::Image(Arc::new(facts)),
-                    None => return Ok(None),
-                }
+                let Some(config) = self.config(&image.config.digest)? else { return Ok(None) };
+                length += config.len();
+                Self::facts(&raw, *image, &config).map_or(Node::Other, |facts| Node::Image(Arc::new(facts)))
             }
             _ => Node::Other,
         };
         let node = Arc::new(node);
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_KEPT {
-            kept.clear();
-        }
-        kept.insert(*digest, node.clone());
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(*digest, node.clone(), length);
         Ok(Some(node))
     }
 
-    fn facts(&self, raw: &RawManifest, image: ImageManifest) -> Result<Option<Facts>> {
-        let Some(config_bytes) = self.store.read_content(&image.config.digest, MAX_MANIFEST_SIZE)? else {
-            return Ok(None);
-        };
-        if Digest::of(&config_bytes) != image.config.digest {
-            return Ok(None);
-        }
-        let platform = crate::oci::manifest::config_platform(&config_bytes);
-        let (Ok(platform), Ok(config)) = (platform, serde_json::from_slice::<Config>(&config_bytes)) else {
-            return Ok(None);
-        };
-        Ok(Some(Facts {
+    /// An image's configuration; none when it is not there or has other bytes.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be read.
+    pub(super) fn config(&self, digest: &Digest) -> Result<Option<Bytes>> {
+        let bytes = self.store.read_content(digest, MAX_MANIFEST_SIZE)?;
+        Ok(bytes.filter(|bytes| Digest::of(bytes) == *digest))
+    }
+
+    /// What is known of an image; nothing when its configuration is no runnable image's.
+    fn facts(raw: &RawManifest, image: ImageManifest, config: &[u8]) -> Option<Facts> {
+        let platform = config_platform(config).ok()?;
+        let config: Config = serde_json::from_slice(config).ok()?;
+        Some(Facts {
             manifest: raw.descriptor(),
             config: image.config,
-            config_bytes,
             layers: image.layers,
             platform,
             user: config.config.map(|process| process.user).unwrap_or_default(),
             diff_ids: config.rootfs.diff_ids,
-        }))
+        })
     }
 }

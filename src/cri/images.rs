@@ -11,6 +11,7 @@ use crate::prune;
 use crate::registry::Credential;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions};
 use crate::store::Store;
+use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -89,11 +90,17 @@ impl Images {
                 turn = turn => turn,
                 () = give_up.cancelled() => return Err(given_up()),
             };
-            tokio::select! {
-                unlocked = patiently(|| saver.store().lock_shared(false)) => drop(unlocked?),
-                () = give_up.cancelled() => return Err(given_up()),
-            }
-            let row = saver.pull_until(image, give_up.cancelled()).await;
+            let pull = || saver.pull_until(image.clone(), give_up.cancelled());
+            let start = Instant::now();
+            let row = loop {
+                match pull().await {
+                    // The lock is asked for before anything else: nothing was done yet.
+                    Err(error) if is_locked(&error, start) && !give_up.is_cancelled() => {
+                        tokio::time::sleep(LOCK_PATIENCE.1).await;
+                    }
+                    row => break row,
+                }
+            };
             changes.fetch_add(1, Ordering::Relaxed);
             row?;
             let snapshot = blocking(move || catalog.read()).await?;
@@ -117,15 +124,31 @@ impl Images {
     pub(super) async fn remove(&self, text: String) -> Result<()> {
         let alone = self.removing.clone().write_owned().await;
         let (catalog, store) = (self.catalog.clone(), self.saver.store().clone());
-        let work = async {
-            patiently(|| store.lock_exclusive("cri", false)).await.map(drop)?;
-            let (catalog, store) = (catalog.clone(), store.clone());
-            blocking(move || remove(&catalog, &store, &text)).await
-        };
-        let outcome = work.await;
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        drop(alone);
-        outcome
+        let changes = self.changes.clone();
+        // Once begun it goes to its end, whether the caller waits for that or not.
+        blocking(move || {
+            let _alone = alone;
+            let start = Instant::now();
+            loop {
+                match remove(&catalog, &store, &text) {
+                    Err(error) if is_locked(&error, start) => std::thread::sleep(LOCK_PATIENCE.1),
+                    outcome => {
+                        changes.fetch_add(1, Ordering::Relaxed);
+                        return outcome;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// The configuration of an image, as it is.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be read.
+    pub(super) async fn config(&self, id: Digest) -> Result<Option<Bytes>> {
+        let catalog = self.catalog.clone();
+        blocking(move || catalog.config(&id)).await
     }
 
     /// What the tree takes of its disk.
@@ -200,20 +223,9 @@ fn fingerprint(credential: &Credential) -> String {
     Digest::of(text.as_bytes()).to_string()
 }
 
-/// Tries to take a lock until it is had, or another process has had it for too long.
-async fn patiently<T>(take: impl Fn() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        match take() {
-            Err(error)
-                if error.io_kind() == Some(io::ErrorKind::WouldBlock)
-                    && start.elapsed() < LOCK_PATIENCE.0 =>
-            {
-                tokio::time::sleep(LOCK_PATIENCE.1).await;
-            }
-            other => return other,
-        }
-    }
+/// Whether another process has the tree's lock, and has not had it for too long since `start`.
+fn is_locked(error: &Error, start: Instant) -> bool {
+    error.io_kind() == Some(io::ErrorKind::WouldBlock) && start.elapsed() < LOCK_PATIENCE.0
 }
 
 /// Runs what reads or writes many files on a thread of its own.

@@ -72,7 +72,10 @@ impl ImageService for Service {
         if let Some(found) = found {
             response.image = Some(message(found.image));
             if request.verbose {
-                response.info = HashMap::from([("info".to_owned(), info(found.image))]);
+                let config =
+                    self.images.config(found.image.id()).await.map_err(|error| status::of(&error))?;
+                let info = info(found.image, &config.unwrap_or_default());
+                response.info = HashMap::from([("info".to_owned(), info)]);
             }
         }
         Ok(Response::new(response))
@@ -149,7 +152,7 @@ fn message(image: &Listed) -> Image {
 }
 
 /// What a verbose answer says beside, as JSON: what containerd says (`chainID`, `imageSpec`), and what the image is made of.
-fn info(image: &Listed) -> String {
+fn info(image: &Listed, config: &[u8]) -> String {
     let facts = &image.facts;
     let descriptor = |blob: &Descriptor| {
         serde_json::json!({
@@ -158,7 +161,7 @@ fn info(image: &Listed) -> String {
             "size": blob.size,
         })
     };
-    let spec: serde_json::Value = serde_json::from_slice(&facts.config_bytes).unwrap_or_default();
+    let spec: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
     serde_json::json!({
         "chainID": chain_id(&facts.diff_ids),
         "imageSpec": spec,

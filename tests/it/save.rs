@@ -370,3 +370,37 @@ async fn a_registry_that_never_answers_holds_up_no_other() {
     assert_eq!(report.images[200].status, Status::Saved);
     assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);
 }
+
+#[tokio::test]
+async fn one_image_and_its_digest_in_a_call_each() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[derive(Default)]
+    struct Counting(AtomicU64);
+
+    impl saver::copy::Observer for Counting {
+        fn event(&self, event: &saver::copy::Event<'_>) {
+            if let saver::copy::Event::BlobAdvanced { bytes, .. } = event {
+                self.0.fetch_add(*bytes, Ordering::Relaxed);
+            }
+        }
+    }
+
+    let samples = Samples::serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("{}/demo/app:1.0", samples.host());
+    let observer = Arc::new(Counting::default());
+    let mut options = saver::SaveOptions::new(dir.path());
+    options.copy.platforms = "amd64".parse().unwrap();
+    options.observer = observer.clone();
+    assert_eq!(saver::local_digest(&name, dir.path()).unwrap(), None);
+    let digest = saver::pull_image(&name, options.clone()).await.unwrap();
+    assert!(observer.0.load(Ordering::Relaxed) > 1000);
+    assert_eq!(saver::local_digest(&name, dir.path()).unwrap(), Some(digest));
+    let pinned = format!("{}/demo/app@{digest}", samples.host());
+    assert_eq!(saver::local_digest(&pinned, dir.path()).unwrap(), Some(digest));
+    let gone = saver::pull_image(&format!("{}/demo/app:gone", samples.host()), options).await.unwrap_err();
+    assert_eq!(gone.kind(), saver::ErrorKind::NotFound);
+    assert!(saver::local_digest("UPPER", dir.path()).is_err());
+}

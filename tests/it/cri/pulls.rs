@@ -3,10 +3,11 @@
 use crate::support::cri::{Cri, Refusal};
 use crate::support::fault::{Fault, FaultServer, TokenAuth};
 use crate::support::images::noise;
+use crate::support::mount::{apart, mount_small};
 use crate::support::peers::registry::Registry;
 use crate::support::program::Home;
 use crate::support::samples::{Samples, listed};
-use saver::cri::proto::AuthConfig;
+use saver::cri::proto::{AuthConfig, ImageFsInfoRequest, ImageFsInfoResponse};
 use std::time::{Duration, Instant};
 
 const NOT_FOUND: u32 = 5;
@@ -242,4 +243,34 @@ async fn a_real_registry_is_pulled_from() {
         }
     }
     assert!(images > 3);
+}
+
+#[test]
+fn a_disk_that_is_full_is_a_lack_of_resources() {
+    apart(|| {
+        let home = Home::new();
+        let tree = home.path("tree");
+        std::fs::create_dir(&tree).unwrap();
+        if !mount_small(&tree, "size=1m") {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = FaultServer::start().await;
+            // One that says how large it is, and one that turns out to be too large when it comes.
+            server.add_image("large", "v1", &[&noise("a", 3 << 20)]);
+            let parts: Vec<_> = (0..8).map(|part: u8| noise(&part.to_string(), 200_000)).collect();
+            server.add_image("parts", "v1", &parts.iter().map(|part| &part[..]).collect::<Vec<_>>());
+            let cri = Cri::with(home, &[]);
+            let client = cri.client().await;
+            for name in ["large", "parts"] {
+                let refusal = client.pull(&format!("{}/{name}:v1", server.registry())).await.unwrap_err();
+                assert_eq!(refusal.0, RESOURCE_EXHAUSTED, "{refusal:?}");
+            }
+            let usage: ImageFsInfoResponse =
+                client.call("ImageService/ImageFsInfo", &ImageFsInfoRequest {}).await.unwrap();
+            let mount_point = &usage.image_filesystems[0].fs_id.as_ref().unwrap().mountpoint;
+            assert_eq!(*mount_point, tree.canonicalize().unwrap().display().to_string());
+        });
+    });
 }
