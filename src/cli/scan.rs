@@ -69,7 +69,7 @@ fn found(args: &Args, environment: &Environment) -> Result<Found> {
     let read = std::io::stdin().lock().take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text);
     read.map_err(|cause| Error::new(ErrorKind::InvalidInput, "stdin", format!("cannot be read: {cause}")))?;
     let mut found = Found::default();
-    let ignore = ignored(Path::new(""), &args.look.ignore)?;
+    let ignore = ignored(None, &args.look.ignore)?;
     scan::text(&mut found, "stdin", Kind::Yaml, &text);
     found.leave_out(&ignore);
     Ok(found)
@@ -88,17 +88,17 @@ pub(super) fn look(
 ) -> Result<Found> {
     let helm = if args.no_helm { None } else { Helm::find(environment) };
     let options = ScanOptions {
-        ignore: ignored(root, &args.ignore)?,
+        ignore: ignored(Some(root), &args.ignore)?,
         skip: skip.to_vec(),
         render: helm.as_ref().map(|helm| helm as &dyn Render),
     };
     way(root, &options)
 }
 
-/// The ignore lists that are named, and the context's own.
-fn ignored(root: &Path, files: &[PathBuf]) -> Result<Ignore> {
-    let own = root.join(CONTEXT_IGNORE);
-    let own = std::fs::symlink_metadata(&own).is_ok_and(|kind| kind.is_file()).then_some(own);
+/// The ignore lists that are named, and the own one of the context at `root`.
+fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
+    let own = root.map(|root| root.join(CONTEXT_IGNORE));
+    let own = own.filter(|own| std::fs::symlink_metadata(own).is_ok_and(|kind| kind.is_file()));
     let mut ignore = Ignore::default();
     let mut problems: Vec<Remark> = Vec::new();
     for file in files.iter().chain(&own) {

@@ -66,6 +66,12 @@ impl Chart {
         chart
     }
 
+    #[cfg(test)]
+    pub(super) fn of(name: &str, files: &[(&str, &str)]) -> Self {
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
+        Self { name: name.into(), files: files.collect() }
+    }
+
     /// Reads a packed chart; none if the archive holds no chart.
     pub(super) fn from_archive(found: &mut Found, name: &Arc<str>, packed: &[u8]) -> Option<Self> {
         match archive::unpack(packed) {

@@ -290,3 +290,118 @@ pub(super) fn joined(registry: Option<&str>, name: &str, tag: Option<&str>, dige
     }
     image
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, text};
+    use super::*;
+
+    fn found(yaml: &str) -> Found {
+        let mut found = Found::default();
+        text(&mut found, "f", Kind::Yaml, yaml.as_bytes());
+        found
+    }
+
+    fn sure(found: &Found) -> Vec<String> {
+        found.entries.iter().map(|entry| format!("{} {}", entry.origin.line, entry.reference)).collect()
+    }
+
+    fn doubts(found: &Found) -> Vec<String> {
+        found
+            .doubts
+            .iter()
+            .map(|doubt| format!("{} {}: {}", doubt.origin.line, doubt.text, doubt.why))
+            .collect()
+    }
+
+    #[test]
+    fn pod_specs_of_every_kind() {
+        let pod = "{initContainers: [{image: a.io/i:1}], containers: [{image: a.io/c}], ephemeralContainers: [{image: a.io/e@sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}], volumes: [{name: x}, {image: {reference: a.io/v:1}}]}";
+        for (kind, around) in [
+            ("v1, kind: Pod", "spec: POD"),
+            ("v1, kind: PodTemplate", "template: {spec: POD}"),
+            ("v1, kind: ReplicationController", "spec: {template: {spec: POD}}"),
+            ("apps/v1, kind: Deployment", "spec: {template: {spec: POD}}"),
+            ("apps/v1, kind: StatefulSet", "spec: {template: {spec: POD}}"),
+            ("apps/v1, kind: DaemonSet", "spec: {template: {spec: POD}}"),
+            ("apps/v1, kind: ReplicaSet", "spec: {template: {spec: POD}}"),
+            ("batch/v1, kind: Job", "spec: {template: {spec: POD}}"),
+            ("batch/v1, kind: CronJob", "spec: {jobTemplate: {spec: {template: {spec: POD}}}}"),
+            ("v1, kind: List", "items: [{apiVersion: v1, kind: Pod, spec: POD}]"),
+            ("apps/v1, kind: DeploymentList", "items: [{spec: {template: {spec: POD}}}]"),
+            ("example.com/v1, kind: Thing", "spec: {podTemplate: {spec: POD}}"),
+        ] {
+            let yaml = format!("{{apiVersion: {kind}, {}}}\n", around.replace("POD", pod));
+            let found = found(&yaml);
+            assert!(found.doubts.is_empty() && found.notes.is_empty(), "{kind}: {found:?}");
+            assert_eq!(found.entries.len(), 4, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_only_may_be_an_image_has_its_reason() {
+        let head = "apiVersion: example.com/v1\nkind: Thing\n";
+        for (yaml, sure_, why) in [
+            ("image: a.io/b:1\n", false, "it stands in no Kubernetes object"),
+            ("K\nimage: a.io/b:1\n", true, ""),
+            ("K\nimage: a.io/b\n", false, "neither a tag nor a digest"),
+            ("K\nimage: a.io/b\ntag: 1.10\n", true, ""),
+            ("K\nfooImage: a.io/b\nfooImageTag: 2\n", true, ""),
+            ("K\nbaseImage: a.io/b\nversion: v2\n", false, "the version beside it"),
+            ("K\nimage: {repository: a.io/b, tag: 1}\n", true, ""),
+            (
+                "K\nimage: {registry: a.io, repository: b, digest: sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}\n",
+                true,
+                "",
+            ),
+            ("K\nimage: {name: b, pullPolicy: Always}\n", false, ""),
+            ("K\nimage: {{ .Values.image }}\n", false, "a template"),
+            ("K\nimage: \"a.io/b:{{ .x }}\"\n", false, "a template"),
+            ("K\nimage: https://a.io/logo.png\n", false, ""),
+            ("K\nimage: \"\"\n", false, ""),
+            ("K\nimage: ~\n", false, ""),
+            ("K\nenv: [{name: X, value: a.io/b:1}]\n", false, "an environment variable"),
+            ("K\nargs: [--x=a.io/b:1]\n", false, "an argument"),
+            ("K\nsetting: a.io/b:1\n", false, "looks like an image"),
+            ("K\ndata: {x: \"{\\\"image\\\": \\\"a.io/b:1\\\"}\"}\n", false, "in a text within"),
+            ("K\ndata:\n  x: |\n    containers:\n    - image: a.io/b:1\n", true, ""),
+            ("K\ndata:\n  x: |\n    {{ if .x }}\n    image: a.io/b:1\n", false, "in a text within"),
+            (
+                "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nx: {image: a.io/b:1}\n",
+                false,
+                "in a CRD",
+            ),
+            (
+                "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nimages: [{name: x, newName: a.io/b, newTag: v1}]\n",
+                false,
+                "kustomize",
+            ),
+        ] {
+            let found = found(&yaml.replace("K\n", head));
+            assert_eq!(found.entries.len(), usize::from(sure_), "{yaml}: {found:?}");
+            assert_eq!(found.doubts.is_empty(), why.is_empty(), "{yaml}: {found:?}");
+            assert!(found.doubts.iter().all(|doubt| doubt.why.contains(why)), "{yaml}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn texts_within_texts_know_their_lines() {
+        let yaml = "kind: ConfigMap\napiVersion: v1\ndata:\n  a: |\n    x: 1\n    containers:\n    - image: a.io/one:1\n    inner: |\n      # c\n      containers:\n      - image: a.io/two:1\n  b: \"containers:\\n- image: a.io/three:1\\n\"\n  c: |\n\n    #!/bin/sh\n    run a.io/four:1\n";
+        let found = found(yaml);
+        assert_eq!(sure(&found), ["7 a.io/one:1", "11 a.io/two:1", "12 a.io/three:1"]);
+        assert_eq!(doubts(&found), ["16 a.io/four:1: a word that looks like an image"]);
+    }
+
+    #[test]
+    fn parts_are_joined() {
+        for (registry, name, tag, digest, expected) in [
+            (None, "a", Some("1"), None, "a:1"),
+            (Some("r.io/"), "a/b", Some("1"), Some("sha256:x"), "r.io/a/b:1@sha256:x"),
+            (Some(""), "a:2", Some("1"), None, "a:2"),
+            (None, "a", Some("sha256:x"), Some("sha256:y"), "a@sha256:x"),
+            (None, "a", None, Some("x"), "a@sha256:x"),
+        ] {
+            assert_eq!(joined(registry, name, tag, digest), expected);
+        }
+    }
+}

@@ -406,3 +406,121 @@ fn condition_off(dependency: &Node, values: &Setting) -> Option<String> {
     let set = conditions.split(',').map(str::trim).find_map(|path| Some((path, values.at(path)?)));
     set.filter(|(_, value)| value.is_false()).map(|(path, _)| path.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::chart::{self, Render};
+    use super::*;
+
+    fn scanned(files: &[(&str, &str)], render: Option<&dyn Render>) -> (Vec<String>, Vec<String>) {
+        let mut found = Found::default();
+        chart::scan(&mut found, &Chart::of("c", files), render);
+        let sure =
+            found.entries.iter().map(|entry| format!("{} {}", entry.origin, entry.reference)).collect();
+        let doubts = found
+            .doubts
+            .iter()
+            .map(|doubt| format!("{} {}: {}", doubt.origin, doubt.text, doubt.why))
+            .collect();
+        (sure, doubts)
+    }
+
+    #[test]
+    fn every_way_to_write_an_image() {
+        for (values, sure, doubt) in [
+            ("image: {repository: a.io/b, tag: 1.10}", "a.io/b:1.10", ""),
+            ("image: {registry: a.io, repository: b/c, tag: \"2\", digest: \"\"}", "a.io/b/c:2", ""),
+            (
+                "image: {repository: a.io/b, tag: v1@sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}",
+                "a.io/b:v1@sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+                "",
+            ),
+            (
+                "global: {imageRegistry: m.io}\nimage: {registry: a.io, repository: b/c, tag: 2}",
+                "m.io/b/c:2",
+                "",
+            ),
+            ("image: a.io/b:1", "a.io/b:1", ""),
+            ("image: a.io/b\nimageTag: 3", "a.io/b:3", ""),
+            ("image: {name: a.io/b, tag: 3}", "a.io/b:3", ""),
+            ("sidecars: [{image: {repository: a.io/b, tag: 1}}]", "a.io/b:1", ""),
+            ("web: {repository: a.io/b, tag: 1}", "a.io/b:1", ""),
+            (
+                "image: {repository: a.io/b, tag: \"\"}",
+                "",
+                "a.io/b:7.0: no tag is written; the chart's appVersion may be meant",
+            ),
+            ("known: {repository: a.io/b, tag: ~}", "a.io/b:7.0", ""),
+            ("x: {enabled: false, image: {repository: a.io/b, tag: 1}}", "", "a.io/b:1: x.enabled is false"),
+            ("x: {enabled: false, deep: {image: a.io/b:1}}", "", "a.io/b:1: x.enabled is false"),
+            ("image: a.io/b", "", "a.io/b: neither a tag nor a digest is written"),
+            ("image: \"{{ .Values.x }}\"", "", "{{ .Values.x }}: a template that was not filled in"),
+            ("other: a.io/b:1", "", "a.io/b:1: a value that looks like an image"),
+            ("chart: {repository: https://a.io/charts, tag: 1}", "", ""),
+            ("image: {repository: Bad, tag: 1}", "", "Bad:1: "),
+            ("image: [", "", ""),
+        ] {
+            let files = [
+                ("Chart.yaml", "name: c\nappVersion: \"7.0\"\n"),
+                ("values.yaml", values),
+                ("templates/x.yaml", "x: {{ .Values.known.tag  | default .Chart.AppVersion }}\n"),
+            ];
+            let (found, doubts) = scanned(&files, None);
+            assert_eq!(found.len(), usize::from(!sure.is_empty()), "{values}: {found:?} {doubts:?}");
+            assert!(found.iter().all(|found| found.ends_with(&format!(" {sure}"))), "{values}: {found:?}");
+            assert_eq!(doubts.len(), usize::from(!doubt.is_empty()), "{values}: {doubts:?}");
+            assert!(doubts.iter().all(|found| found.contains(doubt)), "{values}: {doubts:?}");
+        }
+    }
+
+    #[test]
+    fn subcharts_take_their_parent_s_values() {
+        let files = [
+            (
+                "Chart.yaml",
+                "name: c\ndependencies:\n- {name: db, alias: main, condition: main.enabled}\n- {name: db, alias: spare, condition: spare.enabled}\n- {name: gone, version: 1.0.0+b, repository: \"oci://a.io/charts\"}\n",
+            ),
+            (
+                "values.yaml",
+                "global: {imageRegistry: m.io}\nmain: {image: {tag: 2}}\nspare: {enabled: false}\n",
+            ),
+            ("charts/db/Chart.yaml", "name: db\n"),
+            ("charts/db/values.yaml", "image:\n  registry: a.io\n  repository: b\n  tag: 1\n"),
+            (
+                "charts/db/templates/x.yaml",
+                "image: {{ .Values.image.registry }}/{{ .Values.image.repository }}\n",
+            ),
+            ("charts/db/crds/x.yaml", "kind: CustomResourceDefinition\nimage: a.io/crd:1\n"),
+            ("templates/y.yaml", "image: {{ .Values.unknown }}\n"),
+        ];
+        let (sure, doubts) = scanned(&files, None);
+        assert_eq!(sure, ["c/charts/db/values.yaml:3 m.io/b:2"]);
+        assert_eq!(
+            doubts,
+            [
+                "c/charts/db/values.yaml:3 m.io/b:1: spare.enabled is false",
+                "c/Chart.yaml:5 a.io/charts/gone:1.0.0_b: a subchart that is not in charts/: its images are not known",
+                "c/charts/db/crds/x.yaml:2 a.io/crd:1: a default or an example in a CRD",
+                "c/templates/y.yaml:1 {{ .Values.unknown }}: a template that was not filled in",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_rendered_decides() {
+        struct Printed;
+        impl Render for Printed {
+            fn render(&self, _: &Chart) -> Result<String, String> {
+                Ok("---\n# Source: c/templates/x.yaml\nspec: {containers: [{image: a.io/used:1}]}\n".into())
+            }
+        }
+        let files = [
+            ("Chart.yaml", "name: c\n"),
+            ("values.yaml", "a: {image: a.io/used:1}\nb: {image: a.io/other:1}\n"),
+            ("templates/x.yaml", "image: a.io/literal:1\n"),
+        ];
+        let (sure, doubts) = scanned(&files, Some(&Printed));
+        assert_eq!(sure, ["c/templates/x.yaml a.io/used:1", "c/values.yaml:1 a.io/used:1"]);
+        assert_eq!(doubts, ["c/values.yaml:2 a.io/other:1: helm template does not use it with these values"]);
+    }
+}

@@ -16,6 +16,8 @@ const MAX_DEPTH: usize = 40;
 const MAX_ENTRIES: usize = 500_000;
 /// The parts of a build context that name images.
 const CONTEXT: &[&str] = &["manifests", "charts"];
+/// The lists that may stand beside them.
+const CONTEXT_LISTS: &[&str] = &["imageList", "imageListWithAuth.yaml"];
 /// What makes a directory a build context of its own accord.
 const BUILD_FILE: &str = "Kubefile";
 
@@ -75,6 +77,9 @@ pub fn context(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
 }
 
 fn parts(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
+    for list in CONTEXT_LISTS.iter().map(|name| root.join(name)).filter(|list| is_file(list)) {
+        file(found, &list, false, options);
+    }
     for part in CONTEXT {
         let dir = root.join(part);
         match std::fs::symlink_metadata(&dir) {

@@ -74,14 +74,23 @@ async fn flags_of_saving_hold() {
     let path = context(&home, &samples.host());
     let ran = build(&home, &["--dry-run"], 0);
     assert!(ran.stdout.contains("demo/app:1.0") && !path.join("registry").exists(), "{}", ran.stdout);
+    // Lists may stand beside the manifests, as older contexts have them.
+    home.write(
+        "context/imageListWithAuth.yaml",
+        &format!("- registry: {}\n  images: [\"demo/app:1.1\"]\n", samples.host()),
+    );
     build(&home, &["--registry-dir", "out/here", "--names", "mirror/{repository}"], 0);
-    assert_eq!(tags(&home, &path.join("out/here"))[0], "mirror/demo/app:1.0");
+    assert_eq!(tags(&home, &path.join("out/here"))[..2], ["mirror/demo/app:1.0", "mirror/demo/app:1.1"]);
     // An image that is not there: the others are saved, and the failed list has the reason.
     home.write("context/manifests/imageList", &format!("{}/demo/gone:1\n", samples.host()));
     let ran = build(&home, &["--failed-list", "failed"], 1);
     assert!(ran.stderr.contains("demo/gone:1"), "{}", ran.stderr);
     assert!(std::fs::read_to_string(home.path("failed")).unwrap().contains("demo/gone:1  # "));
-    assert_eq!(tags(&home, &path.join("registry")).len(), SAVED.len() - 1);
+    assert_eq!(
+        tags(&home, &path.join("registry")).len(),
+        SAVED.len(),
+        "demo/app:1.1 in the place of demo/tool:2.1"
+    );
 }
 
 #[test]
