@@ -169,3 +169,67 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
         lines::scan(found, &file, &rest, broken.start, lines::Mode::Template);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Texts to damage, and pieces to damage them with.
+    const SEEDS: &[&str] = &[
+        include_str!("../../testdata/context/manifests/workloads.yaml"),
+        include_str!("../../testdata/context/manifests/custom.yaml"),
+        include_str!("../../testdata/context/manifests/addon.yaml.tmpl"),
+        include_str!("../../testdata/lists/docker-compose.yml"),
+        include_str!("../../testdata/lists/hauler.yaml"),
+        include_str!("../../testdata/lists/skopeo-sync.yaml"),
+        include_str!("../../testdata/lists/image-syncer.json"),
+        include_str!("../../testdata/lists/imageListWithAuth.yaml"),
+        "",
+    ];
+    #[rustfmt::skip]
+    const PIECES: &[&str] = &[
+        "{{", "}}", "{{/*", "*/", "image: ", "image", "Image: \"", ": ", "\n", "\r\n", "\r", "- ", "|", "|\n", ">-\n", "&a ", "*a ", "<<: *a",
+        "\"", "'", "#", " #", "{", "}", "[", "]", ",", "\t", "  ", "é", "\0", "\u{2028}", "\u{85}", "---\n", "...\n", "a.io/b:1", "@sha256:", "$",
+        "${A:-", "$$", "apiVersion: v1\n", "kind: Pod\n", "containers:\n", "services:\n", "!t ", "? ", "%YAML 1.2\n", "\u{feff}", "platform=all",
+    ];
+
+    /// What holds for any text: what is printed is a list, of what is sure and of nothing else.
+    fn holds(name: &str, kind: Kind, content: &[u8]) {
+        let mut found = Found::default();
+        text(&mut found, name, kind, content);
+        let parsed = list::parse("printed", Review::of(&found).to_list().as_bytes());
+        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+        let key =
+            |entry: &Entry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
+        let printed: BTreeSet<_> = parsed.entries.iter().map(key).collect();
+        assert_eq!(printed, found.entries.iter().map(key).collect::<BTreeSet<_>>());
+        let ends = |byte: &&u8| matches!(**byte, b'\n' | b'\r');
+        let lines = content.iter().filter(ends).count() as u64 + 1;
+        let places = found.entries.iter().map(|entry| &entry.origin);
+        for place in places.chain(found.doubts.iter().map(|doubt| &doubt.origin)) {
+            assert!(place.line <= lines, "{place} of {lines}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_texts_do_no_harm(
+            seed in prop::sample::select(SEEDS),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, prop::sample::select(PIECES)), 0..12),
+        ) {
+            let mut content = seed.as_bytes().to_vec();
+            for (place, length, piece) in damage {
+                let start = place.index(content.len() + 1);
+                let end = (start + length / 2).min(content.len());
+                content.splice(start..end, piece.bytes());
+            }
+            holds("a.yaml", Kind::Yaml, &content);
+            holds("a.tmpl", Kind::Template, &content);
+            holds("imageList", Kind::List, &content);
+        }
+    }
+}
