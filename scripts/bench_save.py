@@ -22,8 +22,8 @@ DURABILITY = 1.1
 # And at least.
 ONE_STREAM = 0.9
 TLS_RATE = 0.7
-CONNECTIONS = 32
-"""Opened in a run of 40 images with 16 blobs at once, at most."""
+CONNECTIONS = 40
+"""Opened in a run of 40 images with 16 requests and 16 blobs at once, at most."""
 
 
 class Ways:
