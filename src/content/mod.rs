@@ -193,6 +193,12 @@ pub trait Sink: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
+    /// The engine found every manifest of an image in `repository`, so that these blobs are there too, most likely. A registry
+    /// may link them from there in other repositories.
+    fn presume(&self, repository: &Repository, blobs: &[Descriptor]) {
+        let _ = (repository, blobs);
+    }
+
     /// Opens a blob for writing. Waits while another writer, of this process or another, holds the same blob;
     /// answers [`Ingest::Present`] when it is there by then.
     ///

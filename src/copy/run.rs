@@ -344,6 +344,7 @@ impl<K: Sink> Engine<K> {
     ) -> Result<Vec<bool>> {
         // A registry takes no manifest whose blobs it has not: they need not be asked for one by one.
         if !K::SHARED && self.are_revisions(home, content, tally).await? {
+            self.sink.presume(home, &content.blobs);
             return Ok(vec![true; content.blobs.len()]);
         }
         let asked = content.blobs.iter().map(|blob| async move {

@@ -23,7 +23,8 @@ pub(super) struct Auth {
     host: Registry,
     credentials: Arc<dyn CredentialSource>,
     challenge: Mutex<Option<Challenge>>,
-    repositories: Mutex<HashMap<Repository, Arc<Access>>>,
+    repositories: Mutex<HashMap<(Repository, Option<Repository>), Arc<Access>>>,
+    rights: Rights,
     tokens_asked: AtomicU64,
 }
 
@@ -74,15 +75,18 @@ pub(super) struct Context<'a> {
     pub(super) base: &'a Url,
     pub(super) subject: &'a str,
     pub(super) repository: &'a Repository,
+    /// Another repository that the request reads beside its own.
+    pub(super) beside: Option<&'a Repository>,
 }
 
 impl Auth {
-    pub(super) fn new(host: Registry, credentials: Arc<dyn CredentialSource>) -> Self {
+    pub(super) fn new(host: Registry, credentials: Arc<dyn CredentialSource>, rights: Rights) -> Self {
         Self {
             host,
             credentials,
             challenge: Mutex::default(),
             repositories: Mutex::default(),
+            rights,
             tokens_asked: AtomicU64::new(0),
         }
     }
@@ -98,7 +102,7 @@ impl Auth {
     /// When there are credentials that can't be had, or the token server refuses or is down.
     pub(super) async fn authorization(&self, context: Context<'_>) -> Result<Option<Authorization>> {
         let Some(challenge) = self.known_challenge() else { return Ok(None) };
-        let access = self.access(context.repository);
+        let access = self.access(context.repository, context.beside);
         let credential = self.credential(&access, context).await?;
         match (challenge, credential) {
             (Challenge::Basic, Credential::Basic { username, password }) => {
@@ -133,11 +137,13 @@ impl Auth {
         if let Some(challenge) = &challenge {
             *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
         }
-        let access = self.access(context.repository);
+        let access = self.access(context.repository, context.beside);
         match used.map(|used| &used.kind) {
             Some(Shown::Token { secret, fresh, scopes }) => {
                 let asked = match &challenge {
-                    Some(Challenge::Bearer(challenge)) => challenge.scope.clone().filter(|s| only_pulls(s)),
+                    Some(Challenge::Bearer(challenge)) => {
+                        challenge.scope.clone().filter(|scope| self.rights.cover(scope))
+                    }
                     _ => None,
                 };
                 let had = |scope: &str| scopes.iter().any(|had| had == scope);
@@ -165,7 +171,7 @@ impl Auth {
 
     /// `error`, of a request that was refused, with what is known of the credentials for it.
     pub(super) fn told(&self, error: Error, repository: &Repository) -> Error {
-        let access = self.access(repository);
+        let access = self.access(repository, None);
         match access.credential.get() {
             Some(credential) => {
                 let origin = self.credentials.origin(&self.host, repository);
@@ -179,9 +185,9 @@ impl Auth {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn access(&self, repository: &Repository) -> Arc<Access> {
+    fn access(&self, repository: &Repository, beside: Option<&Repository>) -> Arc<Access> {
         let mut repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(repositories.entry(repository.clone()).or_default())
+        Arc::clone(repositories.entry((repository.clone(), beside.cloned())).or_default())
     }
 
     async fn credential<'a>(&self, access: &'a Access, context: Context<'_>) -> Result<&'a Credential> {
@@ -200,7 +206,8 @@ impl Auth {
     ) -> Result<Shown> {
         let before = access.fetches.load(Ordering::Acquire);
         let mut slot = access.token.lock().await;
-        let scopes = scopes(context.repository, slot.scope.as_deref(), challenge.scope.as_deref());
+        let own = self.rights.scopes(context.repository, context.beside);
+        let scopes = scopes(own, slot.scope.as_deref(), challenge.scope.as_deref());
         if let Some(token) = slot.token.as_ref().filter(|token| !token.is_stale()) {
             return Ok(Shown::Token { secret: token.secret.clone(), fresh: false, scopes });
         }
@@ -229,13 +236,40 @@ impl Auth {
     }
 }
 
-/// What a token for `repository` is to be good for: reading it, or what the registry asked for itself;
+/// What is done at an endpoint, and so what its tokens are to be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Nothing but reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+impl Rights {
+    /// The scopes of a request about `repository`, and of reading another one `beside` it.
+    fn scopes(self, repository: &Repository, beside: Option<&Repository>) -> Vec<String> {
+        let actions = if self == Self::Write { "pull,push" } else { "pull" };
+        let mut scopes = vec![format!("repository:{repository}:{actions}")];
+        scopes.extend(beside.map(|beside| format!("repository:{beside}:pull")));
+        scopes
+    }
+
+    /// Whether a scope that a registry asks for is for what is done there: saver asks for no more.
+    fn cover(self, scope: &str) -> bool {
+        let done = |action: &str| action == "pull" || (self == Self::Write && action == "push");
+        scope.split(' ').all(|one| {
+            let actions = one.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+            actions.is_some_and(|(_, actions)| actions.split(',').all(done))
+        })
+    }
+}
+
+/// What a token is to be good for: its `own` purpose, or what the registry asked for itself;
 /// and whatever the registry wants named beside repositories (Amazon's public one wants `aws`).
-fn scopes(repository: &Repository, asked: Option<&str>, challenged: Option<&str>) -> Vec<String> {
-    let usual = || vec![format!("repository:{repository}:pull")];
+fn scopes(own: Vec<String>, asked: Option<&str>, challenged: Option<&str>) -> Vec<String> {
     let mut scopes = match asked {
         Some(scope) => scope.split(' ').map(str::to_owned).collect(),
-        None => usual(),
+        None => own,
     };
     let beside = challenged.unwrap_or_default().split(' ').filter(|scope| {
         !scope.is_empty() && !scope.starts_with("repository:") && !scope.starts_with("registry:")
@@ -246,11 +280,6 @@ fn scopes(repository: &Repository, asked: Option<&str>, challenged: Option<&str>
         }
     }
     scopes
-}
-
-/// Whether a scope that a registry asks for is for reading repositories alone: saver asks for no more.
-fn only_pulls(scope: &str) -> bool {
-    scope.split(' ').all(|one| one.starts_with("repository:") && one.ends_with(":pull"))
 }
 
 #[cfg(test)]
@@ -267,10 +296,24 @@ mod tests {
             (None, Some("registry:catalog:*"), "repository:a/b:pull"),
             (Some("repository:x/a/b:pull"), Some("repository:x/a/b:pull"), "repository:x/a/b:pull"),
         ] {
-            assert_eq!(scopes(&repository, asked, challenged).join(" "), expect);
+            let own = Rights::Read.scopes(&repository, None);
+            assert_eq!(scopes(own, asked, challenged).join(" "), expect);
         }
-        assert!(only_pulls("repository:a:pull repository:b:pull"));
-        assert!(!only_pulls("repository:a:pull,push"));
-        assert!(!only_pulls("registry:catalog:*"));
+        assert!(Rights::Read.cover("repository:a:pull repository:b:pull"));
+        assert!(!Rights::Read.cover("repository:a:pull,push"));
+        assert!(!Rights::Read.cover("registry:catalog:*"));
+    }
+
+    #[test]
+    fn asks_to_write_where_it_writes() {
+        let (one, other) = ("a/b".parse().unwrap(), "c".parse().unwrap());
+        let scopes = Rights::Write.scopes(&one, Some(&other));
+        assert_eq!(scopes, ["repository:a/b:pull,push", "repository:c:pull"]);
+        assert!(Rights::Write.cover("repository:a:push,pull repository:b:pull"));
+        for beyond in
+            ["repository:a:pull,push,delete", "repository:a:*", "registry:catalog:*", "repository:a"]
+        {
+            assert!(!Rights::Write.cover(beyond), "{beyond}");
+        }
     }
 }

@@ -87,13 +87,10 @@ impl Endpoint {
             headers.push((RANGE, value));
         }
         let request = Request {
-            subject: wanted.subject,
-            repository: wanted.repository,
-            method: Method::GET,
             purpose: Purpose::Blob,
-            path: &path,
             headers,
             instead,
+            ..Request::new(wanted.subject, wanted.repository, Method::GET, &path)
         };
         let answer = match self.send(request).await {
             Ok(answer) => answer,

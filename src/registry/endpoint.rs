@@ -1,6 +1,6 @@
 //! One place that answers for repositories: the registry itself or a mirror.
 
-use super::auth::{Auth, Authorization, Context};
+use super::auth::{Auth, Authorization, Context, Rights};
 use super::credential::CredentialSource;
 use super::failure::{self, failure};
 use super::limit::{Gate, Limit, Permit};
@@ -10,6 +10,7 @@ use super::redirect;
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, Response, StatusCode};
 use std::collections::HashMap;
@@ -18,6 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
 use url::Url;
+
+mod upload;
+
+pub(super) use upload::Begun;
 
 /// Where Docker Hub answers.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
@@ -75,8 +80,20 @@ pub(super) struct Request<'a> {
     /// What follows the repository's name: `manifests/v1`.
     pub(super) path: &'a str,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Where to ask instead: the end of a redirect that was followed before.
+    /// Where to ask instead: the end of a redirect that was followed before, or where an upload goes.
     pub(super) instead: Option<Url>,
+    /// Another repository that it reads beside its own.
+    pub(super) beside: Option<&'a Repository>,
+    /// What is sent with it.
+    pub(super) body: Option<Bytes>,
+}
+
+impl<'a> Request<'a> {
+    /// A request of the API's, with nothing special to it.
+    pub(super) fn new(subject: &'a str, repository: &'a Repository, method: Method, path: &'a str) -> Self {
+        let (headers, purpose) = (Vec::new(), Purpose::Api);
+        Self { subject, repository, method, purpose, path, headers, instead: None, beside: None, body: None }
+    }
 }
 
 /// An answer, whatever its status, but for 429 and 503.
@@ -173,7 +190,7 @@ impl Endpoint {
         options: Arc<SessionOptions>,
     ) -> Self {
         Self {
-            auth: Auth::new(registry.clone(), credentials),
+            auth: Auth::new(registry.clone(), credentials, Rights::Read),
             registry,
             transport,
             base,
@@ -239,7 +256,7 @@ impl Endpoint {
     async fn admit(&self, purpose: Purpose, subject: &str) -> Result<Permit> {
         let limit = match purpose {
             Purpose::Api => &self.api,
-            Purpose::Blob => &self.blobs,
+            Purpose::Blob | Purpose::Upload => &self.blobs,
         };
         let permit = limit.acquire().await;
         self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
@@ -256,8 +273,9 @@ impl Endpoint {
     async fn send_admitted(&self, request: &Request<'_>) -> Result<(Response, bool)> {
         let base = self.base(request.subject).await?;
         let name = self.name(request.repository)?;
-        let context =
-            Context { transport: &self.transport, base: &base, subject: request.subject, repository: &name };
+        let beside = request.beside.map(|beside| self.name(beside)).transpose()?;
+        let (transport, subject) = (&self.transport, request.subject);
+        let context = Context { transport, base: &base, subject, repository: &name, beside: beside.as_ref() };
         let mut tries = 0;
         loop {
             let authorization = self.auth.authorization(context).await?;
@@ -331,6 +349,9 @@ impl Endpoint {
         }
         if let Some(value) = authorization {
             builder = builder.header(AUTHORIZATION, value);
+        }
+        if let Some(body) = &request.body {
+            builder = builder.body(body.clone());
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
         let begun = std::time::Instant::now();

@@ -2,7 +2,6 @@
 
 use super::endpoint::{Answer, Endpoint, Request};
 use super::failure::{self, failure};
-use super::transport::Purpose;
 use crate::content::{Resolved, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -110,15 +109,7 @@ impl Endpoint {
     async fn missing(&self, error: Error, repository: &Repository, tag: &Tag) -> Error {
         let subject = error.subject().to_owned();
         let path = "tags/list?n=1";
-        let request = Request {
-            subject: &subject,
-            repository,
-            method: Method::GET,
-            purpose: Purpose::Api,
-            path,
-            headers: Vec::new(),
-            instead: None,
-        };
+        let request = Request::new(&subject, repository, Method::GET, path);
         let what = match self.send(request).await.map(|answer| answer.response.status()) {
             Ok(StatusCode::OK) => format!("the repository {repository} has no tag {tag}"),
             Ok(StatusCode::NOT_FOUND) => format!("the repository {repository} is not known there"),
@@ -131,7 +122,7 @@ impl Endpoint {
         }
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         subject: &str,
         repository: &Repository,
@@ -140,20 +131,15 @@ impl Endpoint {
     ) -> Result<Answer> {
         let path = format!("manifests/{target}");
         self.send(Request {
-            subject,
-            repository,
-            method,
-            purpose: Purpose::Api,
-            path: &path,
             headers: vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))],
-            instead: None,
+            ..Request::new(subject, repository, method, &path)
         })
         .await
     }
 }
 
 /// The digest that the headers name, if it is one.
-fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }
 

@@ -1,4 +1,5 @@
-//! The registry client: one [`Session`] per registry, a [`Source`](crate::content::Source) of the engine.
+//! The registry client: one [`Session`] per registry, a [`Source`](crate::content::Source) of the engine; one [`Pusher`], a [`Sink`](crate::content::Sink), for
+//! each that is written to.
 //!
 //! A session holds one connection pool, one token cache, one set of limits; its clones share them.
 //! It makes one attempt per call and says by the error's kind whether another may help; the engine decides.
@@ -27,6 +28,7 @@ mod limit;
 mod manifest;
 mod options;
 mod probe;
+mod push;
 mod range;
 mod redirect;
 mod session;
@@ -38,6 +40,7 @@ mod transport;
 pub use challenge::{BearerChallenge, Challenge};
 pub use credential::{Anonymous, Credential, CredentialSource, Fixed, Secret};
 pub use options::{ProxySettings, SessionOptions};
+pub use push::{Pusher, Upload};
 pub use range::ContentRange;
 pub use session::{Session, Statistics};
 pub use sessions::{Access, Sessions, SettingsSource};

@@ -1,6 +1,6 @@
 //! The sessions of a run: one per registry, each with its own settings.
 
-use super::{Anonymous, CredentialSource, Session, SessionOptions};
+use super::{Anonymous, CredentialSource, Pusher, Session, SessionOptions};
 use crate::error::Result;
 use crate::oci::Registry;
 use std::collections::{BTreeMap, HashMap};
@@ -71,13 +71,25 @@ impl Sessions {
         if let Some(session) = open.get(registry) {
             return Ok(session.clone());
         }
-        let own = self.access.own.settings(registry)?;
-        let options = own.unwrap_or_else(|| self.access.session.clone());
-        let options = SessionOptions { max_connections: self.connections, ..options };
+        let options = self.options(registry)?;
         let session = Session::new(registry.clone(), self.access.credentials.clone(), options)?;
         let session = Arc::new(session);
         open.insert(registry.clone(), session.clone());
         Ok(session)
+    }
+
+    /// The registry to write to, in a session of its own. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`Pusher::new`].
+    pub fn pusher(&self, registry: &Registry) -> Result<Pusher> {
+        Pusher::new(registry, self.access.credentials.clone(), self.options(registry)?)
+    }
+
+    fn options(&self, registry: &Registry) -> Result<SessionOptions> {
+        let own = self.access.own.settings(registry)?;
+        let options = own.unwrap_or_else(|| self.access.session.clone());
+        Ok(SessionOptions { max_connections: self.connections, ..options })
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) enum Purpose {
     Api,
     /// A blob's bytes.
     Blob,
+    /// A blob's bytes on their way there. Whoever sends them watches the time: the answer comes
+    /// only when all are sent.
+    Upload,
 }
 
 /// How far a host is trusted: decides what TLS is spoken with it.
@@ -82,7 +85,6 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(options.connect_timeout)
-            .read_timeout(options.idle_timeout)
             .pool_max_idle_per_host(options.max_connections.max(1))
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_max_header_list_size(64 << 10)
@@ -94,8 +96,9 @@ impl Transport {
             builder = builder.proxy(proxy);
         }
         builder = match purpose {
-            Purpose::Blob => builder.http1_only(),
-            Purpose::Api => builder.timeout(options.request_timeout),
+            Purpose::Blob => builder.http1_only().read_timeout(options.idle_timeout),
+            Purpose::Upload => builder.http1_only(),
+            Purpose::Api => builder.read_timeout(options.idle_timeout).timeout(options.request_timeout),
         };
         let unverified = peer == Peer::Own && options.insecure_tls;
         builder = match peer {
@@ -135,7 +138,7 @@ impl Transport {
                 .with_hint("check --ca-file and --cert-dir")
         })?;
         config.alpn_protocols = match purpose {
-            Purpose::Blob => vec!["http/1.1".into()],
+            Purpose::Blob | Purpose::Upload => vec!["http/1.1".into()],
             Purpose::Api => vec!["h2".into(), "http/1.1".into()],
         };
         Ok(config)

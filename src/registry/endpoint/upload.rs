@@ -1,0 +1,242 @@
+//! Uploads of blobs, request by request (distribution-spec "Pushing blobs").
+
+use super::{Answer, Endpoint, Request, drain};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, Registry, Repository};
+use crate::registry::CredentialSource;
+use crate::registry::auth::{Auth, Context, Rights};
+use crate::registry::failure::{self, failure};
+use crate::registry::limit::Permit;
+use crate::registry::options::SessionOptions;
+use crate::registry::push::location;
+use crate::registry::redirect;
+use crate::registry::transport::Purpose;
+use bytes::Bytes;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE,
+};
+use reqwest::{Method, Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+use url::Url;
+
+/// What a request to upload came to.
+pub(in crate::registry) enum Begun {
+    /// The registry has linked the blob from another repository.
+    Mounted,
+    /// The blob is to be sent to this address.
+    At(Url),
+}
+
+/// An empty body, which HTTP/1.1 wants to be said to be one.
+fn nothing() -> (Vec<(HeaderName, HeaderValue)>, Option<Bytes>) {
+    (vec![(CONTENT_LENGTH, HeaderValue::from_static("0"))], Some(Bytes::new()))
+}
+
+impl Endpoint {
+    /// The registry itself, to write to.
+    ///
+    /// # Errors
+    /// As [`Endpoint::origin`].
+    pub(in crate::registry) fn writable(
+        registry: &Registry,
+        credentials: Arc<dyn CredentialSource>,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let auth = Auth::new(registry.clone(), credentials.clone(), Rights::Write);
+        Ok(Self { auth, ..Self::origin(registry, credentials, Arc::new(options))? })
+    }
+
+    /// Whether `repository` has the blob, and in its size.
+    pub(in crate::registry) async fn has_blob(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        blob: &Descriptor,
+    ) -> Result<bool> {
+        let found = self.blob_size(subject, repository, &blob.digest).await?;
+        Ok(found.is_some_and(|size| size.is_none_or(|size| size == blob.size)))
+    }
+
+    /// The size of the blob, where that is told; no answer at all when `repository` has it not.
+    pub(in crate::registry) async fn blob_size(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Option<u64>>> {
+        let path = format!("blobs/{digest}");
+        let answer = self.send(Request::new(subject, repository, Method::HEAD, &path)).await?;
+        let Answer { response, permit, .. } = answer;
+        match response.status() {
+            StatusCode::OK => {
+                permit.succeeded();
+                let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+                Ok(Some(length.and_then(|length| length.parse().ok())))
+            }
+            status if status == StatusCode::UNAUTHORIZED || status.is_server_error() => {
+                Err(self.status_error(subject, repository, response).await)
+            }
+            // What else it may be, asking to write tells with words.
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks to upload a blob; or, where `from` may have it, for a link to it.
+    pub(in crate::registry) async fn begin_upload(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        digest: &Digest,
+        from: Option<&Repository>,
+    ) -> Result<Begun> {
+        let path = match from {
+            Some(from) => format!("blobs/uploads/?mount={digest}&from={}", self.name(from)?),
+            None => "blobs/uploads/".to_owned(),
+        };
+        let (headers, body) = nothing();
+        let request = Request::new(subject, repository, Method::POST, &path);
+        let answer = self.send(Request { headers, body, beside: from, ..request }).await?;
+        match answer.response.status() {
+            StatusCode::CREATED => {
+                answer.permit.succeeded();
+                Ok(Begun::Mounted)
+            }
+            StatusCode::ACCEPTED => {
+                answer.permit.succeeded();
+                let at = self.location(subject, &answer.response)?;
+                drain(answer.response).await;
+                Ok(Begun::At(at))
+            }
+            _ => Err(self.status_error(subject, repository, answer.response).await),
+        }
+    }
+
+    /// How many bytes the registry has of the upload, and where it goes on; `None` when it does not know it or can't tell.
+    pub(in crate::registry) async fn upload_status(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        at: &Url,
+    ) -> Result<Option<(u64, Url)>> {
+        let request = Request::new(subject, repository, Method::GET, "blobs/uploads/");
+        let answer = self.send(Request { instead: Some(at.clone()), ..request }).await?;
+        let status = answer.response.status();
+        if !status.is_success() {
+            if status == StatusCode::UNAUTHORIZED || status.is_server_error() {
+                return Err(self.status_error(subject, repository, answer.response).await);
+            }
+            return Ok(None);
+        }
+        answer.permit.succeeded();
+        let range = answer.response.headers().get(RANGE).and_then(|value| value.to_str().ok());
+        let Some(held) = range.and_then(location::held) else { return Ok(None) };
+        let next = match answer.response.headers().contains_key(LOCATION) {
+            true => self.location(subject, &answer.response)?,
+            false => at.clone(),
+        };
+        drain(answer.response).await;
+        Ok(Some((held, next)))
+    }
+
+    /// Sends the bytes from `from` up to but without `to`. The answer is the caller's to judge.
+    pub(in crate::registry) async fn send_upload(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        at: &Url,
+        (from, to): (u64, u64),
+        body: reqwest::Body,
+    ) -> Result<Response> {
+        let base = self.base(subject).await?;
+        let name = self.name(repository)?;
+        let context =
+            Context { transport: &self.transport, base: &base, subject, repository: &name, beside: None };
+        let own = redirect::same_origin(at, &base);
+        let authorization = if own { self.auth.authorization(context).await? } else { None };
+        let mut request = self
+            .transport
+            .client(Purpose::Upload, at)?
+            .patch(at.clone())
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, to - from)
+            .body(body);
+        if from > 0 {
+            request = request.header(CONTENT_RANGE, format!("{from}-{}", to - 1));
+        }
+        if let Some(authorization) = &authorization {
+            request = request.header(AUTHORIZATION, authorization.value.clone());
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let sent = request.send().await;
+        let response = sent.map_err(|error| self.transport.failed(subject, at, error))?;
+        // What was sent can't be sent again from here: the next try has another token.
+        if response.status() == StatusCode::UNAUTHORIZED
+            && own
+            && self.auth.refused(context, authorization.as_ref(), response.headers()).await?
+        {
+            return Err(failure(ErrorKind::Unavailable, subject, "the token expired in mid-upload"));
+        }
+        Ok(response)
+    }
+
+    /// Says that all of the blob is there: with `body`, that this is it.
+    pub(in crate::registry) async fn finish_upload(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        at: &Url,
+        digest: &Digest,
+        body: Option<Bytes>,
+    ) -> Result<Answer> {
+        let mut url = at.clone();
+        url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let (headers, body) = match body {
+            Some(body) => {
+                (vec![(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))], Some(body))
+            }
+            None => nothing(),
+        };
+        let purpose = Purpose::Upload;
+        let request = Request::new(subject, repository, Method::PUT, "blobs/uploads/");
+        self.send(Request { purpose, headers, body, instead: Some(url), ..request }).await
+    }
+
+    /// Waits for the right to send a blob.
+    pub(in crate::registry) async fn admit_upload(&self, subject: &str) -> Result<Permit> {
+        self.admit(Purpose::Upload, subject).await
+    }
+
+    /// The error of an answer that was not had by [`send`](Self::send): holds back other requests where it asks for that.
+    pub(in crate::registry) async fn refusal(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        response: Response,
+    ) -> Error {
+        let status = response.status();
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+            && let Some(wait) = failure::retry_after(response.headers(), SystemTime::now())
+        {
+            self.gate.close_for(wait);
+        }
+        let error = self.status_error(subject, repository, response).await;
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => error.with_hint(
+                "something before the registry limits how much may be sent at once: raise that limit (nginx: client_max_body_size 0)",
+            ),
+            _ => error,
+        }
+    }
+
+    /// Where an answer says that the upload goes on.
+    pub(in crate::registry) fn location(&self, subject: &str, response: &Response) -> Result<Url> {
+        let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let refuse = |why: String| {
+            let message = format!("{} names {why} to upload to", failure::shown_url(response.url()));
+            failure(ErrorKind::Unsupported, subject, message)
+        };
+        location::target(response.url(), said.ok_or_else(|| refuse("no address".into()))?).map_err(refuse)
+    }
+}

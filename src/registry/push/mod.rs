@@ -1,0 +1,249 @@
+//! A registry as the place that images go to (distribution-spec "Push").
+
+pub(super) mod location;
+mod publish;
+mod upload;
+
+pub use upload::Upload;
+
+use super::credential::CredentialSource;
+use super::endpoint::{Begun, Endpoint};
+use super::manifest::content_digest;
+use super::options::SessionOptions;
+use crate::content::{Ingest, Publication, Sink, Target};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::{Descriptor, Digest, Registry, Repository, Tag};
+use bytes::Bytes;
+use reqwest::{Method, StatusCode};
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A registry that images are pushed to, in one run. Clones are the same.
+///
+/// Its tokens are for reading and writing; mirrors are not asked. Blobs that it has in one repository are
+/// linked in others (a cross-repository mount) where the registry does that.
+#[derive(Clone)]
+pub struct Pusher(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    known: Mutex<Known>,
+}
+
+/// What was learned of the registry in this run.
+#[derive(Default)]
+struct Known {
+    /// The repositories that have a blob.
+    holders: HashMap<Digest, Vec<Repository>>,
+    /// Blobs that were asked for and not there: they need not be asked for again at once.
+    absent: HashSet<(Repository, Digest)>,
+    /// Manifests that are there.
+    revisions: HashSet<(Repository, Digest)>,
+}
+
+impl Pusher {
+    /// Pushes to `registry`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a registry whose name makes no address.
+    pub fn new(
+        registry: &Registry,
+        credentials: Arc<dyn CredentialSource>,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let options = SessionOptions { mirrors: Vec::new(), ..options };
+        let endpoint = Endpoint::writable(registry, credentials, options)?;
+        Ok(Self(Arc::new(Inner { endpoint, known: Mutex::default() })))
+    }
+
+    /// The registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.endpoint.registry
+    }
+
+    /// Whether the repository has a manifest, and the digest that it is told to have.
+    async fn head(&self, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
+        let endpoint = &self.0.endpoint;
+        let subject = self.0.subject(repository, target);
+        let answer = endpoint.ask(&subject, repository, target, Method::HEAD).await?;
+        let status = answer.response.status();
+        match (status, target) {
+            (StatusCode::OK, Target::Digest(digest)) => {
+                answer.permit.succeeded();
+                Ok(Some(*digest))
+            }
+            (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED, _) => {
+                answer.permit.succeeded();
+                match content_digest(answer.response.headers()).filter(|_| status == StatusCode::OK) {
+                    Some(digest) => Ok(Some(digest)),
+                    None => self.get(&subject, repository, target).await,
+                }
+            }
+            _ if status == StatusCode::UNAUTHORIZED || status.is_server_error() => {
+                Err(endpoint.status_error(&subject, repository, answer.response).await)
+            }
+            // A repository that is not there yet, or whose tags may not be read: writing tells more.
+            _ => Ok(None),
+        }
+    }
+
+    /// As `head`, of a registry that does not answer that.
+    async fn get(&self, subject: &str, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
+        match self.0.endpoint.manifest(subject, repository, target).await {
+            Ok(raw) => Ok(Some(raw.digest)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Inner {
+    fn subject(&self, repository: &Repository, what: impl fmt::Display) -> String {
+        let registry = &self.endpoint.registry;
+        let what = what.to_string();
+        let sign = if what.contains(':') { '@' } else { ':' };
+        format!("{registry}/{repository}{sign}{what}")
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_blob(&self, repository: &Repository, digest: &Digest) {
+        let mut known = self.known();
+        let holders = known.holders.entry(*digest).or_default();
+        if !holders.contains(repository) {
+            holders.push(repository.clone());
+        }
+    }
+
+    fn holds(&self, repository: &Repository, digest: &Digest) -> bool {
+        self.known().holders.get(digest).is_some_and(|holders| holders.contains(repository))
+    }
+
+    /// Another repository that has the blob.
+    fn holder(&self, repository: &Repository, digest: &Digest) -> Option<Repository> {
+        let known = self.known();
+        known.holders.get(digest)?.iter().find(|holder| *holder != repository).cloned()
+    }
+
+    async fn has_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<bool> {
+        let digest = &blob.digest;
+        if self.holds(repository, digest) {
+            return Ok(true);
+        }
+        let there = self.endpoint.has_blob(&self.subject(repository, digest), repository, blob).await?;
+        if there {
+            self.note_blob(repository, digest);
+        } else {
+            self.known().absent.insert((repository.clone(), *digest));
+        }
+        Ok(there)
+    }
+
+    /// Has the blob linked from a repository that has it, or opens an upload.
+    async fn begin(&self, repository: &Repository, digest: &Digest) -> Result<Begun> {
+        let subject = self.subject(repository, digest);
+        if let Some(from) = self.holder(repository, digest) {
+            match self.endpoint.begin_upload(&subject, repository, digest, Some(&from)).await {
+                // It may not be read by us, or not be there any more: then the bytes are sent.
+                Err(error) if !error.kind().is_retryable() => {
+                    tracing::debug!(%subject, %from, %error, "not mounted; sending it");
+                }
+                begun => return begun,
+            }
+        }
+        self.endpoint.begin_upload(&subject, repository, digest, None).await
+    }
+}
+
+impl Sink for Pusher {
+    type Writer = Infallible;
+    type Upload = Upload;
+    const SHARED: bool = false;
+
+    async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
+        self.head(repository, &Target::Tag(tag.clone())).await.map_err(of_sink)
+    }
+
+    async fn tag_has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
+        Ok(self.tag(repository, tag).await? == Some(*digest))
+    }
+
+    async fn content(&self, _: &Digest, _: u64) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    async fn has_blob(&self, repository: &Repository, descriptor: &Descriptor) -> Result<bool> {
+        self.0.has_blob(repository, descriptor).await.map_err(of_sink)
+    }
+
+    async fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let subject = self.0.subject(repository, digest);
+        let size = self.0.endpoint.blob_size(&subject, repository, digest).await.map_err(of_sink)?;
+        Ok(size.is_some())
+    }
+
+    async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        let key = (repository.clone(), *digest);
+        if self.0.known().revisions.contains(&key) {
+            return Ok(true);
+        }
+        let found = self.head(repository, &Target::Digest(*digest)).await.map_err(of_sink)?;
+        if found.is_some() {
+            self.0.known().revisions.insert(key);
+        }
+        Ok(found.is_some())
+    }
+
+    fn presume(&self, repository: &Repository, blobs: &[Descriptor]) {
+        blobs.iter().for_each(|blob| self.0.note_blob(repository, &blob.digest));
+    }
+
+    async fn ingest(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Ingest<Infallible, Upload>> {
+        let digest = descriptor.digest;
+        let absent = self.0.known().absent.remove(&(repository.clone(), digest));
+        if !absent && self.has_blob(repository, descriptor).await? {
+            return Ok(Ingest::Present);
+        }
+        match self.0.begin(repository, &digest).await.map_err(of_sink)? {
+            Begun::Mounted => {
+                self.0.note_blob(repository, &digest);
+                Ok(Ingest::Present)
+            }
+            Begun::At(at) => Ok(Ingest::Upload(Upload::new(self.0.clone(), repository, descriptor, at))),
+        }
+    }
+
+    async fn publish(&self, image: Publication) -> Result<()> {
+        publish::publish(self, &image).await.map_err(of_sink)
+    }
+}
+
+/// The error, said of the side that is written to.
+fn of_sink(error: Error) -> Error {
+    let error = error.on(Side::Sink);
+    let reads = error.hint().is_some_and(|hint| hint.contains("may read it"));
+    match error.kind() {
+        ErrorKind::Unauthorized if reads => {
+            let host = error.subject().split('/').next().unwrap_or_default().to_owned();
+            error.with_hint(format!("check the name, and that you may push there: docker login {host}"))
+        }
+        ErrorKind::NotFound => error
+            .with_hint("check the name; some registries want the project or repository to be made before"),
+        _ => error,
+    }
+}
+
+impl fmt::Debug for Pusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pusher").field("registry", self.registry()).finish_non_exhaustive()
+    }
+}

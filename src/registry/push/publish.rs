@@ -1,0 +1,137 @@
+//! Manifests and tags: children first, the tag last.
+
+use super::{Inner, Pusher};
+use crate::content::{Publication, Sink, Target};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Digest, Manifest, RawManifest, Repository, Tag};
+use crate::registry::endpoint::Request;
+use crate::registry::failure::failure;
+use crate::registry::manifest::content_digest;
+use futures::future::try_join_all;
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use std::collections::{BTreeSet, HashSet};
+
+/// Puts `image` into each of its places.
+pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> {
+    let Some((root, below)) = image.manifests.split_last() else { return Ok(()) };
+    for place in &image.places {
+        let put = Put { pusher, image, repository: &place.repository };
+        // Images need nothing but their blobs; indexes need what they name, in the order that they come in.
+        let (indexes, images): (Vec<_>, Vec<_>) = below.iter().partition(|raw| is_index(raw));
+        try_join_all(images.into_iter().map(|raw| put.by_digest(raw))).await?;
+        for raw in indexes {
+            put.by_digest(raw).await?;
+        }
+        match &place.tag {
+            Some(tag) => put.by_tag(root, tag).await?,
+            None => put.by_digest(root).await?,
+        }
+    }
+    Ok(())
+}
+
+fn is_index(raw: &RawManifest) -> bool {
+    matches!(raw.parse(), Ok(Manifest::Index(_)))
+}
+
+/// Manifests of one image on their way to one repository.
+struct Put<'a> {
+    pusher: &'a Pusher,
+    image: &'a Publication,
+    repository: &'a Repository,
+}
+
+impl Put<'_> {
+    fn inner(&self) -> &Inner {
+        &self.pusher.0
+    }
+
+    async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
+        let there = self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest));
+        if there { Ok(()) } else { self.put(raw, &Target::Digest(raw.digest)).await }
+    }
+
+    async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
+        let Err(error) = self.put(raw, &Target::Tag(tag.clone())).await else { return Ok(()) };
+        if error.kind().is_retryable() {
+            return Err(error);
+        }
+        // A tag that may not be moved, and need not be.
+        match self.pusher.tag(self.repository, tag).await {
+            Ok(Some(now)) if now == raw.digest => Ok(()),
+            Ok(Some(now)) if is_about_tags(&error) => Err(self.fixed(tag, now, &error)),
+            _ => Err(error),
+        }
+    }
+
+    fn fixed(&self, tag: &Tag, now: Digest, error: &Error) -> Error {
+        let message = format!(
+            "the tag {tag} names {now} there, and the registry lets it not be moved: {}",
+            error.message()
+        );
+        failure(ErrorKind::Unsupported, self.inner().subject(self.repository, tag), message)
+            .with_hint("push it under another tag, or have the registry's operator make this one mutable")
+    }
+
+    async fn put(&self, raw: &RawManifest, target: &Target) -> Result<()> {
+        let subject = self.inner().subject(self.repository, target);
+        let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
+            let message = format!("its media type {:?} can't be told to a registry", raw.media_type);
+            failure(ErrorKind::Unsupported, &subject, message)
+        })?;
+        let path = format!("manifests/{target}");
+        let request = Request::new(&subject, self.repository, Method::PUT, &path);
+        let headers = vec![(CONTENT_TYPE, media_type)];
+        let endpoint = &self.inner().endpoint;
+        let answer = endpoint.send(Request { headers, body: Some(raw.bytes.clone()), ..request }).await?;
+        if !answer.response.status().is_success() {
+            let error = endpoint.refusal(&subject, self.repository, answer.response).await;
+            return Err(self.sparse(raw, &error).unwrap_or(error));
+        }
+        answer.permit.succeeded();
+        if let Some(digest) = content_digest(answer.response.headers()).filter(|digest| *digest != raw.digest)
+        {
+            let message =
+                format!("the registry keeps it as {digest}, not as {}: it changed the bytes", raw.digest);
+            return Err(failure(ErrorKind::Corrupt, &subject, message));
+        }
+        self.inner().known().revisions.insert((self.repository.clone(), raw.digest));
+        Ok(())
+    }
+
+    /// What to say where an index was refused that names more than is pushed.
+    fn sparse(&self, raw: &RawManifest, error: &Error) -> Option<Error> {
+        if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) {
+            return None;
+        }
+        let Ok(Manifest::Index(index)) = raw.parse() else { return None };
+        let pushed: HashSet<Digest> = self.image.manifests.iter().map(|raw| raw.digest).collect();
+        let lacking: Vec<_> =
+            index.manifests.iter().filter(|entry| !pushed.contains(&entry.digest)).collect();
+        if lacking.is_empty() {
+            return None;
+        }
+        let platforms = lacking.iter().filter_map(|entry| entry.platform.as_ref());
+        let names: BTreeSet<String> =
+            platforms.filter(|platform| !platform.is_unknown()).map(ToString::to_string).collect();
+        let names = match names.is_empty() {
+            true => format!("{} of its manifests", lacking.len()),
+            false => names.into_iter().collect::<Vec<_>>().join(", "),
+        };
+        let message = format!(
+            "the registry takes an index only whole, and this one is here without {names}: {}",
+            error.message()
+        );
+        let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or bring the rest first";
+        Some(failure(ErrorKind::Unsupported, error.subject(), message).with_hint(hint))
+    }
+}
+
+/// Whether a refusal is for the tag's sake, in the words that registries have for it.
+fn is_about_tags(error: &Error) -> bool {
+    let words = error.message().to_ascii_lowercase();
+    ["immutable", "already exist", "overwrit", "protected", "409", "412", "405"]
+        .iter()
+        .any(|word| words.contains(word))
+}
