@@ -16,6 +16,7 @@ pub mod list;
 pub mod ls;
 pub mod oci;
 pub mod prune;
+pub mod push;
 pub mod registry;
 pub mod save;
 pub mod scan;

@@ -105,6 +105,17 @@ pub enum Command {
     ///
     /// name@digest removes that manifest and every tag of it.
     Rm(super::rm::Args),
+    /// Push what a directory holds, or some images of it, to a registry
+    ///
+    /// What the registry has is not sent again; what it has in another repository, it links. The tree may hold only some
+    /// platforms of an image: those are pushed. A tag that may not be moved and names the same image already is no failure.
+    #[command(override_usage = "saver push --dir DIR [OPTIONS] [IMAGE]... REGISTRY[/PREFIX]")]
+    Push(Box<super::push::Args>),
+    /// Copy an image from one registry to another, all its platforms or some
+    ///
+    /// Bytes go through memory only. Within one registry they are linked, not sent.
+    #[command(override_usage = "saver copy [OPTIONS] SRC DST")]
+    Copy(Box<super::copy::Args>),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

@@ -7,6 +7,7 @@ mod access;
 pub mod args;
 pub mod build_context;
 pub mod config;
+pub mod copy;
 pub mod credentials;
 pub mod cri;
 pub mod docker_config;
@@ -20,6 +21,7 @@ mod outfile;
 mod output;
 mod progress;
 pub mod prune;
+pub mod push;
 mod registries;
 pub mod rm;
 mod save;
@@ -30,6 +32,7 @@ pub mod serve;
 mod summary;
 mod troubles;
 pub mod verify;
+mod words;
 
 use crate::error::{Error, ErrorKind};
 use args::{Cli, Command};
@@ -63,6 +66,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
         Some(Command::Cri(args)) => block_on(cri::run(&args, &cli.global, environment)),
+        Some(Command::Push(args)) => block_on(push::run(&args, &cli.global, environment)),
+        Some(Command::Copy(args)) => block_on(copy::run(&args, &cli.global, environment)),
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),
         Some(Command::Rm(args)) => rm::run(&args, &cli.global),
         Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),

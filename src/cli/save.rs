@@ -7,6 +7,7 @@ use super::interrupt::Interrupt;
 use super::outfile::Outfile;
 use super::progress::Progress;
 use super::screen::{self, Screen};
+use super::words::{SAVING, Words};
 use super::{access, lists, output, summary, troubles};
 use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +64,8 @@ async fn listed(
     job.run(&args.run, global, screen).await
 }
 
-fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
+/// Whether colours are wanted.
+pub(super) fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
     match when {
         Color::Always => true,
         Color::Never => false,
@@ -134,7 +136,7 @@ impl Job {
             let free = saver.store().free_space().ok().map(|free| free.bytes);
             drop(made);
             progress.stop_planning(&plan);
-            let exit = tell_plan(&plan, free, quiet, global.quiet, screen);
+            let exit = tell_plan(&plan, SAVING, free, quiet, global.quiet, screen);
             write(self.report, &plan)?;
             return Ok(if interrupt.was_asked() { Exit::Interrupted } else { exit });
         }
@@ -143,7 +145,7 @@ impl Job {
         progress.stop(&report);
         output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
         if !quiet {
-            let _ = output::stdout(summary::of_report(&report).as_bytes());
+            let _ = output::stdout(summary::of_report(&report, SAVING).as_bytes());
         }
         output::stderr_text(&troubles::last_words(&report, screen.paint()));
         write(self.report, &report)?;
@@ -229,9 +231,18 @@ impl Drop for Made {
     }
 }
 
-fn tell_plan(plan: &Plan, free: Option<u64>, no_table: bool, quiet: bool, screen: &Screen) -> Exit {
+/// Prints what a dry run found.
+pub(super) fn tell_plan(
+    plan: &Plan,
+    words: Words,
+    free: Option<u64>,
+    no_table: bool,
+    quiet: bool,
+    screen: &Screen,
+) -> Exit {
     if !no_table {
-        let _ = output::stdout(summary::of_plan(plan, free, output::columns(std::io::stdout())).as_bytes());
+        let table = summary::of_plan(plan, words, free, output::columns(std::io::stdout()));
+        let _ = output::stdout(table.as_bytes());
     }
     output::stderr_text(&troubles::of_plan(plan, quiet, screen.paint()));
     if let Some(free) = free.filter(|free| *free < plan.fetch_bytes) {
@@ -250,7 +261,8 @@ fn tell_plan(plan: &Plan, free: Option<u64>, no_table: bool, quiet: bool, screen
     if failed { Exit::SomeFailed } else { Exit::Done }
 }
 
-fn write(file: Option<Outfile>, content: &impl serde::Serialize) -> Result<()> {
+/// Writes the report.
+pub(super) fn write(file: Option<Outfile>, content: &impl serde::Serialize) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     let mut json = serde_json::to_vec_pretty(content)
         .map_err(|cause| Error::new(ErrorKind::Storage, "--report", format!("cannot be written: {cause}")))?;

@@ -2,24 +2,24 @@
 
 use super::output::{self, clean, count, size, table, time};
 use super::troubles;
+use super::words::Words;
 use crate::copy::{ImagePlan, Plan, Report, Status};
 use std::time::Duration;
 
 /// No name in a table is made shorter than this.
 const SHORTEST_NAME: usize = 20;
 
-const STATUSES: [(Status, &str); 4] = [
-    (Status::Saved, "saved"),
-    (Status::Unchanged, "unchanged"),
-    (Status::Skipped, "skipped"),
-    (Status::Failed, "failed"),
-];
-
 /// The closing table of a run.
-pub(super) fn of_report(report: &Report) -> String {
+pub(super) fn of_report(report: &Report, words: Words) -> String {
+    let statuses = [
+        (Status::Saved, words.done),
+        (Status::Unchanged, "unchanged"),
+        (Status::Skipped, "skipped"),
+        (Status::Failed, "failed"),
+    ];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let left = troubles::given_up(report);
-    for (status, word) in STATUSES {
+    for (status, word) in statuses {
         let given_up = if status == Status::Failed { left } else { 0 };
         let number = report.count(status).saturating_sub(given_up);
         if number > 0 || matches!(status, Status::Saved | Status::Unchanged | Status::Failed) {
@@ -29,7 +29,7 @@ pub(super) fn of_report(report: &Report) -> String {
     if left > 0 {
         rows.push(vec!["not finished".into(), left.to_string()]);
     }
-    rows.push(vec!["fetched".into(), size(report.bytes_fetched)]);
+    rows.push(vec![words.moved.into(), size(report.bytes_fetched)]);
     rows.push(vec!["reused".into(), size(report.bytes_reused)]);
     rows.push(vec!["time".into(), time(Duration::try_from_secs_f64(report.seconds).unwrap_or_default())]);
     if report.bytes_fetched > 0 && report.seconds > 0.0 {
@@ -40,10 +40,10 @@ pub(super) fn of_report(report: &Report) -> String {
 }
 
 /// What a dry run says of each image and of all. Names are shortened where the table would be wider than `width`.
-pub(super) fn of_plan(plan: &Plan, free: Option<u64>, width: Option<usize>) -> String {
+pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<u64>, width: Option<usize>) -> String {
     let row = |image: &ImagePlan| {
         let what = match image.status {
-            Status::Saved | Status::WouldSave => "fetch",
+            Status::Saved | Status::WouldSave => words.act,
             Status::Unchanged => "unchanged",
             Status::Skipped => "skip",
             Status::Failed => "fail",
@@ -64,7 +64,8 @@ pub(super) fn of_plan(plan: &Plan, free: Option<u64>, width: Option<usize>) -> S
         size(plan.fetch_bytes),
         size(plan.reuse_bytes),
     ]);
-    let heads = ["image", "would", "platforms", "to fetch", "reused"];
+    let to_move = format!("to {}", words.act);
+    let heads = ["image", "would", "platforms", to_move.as_str(), "reused"];
     let right = [false, false, false, true, true];
     let mut text = table(&heads, &right, &rows);
     let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
@@ -90,6 +91,7 @@ fn platforms(names: &[String]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::words::SAVING;
     use super::*;
     use crate::content::Place;
     use crate::copy::ImageReport;
@@ -127,7 +129,7 @@ pub(super) mod tests {
             aborted: None,
         };
         assert_eq!(
-            of_report(&report),
+            of_report(&report, SAVING),
             "images             2\nsaved              1\nunchanged          0\nfailed             1\n\
              fetched      12.0 MB\nreused           0 B\ntime            4.0s\nrate       3.00 MB/s\n"
         );
@@ -154,13 +156,13 @@ pub(super) mod tests {
             reuse_bytes: 0,
             seconds: 0.0,
         };
-        let text = of_plan(&plan, Some(1000), Some(80));
+        let text = of_plan(&plan, SAVING, Some(1000), Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(
             text.contains("registry.e") && text.contains("3-alpine  fail"),
             "both ends of a name tell: {text}"
         );
         assert!(text.contains("  amd64,arm64/v8 ") && text.contains(" amd64,windows/amd64 "), "{text}");
-        assert!(of_plan(&plan, None, None).contains(long));
+        assert!(of_plan(&plan, SAVING, None, None).contains(long));
     }
 }

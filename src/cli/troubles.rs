@@ -187,7 +187,7 @@ mod tests {
             assert_eq!(of_report(&report, false, Paint(false)), "");
             let told = format!("{last}not finished: {left} images; the same command goes on from here\n");
             assert_eq!(last_words(&report, Paint(false)), told);
-            let table = summary::of_report(&report);
+            let table = summary::of_report(&report, super::super::words::SAVING);
             assert!(table.contains(&format!("not finished     {left}\n")), "{table}");
         }
     }

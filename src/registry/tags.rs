@@ -2,7 +2,6 @@
 
 use super::endpoint::{Endpoint, Request};
 use super::failure::{self, failure};
-use super::transport::Purpose;
 use crate::error::{ErrorKind, Result};
 use crate::oci::{Repository, Tag};
 use reqwest::header::{HeaderMap, LINK};
@@ -50,17 +49,7 @@ impl Endpoint {
         tags: &mut BTreeSet<Tag>,
     ) -> Result<Option<String>> {
         let path = format!("tags/list?{query}");
-        let answer = self
-            .send(Request {
-                subject,
-                repository,
-                method: Method::GET,
-                purpose: Purpose::Api,
-                path: &path,
-                headers: Vec::new(),
-                instead: None,
-            })
-            .await?;
+        let answer = self.send(Request::new(subject, repository, Method::GET, &path)).await?;
         if answer.response.status() != StatusCode::OK {
             return Err(self.status_error(subject, repository, answer.response).await);
         }

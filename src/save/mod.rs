@@ -205,7 +205,8 @@ impl ImageSaver {
     }
 }
 
-async fn until<T>(
+/// Does `work` to its end, cancelling `token` when `stop` is ready.
+pub(crate) async fn until<T>(
     work: impl Future<Output = Result<T>>,
     stop: impl Future<Output = ()>,
     token: &CancellationToken,

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
+    ("push", &["error", "oci", "list", "content", "registry", "store", "copy", "save"]),
     ("ls", &["error", "oci", "store"]),
     ("inspect", &["error", "oci", "content", "ls"]),
     ("serve", &["error", "oci", "content", "store"]),
@@ -27,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
-            "inspect", "serve", "scan", "cri",
+            "push", "inspect", "serve", "scan", "cri",
         ],
     ),
 ];

@@ -10,6 +10,7 @@ use super::args::ProgressMode;
 use super::output::{self, clean};
 use super::screen::Screen;
 use super::troubles;
+use super::words::{SAVING, Words};
 use crate::copy::{Event, ImageReport, Observer, Plan, Report, Status};
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -38,6 +39,7 @@ pub(super) struct Progress {
 struct Shared {
     view: View,
     quiet: bool,
+    words: Words,
     screen: Arc<Screen>,
     tally: Mutex<Tally>,
     /// Held from counting an image to printing its line, so that the numbers of the lines go up.
@@ -52,8 +54,13 @@ impl Shared {
 }
 
 impl Progress {
-    /// Begins to show progress in `mode`.
+    /// Begins to show progress of saving in `mode`.
     pub(super) fn start(mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
+        Self::of(SAVING, mode, quiet, screen)
+    }
+
+    /// Begins to show progress of what `words` say is done, in `mode`.
+    pub(super) fn of(words: Words, mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let view = match mode {
             ProgressMode::Json => View::Json,
@@ -67,6 +74,7 @@ impl Progress {
         let shared = Arc::new(Shared {
             view,
             quiet,
+            words,
             screen,
             tally: Mutex::new(Tally::new()),
             counting: Mutex::default(),
@@ -219,7 +227,7 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
             let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
             format!(
                 "{place} {} {name}  {}",
-                paint.green("saved    "),
+                paint.green(&format!("{:<9}", shared.words.done)),
                 paint.dim(&format!("{size} in {time}"))
             )
         }

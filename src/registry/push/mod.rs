@@ -41,6 +41,8 @@ struct Known {
     absent: HashSet<(Repository, Digest)>,
     /// Manifests that are there.
     revisions: HashSet<(Repository, Digest)>,
+    /// A repository that blobs may be in of which nothing else is known.
+    likely: Option<Repository>,
 }
 
 impl Pusher {
@@ -62,6 +64,11 @@ impl Pusher {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.endpoint.registry
+    }
+
+    /// Has blobs linked from `repository` where it has them: it is what is copied from.
+    pub fn link_from(&self, repository: &Repository) {
+        self.0.known().likely = Some(repository.clone());
     }
 
     /// Whether the repository has a manifest, and the digest that it is told to have.
@@ -127,7 +134,8 @@ impl Inner {
     /// Another repository that has the blob.
     fn holder(&self, repository: &Repository, digest: &Digest) -> Option<Repository> {
         let known = self.known();
-        known.holders.get(digest)?.iter().find(|holder| *holder != repository).cloned()
+        let holders = known.holders.get(digest).into_iter().flatten().chain(&known.likely);
+        holders.into_iter().find(|holder| *holder != repository).cloned()
     }
 
     async fn has_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<bool> {

@@ -1,0 +1,99 @@
+//! `saver copy`: from one registry into another.
+
+use super::access;
+use super::args::GlobalArgs;
+use super::config::Environment;
+use super::exit::Exit;
+use super::push::{SendArgs, Showing, ended, screen};
+use super::screen::Screen;
+use super::words::COPYING;
+use crate::content::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Reference;
+use crate::push::{BetweenOptions, copy_until, plan_copy_until};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The arguments of copying.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The image to copy, and its name at the registry that it goes to; without a tag, it keeps its own
+    #[arg(value_name = "SRC DST", num_args = 0..)]
+    pub names: Vec<String>,
+    /// What is sent, and how.
+    #[command(flatten)]
+    pub sending: SendArgs,
+}
+
+/// Copies, and says how that ended.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = screen(global, environment);
+    ended(copied(args, global, environment, &screen).await)
+}
+
+async fn copied(
+    args: &Args,
+    global: &GlobalArgs,
+    environment: &Environment,
+    screen: &Arc<Screen>,
+) -> Result<Exit> {
+    let [from, to] = args.names.as_slice() else {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "",
+            "two names are needed: from where, and to where",
+        )
+        .with_hint("for example saver copy nginx:1.27 registry.example:5000/mirror/nginx"));
+    };
+    let (from, to) = (Reference::parse(from)?, destination(to, &Reference::parse(from)?)?);
+    let sending = &args.sending;
+    let mut options = BetweenOptions::default();
+    sending.apply(&mut options.copy)?;
+    let registries = BTreeSet::from([from.registry.clone(), to.registry.clone()]);
+    options.access = access::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;
+    let showing = Showing::start(COPYING, sending, global, screen)?;
+    options.observer = showing.progress.observer();
+    let place = Place { repository: to.repository, tag: to.tag };
+    let asked = showing.interrupt.asked();
+    if sending.dry_run {
+        let plan = plan_copy_until(from, &to.registry, place, options, asked).await?;
+        return showing.planned(&plan);
+    }
+    let report = copy_until(from, &to.registry, place, options, asked).await?;
+    showing.finished(&report)
+}
+
+/// Where the image goes: what `text` names, with the source's tag where it names none.
+fn destination(text: &str, from: &Reference) -> Result<Reference> {
+    let mut to = Reference::parse(text)?;
+    if to.digest.is_some() {
+        let why = "a digest can't be chosen: it is the copy's own";
+        return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint("name a tag, or none"));
+    }
+    let last = text.rsplit('/').next().unwrap_or(text);
+    if !last.contains(':') {
+        to.tag = from.tag.clone();
+    }
+    Ok(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_keeps_its_tag_unless_it_is_given_another() {
+        let digest = crate::oci::Digest::of(b"x");
+        for (from, to, expect) in [
+            ("nginx:1", "r.io:5000/a", Some("r.io:5000/a:1")),
+            ("nginx:1", "r.io:5000/a:2", Some("r.io:5000/a:2")),
+            ("nginx", "r.io/a", Some("r.io/a:latest")),
+            (&format!("nginx@{digest}"), "r.io/a", Some("r.io/a")),
+            (&format!("nginx@{digest}"), "r.io/a:2", Some("r.io/a:2")),
+            ("nginx", &format!("r.io/a@{digest}"), None),
+        ] {
+            let to = destination(to, &Reference::parse(from).unwrap()).ok();
+            assert_eq!(to.map(|to| to.to_string()).as_deref(), expect, "{from}");
+        }
+    }
+}

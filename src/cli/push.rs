@@ -1,0 +1,261 @@
+//! `saver push`: what is in a tree goes to a registry.
+
+use super::args::{GlobalArgs, IndexArg, MissingPlatformArg, ProgressMode, RegistryArgs};
+use super::config::Environment;
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::outfile::Outfile;
+use super::progress::Progress;
+use super::screen::{self, Screen};
+use super::words::{PUSHING, Words};
+use super::{access, lists, output, save, summary, troubles};
+use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::list::{self, Entry};
+use crate::oci::{PlatformSet, Reference};
+use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The arguments of pushing.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Images to push, names as they were saved or as they are in the directory, everything when none is named; then the
+    /// registry, and what stands before their names there
+    #[arg(value_name = "[IMAGE]... REGISTRY[/PREFIX]")]
+    pub names: Vec<String>,
+    /// The directory that images were saved to
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Push the images listed in FILE; - is stdin; may be repeated
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append)]
+    pub list: Vec<PathBuf>,
+    /// Names in the directory, as they were saved with
+    #[arg(long = "names", value_name = "NAMES", default_value = "strip")]
+    pub rule: String,
+    /// Write the images that failed to FILE, which is a list for --list
+    #[arg(long, value_name = "FILE")]
+    pub failed_list: Option<PathBuf>,
+    /// What is sent, and how.
+    #[command(flatten)]
+    pub sending: SendArgs,
+}
+
+/// What is sent to a registry, and how.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SendArgs {
+    /// Architectures to send: amd64, arm64, arm/v7, linux/arm64/v8, or all that are there
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
+    pub arch: String,
+    /// Operating system of architectures that are written without one
+    #[arg(long, value_name = "OS", default_value = "linux")]
+    pub os: String,
+    /// What to do with an image that lacks a platform asked for
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
+    pub missing_platform: MissingPlatformArg,
+    /// What becomes of an index of which only some platforms are sent
+    ///
+    /// Many registries take an index only whole: with keep such an image then fails. prune writes a new index of what is
+    /// sent, flatten has the tag name the one platform's manifest; both have another digest.
+    #[arg(long, value_name = "MODE", default_value = "keep")]
+    pub index: IndexArg,
+    /// How to reach the registries, and as whom.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// The most blobs to send at once, 1 to 256
+    #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs, help_heading = "The run")]
+    pub jobs: u16,
+    /// Stop at the first image that fails
+    #[arg(long, help_heading = "The run")]
+    pub fail_fast: bool,
+    /// Say what would be sent; send nothing
+    #[arg(long, help_heading = "The run")]
+    pub dry_run: bool,
+    /// Write what became of each image to FILE, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "What it tells")]
+    pub report: Option<PathBuf>,
+    /// How progress is shown: as when saving
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "What it tells")]
+    pub progress: ProgressMode,
+}
+
+impl SendArgs {
+    /// Applies them to `options`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a platform that is none.
+    pub(super) fn apply(&self, options: &mut CopyOptions) -> Result<()> {
+        options.platforms = match self.arch.trim() {
+            "all" => PlatformSet::All,
+            arch => PlatformSet::parse(arch, &self.os)?,
+        };
+        options.index = match self.index {
+            IndexArg::Keep => IndexMode::Keep,
+            IndexArg::Prune => IndexMode::Prune,
+            IndexArg::Flatten => IndexMode::Flatten,
+        };
+        options.missing_platform = match self.missing_platform {
+            MissingPlatformArg::Fail => MissingPlatform::Fail,
+            MissingPlatformArg::Skip => MissingPlatform::Skip,
+        };
+        options.jobs = usize::from(self.jobs);
+        options.fail_fast = self.fail_fast;
+        options.retry.retries = self.registry.retries;
+        Ok(())
+    }
+}
+
+/// Pushes, and says how that ended.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = screen(global, environment);
+    ended(pushed(args, global, environment, &screen).await)
+}
+
+/// The terminal, and the log on it.
+pub(super) fn screen(global: &GlobalArgs, environment: &Environment) -> Arc<Screen> {
+    let colours = save::colours(global.color, environment, std::io::stderr().is_terminal());
+    let screen = Screen::new(colours);
+    screen::start_log(&screen, global.verbose, global.log_format);
+    screen
+}
+
+/// Tells the error that a command ended with.
+pub(super) fn ended(result: Result<Exit>) -> Exit {
+    result.unwrap_or_else(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })
+}
+
+async fn pushed(
+    args: &Args,
+    global: &GlobalArgs,
+    environment: &Environment,
+    screen: &Arc<Screen>,
+) -> Result<Exit> {
+    let dir = dir(args.dir.as_deref())?;
+    let Some((destination, images)) = args.names.split_last() else {
+        return Err(Error::new(ErrorKind::InvalidInput, "", "no registry is named").with_hint(
+            "saver push --dir DIR [IMAGE]... REGISTRY[/PREFIX]; without images, everything in DIR is pushed",
+        ));
+    };
+    let destination: Destination = destination.parse()?;
+    let sending = &args.sending;
+    if sending.registry.password_stdin && args.list.iter().any(|list| list.as_os_str() == "-") {
+        let why = "both read stdin: put one of them in a file";
+        return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
+    }
+    let entries = lists::read(&args.list, images, screen, global.quiet)?;
+    let mut options = PushOptions::new(dir, destination);
+    options.names = args.rule.parse()?;
+    sending.apply(&mut options.copy)?;
+    let registries = BTreeSet::from([options.destination.registry.clone()]);
+    options.access = access::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;
+    let failed =
+        args.failed_list.as_deref().map(|path| Outfile::prepare("--failed-list", path)).transpose()?;
+    let showing = Showing::start(PUSHING, sending, global, screen)?;
+    options.observer = showing.progress.observer();
+    let prefix = options.destination.prefix.as_ref().map(|prefix| format!("{prefix}/"));
+    let pusher = ImagePusher::new(options)?;
+    let images: Vec<PushImage> = entries.iter().cloned().map(PushImage::from).collect();
+    if sending.dry_run {
+        let plan = pusher.plan_until(images, showing.interrupt.asked()).await?;
+        return showing.planned(&plan);
+    }
+    let report = pusher.push_until(images, showing.interrupt.asked()).await?;
+    if let Some(file) = failed {
+        file.finish(failed_list(&report, &entries, prefix.as_deref()).as_bytes())?;
+    }
+    showing.finished(&report)
+}
+
+fn dir(dir: Option<&Path>) -> Result<&Path> {
+    let dir = dir.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, "--dir", "is missing")
+            .with_hint("add --dir DIR, the directory that images were saved to")
+    })?;
+    super::ls::warn_unless_tree(dir);
+    Ok(dir)
+}
+
+/// What is shown of a run that sends.
+pub(super) struct Showing<'a> {
+    words: Words,
+    pub(super) progress: Progress,
+    pub(super) interrupt: Interrupt,
+    report: Option<Outfile>,
+    screen: &'a Screen,
+    /// Whether no table is wanted, and no warnings.
+    quiet: (bool, bool),
+}
+
+impl<'a> Showing<'a> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// `Storage` when the report's file or the signals can't be had.
+    pub(super) fn start(
+        words: Words,
+        args: &SendArgs,
+        global: &GlobalArgs,
+        screen: &'a Arc<Screen>,
+    ) -> Result<Self> {
+        let report = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
+        let progress = Progress::of(words, args.progress, global.quiet, screen.clone());
+        let interrupt = Interrupt::listen(progress.on_interrupt())?;
+        let quiet = (global.quiet || args.progress == ProgressMode::Json, global.quiet);
+        Ok(Self { words, progress, interrupt, report, screen, quiet })
+    }
+
+    /// Tells what a dry run found.
+    pub(super) fn planned(self, plan: &Plan) -> Result<Exit> {
+        self.progress.stop_planning(plan);
+        let exit = save::tell_plan(plan, self.words, None, self.quiet.0, self.quiet.1, self.screen);
+        save::write(self.report, plan)?;
+        Ok(if self.interrupt.was_asked() { Exit::Interrupted } else { exit })
+    }
+
+    /// Tells what became of a run.
+    pub(super) fn finished(self, report: &Report) -> Result<Exit> {
+        self.progress.stop(report);
+        output::stderr_text(&troubles::of_report(report, self.quiet.1, self.screen.paint()));
+        if !self.quiet.0 {
+            let _ = output::stdout(summary::of_report(report, self.words).as_bytes());
+        }
+        output::stderr_text(&troubles::last_words(report, self.screen.paint()));
+        save::write(self.report, report)?;
+        Ok(match Exit::of_report(report) {
+            Exit::SomeFailed if self.interrupt.was_asked() => Exit::Interrupted,
+            exit => exit,
+        })
+    }
+}
+
+/// The images that failed, as a list to give to `--list`: by the names that they were asked for with, else by the tree's.
+fn failed_list(report: &Report, entries: &[Entry], prefix: Option<&str>) -> String {
+    let mut text = String::new();
+    for (number, image) in report.images.iter().enumerate() {
+        if image.status != Status::Failed {
+            continue;
+        }
+        let reason = troubles::reason(&image.reference.to_string(), image.error.as_ref());
+        let reason = output::clean(reason);
+        let line = match entries.get(number) {
+            Some(entry) => list::failed_line(&entry.reference, entry.platforms.as_ref(), &reason),
+            None => {
+                let name = image.repository.as_str();
+                let name = prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+                let tag = image.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
+                match Reference::parse(&format!("{name}{tag}")) {
+                    Ok(reference) => list::failed_line(&reference, None, &reason),
+                    Err(_) => format!("# {name}{tag}"),
+                }
+            }
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    if text.is_empty() { "# no image failed\n".to_owned() } else { text }
+}
