@@ -31,6 +31,10 @@ impl Outfile {
             Ok(found) if found.is_dir() => return Err(refuse("this is a directory".into())),
             // Renaming onto a pipe or a terminal would put a file in its place.
             Ok(found) if !found.is_file() => return Ok(Self { path: path.to_owned(), temporary: None }),
+            // Nor onto /dev/stdout, which is a link to a file where output goes to one.
+            Ok(_) if path.starts_with("/dev") || path.starts_with("/proc") => {
+                return Ok(Self { path: path.to_owned(), temporary: None });
+            }
             _ => {}
         }
         let name = path.file_name().ok_or_else(|| refuse("this names no file".into()))?;
@@ -63,7 +67,7 @@ impl Outfile {
 
 /// Writes to what is not a file. A pipe that nobody reads is an error: it would be waited for without end.
 fn write_through(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut pipe = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut pipe = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
     pipe.write_all(content)
 }

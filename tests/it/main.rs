@@ -17,6 +17,7 @@ mod list;
 mod ls;
 mod model;
 mod prune;
+mod push;
 mod readme;
 mod registry;
 mod repair;

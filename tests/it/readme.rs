@@ -1,5 +1,6 @@
 //! The README is true: its commands run, its help is the program's, its exit codes and fields are all there are.
 
+use super::support::peers::registry::{Registry, RegistryOptions};
 use super::support::samples::Samples;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -62,6 +63,8 @@ async fn every_command_runs() {
     let pod = format!("spec:\n  containers:\n  - image: {}/demo/app:1.0\n", samples.host());
     std::fs::write(dir.path().join("context/manifests/pod.yaml"), pod).unwrap();
     std::fs::write(dir.path().join("password"), "secret\n").unwrap();
+    let pushed = dir.path().join("pushed");
+    let takes = Registry::start(&pushed, &RegistryOptions { writable: true, ..RegistryOptions::default() });
     let commands = commands();
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
@@ -70,6 +73,7 @@ async fn every_command_runs() {
             continue;
         }
         let command = command.replace("localhost:5000", &samples.host());
+        let command = command.replace("registry.example:5000", &takes.address);
         let command = command.replace("scripts/", &format!("{}/scripts/", root.display()));
         let output = shell(dir.path(), &command).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -12,9 +12,10 @@ use url::Url;
 /// Why it may not be sent to, in words.
 pub(in crate::registry) fn target(from: &Url, location: &str) -> Result<Url, String> {
     let mut said = from.join(location).map_err(|error| format!("no address: {error}"))?;
-    let itself = said.host() == from.host() && matches!(said.port(), None | Some(80) | Some(443));
-    if from.scheme() == "https" && said.scheme() == "http" && (itself || said.port() == from.port()) {
-        let port = from.port();
+    let port = from.port();
+    let itself =
+        said.host() == from.host() && (matches!(said.port(), None | Some(443)) || said.port() == port);
+    if from.scheme() == "https" && said.scheme() == "http" && itself {
         let moved = said.set_scheme("https").and_then(|()| said.set_port(port));
         moved.map_err(|()| "no address".to_owned())?;
     }

@@ -35,8 +35,8 @@ struct Inner {
 /// What was learned of the registry in this run.
 #[derive(Default)]
 struct Known {
-    /// The repositories that have a blob.
-    holders: HashMap<Digest, Vec<Repository>>,
+    /// The repositories that have a blob of this digest and size.
+    holders: HashMap<(Digest, u64), Vec<Repository>>,
     /// Blobs that were asked for and not there: they need not be asked for again at once.
     absent: HashSet<(Repository, Digest)>,
     /// Manifests that are there.
@@ -119,33 +119,36 @@ impl Inner {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_blob(&self, repository: &Repository, digest: &Digest) {
+    fn note_blob(&self, repository: &Repository, blob: &Descriptor) {
         let mut known = self.known();
-        let holders = known.holders.entry(*digest).or_default();
+        let holders = known.holders.entry((blob.digest, blob.size)).or_default();
         if !holders.contains(repository) {
             holders.push(repository.clone());
         }
     }
 
-    fn holds(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.known().holders.get(digest).is_some_and(|holders| holders.contains(repository))
+    fn holds(&self, repository: &Repository, blob: &Descriptor) -> bool {
+        self.known()
+            .holders
+            .get(&(blob.digest, blob.size))
+            .is_some_and(|holders| holders.contains(repository))
     }
 
     /// Another repository that has the blob.
-    fn holder(&self, repository: &Repository, digest: &Digest) -> Option<Repository> {
+    fn holder(&self, repository: &Repository, blob: &Descriptor) -> Option<Repository> {
         let known = self.known();
-        let holders = known.holders.get(digest).into_iter().flatten().chain(&known.likely);
+        let holders = known.holders.get(&(blob.digest, blob.size)).into_iter().flatten().chain(&known.likely);
         holders.into_iter().find(|holder| *holder != repository).cloned()
     }
 
     async fn has_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<bool> {
         let digest = &blob.digest;
-        if self.holds(repository, digest) {
+        if self.holds(repository, blob) {
             return Ok(true);
         }
         let there = self.endpoint.has_blob(&self.subject(repository, digest), repository, blob).await?;
         if there {
-            self.note_blob(repository, digest);
+            self.note_blob(repository, blob);
         } else {
             self.known().absent.insert((repository.clone(), *digest));
         }
@@ -153,9 +156,10 @@ impl Inner {
     }
 
     /// Has the blob linked from a repository that has it, or opens an upload.
-    async fn begin(&self, repository: &Repository, digest: &Digest) -> Result<Begun> {
+    async fn begin(&self, repository: &Repository, blob: &Descriptor) -> Result<Begun> {
+        let digest = &blob.digest;
         let subject = self.subject(repository, digest);
-        if let Some(from) = self.holder(repository, digest) {
+        if let Some(from) = self.holder(repository, blob) {
             match self.endpoint.begin_upload(&subject, repository, digest, Some(&from)).await {
                 // It may not be read by us, or not be there any more: then the bytes are sent.
                 Err(error) if !error.kind().is_retryable() => {
@@ -208,7 +212,7 @@ impl Sink for Pusher {
     }
 
     fn presume(&self, repository: &Repository, blobs: &[Descriptor]) {
-        blobs.iter().for_each(|blob| self.0.note_blob(repository, &blob.digest));
+        blobs.iter().for_each(|blob| self.0.note_blob(repository, blob));
     }
 
     async fn ingest(
@@ -216,14 +220,15 @@ impl Sink for Pusher {
         repository: &Repository,
         descriptor: &Descriptor,
     ) -> Result<Ingest<Infallible, Upload>> {
-        let digest = descriptor.digest;
-        let absent = self.0.known().absent.remove(&(repository.clone(), digest));
+        let key = (repository.clone(), descriptor.digest);
+        let absent = self.0.known().absent.remove(&key);
         if !absent && self.has_blob(repository, descriptor).await? {
             return Ok(Ingest::Present);
         }
-        match self.0.begin(repository, &digest).await.map_err(of_sink)? {
+        self.0.known().absent.remove(&key);
+        match self.0.begin(repository, descriptor).await.map_err(of_sink)? {
             Begun::Mounted => {
-                self.0.note_blob(repository, &digest);
+                self.0.note_blob(repository, descriptor);
                 Ok(Ingest::Present)
             }
             Begun::At(at) => Ok(Ingest::Upload(Upload::new(self.0.clone(), repository, descriptor, at))),
@@ -253,5 +258,87 @@ fn of_sink(error: Error) -> Error {
 impl fmt::Debug for Pusher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pusher").field("registry", self.registry()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{BlobUpload, conformance};
+    use crate::registry::Anonymous;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    /// docker-registry over an empty directory.
+    struct Peer {
+        address: String,
+        child: Child,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Peer {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let config = dir.path().join("config.yml");
+            let text = format!(
+                "version: 0.1\nlog: {{formatter: json}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+                dir.path().join("tree")
+            );
+            std::fs::write(&config, text).unwrap();
+            let mut command = Command::new("docker-registry");
+            command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+            let mut child = command.stderr(Stdio::piped()).spawn().expect("scripts/peers.sh installs it");
+            let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+            let address = lines.by_ref().find_map(|line| {
+                let line = line.unwrap();
+                Some(line.split_once("listening on ")?.1.split(['"', ',']).next()?.to_owned())
+            });
+            std::thread::spawn(move || lines.for_each(drop));
+            Self { address: address.unwrap(), child, _dir: dir }
+        }
+    }
+
+    impl Drop for Peer {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    fn pusher(peer: &Peer) -> Pusher {
+        let registry = peer.address.parse().unwrap();
+        Pusher::new(&registry, Arc::new(Anonymous), SessionOptions::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_registry_conforms() {
+        let mut peers = Vec::new();
+        conformance::uploads(|| {
+            peers.push(Peer::start());
+            pusher(&peers[peers.len() - 1])
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_linked_from_where_it_is() {
+        let peer = Peer::start();
+        let (one, other): (Repository, Repository) = ("a/one".parse().unwrap(), "b/other".parse().unwrap());
+        let content = Bytes::from_static(b"a layer that two have");
+        let blob = Descriptor::new("application/octet-stream", Digest::of(&content), content.len() as u64);
+        let sink = pusher(&peer);
+        let Ingest::Upload(mut upload) = sink.ingest(&one, &blob).await.unwrap() else { panic!("present") };
+        upload.write(content).await.unwrap();
+        upload.commit(&blob.digest).await.unwrap();
+        assert!(matches!(sink.ingest(&other, &blob).await.unwrap(), Ingest::Present));
+        // Another run has to be told.
+        let (third, sink) = ("c".parse().unwrap(), pusher(&peer));
+        sink.presume(&other, std::slice::from_ref(&blob));
+        assert!(matches!(sink.ingest(&third, &blob).await.unwrap(), Ingest::Present));
+        assert!(pusher(&peer).has_blob(&third, &blob).await.unwrap());
+        // What is told wrongly costs one request.
+        let absent = Descriptor::new("x", Digest::of(b"absent"), 6);
+        sink.presume(&other, std::slice::from_ref(&absent));
+        assert!(matches!(sink.ingest(&third, &absent).await.unwrap(), Ingest::Upload(_)));
     }
 }

@@ -244,7 +244,7 @@ impl BlobUpload for Upload {
 
     async fn commit(&mut self, digest: &Digest) -> Result<()> {
         self.finish(digest).await.map_err(of_sink)?;
-        self.inner.note_blob(&self.repository, digest);
+        self.inner.note_blob(&self.repository, &self.blob);
         Ok(())
     }
 }

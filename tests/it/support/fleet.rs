@@ -48,7 +48,7 @@ fn image(tree: &Tree, name: &str, seed: u64, base: &[u8]) -> Descriptor {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes

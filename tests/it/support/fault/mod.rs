@@ -22,6 +22,7 @@
 
 mod auth;
 mod tls;
+mod upload;
 mod wire;
 
 pub(crate) use auth::TokenAuth;
@@ -68,6 +69,8 @@ pub(crate) enum Fault {
     Redirect(String),
     /// The right answer, after this long.
     Delay(Duration),
+    /// So many bytes of what is uploaded are kept, and the connection closes.
+    Take(usize),
 }
 
 impl Fault {
@@ -102,6 +105,10 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
+    /// The same as bytes.
+    content: Bytes,
+    /// Whether the client went before all of it had come.
+    cut: bool,
     /// Which connection it came over, counted from 0.
     pub(crate) connection: usize,
 }
@@ -143,6 +150,7 @@ struct State {
     seen: Vec<Seen>,
     connections: usize,
     auth: auth::Auth,
+    uploads: upload::Uploads,
 }
 
 struct RuleState {
@@ -306,6 +314,16 @@ impl FaultServer {
     /// All tokens that were given out are refused from here on.
     pub(crate) fn expire_tokens(&self) {
         self.state().auth.expire();
+    }
+
+    /// The blob of this digest, as it was added or pushed.
+    pub(crate) fn blob(&self, digest: &Digest) -> Option<Bytes> {
+        self.state().blobs.get(digest).cloned()
+    }
+
+    /// What a tag, or a digest, names in a repository: the media type and the manifest.
+    pub(crate) fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Bytes)> {
+        self.state().manifests.get(&(repository.to_owned(), reference.to_owned())).cloned()
     }
 
     /// Every request so far, in the order of their coming.

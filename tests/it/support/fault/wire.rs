@@ -115,15 +115,16 @@ async fn read_request(stream: &mut Box<dyn Stream>, buffer: &mut Vec<u8>) -> Opt
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let mut seen = Seen { method, path, headers, body: String::new(), connection: 0 };
+    let (body, content) = (String::new(), Bytes::new());
+    let mut seen = Seen { method, path, headers, body, content, cut: false, connection: 0 };
     let length: usize = seen.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
-    while buffer.len() < length {
-        if stream.read_buf(buffer).await.ok()? == 0 {
-            return None;
-        }
+    while buffer.len() < length && !seen.cut {
+        seen.cut = stream.read_buf(buffer).await.unwrap_or(0) == 0;
     }
-    seen.body = String::from_utf8_lossy(&buffer[..length]).into_owned();
-    buffer.drain(..length);
+    let came = length.min(buffer.len());
+    seen.content = Bytes::copy_from_slice(&buffer[..came]);
+    seen.body = String::from_utf8_lossy(&seen.content).into_owned();
+    buffer.drain(..came);
     Some(Some(seen))
 }
 
@@ -142,6 +143,9 @@ async fn respond(stream: &mut Box<dyn Stream>, shared: &Shared, seen: Seen) -> b
             }
         }
     };
+    if seen.cut {
+        return false;
+    }
     let mut reply = reply;
     let length = reply.body.len();
     reply.set("Content-Length", &length.to_string());
@@ -166,7 +170,7 @@ async fn spoil(reply: &mut Reply, fault: Fault) -> Option<Delivery> {
         Fault::Cut(at) => return Some(Delivery::Cut(at)),
         Fault::Stall(at) => return Some(Delivery::Stall(at)),
         Fault::Silence => std::future::pending().await,
-        Fault::Close => return None,
+        Fault::Close | Fault::Take(_) => return None,
         Fault::Flip(at) if !reply.body.is_empty() => {
             let mut bytes = reply.body.to_vec();
             let at = at % bytes.len();
@@ -258,6 +262,9 @@ fn right_answer(state: &mut super::State, seen: &Seen, fault: Option<&Fault>) ->
     let path = seen.path.split('?').next().unwrap_or_default();
     if path == "/token" {
         return state.auth.token(seen);
+    }
+    if let Some(reply) = super::upload::answer(state, seen, fault) {
+        return reply;
     }
     let Some(rest) = path.strip_prefix("/v2/") else { return blob_elsewhere(state, path, seen, fault) };
     if let Some((repository, reference)) = rest.split_once("/manifests/") {

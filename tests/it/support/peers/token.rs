@@ -143,7 +143,7 @@ fn answer(
     )
 }
 
-/// A token for the scopes that were asked for; only pulls are granted.
+/// A token for the scopes that were asked for; pulls and pushes are granted.
 fn token(signer: &Signer, url: &url::Url, lifetime: Duration) -> serde_json::Value {
     let access: Vec<_> = url
         .query_pairs()
@@ -151,9 +151,11 @@ fn token(signer: &Signer, url: &url::Url, lifetime: Duration) -> serde_json::Val
         .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
         .filter_map(|scope| {
             let (kind, rest) = scope.split_once(':')?;
-            let (name, _) = rest.rsplit_once(':')?;
-            let actions = if kind == "registry" { "*" } else { "pull" };
-            Some(json!({"type": kind, "name": name, "actions": [actions]}))
+            let (name, asked) = rest.rsplit_once(':')?;
+            let granted = |action: &&str| matches!(*action, "pull" | "push");
+            let actions: Vec<&str> =
+                if kind == "registry" { vec!["*"] } else { asked.split(',').filter(granted).collect() };
+            Some(json!({"type": kind, "name": name, "actions": actions}))
         })
         .collect();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();

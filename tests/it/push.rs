@@ -1,0 +1,403 @@
+//! `saver push` and `saver copy`, the real program, into real registries and into one that misbehaves.
+
+use super::support::fault::{Fault, FaultServer};
+use super::support::fleet::{Fleet, noise};
+use super::support::handmade::Tree;
+use super::support::peers::registry::{Registry, RegistryOptions};
+use super::support::peers::token::{TokenOptions, TokenServer};
+use super::support::peers::{run as peer, samples, succeed};
+use super::support::program::{Home, Ran, Victim, run};
+use super::support::proxy::{Conduct, Proxy};
+use saver::oci::Digest;
+use saver::store::Store;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// What `htpasswd -nbB reader hunter2` printed.
+const PASSWORDS: &str = "reader:$2y$05$9pVdx45SxJAf7bV349BS0Ozv4QNt1gsym2bljk1C7h03Uxi/My3sW\n";
+
+fn writable(root: &TempDir) -> Registry {
+    Registry::start(root.path(), &RegistryOptions { writable: true, ..RegistryOptions::default() })
+}
+
+/// Runs `saver push` (or copy) with a report; asserts the exit code.
+fn sends(home: &Home, arguments: &[&str], code: i32) -> (Ran, Value) {
+    let report = home.path("report.json");
+    let mut command = home.saver(arguments);
+    let ran = run(command.args(["--progress", "none", "--report"]).arg(&report)).expect(code);
+    let json = std::fs::read(&report).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+    (ran, json)
+}
+
+fn push(home: &Home, dir: &Path, more: &[&str], code: i32) -> (Ran, Value) {
+    let mut arguments = vec!["push", "--dir", dir.to_str().unwrap()];
+    arguments.extend(more);
+    sends(home, &arguments, code)
+}
+
+fn rows(report: &Value) -> &[Value] {
+    report["images"].as_array().unwrap()
+}
+
+fn statuses(report: &Value) -> Vec<&str> {
+    rows(report).iter().map(|row| row["status"].as_str().unwrap()).collect()
+}
+
+/// The manifest that skopeo gets, byte for byte.
+fn raw(image: &str) -> String {
+    succeed("skopeo", ["inspect", "--raw", "--tls-verify=false", &format!("docker://{image}")])
+}
+
+/// Every tag of a tree.
+fn tags(dir: &Path) -> Vec<(String, Digest)> {
+    let store = Store::open_read_only(dir).unwrap();
+    let mut all = Vec::new();
+    for repository in store.repositories().unwrap() {
+        for tag in store.tags(&repository).unwrap() {
+            let digest = store.read_tag(&repository, &tag).unwrap().unwrap();
+            all.push((format!("{repository}:{tag}"), digest));
+        }
+    }
+    all
+}
+
+#[test]
+fn everything_in_a_tree_is_pushed_and_a_second_push_sends_nothing() {
+    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let registry = writable(&root);
+    let to = format!("{}/team/x", registry.address);
+    let (ran, first) = push(&home, &samples(), &[&to], 0);
+    assert!(ran.stdout.contains("pushed"), "{}", ran.stdout);
+    let all = tags(&samples());
+    assert_eq!(rows(&first).len(), all.len());
+    assert!(statuses(&first).iter().all(|status| *status == "saved"), "{first:#}");
+    for (name, digest) in &all {
+        let served = raw(&format!("{}/team/x/{name}", registry.address));
+        assert_eq!(Digest::of(served.as_bytes()), *digest, "{name}");
+    }
+    // Layers that several repositories have went over the wire once, and were linked then.
+    assert!(first["bytes_reused"].as_u64().unwrap() > 0);
+    let (_, second) = push(&home, &samples(), &[&to], 0);
+    assert!(statuses(&second).iter().all(|status| *status == "unchanged"), "{second:#}");
+    assert_eq!(second["bytes_fetched"], 0);
+    super::support::fleet::assert_true(root.path(), "the registry's own tree");
+    // And another program can use it.
+    let layout = format!("oci:{}:x", home.path("layout").display());
+    let image = format!("docker://{}/team/x/demo/app:1.0", registry.address);
+    succeed("skopeo", ["copy", "--all", "--src-tls-verify=false", &image, &layout]);
+}
+
+#[test]
+fn images_of_a_list_are_found_by_the_names_they_were_saved_with() {
+    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let registry = writable(&root);
+    let list =
+        home.write("list.txt", "hello:1.0\nquay.io/demo/app:1.0 platform=amd64\nquay.io/not/there:1\n");
+    let failed = home.path("failed.txt");
+    let more =
+        ["--list", list.to_str().unwrap(), "--failed-list", failed.to_str().unwrap(), "--index", "prune"];
+    let (ran, report) = push(&home, &samples(), &[&more[..], &[registry.address.as_str()]].concat(), 1);
+    assert_eq!(statuses(&report), ["saved", "saved", "failed"], "{}", ran.stderr);
+    assert!(std::fs::read_to_string(&failed).unwrap().starts_with("quay.io/not/there:1  # "));
+    let index: Value = serde_json::from_str(&raw(&format!("{}/demo/app:1.0", registry.address))).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "{index:#}");
+    assert_eq!(rows(&report)[1]["platforms"], serde_json::json!(["linux/amd64"]));
+    raw(&format!("{}/library/hello:1.0", registry.address));
+}
+
+#[test]
+fn a_registry_that_wants_indexes_whole_gets_them_pruned_or_flattened_or_the_user_advice() {
+    let (home, root, work) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let source = Registry::serve(&samples());
+    let image = format!("{}/demo/app:1.0", source.address);
+    run(home.saving(work.path(), "amd64", &[image]).arg("--quiet")).expect(0);
+    let registry = writable(&root);
+    let (ran, _) = push(&home, work.path(), &["demo/app:1.0", &registry.address], 1);
+    for words in ["without linux/arm/v7, linux/arm64/v8", "--index prune"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("tried"), "what is refused for good is not tried again: {}", ran.stderr);
+    let pruned = format!("{}/pruned", registry.address);
+    push(&home, work.path(), &["--index", "prune", "demo/app:1.0", &pruned], 0);
+    let index: Value = serde_json::from_str(&raw(&format!("{pruned}/demo/app:1.0"))).unwrap();
+    assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+    let flat = format!("{}/flat", registry.address);
+    push(&home, work.path(), &["--index", "flatten", "demo/app:1.0", &flat], 0);
+    let manifest: Value = serde_json::from_str(&raw(&format!("{flat}/demo/app:1.0"))).unwrap();
+    assert!(manifest["layers"].is_array(), "{manifest:#}");
+    let (ran, _) = push(&home, work.path(), &["--arch", "arm64", "demo/app:1.0", &flat], 1);
+    assert!(ran.stderr.contains("nothing of it is there"), "{}", ran.stderr);
+}
+
+#[test]
+fn passwords_and_tokens_are_shown_and_their_lack_is_told() {
+    let (home, root, dir) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let passwords = dir.path().join("htpasswd");
+    std::fs::write(&passwords, PASSWORDS).unwrap();
+    let with_passwords =
+        RegistryOptions { writable: true, htpasswd: Some(passwords), ..RegistryOptions::default() };
+    let user = Some(("reader", "hunter2"));
+    let tokens = TokenServer::start(dir.path(), TokenOptions { user, lifetime: Duration::from_secs(60) });
+    let with_tokens =
+        RegistryOptions { writable: true, token: Some(tokens.auth()), ..RegistryOptions::default() };
+    for (options, place) in [(with_passwords, "a"), (with_tokens, "b")] {
+        let registry = Registry::start(&root.path().join(place), &options);
+        let (ran, _) = push(&home, &samples(), &["demo/app:1.0", &registry.address], 1);
+        assert!(ran.stderr.contains("docker login"), "{}", ran.stderr);
+        for password in ["wrong", "hunter2"] {
+            let auth = base64(&format!("reader:{password}"));
+            let authfile = home.write(
+                "auth.json",
+                &format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address),
+            );
+            let more = ["--authfile", authfile.to_str().unwrap(), "demo/app:1.0", "mirror/app:1.0"];
+            let code = i32::from(password == "wrong");
+            let (ran, report) = push(&home, &samples(), &[&more[..], &[&registry.address]].concat(), code);
+            assert!(!ran.stderr.contains("hunter2") && !ran.stderr.contains(&auth), "{}", ran.stderr);
+            if code == 0 {
+                // The two are one image: the second is linked.
+                let sent: Vec<u64> =
+                    rows(&report).iter().map(|row| row["bytes_fetched"].as_u64().unwrap()).collect();
+                assert!(sent.contains(&0) && sent.iter().sum::<u64>() > 0, "{report:#}");
+            }
+        }
+    }
+    let asked = tokens.asked().join("\n");
+    let both = "scope=repository%3Amirror%2Fapp%3Apull%2Cpush&scope=repository%3Ademo%2Fapp%3Apull&";
+    let reverse = "scope=repository%3Ademo%2Fapp%3Apull%2Cpush&scope=repository%3Amirror%2Fapp%3Apull&";
+    assert!(asked.contains(both) || asked.contains(reverse), "to link a blob takes both scopes:\n{asked}");
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// A tree with one image of one large layer and a small one; their bytes.
+fn large() -> (Tree, Vec<u8>) {
+    let tree = Tree::new();
+    let layer = noise(7, 3_000_000);
+    let image = tree.image("big/app", "linux/amd64", &[&layer, &noise(8, 1000)]);
+    tree.tag("big/app", "1.0", &image.digest);
+    (tree, layer)
+}
+
+/// Pushes the tree to a server that misbehaves first; asserts that all of it is there in the end.
+async fn pushed_in_spite(server: &FaultServer, tree: &Tree, layer: &[u8]) -> (Ran, Value) {
+    let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+    let done = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], 0)).await.unwrap();
+    assert_eq!(server.blob(&Digest::of(layer)).as_deref(), Some(layer));
+    assert!(server.manifest("big/app", "1.0").is_some());
+    done
+}
+
+fn content_ranges(server: &FaultServer) -> Vec<Option<String>> {
+    let patches = server.seen().into_iter().filter(|seen| seen.method == "PATCH");
+    patches.map(|seen| seen.header("content-range").map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_was_cut_goes_on_from_what_the_registry_has() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(500_000));
+    let (_, report) = pushed_in_spite(&server, &tree, &layer).await;
+    let expect = [None, Some("1000000-2999999".to_owned()), Some("1500000-2999999".to_owned())];
+    assert_eq!(content_ranges(&server), expect);
+    assert_eq!(rows(&report)[0]["attempts"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_the_registry_has_forgotten_begins_anew() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));
+    server.on("GET", "/blobs/uploads/").times(1).answer(Fault::status(404));
+    // And a second time in the middle of things, and at the end of them.
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::status(404));
+    server.on("PUT", "/blobs/uploads/3").times(1).answer(Fault::status(404));
+    pushed_in_spite(&server, &tree, &layer).await;
+    assert!(server.count("POST", "/blobs/uploads/") >= 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_whose_last_answer_was_lost_is_not_sent_again() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    server.on("PUT", "/blobs/uploads/").times(3).answer(Fault::Close);
+    pushed_in_spite(&server, &tree, &layer).await;
+    assert_eq!(server.count("PATCH", "/blobs/uploads/"), 1);
+    assert_eq!(server.count("POST", "/blobs/uploads/"), 3, "one for each blob");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_fail_are_tried_again_and_waits_are_kept() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    server.on("HEAD", "/manifests/").times(2).answer(Fault::status(502));
+    server.on("HEAD", "/blobs/").times(1).answer(Fault::Close);
+    server.on("POST", "/blobs/uploads/").times(1).answer(Fault::retry_after(429, "1"));
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::status(503));
+    server.on("PUT", "/blobs/uploads/").times(1).answer(Fault::status(504));
+    server.on("PUT", "/manifests/").times(2).answer(Fault::status(500));
+    let begun = std::time::Instant::now();
+    pushed_in_spite(&server, &tree, &layer).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "the registry asked for a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_goes_elsewhere_without_credentials() {
+    let (server, cdn) = (FaultServer::start().await, FaultServer::start().await);
+    let (tree, layer) = large();
+    server.require_basic("reader", "hunter2");
+    // Opened there as a registry would open it behind the scenes.
+    let client = reqwest::Client::new();
+    for _ in 0..3 {
+        client.post(format!("{}/v2/big/app/blobs/uploads/", cdn.url())).send().await.unwrap();
+    }
+    for number in 1..=3 {
+        let at = format!("{}/v2/big/app/blobs/uploads/{number}", cdn.url());
+        server.on("POST", "/blobs/uploads/").times(1).answer(Fault::header("Location", &at));
+    }
+    let home = Home::new();
+    let auth = base64("reader:hunter2");
+    let auth =
+        home.write("auth.json", &format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, server.registry()));
+    let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+    tokio::task::spawn_blocking(move || {
+        push(&home, &dir, &["--authfile", auth.to_str().unwrap(), &to], 0);
+    })
+    .await
+    .unwrap();
+    assert_eq!(cdn.blob(&Digest::of(&layer)).as_deref(), Some(&layer[..]));
+    assert!(cdn.seen().iter().all(|seen| seen.header("authorization").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_may_not_move_and_need_not_is_no_failure() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    let (_, report) = pushed_in_spite(&server, &tree, &layer).await;
+    assert_eq!(statuses(&report), ["saved"]);
+    let (media_type, manifest) = server.manifest("big/app", "1.0").unwrap();
+    let immutable = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1.0' already exists and cannot be overwritten because the repository is immutable."}]}"#;
+    let refusal = |status| Fault::Status(status, vec![], immutable.into());
+    let to = server.registry().to_string();
+    let again = |code| {
+        let (dir, to) = (tree.dir().to_owned(), to.clone());
+        tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], code))
+    };
+    for status in [400, 403, 409, 412] {
+        // The registry does not tell at first what it has: as when another pushes the same meanwhile.
+        server.behave();
+        server.on("HEAD", "/manifests/1.0").times(1).answer(Fault::status(404));
+        server.on("PUT", "/manifests/1.0").answer(refusal(status));
+        again(0).await.unwrap();
+    }
+    server.behave();
+    let other = String::from_utf8_lossy(&manifest).replacen('{', "{ ", 1);
+    let other = server.add_manifest("big/app", Some("1.0"), &media_type, other);
+    server.on("PUT", "/manifests/1.0").answer(refusal(400));
+    let (ran, _) = again(1).await.unwrap();
+    assert!(ran.stderr.contains(&format!("the tag 1.0 names {other} there")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: push it under another tag"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_sends_nothing() {
+    let (server, (tree, _)) = (FaultServer::start().await, large());
+    let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+    let dry = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &["--dry-run", &to], 0));
+    let (ran, plan) = dry.await.unwrap();
+    assert_eq!(plan["images"][0]["status"], "would-save");
+    assert!(
+        plan["fetch_bytes"].as_u64().unwrap() > 3_000_000 && ran.stdout.contains("to push"),
+        "{}",
+        ran.stdout
+    );
+    assert!(server.seen().iter().all(|seen| matches!(seen.method.as_str(), "GET" | "HEAD")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_while_they_take_bytes_cost_no_image() {
+    let (root, (tree, layer)) = (TempDir::new().unwrap(), large());
+    let registry = writable(&root);
+    let broken = |number: usize, _: &mut fastrand::Rng| match number {
+        0..6 => Conduct { takes: 700_000, ..Conduct::good() },
+        _ => Conduct::good(),
+    };
+    let proxy = Proxy::start(registry.address.parse().unwrap(), 1, broken).await;
+    let (dir, to) = (tree.dir().to_owned(), proxy.registry().to_string());
+    let pushed = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], 0));
+    let (_, report) = pushed.await.unwrap();
+    assert!(rows(&report)[0]["attempts"].as_u64().unwrap() > 1, "{report:#}");
+    let served = Store::open_read_only(root.path()).unwrap().read_content(&Digest::of(&layer), 4 << 20);
+    assert_eq!(served.unwrap().as_deref(), Some(&layer[..]));
+}
+
+#[test]
+fn killed_in_mid_push_the_next_run_sends_the_rest() {
+    let (home, root, fleet) = (Home::new(), TempDir::new().unwrap(), Fleet::make(6));
+    let registry = writable(&root);
+    let dir = fleet.tree.dir().to_str().unwrap().to_owned();
+    let mut kills = 0;
+    for wait in [30, 60, 100, 150] {
+        let command = ["push", "--dir", &dir, "--progress", "none", "--jobs", "2", &registry.address];
+        let mut victim = Victim::start(&mut home.saver(command));
+        std::thread::sleep(Duration::from_millis(wait));
+        kills += i32::from(victim.is_running());
+        victim.kill();
+    }
+    assert!(kills > 0, "every run was done before it was killed");
+    push(&home, fleet.tree.dir(), &[&registry.address], 0);
+    for (name, digest) in tags(fleet.tree.dir()) {
+        assert_eq!(Digest::of(raw(&format!("{}/{name}", registry.address)).as_bytes()), digest, "{name}");
+    }
+    super::support::fleet::assert_true(root.path(), "after the kills");
+}
+
+#[test]
+fn an_image_is_copied_between_registries_and_linked_within_one() {
+    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let (source, registry) = (Registry::serve(&samples()), writable(&root));
+    let from = format!("{}/demo/app:1.0", source.address);
+    let to = format!("{}/copied/app", registry.address);
+    let (_, report) = sends(&home, &["copy", &from, &to], 0);
+    assert_eq!(rows(&report)[0]["platforms"].as_array().unwrap().len(), 3);
+    assert_eq!(raw(&format!("{to}:1.0")), raw(&from));
+    assert_eq!(statuses(&sends(&home, &["copy", &from, &to], 0).1), ["unchanged"]);
+
+    // To another repository and another tag: nothing is sent.
+    let other = format!("{}/other/app:v2", registry.address);
+    let (_, report) = sends(&home, &["copy", &format!("{to}:1.0"), &other], 0);
+    assert_eq!((&statuses(&report)[..], &report["bytes_fetched"]), (&["saved"][..], &Value::from(0)));
+    assert_eq!(raw(&other), raw(&from));
+
+    let one = format!("{}/one/app", registry.address);
+    sends(&home, &["copy", &from, &one, "--arch", "arm64", "--index", "flatten"], 0);
+    let inspected = succeed("skopeo", ["inspect", "--tls-verify=false", &format!("docker://{one}:1.0")]);
+    assert!(inspected.contains("\"Architecture\": \"arm64\""), "{inspected}");
+    let gone = peer("skopeo", ["inspect", "--tls-verify=false", &format!("docker://{one}:2.0")]);
+    assert!(!gone.status.success());
+
+    let (ran, _) = sends(&home, &["copy", &from, &from], 2);
+    assert!(ran.stderr.contains("source and destination are one"), "{}", ran.stderr);
+    let (ran, _) = sends(&home, &["copy", &format!("{}/no:1", source.address), &to], 1);
+    assert!(ran.stderr.contains("failed:"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_wrong_with_the_command_line_is_told_before_anything_is_asked() {
+    let (home, dir) = (Home::new(), samples());
+    let dir = dir.to_str().unwrap();
+    for (arguments, words) in [
+        (&["push", "r.io"][..], "--dir: is missing"),
+        (&["push", "--dir", dir], "no registry is named"),
+        (&["push", "--dir", dir, "https://r.io"], "without a scheme"),
+        (&["push", "--dir", dir, "nginx:1.27"], "destination"),
+        (&["push", "--dir", dir, "--arch", "nope/x/y/z", "r.io"], "nope"),
+        (&["copy", "nginx:1"], "two names are needed"),
+    ] {
+        let ran = run(&mut home.saver(arguments)).expect(2);
+        assert!(ran.stderr.contains(words) && ran.stderr.contains("hint"), "{arguments:?}: {}", ran.stderr);
+    }
+}
