@@ -311,7 +311,7 @@ fn a_pruned_tree_can_be_pushed_on_as_the_readme_says() {
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
     let harbor = Registry::start(store.path(), &options);
     let readme = include_str!("../../README.md");
-    let command = readme.split('`').find(|code| code.starts_with("skopeo sync")).expect("the command");
+    let command = readme.split('`').find(|code| code.starts_with("skopeo sync --")).expect("the command");
     let command = command.replace("127.0.0.1:5000", &tree.address);
     let command = command.replace("harbor.example.com", &harbor.address);
     // This one has no TLS; a Harbor has.
