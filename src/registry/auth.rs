@@ -17,13 +17,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 use url::Url;
 
+/// A repository, and another that a request reads beside it.
+type About = (Repository, Option<Repository>);
+
 /// Authorises requests to one endpoint.
 pub(super) struct Auth {
     /// The endpoint, as credentials are looked up by it.
     host: Registry,
     credentials: Arc<dyn CredentialSource>,
     challenge: Mutex<Option<Challenge>>,
-    repositories: Mutex<HashMap<(Repository, Option<Repository>), Arc<Access>>>,
+    repositories: Mutex<HashMap<About, Arc<Access>>>,
     rights: Rights,
     tokens_asked: AtomicU64,
 }

@@ -57,7 +57,7 @@ struct Streaming {
 impl Upload {
     pub(super) fn new(inner: Arc<Inner>, repository: &Repository, blob: &Descriptor, at: Url) -> Self {
         Self {
-            subject: inner.subject(repository, &blob.digest),
+            subject: inner.subject(repository, blob.digest),
             inner,
             repository: repository.clone(),
             blob: blob.clone(),
