@@ -1,13 +1,15 @@
 //! What was found, for a person to look over: a list that [`crate::list::parse`] reads.
 
 use super::Found;
-use crate::list::{MAX_LINE_BYTES, Origin};
+use crate::list::Origin;
 use crate::oci::Reference;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One line of the list is kept shorter than a list's longest.
-const ROOM: usize = MAX_LINE_BYTES / 2;
+/// The places of one image take about so much of its line, in bytes; JSON has them all.
+const ROOM: usize = 400;
+/// A text from a file takes no more than this, in bytes: a line stays far below a list's longest.
+const MAX_TEXT: usize = 1024;
 
 /// What was found: each image once, sorted, with all places.
 #[derive(Clone, Debug, Serialize)]
@@ -124,10 +126,31 @@ fn one_line(text: &str) -> String {
         text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c });
     let mut line = String::new();
     for c in clean {
-        if line.len() + c.len_utf8() > ROOM / 2 {
+        if line.len() + c.len_utf8() > MAX_TEXT {
             break;
         }
         line.push(c);
     }
     line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Kind, text};
+
+    #[test]
+    fn a_line_stays_short_however_many_places_there_are() {
+        let mut found = Found::default();
+        for number in 0..2000 {
+            let name = format!("{}{number}.yaml", "directory/".repeat(number % 7));
+            text(&mut found, &name, Kind::Template, b"{{ x }}\nimage: a.io/b:1\nimage: {{ y }}\n");
+        }
+        let review = Review::of(&found);
+        assert_eq!((review.images[0].sources.len(), review.doubtful[0].sources.len()), (2000, 2000));
+        let list = review.to_list();
+        assert!(list.lines().all(|line| line.len() < 600), "{list}");
+        assert!(list.lines().next().unwrap().ends_with(" more"), "{list}");
+        assert_eq!(crate::list::parse("l", list.as_bytes()).entries.len(), 1);
+    }
 }
