@@ -41,8 +41,10 @@ def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
             what = f"{name}, of requests x round trip / {run.most_open}"
             found.append(Bar(what, run.pipelining(), PIPELINING))
             continue
-        found.append(Bar(f"{name}: link left idle", 1 - share, LINK_IDLE))
-        found.append(Bar(f"{name}: link left idle, last tenth", 1 - run.last_tenth(), TAIL_IDLE))
+        if name == "mixed":
+            found.append(Bar(f"{name}: link left idle", 1 - share, LINK_IDLE))
+            tail = 1 - run.last_tenth()
+            found.append(Bar(f"{name}: link left idle, last tenth", tail, TAIL_IDLE))
         layers = {digest for digest in source.content()[1]
                   if data_path(source.root, digest).stat().st_size > 50_000}
         found.append(Bar(f"{name}: round trips to a layer's first byte",

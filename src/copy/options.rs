@@ -46,8 +46,8 @@ pub struct PartPolicy {
 impl Default for PartPolicy {
     fn default() -> Self {
         Self {
-            least: 2 << 20,
-            worth: Duration::from_millis(500),
+            least: 1 << 20,
+            worth: Duration::from_millis(300),
             look: Duration::from_millis(100),
             ahead: 512 << 20,
         }

@@ -6,12 +6,11 @@ use super::Partial;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// How far from a hole bytes are not trusted to have come: a file system may fill its blocks up with zeros.
-const BORDER: u64 = 1 << 20;
+/// How far from a hole bytes are not trusted to have come, a file system may fill its blocks up with zeros; and what holes are
+/// made of when a file is left, so that each is seen. Few file systems have larger blocks.
+const BORDER: u64 = 128 << 10;
 /// What lies beyond a hole is gone on with if it has at least so many bytes.
-const WORTHWHILE: u64 = 2 << 20;
-/// Holes are made of so many bytes, and multiples of it, so that each is seen: few file systems have larger blocks.
-const PUNCHED: u64 = 128 << 10;
+const WORTHWHILE: u64 = 512 << 10;
 
 /// Which bytes of a file have been written: an unbroken front, and islands behind it.
 #[derive(Debug, Default)]
@@ -52,7 +51,7 @@ impl Extents {
             return self.front > 0;
         }
         let punch =
-            |gap: Range<u64>| file.punch(gap.start / PUNCHED * PUNCHED..gap.end.next_multiple_of(PUNCHED));
+            |gap: Range<u64>| file.punch(gap.start / BORDER * BORDER..gap.end.next_multiple_of(BORDER));
         let is_worthwhile = self.islands().any(|Range { start, end }| end - start >= 2 * BORDER + WORTHWHILE);
         if is_worthwhile && self.gaps().into_iter().try_for_each(punch).is_ok() {
             return true;

@@ -131,3 +131,57 @@ impl Partial for FsPartial {
         self.file.set_len(length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::extents::Extents;
+    use super::*;
+    use std::path::Path;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A file as a killed process leaves it, with what was reserved and never written; what the next one finds.
+    fn left_behind(dir: &Path, written: &[Range<u64>]) -> (Extents, File) {
+        let path = dir.join("partial");
+        let open =
+            || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let partial = FsPartial::new(open(), String::new(), 0, 64 * MIB, None);
+        for range in written {
+            for start in (range.start..range.end).step_by(300_000) {
+                partial.write_at(start, &vec![7; (range.end - start).min(300_000) as usize]).unwrap();
+            }
+        }
+        let file = open();
+        let length = file.metadata().unwrap().len();
+        let found = Extents::found(&FsPartial::new(open(), String::new(), length, 64 * MIB, None));
+        std::fs::remove_file(path).unwrap();
+        (found, file)
+    }
+
+    #[test]
+    fn what_a_killed_process_wrote_is_found_and_nothing_else() {
+        let here = tempfile::tempdir().unwrap();
+        let in_memory = tempfile::tempdir_in("/dev/shm");
+        for dir in [Some(here.path()), in_memory.as_ref().ok().map(|dir| dir.path())].into_iter().flatten() {
+            let (found, _) = left_behind(dir, &[0..5_000_001, 5_000_001..9_999_999]);
+            assert_eq!((found.front, found.islands().count()), (9_999_999, 0), "without holes to the byte");
+            let written = [
+                0..5_000_001,
+                10 * MIB + 17..20 * MIB + 5,
+                30 * MIB - 1..30 * MIB + 300_000,
+                40 * MIB..50 * MIB,
+            ];
+            let (found, file) = left_behind(dir, &written);
+            assert!(found.front > 4 * MIB && found.front <= 5_000_001, "{}", found.front);
+            let islands: Vec<_> = found.islands().collect();
+            assert_eq!(islands.len(), 2, "{islands:?}");
+            for (island, written) in islands.iter().zip([&written[1], &written[3]]) {
+                assert!(written.start <= island.start && island.end <= written.end, "{island:?}");
+                assert!(island.end - island.start >= 9 * MIB, "{island:?}");
+                let mut back = vec![0; (island.end - island.start) as usize];
+                read_full(&file, island.start, &mut back).unwrap();
+                assert!(back.iter().all(|byte| *byte == 7), "{island:?} in {}", dir.display());
+            }
+        }
+    }
+}

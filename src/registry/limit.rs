@@ -1,7 +1,8 @@
 //! How many requests are in flight, and the gate that a Retry-After closes.
 //!
 //! Additive increase, multiplicative decrease: each round of successes raises the limit by one (until
-//! the first failure, each success does), each round with a failure halves it. A round ends
+//! the first failure, each success does), each round with a failure halves it. Some megabytes of a long answer count as
+//! a success too: who has only giants to fetch need not wait for the end of one. A round ends
 //! with the first failure of a request that began in it, so that one bad moment halves once, not once per request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -186,6 +187,21 @@ mod tests {
         }
         assert_eq!(limit.height(), 5);
         assert_eq!(limit.semaphore.available_permits(), 5);
+    }
+
+    #[tokio::test]
+    async fn comes_back_to_the_maximum_from_wherever_it_fell() {
+        let limit = Limit::new(6, 16);
+        for _ in 0..5 {
+            limit.acquire().await.overloaded();
+        }
+        assert_eq!(limit.height(), 1);
+        // A success for each place there is, for each place more.
+        for _ in 0..(1..16).sum::<usize>() {
+            limit.acquire().await.succeeded();
+        }
+        assert_eq!(limit.height(), 16);
+        assert_eq!(limit.semaphore.available_permits(), 16);
     }
 
     #[tokio::test]

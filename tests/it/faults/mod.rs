@@ -7,6 +7,7 @@ mod access;
 mod bodies;
 mod disk;
 mod documents;
+mod parts;
 mod storms;
 
 use crate::support::fault::{FaultServer, Image};
