@@ -152,21 +152,39 @@ fn refuse(from: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, from, why)
 }
 
-/// Has every command that has the flag try the setting.
+/// Has the commands that have the flag try the setting: one of them has to take it. Flags of one name may be of several kinds
+/// (`listen` is an address, or a socket): a setting is for the commands that understand it.
 fn try_out(command: &Command, setting: &Setting) -> Result<()> {
-    if let Some(arg) = flag(command, &setting.long) {
-        check(command, &setting.long, &values(arg, setting)?, arg.get_action(), &setting.from)?;
+    let mut outcomes = Vec::new();
+    try_each(command, setting, &mut outcomes);
+    match outcomes.iter().any(Result::is_ok) {
+        true => Ok(()),
+        false => outcomes.into_iter().collect(),
     }
-    command.get_subcommands().try_for_each(|sub| try_out(sub, setting))
 }
 
-/// Makes the setting the default wherever the command or one of its subcommands has the flag.
+fn try_each(command: &Command, setting: &Setting, outcomes: &mut Vec<Result<()>>) {
+    if let Some(arg) = flag(command, &setting.long) {
+        outcomes.push(taken(command, arg, setting).map(drop));
+    }
+    command.get_subcommands().for_each(|sub| try_each(sub, setting, outcomes));
+}
+
+/// The setting's values, as the command's flag takes them.
+fn taken(command: &Command, arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
+    let values = values(arg, setting)?;
+    check(command, &setting.long, &values, arg.get_action(), &setting.from)?;
+    Ok(values)
+}
+
+/// Makes the setting the default wherever the command or one of its subcommands has the flag and takes it.
 fn apply(mut command: Command, setting: &Setting) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         command = command.mut_subcommand(name, |sub| apply(sub, setting));
     }
-    let found = flag(&command, &setting.long).map(|arg| (arg.get_id().to_string(), values(arg, setting)));
+    let found = flag(&command, &setting.long);
+    let found = found.map(|arg| (arg.get_id().to_string(), taken(&command, arg, setting)));
     match found {
         Some((id, Ok(values))) => command.mut_arg(id, |arg| arg.required(false).default_values(values)),
         _ => command,
@@ -436,10 +454,20 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_is_for_the_commands_that_understand_it() {
+        let file = "listen: unix:///run/s\ndir: d\n";
+        let Some(Verb::Cri(cri)) = parse(&["cri"], &[], file).unwrap().command else { panic!() };
+        assert_eq!(cri.listen, "unix:///run/s");
+        let Some(Verb::Serve(serve)) = parse(&["serve"], &[], file).unwrap().command else { panic!() };
+        assert_eq!(serve.listen.to_string(), "127.0.0.1:5000");
+    }
+
+    #[test]
     fn errors_name_the_place_and_what_to_do() {
         for (file, variable, told) in [
             ("job: 3\n", None, "c.yaml:1: job: no flag has this name"),
             ("\nfailed_list: x\n", None, "c.yaml:2: failed_list: no flag has this name"),
+            ("listen: 0.0.0.0:x\n", None, "c.yaml:1: listen: invalid value '0.0.0.0:x'"),
             ("jobs: many\n", None, "c.yaml:1: jobs: invalid value 'many'"),
             ("jobs: [1, 2]\n", None, "c.yaml:1: jobs: a sequence is written"),
             ("jobs: {a: 1}\n", None, "c.yaml:1: jobs: a mapping is written"),

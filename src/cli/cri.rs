@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// The socket to listen on; its directory must be there
-    #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock")]
+    #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock", value_parser = socket)]
     pub listen: String,
     /// What is pulled of images of several platforms, and first the one that is answered for [default: this machine's]
     #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]")]
@@ -38,6 +38,14 @@ pub struct Args {
     /// How registries are reached.
     #[command(flatten)]
     pub registry: RegistryArgs,
+}
+
+/// The value of `--listen`: a socket's path, with `unix://` before it or not.
+fn socket(text: &str) -> std::result::Result<String, String> {
+    crate::cri::socket_path(text).map(|_| text.to_owned()).map_err(|error| {
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{}{hint}", error.message())
+    })
 }
 
 /// Serves until a signal asks to stop.

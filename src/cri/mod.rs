@@ -31,6 +31,7 @@ use proto::image_service_server::ImageServiceServer;
 use proto::runtime_service_server::RuntimeServiceServer;
 use service::{Api, Service};
 use socket::Socket;
+pub use socket::path as socket_path;
 use std::convert::Infallible;
 use std::future::Future;
 use std::path::Path;

@@ -16,11 +16,11 @@ pub(super) struct Socket {
     file: (u64, u64),
 }
 
-/// The path in `unix:///run/saver.sock`, or in a plain path.
+/// The path in `unix:///run/saver.sock`, as `--listen` takes it, or in a plain path.
 ///
 /// # Errors
 /// `InvalidInput` for another kind of address, and for a path that is not absolute.
-pub(super) fn path(address: &str) -> Result<PathBuf> {
+pub fn path(address: &str) -> Result<PathBuf> {
     let refuse = |why: &str| {
         Error::new(ErrorKind::InvalidInput, format!("--listen {address}"), why)
             .with_hint("write unix:///run/saver.sock")
