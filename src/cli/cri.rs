@@ -63,6 +63,11 @@ pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environm
 }
 
 async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Result<Exit> {
+    if args.registry.username.is_some() || args.registry.password_stdin {
+        let why = "requests bring credentials of their own, each for its image's registry";
+        return Err(Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why)
+            .with_hint("for those that bring none, name a file with --authfile, or docker login"));
+    }
     let mut save = SaveOptions::new(&args.dir);
     // Which registries there will be is not known yet, so none is told to be missing.
     save.access = access::resolve(&args.registry, environment, &BTreeSet::new(), screen, true)?;

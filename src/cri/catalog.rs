@@ -11,6 +11,7 @@ use crate::oci::{
 };
 use crate::store::Store;
 use bytes::Bytes;
+use rayon::prelude::*;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -123,6 +124,19 @@ impl Listed {
     }
 }
 
+/// The lengths of blobs that were looked at, none of those that are not there.
+type Known = Mutex<HashMap<Digest, Option<u64>>>;
+
+/// What a repository holds.
+#[derive(Default)]
+struct Content {
+    /// What stands for an image that is there.
+    images: HashMap<Digest, Arc<Facts>>,
+    /// The indexes above a manifest.
+    below: HashMap<Digest, Vec<Digest>>,
+    tags: Vec<(Tag, Digest)>,
+}
+
 /// The images of a tree at one moment.
 #[derive(Default)]
 pub(super) struct Snapshot {
@@ -198,7 +212,27 @@ impl Snapshot {
         }
     }
 
-    fn add(&mut self, repository: &Repository, root: Digest, facts: &Arc<Facts>, full: Option<&str>) {
+    fn merge(&mut self, repository: &Repository, content: Content) {
+        let (full, rank) = name::full(repository);
+        let here = |root: &Digest| (repository.clone(), *root);
+        for (revision, facts) in &content.images {
+            let above = content.below.get(revision);
+            if above.is_none() {
+                self.add(repository, *revision, facts, &full);
+            }
+            let at = above.map_or_else(|| vec![here(revision)], |above| above.iter().map(here).collect());
+            let named = Named { id: facts.config.digest, rank, at };
+            Self::name(&mut self.digests, (full.clone(), *revision), named);
+        }
+        for (tag, root) in content.tags {
+            let Some(facts) = content.images.get(&root) else { continue };
+            self.add(repository, root, facts, &full);
+            let named = Named { id: facts.config.digest, rank, at: vec![here(&root)] };
+            Self::name(&mut self.tags, (full.clone(), tag), named);
+        }
+    }
+
+    fn add(&mut self, repository: &Repository, root: Digest, facts: &Arc<Facts>, full: &str) {
         let image = self.images.entry(facts.config.digest).or_insert_with(|| Listed {
             facts: facts.clone(),
             tags: BTreeSet::new(),
@@ -206,7 +240,7 @@ impl Snapshot {
             roots: BTreeSet::new(),
         });
         image.roots.insert((repository.clone(), root));
-        image.digests.extend(full.map(|full| format!("{full}@{root}")));
+        image.digests.insert(format!("{full}@{root}"));
     }
 
     /// A name stands for what its repository of the best rank has; those that have the same go with it.
@@ -234,10 +268,12 @@ impl Catalog {
     /// # Errors
     /// `Storage` when the tree can't be read.
     pub(super) fn read(&self) -> Result<Snapshot> {
+        let known = Known::default();
+        let repositories = self.store.repositories()?;
+        let read = repositories.par_iter().map(|repository| self.read_repository(repository, &known));
         let mut snapshot = Snapshot::default();
-        let mut known = HashMap::new();
-        for repository in self.store.repositories()? {
-            self.read_repository(&repository, &mut snapshot, &mut known)?;
+        for (repository, content) in repositories.iter().zip(read.collect::<Result<Vec<_>>>()?) {
+            snapshot.merge(repository, content);
         }
         for ((full, tag), named) in &snapshot.tags {
             if let Some(image) = snapshot.images.get_mut(&named.id) {
@@ -247,46 +283,27 @@ impl Catalog {
         Ok(snapshot)
     }
 
-    fn read_repository(
-        &self,
-        repository: &Repository,
-        snapshot: &mut Snapshot,
-        known: &mut HashMap<Digest, bool>,
-    ) -> Result<()> {
-        let (full, rank) = name::full(repository);
+    fn read_repository(&self, repository: &Repository, known: &Known) -> Result<Content> {
         let revisions: HashSet<Digest> = self.store.revisions(repository)?.into_iter().collect();
-        let mut below: HashMap<Digest, Vec<Digest>> = HashMap::new();
+        let mut content = Content::default();
         for revision in &revisions {
             if let Some(Node::Index(entries)) = self.node(revision)?.as_deref() {
                 for entry in entries {
-                    below.entry(entry.digest).or_default().push(*revision);
+                    content.below.entry(entry.digest).or_default().push(*revision);
                 }
             }
         }
-        let mut images = HashMap::new();
         for revision in &revisions {
-            let Some(facts) = self.image(&revisions, revision, known, 0)? else { continue };
-            if !below.contains_key(revision) {
-                snapshot.add(repository, *revision, &facts, Some(&full));
+            if let Some(facts) = self.image(&revisions, revision, known, 0)? {
+                content.images.insert(*revision, facts);
             }
-            images.insert(*revision, facts);
         }
         for tag in self.store.tags(repository)? {
-            let Some(root) = self.store.read_tag(repository, &tag)? else { continue };
-            let Some(facts) = images.get(&root) else { continue };
-            snapshot.add(repository, root, facts, Some(&full));
-            let named = Named { id: facts.config.digest, rank, at: vec![(repository.clone(), root)] };
-            Snapshot::name(&mut snapshot.tags, (full.clone(), tag), named);
+            if let Some(root) = self.store.read_tag(repository, &tag)? {
+                content.tags.push((tag, root));
+            }
         }
-        for (revision, facts) in &images {
-            let at = match below.get(revision) {
-                Some(above) => above.iter().map(|root| (repository.clone(), *root)).collect(),
-                None => vec![(repository.clone(), *revision)],
-            };
-            let named = Named { id: facts.config.digest, rank, at };
-            Snapshot::name(&mut snapshot.digests, (full.clone(), *revision), named);
-        }
-        Ok(())
+        Ok(content)
     }
 
     /// The image that `digest` stands for among a repository's `revisions`; none unless all of it is there.
@@ -294,7 +311,7 @@ impl Catalog {
         &self,
         revisions: &HashSet<Digest>,
         digest: &Digest,
-        known: &mut HashMap<Digest, bool>,
+        known: &Known,
         depth: usize,
     ) -> Result<Option<Arc<Facts>>> {
         if !revisions.contains(digest) || depth > MAX_DEPTH {
@@ -318,17 +335,18 @@ impl Catalog {
         }
     }
 
-    fn is_whole(&self, facts: &Facts, known: &mut HashMap<Digest, bool>) -> Result<bool> {
+    fn is_whole(&self, facts: &Facts, known: &Known) -> Result<bool> {
         for blob in facts.blobs().chain([&facts.manifest, &facts.config]) {
-            let there = match known.get(&blob.digest) {
-                Some(there) => *there,
+            let looked = known.lock().unwrap_or_else(PoisonError::into_inner).get(&blob.digest).copied();
+            let size = match looked {
+                Some(size) => size,
                 None => {
-                    let there = self.store.blob_size(&blob.digest)? == Some(blob.size);
-                    known.insert(blob.digest, there);
-                    there
+                    let size = self.store.blob_size(&blob.digest)?;
+                    known.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest, size);
+                    size
                 }
             };
-            if !there {
+            if size != Some(blob.size) {
                 return Ok(false);
             }
         }
