@@ -5,6 +5,7 @@
 //! I/O; the seams ([`content`]) are contracts; media implement them; the engine ([`copy`]) knows the
 //! seams only; verbs join two ends; the command line ([`cli`]) is the only part that speaks.
 
+pub mod archive;
 pub mod cli;
 pub mod content;
 pub mod copy;
@@ -12,6 +13,7 @@ pub mod cri;
 pub mod driver;
 pub mod error;
 pub mod inspect;
+pub mod layout;
 pub mod list;
 pub mod ls;
 pub mod oci;

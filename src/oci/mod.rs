@@ -3,6 +3,7 @@
 pub mod config;
 pub mod descriptor;
 pub mod digest;
+pub mod layout;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;

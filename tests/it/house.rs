@@ -15,6 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("registry", &["error", "oci", "content"]),
     ("driver", &[]),
     ("store", &["error", "oci", "content", "driver"]),
+    ("layout", &["error", "oci", "content", "driver"]),
+    ("archive", &["error", "oci", "content"]),
     ("copy", &["error", "oci", "content"]),
     ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
