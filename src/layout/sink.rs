@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::blob;
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use bytes::Bytes;
+use std::convert::Infallible;
 use std::time::Duration;
 
 /// How often a blob that another process is writing is looked at: first, and at most.
@@ -27,6 +28,7 @@ impl Layout {
 
 impl Sink for Layout {
     type Writer = Writer;
+    type Upload = Infallible;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         Ok(self.inner.index()?.and_then(|index| index.find(&self.name(repository, tag))))
@@ -43,7 +45,7 @@ impl Sink for Layout {
         Ok(content.map(Bytes::from))
     }
 
-    async fn has_blob(&self, descriptor: &Descriptor) -> Result<bool> {
+    async fn has_blob(&self, _: &Repository, descriptor: &Descriptor) -> Result<bool> {
         let Descriptor { digest, size, .. } = descriptor;
         Ok(self.inner.claims.has(digest, *size) || self.size(digest)? == Some(*size))
     }
@@ -63,7 +65,11 @@ impl Sink for Layout {
         Ok(Some(Room { free: space.bytes, total: space.total }))
     }
 
-    async fn ingest(&self, descriptor: &Descriptor) -> Result<Ingest<Writer>> {
+    async fn ingest(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Ingest<Writer, Infallible>> {
         let Descriptor { digest, size, .. } = descriptor;
         let inner = &self.inner;
         if inner.claims.waiting() >= ENOUGH_BLOBS {
@@ -76,7 +82,7 @@ impl Sink for Layout {
             // Asked for first, so that no change between asking and waiting is missed.
             let mut changed = std::pin::pin!(inner.claims.changed.notified());
             changed.as_mut().enable();
-            if self.has_blob(descriptor).await? {
+            if self.has_blob(repository, descriptor).await? {
                 return Ok(Ingest::Present);
             }
             match inner.claims.take(digest) {
@@ -90,7 +96,7 @@ impl Sink for Layout {
             let opened = driver.partial(&partial, *size);
             let file = opened.map_err(|error| storage(driver, &partial, "open the partial blob", error))?;
             // Whoever had it before, in this process or another, may have published it just now.
-            if self.has_blob(descriptor).await? {
+            if self.has_blob(repository, descriptor).await? {
                 if file.is_some() && self.size(digest)? == Some(*size) {
                     let removed = driver.remove(&partial);
                     removed.map_err(|error| storage(driver, &partial, "remove the partial blob", error))?;
