@@ -12,6 +12,8 @@ pub mod copy;
 pub mod cri;
 pub mod driver;
 pub mod error;
+pub mod export;
+pub mod import;
 pub mod inspect;
 pub mod layout;
 pub mod list;

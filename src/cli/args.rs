@@ -116,6 +116,16 @@ pub enum Command {
     /// Bytes go through memory only. Within one registry they are linked, not sent.
     #[command(override_usage = "saver copy [OPTIONS] SRC DST")]
     Copy(Box<super::copy::Args>),
+    /// Export images to an archive or an OCI image layout
+    ///
+    /// For docker load, podman load, skopeo, umoci and ctr: from a directory that they were saved to or, with --from-registry, straight
+    /// from their registries. Everything is verified, and the same images are the same bytes whenever they are exported.
+    Export(Box<super::export::Args>),
+    /// Import the images of an archive or an OCI image layout into a directory
+    ///
+    /// Reads what docker save, podman save, skopeo, buildah, umoci, crane and saver export write, compressed with gzip or
+    /// zstd or not. Everything is verified, and what is there already is not written again.
+    Import(super::import::Args),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. It stops at Ctrl-C or SIGTERM, once the

@@ -12,6 +12,8 @@ pub mod credentials;
 pub mod cri;
 pub mod docker_config;
 pub mod exit;
+pub mod export;
+pub mod import;
 mod helm;
 pub mod inspect;
 mod interrupt;
@@ -64,6 +66,8 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Tags(args)) => block_on(inspect::tags(&args, &cli.global, environment)),
         Some(Command::Digest(args)) => block_on(inspect::digest(&args, &cli.global, environment)),
         Some(Command::Ls(args)) => ls::run(&args, &cli.global),
+        Some(Command::Export(args)) => block_on(export::run(&args, &cli.global, environment)),
+        Some(Command::Import(args)) => block_on(import::run(&args, &cli.global, environment)),
         Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
         Some(Command::Cri(args)) => block_on(cri::run(&args, &cli.global, environment)),
         Some(Command::Push(args)) => block_on(push::run(&args, &cli.global, environment)),

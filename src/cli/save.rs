@@ -159,7 +159,7 @@ impl Job {
     }
 }
 
-fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> Result<&'a PathBuf> {
+pub(super) fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> Result<&'a PathBuf> {
     value.ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, flag, "is missing").with_hint(format!("add {flag} {what}"))
     })

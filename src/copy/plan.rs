@@ -339,9 +339,9 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             count => Err(Error::new(
                 ErrorKind::InvalidInput,
                 self.reference,
-                format!("a flattened tag names one platform's manifest, but {count} were selected"),
+                format!("it is to be one platform's manifest, and {count} were selected: {}", self.offered_names()),
             )
-            .with_hint("ask for one platform with --arch, or use --index prune")),
+            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")),
         }
     }
 
@@ -370,11 +370,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
     }
 
-    /// The error that names what is missing and what is there.
-    pub(crate) fn no_platform(&self, missing: Vec<Platform>) -> Error {
+    /// The platforms that there are, for messages.
+    fn offered_names(&self) -> String {
         let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
         let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
-        let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+        if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
+    }
+
+    /// The error that names what is missing and what is there.
+    pub(crate) fn no_platform(&self, missing: Vec<Platform>) -> Error {
+        let has = self.offered_names();
         let message =
             format!("the image is not there for {}; it is there for: {has}", PlatformSet::Only(missing));
         Error::new(ErrorKind::NotFound, self.reference, message).with_hint(MISSING_HINT)

@@ -17,7 +17,7 @@ const ASKED_AT_ONCE: usize = 32;
 ///
 /// # Errors
 /// `InvalidInput` naming both images.
-pub(super) async fn check<S: Source>(
+pub(crate) async fn check<S: Source>(
     images: &mut [Image<S>],
     index: IndexMode,
     retry: &RetryPolicy,
@@ -27,7 +27,7 @@ pub(super) async fn check<S: Source>(
     let asked = images.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number));
     stream::iter(asked)
         .for_each_concurrent(ASKED_AT_ONCE, |(_, image)| async move {
-            if image.reference.digest.is_none() {
+            if image.reference.digest.is_none() && image.resolved.is_none() {
                 image.resolved = Some(learn(image, retry).await);
             }
         })

@@ -8,6 +8,7 @@ mod collision;
 mod names;
 mod pull;
 
+pub(crate) use collision::check as check_collisions;
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
 
@@ -175,12 +176,7 @@ impl ImageSaver {
         images: Vec<SaveImage>,
         token: &CancellationToken,
     ) -> Result<Vec<Image<Session>>> {
-        let credentials = Arc::new(ListCredentials {
-            own: images.iter().filter_map(SaveImage::own_credential).collect(),
-            others: self.options.access.credentials.clone(),
-        });
-        let access = Access { credentials, ..self.options.access.clone() };
-        let sessions = Sessions::new(access, self.options.copy.jobs);
+        let sessions = sessions(&images, &self.options.access, self.options.copy.jobs);
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
             prepared.push(Image {
@@ -205,6 +201,15 @@ impl ImageSaver {
     }
 }
 
+/// The sessions that `images` come through. Credentials that they bring themselves go before those of `access`.
+pub(crate) fn sessions(images: &[SaveImage], access: &Access, jobs: usize) -> Sessions {
+    let credentials = Arc::new(ListCredentials {
+        own: images.iter().filter_map(SaveImage::own_credential).collect(),
+        others: access.credentials.clone(),
+    });
+    Sessions::new(Access { credentials, ..access.clone() }, jobs)
+}
+
 /// Does `work` to its end, cancelling `token` when `stop` is ready.
 pub(crate) async fn until<T>(
     work: impl Future<Output = Result<T>>,
@@ -222,7 +227,7 @@ pub(crate) async fn until<T>(
 }
 
 /// An image that really has the short name of an official one keeps it.
-fn yield_short_names(images: &mut [Image<Session>]) {
+pub(crate) fn yield_short_names<S>(images: &mut [Image<S>]) {
     let places: HashSet<Place> = images.iter().map(|image| image.place.clone()).collect();
     for image in images {
         if let Some(alias) = image.alias.take_if(|alias| places.contains(alias)) {

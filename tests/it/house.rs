@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("archive", &["error", "oci", "content"]),
     ("copy", &["error", "oci", "content"]),
     ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
+    ("import", &["error", "oci", "content", "store", "layout", "archive", "copy", "save"]),
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
     ("push", &["error", "oci", "list", "content", "registry", "store", "copy", "save"]),
@@ -30,7 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
-            "push", "inspect", "serve", "scan", "cri",
+            "push", "inspect", "serve", "scan", "cri", "export", "import",
         ],
     ),
 ];

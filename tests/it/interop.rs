@@ -45,11 +45,11 @@ fn temporary() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn manifest(registry: &str, repository: &str, reference: &str) -> Reply {
+pub(crate) fn manifest(registry: &str, repository: &str, reference: &str) -> Reply {
     ask(registry, "GET", &format!("/v2/{repository}/manifests/{reference}"), &[("Accept", ACCEPT)])
 }
 
-fn parse(reply: &Reply) -> Manifest {
+pub(crate) fn parse(reply: &Reply) -> Manifest {
     let media_type = reply.header("Content-Type");
     RawManifest::new(reply.body.clone().into(), media_type).unwrap().parse().unwrap()
 }
@@ -219,7 +219,7 @@ fn every_platform_can_be_copied_at_once_and_unpacked() {
 }
 
 /// Runs podman or buildah with storage of its own.
-fn with_storage(program: &str, storage: &Path, arguments: &[&str]) -> String {
+pub(crate) fn with_storage(program: &str, storage: &Path, arguments: &[&str]) -> String {
     let path = |name: &str| storage.join(name).to_str().unwrap().to_owned();
     let mut all = vec!["--root".to_owned(), path("root"), "--runroot".to_owned(), path("run")];
     all.extend(["--storage-driver".to_owned(), "vfs".to_owned()]);

@@ -49,7 +49,8 @@ impl Containerd {
         row.split_whitespace().nth(2).expect("a digest").to_owned()
     }
 
-    fn ctr(&self, arguments: &[&str]) -> String {
+    /// Runs `ctr`, which must succeed; its standard output.
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
         succeed("ctr", ["--address", &self.socket].iter().chain(arguments))
     }
 }

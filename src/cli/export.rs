@@ -1,0 +1,230 @@
+//! `saver export`: from a directory, or from registries, to archives and image layouts.
+
+use super::args::{GlobalArgs, IndexArg, ProgressMode, RegistryArgs};
+use super::config::Environment;
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::outfile::Outfile;
+use super::progress::Progress;
+use super::save::{colours, needed, write};
+use super::screen::{self, Screen};
+use super::{access, lists, ls, output, summary, troubles};
+use crate::copy::{IndexMode, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until};
+use crate::list::Entry;
+use crate::oci::PlatformSet;
+use crate::save::SaveImage;
+use clap::{ArgAction, ValueEnum};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The arguments of exporting.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Images to export, by the names that they were saved by
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Export the images listed in FILE, a list as saver save takes it; - is stdin; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub list: Vec<PathBuf>,
+    /// The directory that images were saved to
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Fetch the images from their registries; no directory is needed
+    #[arg(long)]
+    pub from_registry: bool,
+    /// What to write
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<FormatArg>,
+    /// The archive, or the directory of the image layout; - is stdout
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Architectures to export: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
+    pub arch: String,
+    /// Names in the directory, as they were saved with
+    #[arg(long, value_name = "NAMES", default_value = "strip")]
+    pub names: String,
+    /// What becomes of an index of which only some platforms are exported; docker-archive has no indexes
+    #[arg(long, value_name = "MODE", default_value = "keep")]
+    pub index: IndexArg,
+    /// The most blobs to fetch at once, 1 to 256
+    #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs)]
+    pub jobs: u16,
+    /// Write what became of each image to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How progress is shown, as for saver save
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: ProgressMode,
+    /// How to reach the registries, and as whom.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// What docker save writes: for docker load, podman load, ctr; one platform of each image
+    DockerArchive,
+    /// An OCI image layout: a directory, which is added to
+    OciLayout,
+    /// An OCI image layout in a tar file: for podman load, skopeo, ctr
+    OciArchive,
+}
+
+/// Exports, and says how that ended.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
+    screen::start_log(&screen, global.verbose, global.log_format);
+    exported(args, global, environment, &screen).await.unwrap_or_else(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })
+}
+
+fn wrong(subject: &str, why: &str, hint: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, subject, why).with_hint(hint)
+}
+
+async fn exported(
+    args: &Args,
+    global: &GlobalArgs,
+    environment: &Environment,
+    screen: &Arc<Screen>,
+) -> Result<Exit> {
+    if args.images.is_empty() && args.list.is_empty() {
+        let hint =
+            "name images, or give a list with --list FILE; saver ls --dir DIR tells what a directory holds";
+        return Err(wrong("", "nothing to export", hint));
+    }
+    let path = needed(args.output.as_ref(), "--output", "PATH, or - for stdout")?;
+    let stdout = path.as_os_str() == "-";
+    if stdout && std::io::stdout().is_terminal() {
+        return Err(wrong("--output -", "stdout is a terminal", "pipe it to podman load, or into a file"));
+    }
+    let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
+    let staging = staging(path, stdout);
+    let options = options(args, &entries, &staging, (global, environment, screen))?;
+    let report_file = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
+    let to = match stdout {
+        true => ExportTo::Stream(Box::new(std::io::stdout())),
+        false => ExportTo::Path(path.clone()),
+    };
+    let mode = match args.progress {
+        ProgressMode::Json if stdout => {
+            return Err(wrong("--progress json", "stdout is the archive", "use --report FILE"));
+        }
+        mode => mode,
+    };
+    let progress = Progress::start(mode, global.quiet, screen.clone());
+    let options = ExportOptions { observer: progress.observer(), ..options };
+    let interrupt = Interrupt::listen(progress.on_interrupt())?;
+    let images = entries.into_iter().map(SaveImage::from).collect();
+    let exported = export_until(images, options, to, interrupt.asked()).await;
+    if stdout && args.from_registry {
+        let _ = std::fs::remove_dir_all(&staging);
+    }
+    let exported = exported?;
+    let report = &exported.report;
+    progress.stop(report);
+    output::stderr_text(&troubles::of_report(report, global.quiet, screen.paint()));
+    if !global.quiet && mode != ProgressMode::Json {
+        tell(&exported, path, stdout);
+    }
+    output::stderr_text(&troubles::last_words(report, screen.paint()));
+    if !report.is_success() && staging.is_dir() {
+        output::stderr(&format!(
+            "what was fetched is in {}: the same command goes on from there",
+            staging.display()
+        ));
+    }
+    write(report_file, report)?;
+    Ok(match Exit::of_report(report) {
+        Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
+        exit => exit,
+    })
+}
+
+fn options(
+    args: &Args,
+    entries: &[Entry],
+    staging: &Path,
+    (global, environment, screen): (&GlobalArgs, &Environment, &Screen),
+) -> Result<ExportOptions> {
+    let format = match args.format {
+        Some(FormatArg::DockerArchive) => Format::DockerArchive,
+        Some(FormatArg::OciLayout) => Format::OciLayout,
+        Some(FormatArg::OciArchive) => Format::OciArchive,
+        None => {
+            let hint = "add --format docker-archive, oci-archive or oci-layout";
+            return Err(wrong("--format", "is missing", hint));
+        }
+    };
+    let from = match (&args.dir, args.from_registry) {
+        (Some(dir), false) => {
+            ls::warn_unless_tree(dir);
+            ExportFrom::Tree(dir.clone(), args.names.parse()?)
+        }
+        (None, true) => {
+            let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
+            let access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
+            ExportFrom::Registries { access, staging: staging.to_owned() }
+        }
+        (None, false) => {
+            let hint = "add --dir DIR, which images were saved to, or --from-registry";
+            return Err(wrong("--dir", "is missing", hint));
+        }
+        (Some(_), true) => {
+            let why = "images come from the one or the other";
+            return Err(wrong("--dir and --from-registry", why, "leave one of them out"));
+        }
+    };
+    let mut options = ExportOptions::new(format, from);
+    options.copy.platforms = PlatformSet::parse(&args.arch, "linux")?;
+    options.copy.jobs = usize::from(args.jobs);
+    options.copy.retry.retries = args.registry.retries;
+    options.copy.index = match (args.index, format) {
+        (IndexArg::Prune, Format::DockerArchive) => {
+            let why = "docker-archive has no indexes";
+            return Err(wrong("--index prune", why, "choose one platform with --arch, or another format"));
+        }
+        (IndexArg::Keep, _) => IndexMode::Keep,
+        (IndexArg::Prune, _) => IndexMode::Prune,
+        (IndexArg::Flatten, _) => IndexMode::Flatten,
+    };
+    Ok(options)
+}
+
+/// Where what is fetched stands until the archive is written: beside it, or where temporary files are.
+fn staging(path: &Path, stdout: bool) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match stdout {
+        true => std::env::temp_dir().join(format!(
+            "saver-export-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        )),
+        false => path.with_file_name(format!(".{name}.saver-fetched")),
+    }
+}
+
+/// Says what was written: on stdout, unless that is the archive.
+fn tell(exported: &Exported, path: &Path, stdout: bool) {
+    let report = &exported.report;
+    let Some(bytes) = exported.archive_bytes else {
+        if report.count(Status::Saved) + report.count(Status::Unchanged) > 0 && !stdout {
+            let _ = output::stdout(summary::of_report(report).as_bytes());
+        }
+        return;
+    };
+    let images = output::count(report.count(Status::Saved), "image");
+    let name = if stdout { "stdout".to_owned() } else { path.display().to_string() };
+    let line = format!("wrote {images}, {}, to {}\n", output::size(bytes), output::clean(&name));
+    match stdout {
+        true => output::stderr_text(&line),
+        false => drop(output::stdout(line.as_bytes())),
+    }
+}

@@ -1,0 +1,89 @@
+//! `saver import`: from archives and image layouts into a directory.
+
+use super::args::{GlobalArgs, ProgressMode};
+use super::config::Environment;
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::outfile::Outfile;
+use super::progress::Progress;
+use super::save::{colours, needed, write};
+use super::screen::{self, Screen};
+use super::{output, summary, troubles};
+use crate::error::{Error, ErrorKind, Result};
+use crate::import::{ImportFrom, ImportOptions, import_until};
+use crate::oci::PlatformSet;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The arguments of importing.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// The archive, or the directory of the image layout; - is stdin
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+    /// The directory to import into
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Import under this name, whatever the images are called; without a tag each keeps its own
+    #[arg(long = "as", value_name = "NAME")]
+    pub rename: Option<String>,
+    /// Names in the directory, as for saver save
+    #[arg(long, value_name = "NAMES", default_value = "strip")]
+    pub names: String,
+    /// Architectures to import: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
+    pub arch: String,
+    /// Write what became of each image to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How progress is shown, as for saver save
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: ProgressMode,
+}
+
+/// Imports, and says how that ended.
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+    let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
+    screen::start_log(&screen, global.verbose, global.log_format);
+    imported(args, global, &screen).await.unwrap_or_else(|error| {
+        output::failure(&error);
+        Exit::of_error(&error)
+    })
+}
+
+async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {
+    let path = needed(args.path.as_ref(), "PATH", "an archive or the directory of an image layout")?;
+    let mut options =
+        ImportOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to import into")?);
+    options.copy.platforms = PlatformSet::parse(&args.arch, "linux")?;
+    options.names = args.names.parse()?;
+    options.rename = args.rename.as_deref().map(str::parse).transpose()?;
+    let report_file = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
+    let from = match path.as_os_str() == "-" {
+        true if std::io::stdin().is_terminal() => {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "-",
+                "stdin is a terminal, and an archive is read from it",
+            ));
+        }
+        true => ImportFrom::Stream(Box::new(std::io::stdin())),
+        false => ImportFrom::Path(path.clone()),
+    };
+    let progress = Progress::start(args.progress, global.quiet, screen.clone());
+    options.observer = progress.observer();
+    let interrupt = Interrupt::listen(progress.on_interrupt())?;
+    let report = import_until(from, options, interrupt.asked()).await?;
+    progress.stop(&report);
+    output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
+    if !global.quiet && args.progress != ProgressMode::Json {
+        let _ = output::stdout(summary::of_report(&report).as_bytes());
+    }
+    output::stderr_text(&troubles::last_words(&report, screen.paint()));
+    write(report_file, &report)?;
+    Ok(match Exit::of_report(&report) {
+        Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
+        exit => exit,
+    })
+}

@@ -1,0 +1,352 @@
+//! Exporting: from a tree, or straight from registries, to image layouts and archives.
+//!
+//! A layout is a sink like any other. An archive is a stream, which the engine can't write to out of order: the engine selects
+//! what an image is made of (`select.rs`), all of that is verified where it stands, and then written. Images that come from
+//! registries are saved into a tree beside the archive first, which goes when the archive is whole.
+
+mod output;
+mod select;
+
+pub use output::ExportTo;
+
+use crate::archive::{self, ArchiveImage, Prepared};
+use crate::content::retry::RetryPolicy;
+use crate::content::{Place, Publication, Source};
+use crate::copy::{CopyOptions, Engine, Failure, Image, IndexMode, Observer, Report, Silent, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::Layout;
+use crate::oci::Reference;
+use crate::registry::Access;
+use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
+use crate::store::{Durability, Store};
+use output::Output;
+use select::Selection;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The forms that images are exported in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// What `docker save` writes: one platform of each image.
+    DockerArchive,
+    /// An OCI image layout, in a directory.
+    OciLayout,
+    /// An OCI image layout in a tar file.
+    OciArchive,
+}
+
+/// Where images are exported from.
+#[derive(Clone)]
+pub enum ExportFrom {
+    /// A tree, and what images are called in it.
+    Tree(PathBuf, NameRule),
+    /// Their registries. For an archive they are saved into `staging` first: it is gone on with if it is there, and removed once all
+    /// images are exported.
+    Registries {
+        /// How registries are reached.
+        access: Access,
+        /// A directory for what is fetched.
+        staging: PathBuf,
+    },
+}
+
+/// Options of an export.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    /// The form.
+    pub format: Format,
+    /// Where the images are.
+    pub from: ExportFrom,
+    /// Platforms, index mode, limits.
+    pub copy: CopyOptions,
+    /// Who is told of progress.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl ExportOptions {
+    /// The default options: all platforms that are there, indexes as they are, silent.
+    #[must_use]
+    pub fn new(format: Format, from: ExportFrom) -> Self {
+        Self { format, from, copy: CopyOptions::default(), observer: Arc::new(Silent) }
+    }
+}
+
+/// What an export came to.
+#[derive(Debug)]
+pub struct Exported {
+    /// A row for each image. What an archive holds counts as saved.
+    pub report: Report,
+    /// The archive's length in bytes; none when none was written.
+    pub archive_bytes: Option<u64>,
+}
+
+/// Exports `images` to `to`. A failed image is a row in the report, and the others are exported; where none is left, nothing is written. When
+/// `stop` is ready, what is not complete is given up.
+///
+/// # Errors
+/// `InvalidInput` when two images would have one name, or `to` is no place for the format; `Storage` when it can't be written.
+pub async fn export_until(
+    images: Vec<SaveImage>,
+    options: ExportOptions,
+    to: ExportTo,
+    stop: impl Future<Output = ()>,
+) -> Result<Exported> {
+    let places = places(&images)?;
+    let token = CancellationToken::new();
+    let export = Export { images, places, options, token: token.clone() };
+    let work = async {
+        match (export.options.format, to) {
+            (Format::OciLayout, ExportTo::Path(dir)) => export.to_layout(&dir).await,
+            (Format::OciLayout, ExportTo::Stream(_)) => {
+                let why = "a layout is a directory, and this is a stream";
+                Err(Error::new(ErrorKind::InvalidInput, "oci-layout", why)
+                    .with_hint("name a directory, or use --format oci-archive"))
+            }
+            (_, to) => export.to_archive(to).await,
+        }
+    };
+    until(work, stop, &token).await
+}
+
+/// Where each image goes: no two may have one name.
+fn places(images: &[SaveImage]) -> Result<Vec<Place>> {
+    let mut taken: HashMap<Place, &Reference> = HashMap::new();
+    let mut places = Vec::with_capacity(images.len());
+    for image in images {
+        let place = NameRule::Domain.place(&image.reference)?;
+        if let Some(other) = taken.insert(place.clone(), &image.reference) {
+            let why = format!("{other} and {} would have one name", image.reference);
+            return Err(Error::new(ErrorKind::InvalidInput, &place, why).with_hint("take one of them out"));
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+struct Export {
+    images: Vec<SaveImage>,
+    places: Vec<Place>,
+    options: ExportOptions,
+    token: CancellationToken,
+}
+
+impl Export {
+    async fn to_layout(&self, dir: &Path) -> Result<Exported> {
+        let labels = self.places.iter().zip(&self.images);
+        let labels = labels.filter_map(|(place, image)| Some((place.clone(), label(&image.reference)?)));
+        let layout = Arc::new(Layout::create(dir, labels.collect())?);
+        let engine = Engine::new(layout.clone(), self.copy_options(), self.options.observer.clone())?;
+        let engine = Arc::new(engine);
+        let report = match &self.options.from {
+            ExportFrom::Tree(tree, names) => {
+                let store = Store::open_read_only(tree)?;
+                let images = self.in_tree(&store, names);
+                self.named(engine.run(images, &self.token).await)
+            }
+            ExportFrom::Registries { access, .. } => {
+                let sessions = sessions(&self.images, access, self.options.copy.jobs);
+                let image = |(place, image): (&Place, &SaveImage)| {
+                    let source = sessions.with(&image.reference.registry)?;
+                    Ok(self.image(source, place, image, image.reference.clone()))
+                };
+                let images = self.places.iter().zip(&self.images).map(image).collect::<Result<_>>()?;
+                engine.run(images, &self.token).await
+            }
+        };
+        layout.tidy();
+        Ok(Exported { report, archive_bytes: None })
+    }
+
+    /// The engine's options. A tree may be sparse; a registry should not be.
+    fn copy_options(&self) -> CopyOptions {
+        let mut copy = self.options.copy.clone();
+        if matches!(self.options.from, ExportFrom::Tree(..)) {
+            copy.sparse = true;
+            copy.retry = RetryPolicy::local();
+        }
+        if self.options.format == Format::DockerArchive {
+            copy.index = IndexMode::Flatten;
+        }
+        copy
+    }
+
+    fn image<S: Source>(
+        &self,
+        source: Arc<S>,
+        place: &Place,
+        image: &SaveImage,
+        reference: Reference,
+    ) -> Image<S> {
+        Image {
+            source,
+            place: place.clone(),
+            alias: None,
+            reference,
+            platforms: image.platforms.clone(),
+            resolved: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The images as the tree has them. One that is not there fails in its turn.
+    fn in_tree(&self, store: &Store, names: &NameRule) -> Vec<Image<Store>> {
+        let source = Arc::new(store.clone());
+        let images = self.places.iter().zip(&self.images);
+        let found = images.map(|(place, asked)| {
+            let mut image = self.image(source.clone(), place, asked, asked.reference.clone());
+            match names.find(store, &asked.reference) {
+                Ok(found) => {
+                    image.reference.repository = found.repository;
+                    image.reference.tag = found.tag.filter(|_| asked.reference.tag.is_some());
+                }
+                Err(error) => image.resolved = Some(Err(error)),
+            }
+            image
+        });
+        found.collect()
+    }
+
+    /// The report with the names that were asked for.
+    fn named(&self, mut report: Report) -> Report {
+        for (row, image) in report.images.iter_mut().zip(&self.images) {
+            row.reference = image.reference.clone();
+        }
+        report
+    }
+
+    async fn to_archive(&self, to: ExportTo) -> Result<Exported> {
+        let output = Output::prepare(to)?;
+        match &self.options.from {
+            ExportFrom::Tree(tree, names) => {
+                let store = Store::open_read_only(tree)?;
+                self.archive(&store, names, output).await
+            }
+            ExportFrom::Registries { access, staging } => {
+                let mut options = SaveOptions::new(staging);
+                options.copy = self.copy_options();
+                options.names = NameRule::Domain;
+                options.durability = Durability::None;
+                options.access = access.clone();
+                options.observer = self.options.observer.clone();
+                let saver = ImageSaver::new(options)?;
+                let saved = saver.save_until(self.images.clone(), self.token.cancelled()).await?;
+                if saved.aborted.is_some() {
+                    return Ok(Exported { report: saved, archive_bytes: None });
+                }
+                let mut exported = self.archive(saver.store(), &NameRule::Domain, output).await?;
+                merge(&mut exported.report, saved);
+                if exported.report.is_success() {
+                    // What can't be removed is in nobody's way.
+                    let _ = std::fs::remove_dir_all(staging);
+                }
+                Ok(exported)
+            }
+        }
+    }
+
+    /// Writes what `store` has of the images.
+    async fn archive(&self, store: &Store, names: &NameRule, output: Output) -> Result<Exported> {
+        let selection = Arc::new(Selection::new(store.clone()));
+        // From a staging tree the engine has shown its work already.
+        let observer: Arc<dyn Observer> = match &self.options.from {
+            ExportFrom::Tree(..) => self.options.observer.clone(),
+            ExportFrom::Registries { .. } => Arc::new(Silent),
+        };
+        let options = CopyOptions { sparse: true, retry: RetryPolicy::local(), ..self.copy_options() };
+        let engine = Arc::new(Engine::new(selection.clone(), options, observer)?);
+        let report = engine.run(self.in_tree(store, names), &self.token).await;
+        let mut report = self.named(report);
+        let (numbers, images) = self.selected(&report, selection.take());
+        if images.is_empty() || report.aborted.is_some() {
+            return Ok(Exported { report, archive_bytes: None });
+        }
+        let (store, format, token) = (store.clone(), self.options.format, self.token.clone());
+        let written =
+            tokio::task::spawn_blocking(move || write(&images, &store, format, output, &token)).await;
+        let lost = |_| Error::new(ErrorKind::Unsupported, "", "saver itself failed on this archive");
+        let (outcomes, archive_bytes) = written.map_err(lost)??;
+        for (number, outcome) in numbers.into_iter().zip(outcomes) {
+            let row = &mut report.images[number];
+            if let Err(error) = outcome {
+                (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
+            } else if row.reference.tag.is_none() && format == Format::DockerArchive {
+                row.warnings
+                    .push("a digest is no name in a docker-archive: the image is there without one".into());
+            }
+        }
+        Ok(Exported { report, archive_bytes })
+    }
+
+    /// What was selected, in the order of the images, and the numbers of their rows.
+    fn selected(
+        &self,
+        report: &Report,
+        mut selected: BTreeMap<String, Publication>,
+    ) -> (Vec<usize>, Vec<ArchiveImage>) {
+        let rows = report.images.iter().zip(&self.places).enumerate();
+        let of_row = |(number, (row, place)): (usize, (&crate::copy::ImageReport, &Place))| {
+            let content = selected.remove(&place.to_string())?;
+            Some((number, ArchiveImage { name: row.reference.clone(), content }))
+        };
+        rows.filter_map(of_row).unzip()
+    }
+}
+
+/// What an image is listed as in a layout; none where the place tells as well.
+fn label(reference: &Reference) -> Option<String> {
+    let Reference { registry, repository, tag, digest } = reference;
+    match (tag, digest) {
+        (Some(tag), _) => Some(format!("{registry}/{repository}:{tag}")),
+        (None, Some(digest)) => Some(format!("{registry}/{repository}@{digest}")),
+        (None, None) => None,
+    }
+}
+
+/// Verifies and writes; what became of each image, and the archive's length.
+fn write(
+    images: &[ArchiveImage],
+    store: &Store,
+    format: Format,
+    output: Output,
+    token: &CancellationToken,
+) -> Result<(Vec<Result<()>>, Option<u64>)> {
+    let content = |digest: &crate::oci::Digest| store.open_blob(digest);
+    let room = output.room()?;
+    let prepared: Prepared = match format {
+        Format::DockerArchive => archive::prepare_docker(images, &content, room.unwrap_or(u64::MAX)),
+        Format::OciLayout | Format::OciArchive => archive::prepare_oci(images, &content),
+    };
+    if prepared.count() == 0 {
+        return Ok((prepared.outcomes, None));
+    }
+    let needed = prepared.size();
+    if let Some(room) = room.filter(|room| *room < needed) {
+        let why = format!("the archive takes {needed} bytes, and the disk has room for {room}");
+        return Err(Error::new(ErrorKind::Storage, output.name(), why)
+            .with_hint("free some space, or write to another disk"));
+    }
+    let name = output.name().to_owned();
+    let written = output.write(token, |out| prepared.write(&content, out, &name).map(drop))?;
+    Ok((prepared.outcomes, Some(written)))
+}
+
+/// What saving came to, in the report of what was written.
+fn merge(report: &mut Report, saved: Report) {
+    report.bytes_fetched = saved.bytes_fetched;
+    report.bytes_reused = saved.bytes_reused;
+    report.seconds += saved.seconds;
+    for (row, saved) in report.images.iter_mut().zip(saved.images) {
+        if saved.status == Status::Failed || saved.status == Status::Skipped {
+            *row = saved;
+        } else if row.status != Status::Failed {
+            let warnings = std::mem::take(&mut row.warnings);
+            (row.bytes_fetched, row.bytes_reused) = (saved.bytes_fetched, saved.bytes_reused);
+            (row.attempts, row.seconds) = (saved.attempts, row.seconds + saved.seconds);
+            row.warnings = saved.warnings.into_iter().chain(warnings).collect();
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Where an archive goes: a file, which is whole or not there, or a stream.
+
+use crate::error::{Error, ErrorKind, Result};
+use rustix::fs::FlockOperation;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use tokio_util::sync::CancellationToken;
+
+/// How many bytes are written at a time.
+const PIECE: usize = 1 << 20;
+
+/// Where an export goes.
+pub enum ExportTo {
+    /// A file, or a layout's directory.
+    Path(PathBuf),
+    /// A stream, such as stdout.
+    Stream(Box<dyn Write + Send>),
+}
+
+/// An archive's place, tried before there is anything to write.
+pub(super) struct Output {
+    name: String,
+    to: Place,
+}
+
+enum Place {
+    File {
+        path: PathBuf,
+        temporary: PathBuf,
+        file: File,
+    },
+    /// A stream, or a file that is none: a pipe, a terminal.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl Output {
+    /// Makes sure that `to` can be written.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it can't be.
+    pub(super) fn prepare(to: ExportTo) -> Result<Self> {
+        let path = match to {
+            ExportTo::Stream(stream) => {
+                return Ok(Self { name: "the stream".into(), to: Place::Stream(stream) });
+            }
+            ExportTo::Path(path) => path,
+        };
+        let name = path.display().to_string();
+        let refuse = |why: String| Error::new(ErrorKind::InvalidInput, &name, why);
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                return Err(refuse("this is a directory, and an archive is a file".into()));
+            }
+            // Renaming onto a pipe or a device would put a file in its place.
+            Ok(found) if !found.is_file() => {
+                let opened = OpenOptions::new().write(true).open(&path);
+                let opened = opened.map_err(|cause| refuse(format!("cannot write there: {cause}")))?;
+                return Ok(Self { name, to: Place::Stream(Box::new(opened)) });
+            }
+            _ => {}
+        }
+        let temporary = beside(&path, "saver-tmp").ok_or_else(|| refuse("this names no file".into()))?;
+        let file = fresh(&temporary).map_err(|cause| match cause.kind() {
+            io::ErrorKind::WouldBlock => refuse("another export is writing it".into()),
+            _ => refuse(format!("cannot write there: {cause}")),
+        })?;
+        Ok(Self { name, to: Place::File { path, temporary, file } })
+    }
+
+    /// What messages call it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes there is room for, where that is known.
+    pub(super) fn room(&self) -> Result<Option<u64>> {
+        let Place::File { file, .. } = &self.to else { return Ok(None) };
+        let found = rustix::fs::fstatvfs(file)
+            .map_err(|cause| Error::storage(&self.name, "read the free space of", cause.into()))?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
+    /// Lets `write` write. A file appears under its name when all of it is on stable storage; until `token` is cancelled.
+    /// Answers how many bytes were written.
+    ///
+    /// # Errors
+    /// What `write` says; `Storage`; `Cancelled`.
+    pub(super) fn write(
+        mut self,
+        token: &CancellationToken,
+        write: impl FnOnce(&mut Counted<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        let failed = |name: &str, cause| Error::storage(name, "write", cause);
+        let out: &mut dyn Write = match &mut self.to {
+            Place::File { file, .. } => file,
+            Place::Stream(stream) => stream,
+        };
+        let mut out = Counted { out: BufWriter::with_capacity(PIECE, out), token, written: 0 };
+        let done = write(&mut out).and_then(|()| out.flush().map_err(|cause| failed(&self.name, cause)));
+        let written = out.written;
+        if token.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, &self.name, "the run was interrupted"));
+        }
+        done?;
+        drop(out);
+        if let Place::File { path, temporary, file } = &self.to {
+            let renamed = file.sync_all().and_then(|()| fs::rename(temporary, path));
+            renamed.and_then(|()| sync_directory(path)).map_err(|cause| failed(&self.name, cause))?;
+        }
+        Ok(written)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Place::File { temporary, .. } = &self.to {
+            // After a rename it is gone already.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// A hidden name beside `path`; none when `path` names no file.
+pub(super) fn beside(path: &Path, what: &str) -> Option<PathBuf> {
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name()?);
+    hidden.push(format!(".{what}"));
+    Some(path.with_file_name(hidden))
+}
+
+/// A new file at `path`, locked as long as it is open. What a killed process left there is removed; never is anything written that
+/// somebody else put there, a link least of all.
+fn fresh(path: &Path) -> io::Result<File> {
+    for _ in 0..2 {
+        match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
+            Ok(file) => {
+                rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let left = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        if let Ok(left) = left {
+            rustix::fs::flock(&left, FlockOperation::NonBlockingLockExclusive)?;
+        }
+        fs::remove_file(path)?;
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Counts what is written, and writes no more once the run is given up.
+pub(super) struct Counted<'a> {
+    out: BufWriter<&'a mut dyn Write>,
+    token: &'a CancellationToken,
+    written: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.token.is_cancelled() {
+            return Err(io::Error::other("the run was interrupted"));
+        }
+        let count = self.out.write(bytes)?;
+        self.written += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, content: &[u8], token: &CancellationToken) -> Result<u64> {
+        let output = Output::prepare(ExportTo::Path(path.to_owned()))?;
+        output.write(token, |out| out.write_all(content).map_err(|cause| Error::storage("x", "write", cause)))
+    }
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let token = CancellationToken::new();
+        assert_eq!(write(&path, b"first", &token).unwrap(), 5);
+        // What a killed export left behind is taken away, a planted link is not written through.
+        fs::write(beside(&path, "saver-tmp").unwrap(), b"left").unwrap();
+        write(&path, b"second", &token).unwrap();
+        fs::write(dir.path().join("victim"), b"precious").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("victim"), beside(&path, "saver-tmp").unwrap()).unwrap();
+        write(&path, b"third", &token).unwrap();
+        assert_eq!(fs::read(dir.path().join("victim")).unwrap(), b"precious");
+        token.cancel();
+        assert_eq!(write(&path, b"fourth", &token).unwrap_err().kind(), ErrorKind::Cancelled);
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn two_exports_to_one_file_keep_each_other_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let first = Output::prepare(ExportTo::Path(path.clone())).unwrap();
+        let second = Output::prepare(ExportTo::Path(path.clone())).err().unwrap();
+        assert!(second.to_string().contains("another export"), "{second}");
+        drop(first);
+        Output::prepare(ExportTo::Path(path)).unwrap();
+        assert_eq!(
+            Output::prepare(ExportTo::Path(dir.path().into())).err().unwrap().kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+}

@@ -1,0 +1,438 @@
+//! `saver export`, with the real binary, read by the programs that it is for: podman, skopeo, umoci and containerd.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use saver::oci::{Digest, Manifest};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::interop::{manifest, parse, with_storage};
+use super::support::mount::{apart, mount_small};
+use super::support::peers::containerd::Containerd;
+use super::support::peers::registry::Registry;
+use super::support::peers::{samples, succeed};
+use super::support::program::{Home, Ran, Victim, run};
+
+/// A tree with samples for all platforms, and a place for what is exported.
+struct Bench {
+    source: Registry,
+    home: Home,
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self {
+            source: Registry::serve(&samples()),
+            home: Home::new(),
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let images =
+            ["demo/app:1.0", "demo/single:1.0", "demo/tool:2.1", "demo/zstd:1.0", "helm-charts/mysql:8.8.19"];
+        let images = images.map(|name| bench.name(name));
+        bench.home.save(&bench.path("tree"), "all", &images, &[], 0);
+        bench
+    }
+
+    fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.source.address)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, images: &[&str], format: &str, to: &str, more: &[&str]) -> Command {
+        let mut command = self.home.saver(["export", "--format", format, "--output"]);
+        command.arg(if to == "-" { PathBuf::from(to) } else { self.path(to) });
+        command.args(images.iter().map(|image| self.name(image))).args(more);
+        command
+    }
+
+    fn export(&self, images: &[&str], format: &str, to: &str, more: &[&str], expected: i32) -> Ran {
+        let mut command = self.command(images, format, to, more);
+        if !more.contains(&"--from-registry") {
+            command.arg("--dir").arg(self.path("tree"));
+        }
+        run(&mut command).expect(expected)
+    }
+
+    /// What stands beside the tree, hidden files too.
+    fn there(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "tree")
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The configuration of an image for a platform.
+    fn config(&self, image: &str, architecture: &str) -> Digest {
+        let (repository, tag) = image.split_once(':').unwrap();
+        config(&self.source.address, repository, tag, architecture)
+    }
+}
+
+fn config(registry: &str, repository: &str, reference: &str, architecture: &str) -> Digest {
+    match parse(&manifest(registry, repository, reference)) {
+        Manifest::Image(image) => image.config.digest,
+        Manifest::Index(index) => {
+            let has = |platform: &saver::oci::Platform| platform.architecture == architecture;
+            let entry =
+                index.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(has)).unwrap();
+            config(registry, repository, &entry.digest.to_string(), architecture)
+        }
+    }
+}
+
+/// The members of a tar file.
+fn members(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(tar);
+    let read = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        (name, content)
+    });
+    read.collect()
+}
+
+/// The image's id and the text of a file in it, as podman has them.
+fn in_podman(storage: &Path, image: &str, file: &str) -> (String, String) {
+    let id = with_storage("podman", storage, &["image", "inspect", "--format", "{{.Id}}", image]);
+    let mount = with_storage("podman", storage, &["image", "mount", image]);
+    let text = fs::read_to_string(Path::new(mount.trim()).join(file)).unwrap();
+    (id.trim().to_owned(), text)
+}
+
+#[test]
+fn docker_archives_are_loaded_by_podman_skopeo_and_containerd() {
+    let bench = Bench::new();
+    let images = ["demo/app:1.0", "demo/single:1.0", "demo/tool:2.1", "demo/zstd:1.0"];
+    bench.export(&images, "docker-archive", "all.tar", &["--arch", "amd64"], 0);
+    let read = members(&fs::read(bench.path("all.tar")).unwrap());
+    let listing: Value = serde_json::from_slice(&read["manifest.json"]).unwrap();
+    let layers: Vec<&str> = listing
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|item| item["Layers"].as_array().unwrap())
+        .filter_map(Value::as_str)
+        .collect();
+    let tars = read.keys().filter(|name| name.ends_with(".tar")).count();
+    assert!(layers.len() > tars, "shared layers are there once: {layers:?}");
+    for (name, content) in read.iter().filter(|(name, _)| name.ends_with(".tar")) {
+        assert_eq!(format!("{}.tar", Digest::of(content).hex()), *name);
+    }
+    let storage = bench.path("storage");
+    with_storage("podman", &storage, &["load", "-q", "-i", &bench.text("all.tar")]);
+    let containerd = Containerd::start();
+    containerd.ctr(&["images", "import", "--no-unpack", &bench.text("all.tar")]);
+    let listed = containerd.ctr(&["images", "ls", "-q"]);
+    for image in images {
+        let (name, expect) = (bench.name(image), bench.config(image, "amd64"));
+        let id = with_storage("podman", &storage, &["image", "inspect", "--format", "{{.Id}}", &name]);
+        assert_eq!(id.trim(), expect.hex(), "{image}");
+        let from = format!("docker-archive:{}:{name}", bench.text("all.tar"));
+        let told: Value = serde_json::from_str(&succeed("skopeo", ["inspect", "--raw", &from])).unwrap();
+        assert_eq!(told["config"]["digest"], expect.to_string(), "{image}");
+        assert!(listed.lines().any(|line| line == name), "{listed}");
+    }
+    let (_, platform) = in_podman(&storage, &bench.name("demo/tool:2.1"), "etc/platform");
+    assert_eq!(platform, "amd64/linux\n");
+}
+
+#[test]
+fn a_docker_archive_of_several_platforms_tells_them_and_asks_for_one() {
+    let bench = Bench::new();
+    let ran = bench.export(&["demo/app:1.0"], "docker-archive", "a.tar", &[], 1);
+    for word in ["linux/amd64", "linux/arm64", "--arch"] {
+        assert!(ran.stderr.contains(word), "{}", ran.stderr);
+    }
+    let ran = bench.export(&["demo/app:1.0"], "docker-archive", "a.tar", &["--arch", "s390x"], 1);
+    assert!(ran.stderr.contains("s390x") || ran.stderr.contains("not there"), "{}", ran.stderr);
+    assert_eq!(bench.there(), Vec::<String>::new());
+}
+
+#[test]
+fn an_archive_on_stdout_is_piped_into_podman() {
+    let bench = Bench::new();
+    let tree = bench.text("tree");
+    let mut export =
+        bench.command(&["demo/app:1.0"], "docker-archive", "-", &["--arch", "arm64", "--dir", &tree]);
+    let mut export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let storage = bench.path("storage");
+    let path = |name: &str| storage.join(name).to_str().unwrap().to_owned();
+    let loaded = Command::new("podman")
+        .args(["--root", &path("root"), "--runroot", &path("run"), "--storage-driver", "vfs", "load", "-q"])
+        .stdin(export.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(export.wait().unwrap().success());
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let (id, platform) = in_podman(&storage, &bench.name("demo/app:1.0"), "etc/platform");
+    assert_eq!(id, bench.config("demo/app:1.0", "arm64").hex());
+    assert!(platform.starts_with("arm64/linux"), "{platform}");
+    // A reader that goes away is a failure that is told.
+    let mut export = bench.command(&["demo/app:1.0"], "oci-archive", "-", &["--dir", &tree]);
+    let mut export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(export.stdout.take());
+    assert_eq!(export.wait_with_output().unwrap().status.code(), Some(3));
+}
+
+#[test]
+fn oci_archives_are_read_by_podman_skopeo_and_containerd() {
+    let bench = Bench::new();
+    bench.export(&["demo/app:1.0"], "oci-archive", "one.tar", &[], 0);
+    bench.export(
+        &["demo/app:1.0", "demo/zstd:1.0", "helm-charts/mysql:8.8.19"],
+        "oci-archive",
+        "all.tar",
+        &[],
+        0,
+    );
+    let storage = bench.path("storage");
+    with_storage("podman", &storage, &["load", "-q", "-i", &bench.text("one.tar")]);
+    let (id, _) = in_podman(&storage, &bench.name("demo/app:1.0"), "etc/platform");
+    assert_eq!(id, bench.config("demo/app:1.0", "amd64").hex());
+    let containerd = Containerd::start();
+    containerd.ctr(&["images", "import", "--no-unpack", "--all-platforms", &bench.text("all.tar")]);
+    let listed = containerd.ctr(&["images", "ls"]);
+    for (repository, tag) in [("demo/app", "1.0"), ("demo/zstd", "1.0"), ("helm-charts/mysql", "8.8.19")] {
+        let expect = Digest::of(&manifest(&bench.source.address, repository, tag).body);
+        let name = bench.name(&format!("{repository}:{tag}"));
+        let row = listed.lines().find(|line| line.starts_with(&name)).unwrap();
+        assert!(row.contains(&expect.to_string()), "{row}");
+        let from = format!("oci-archive:{}:{name}", bench.text("all.tar"));
+        let raw = succeed("skopeo", ["inspect", "--raw", &from]);
+        assert_eq!(Digest::of(raw.as_bytes()), expect, "{name}");
+    }
+    // And back again, byte for byte.
+    let back = bench.text("back");
+    run(&mut bench.home.saver(["import", &bench.text("all.tar"), "--dir", &back])).expect(0);
+    let copy = Registry::serve(Path::new(&back));
+    for (repository, tag) in [("demo/app", "1.0"), ("helm-charts/mysql", "8.8.19")] {
+        let body = |registry: &str| manifest(registry, repository, tag).body;
+        assert_eq!(body(&copy.address), body(&bench.source.address));
+    }
+}
+
+#[test]
+fn a_layout_is_added_to_and_read_by_umoci_and_skopeo() {
+    let bench = Bench::new();
+    let layout = bench.text("layout");
+    let from = format!("docker://{}", bench.name("demo/single:1.0"));
+    succeed("skopeo", ["copy", "-q", "--src-tls-verify=false", &from, &format!("oci:{layout}:theirs")]);
+    bench.export(&["demo/app:1.0"], "oci-layout", "layout", &[], 0);
+    bench.export(&["demo/app:1.0", "demo/zstd:1.0"], "oci-layout", "layout", &[], 0);
+    let index = fs::read(bench.path("layout/index.json")).unwrap();
+    bench.export(&["demo/zstd:1.0", "demo/app:1.0"], "oci-layout", "layout", &[], 0);
+    assert_eq!(fs::read(bench.path("layout/index.json")).unwrap(), index, "nothing to do changes nothing");
+    let mut names: Vec<String> =
+        succeed("umoci", ["ls", "--layout", &layout]).lines().map(str::to_owned).collect();
+    names.sort();
+    let mut expect = vec![bench.name("demo/app:1.0"), bench.name("demo/zstd:1.0"), "theirs".to_owned()];
+    expect.sort();
+    assert_eq!(names, expect);
+    let raw = succeed("skopeo", ["inspect", "--raw", &format!("oci:{layout}:{}", expect[0])]);
+    assert_eq!(raw.into_bytes(), manifest(&bench.source.address, "demo/app", "1.0").body);
+    // umoci wants one platform's manifest.
+    bench.export(&["demo/tool:2.1"], "oci-layout", "flat", &["--arch", "arm64", "--index", "flatten"], 0);
+    let image = format!("{}:{}", bench.text("flat"), bench.name("demo/tool:2.1"));
+    let bundle = bench.text("bundle");
+    succeed("umoci", ["unpack", "--rootless", "--image", &image, &bundle]);
+    let platform = fs::read_to_string(Path::new(&bundle).join("rootfs/etc/platform")).unwrap();
+    assert!(platform.starts_with("arm64/linux"), "{platform}");
+    assert!(!bench.path("layout/.saver").exists());
+}
+
+#[test]
+fn the_same_images_are_the_same_bytes() {
+    let bench = Bench::new();
+    let images = ["demo/app:1.0", "demo/zstd:1.0"];
+    let other = Bench::new();
+    for (format, more) in [("docker-archive", &["--arch", "amd64"][..]), ("oci-archive", &[])] {
+        bench.export(&images, format, "first.tar", more, 0);
+        bench.export(&images, format, "second.tar", more, 0);
+        let first = fs::read(bench.path("first.tar")).unwrap();
+        assert!(first == fs::read(bench.path("second.tar")).unwrap(), "{format}");
+        // Another tree, another registry's name for the same content: nothing but the names differs.
+        other.export(&images, format, "other.tar", more, 0);
+        let blobs = |tar: &[u8]| -> BTreeMap<String, Vec<u8>> {
+            let is_listing = |name: &str| ["manifest.json", "repositories", "index.json"].contains(&name);
+            members(tar).into_iter().filter(|(name, _)| !is_listing(name)).collect()
+        };
+        assert_eq!(blobs(&first), blobs(&fs::read(other.path("other.tar")).unwrap()));
+        // And straight from the registry.
+        let flags = [more, &["--from-registry"]].concat();
+        bench.export(&images, format, "fetched.tar", &flags, 0);
+        assert!(first == fs::read(bench.path("fetched.tar")).unwrap(), "{format} from the registry");
+    }
+    assert_eq!(bench.there(), ["fetched.tar", "first.tar", "second.tar"]);
+}
+
+#[test]
+fn one_bad_image_is_told_and_the_others_are_exported() {
+    let bench = Bench::new();
+    let Manifest::Image(single) = parse(&manifest(&bench.source.address, "demo/single", "1.0")) else {
+        panic!("no image")
+    };
+    let hex = single.layers.last().unwrap().digest.hex();
+    let victim = bench.path("tree/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(&hex).join("data");
+    let mut bytes = fs::read(&victim).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&victim, &bytes).unwrap();
+    for (format, more) in [("docker-archive", &["--arch", "amd64"][..]), ("oci-archive", &[])] {
+        let ran = bench.export(&["demo/single:1.0", "demo/app:1.0", "no/such:1"], format, "a.tar", more, 1);
+        for word in ["demo/single:1.0", "no/such:1", &hex] {
+            assert!(ran.stderr.contains(word), "{}", ran.stderr);
+        }
+        let read = members(&fs::read(bench.path("a.tar")).unwrap());
+        assert!(read.keys().all(|name| !name.contains(&hex)));
+        fs::remove_file(bench.path("a.tar")).unwrap();
+        bench.export(&["demo/single:1.0"], format, "a.tar", more, 1);
+        assert_eq!(bench.there(), Vec::<String>::new(), "nothing is left of an archive that never was");
+    }
+    // A layout is written image by image.
+    bench.export(&["demo/single:1.0", "demo/app:1.0"], "oci-layout", "layout", &[], 1);
+    assert!(!bench.path("layout/blobs/sha256").join(&hex).exists());
+    // Cut off, as by a full disk: the tree's size tells.
+    fs::write(&victim, &bytes[..100]).unwrap();
+    let ran = bench.export(&["demo/single:1.0"], "oci-archive", "a.tar", &[], 1);
+    assert!(ran.stderr.contains("100 bytes"), "{}", ran.stderr);
+}
+
+/// A tree of one image with a layer of random bytes, which no compression makes shorter; the image's name.
+fn large(bench: &Bench, megabytes: usize) -> String {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut random = fastrand::Rng::with_seed(7);
+    let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(megabytes << 20).collect();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "content", &content[..]).unwrap();
+    let layer = tar.into_inner().unwrap();
+    let diff_id = Digest::of(&layer);
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff_id.to_string()] }
+    });
+    let listing =
+        serde_json::json!([{ "Config": "c.json", "RepoTags": ["big.io/a/big:1"], "Layers": ["l.tar"] }]);
+    let mut archive = tar::Builder::new(fs::File::create(bench.path("big.tar")).unwrap());
+    for (name, content) in [
+        ("c.json", config.to_string().into_bytes()),
+        ("manifest.json", listing.to_string().into_bytes()),
+        ("l.tar", layer),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    archive.finish().unwrap();
+    let tree = bench.text("tree");
+    run(&mut bench.home.saver(["import", &bench.text("big.tar"), "--dir", &tree])).expect(0);
+    fs::remove_file(bench.path("big.tar")).unwrap();
+    "big.io/a/big:1".to_owned()
+}
+
+#[test]
+fn killed_in_mid_export_no_half_archive_is_left_under_its_name() {
+    let bench = Bench::new();
+    let image = large(&bench, 24);
+    let tree = bench.text("tree");
+    let command = || {
+        let mut command = bench.home.saver(["export", "--format", "docker-archive", "--dir", &tree, &image]);
+        command.arg("--output").arg(bench.path("a.tar"));
+        command
+    };
+    let mut killed = 0;
+    for wait in [30, 80, 150, 250, 400] {
+        let mut victim = Victim::start(&mut command());
+        std::thread::sleep(Duration::from_millis(wait));
+        killed += u32::from(victim.is_running());
+        victim.kill();
+        if let Ok(whole) = fs::read(bench.path("a.tar")) {
+            assert_eq!(members(&whole).len(), 4, "a file under its name is whole");
+        }
+    }
+    assert!(killed > 0, "every run was done before it was killed");
+    run(&mut command()).expect(0);
+    assert_eq!(bench.there(), ["a.tar"], "what a killed run left is taken away by the next");
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_no_archive() {
+    let bench = Bench::new();
+    let image = large(&bench, 12);
+    apart(move || {
+        let disk = tempfile::tempdir().unwrap();
+        if !mount_small(disk.path(), "size=8m") {
+            return;
+        }
+        let tree = bench.text("tree");
+        for format in ["docker-archive", "oci-archive", "oci-layout"] {
+            let mut command = bench.home.saver(["export", "--format", format, "--dir", &tree, &image]);
+            let ran = run(command.arg("--output").arg(disk.path().join("out")));
+            assert!(matches!(ran.code, Some(1 | 3)), "{format}: {:?} {}", ran.code, ran.stderr);
+            assert!(ran.stderr.contains("room") || ran.stderr.contains("space"), "{format}: {}", ran.stderr);
+            assert!(!disk.path().join("out").is_file());
+        }
+    });
+}
+
+#[test]
+fn what_was_fetched_is_gone_on_with() {
+    let bench = Bench::new();
+    let good = bench.name("demo/app:1.0");
+    let mut command =
+        bench.command(&["demo/app:1.0", "no/such:1"], "oci-archive", "a.tar", &["--from-registry"]);
+    let ran = run(&mut command).expect(1);
+    assert!(ran.stderr.contains("goes on from there"), "{}", ran.stderr);
+    assert_eq!(bench.there(), [".a.tar.saver-fetched", "a.tar"]);
+    let report = bench.text("report.json");
+    let mut again =
+        bench.command(&["demo/app:1.0"], "oci-archive", "a.tar", &["--from-registry", "--report", &report]);
+    run(&mut again).expect(0);
+    let told: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(
+        (&told["images"][0]["reference"], &told["bytes_fetched"]),
+        (&Value::from(good), &Value::from(0))
+    );
+    assert_eq!(bench.there(), ["a.tar", "report.json"]);
+}
+
+#[test]
+fn what_cannot_be_is_told_before_anything_is_written() {
+    let bench = Bench::new();
+    let (tree, file) = (bench.text("tree"), bench.text("a.tar"));
+    for (arguments, word) in [
+        (vec!["--dir", &tree, "-o", &file, "--format", "oci-archive"], "nothing to export"),
+        (vec!["x:1", "-o", &file, "--format", "oci-archive"], "--from-registry"),
+        (vec!["x:1", "--dir", &tree, "--format", "oci-archive"], "--output"),
+        (vec!["x:1", "--dir", &tree, "-o", &file], "--format"),
+        (vec!["x:1", "--dir", &tree, "-o", "-", "--format", "oci-layout"], "directory"),
+        (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-layout"], "no OCI image layout"),
+        (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-archive"], "a directory"),
+        (
+            vec!["x:1", "--dir", &tree, "--from-registry", "-o", &file, "--format", "oci-archive"],
+            "one or the other",
+        ),
+    ] {
+        let ran = run(bench.home.saver(["export"]).args(&arguments)).expect(2);
+        assert!(ran.stderr.contains(word), "{arguments:?}: {}", ran.stderr);
+    }
+    assert_eq!(bench.there(), Vec::<String>::new());
+}

@@ -1,0 +1,333 @@
+//! `saver import`, with the real binary on what skopeo, podman, buildah, umoci and others wrote, and on what nobody honest writes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use saver::oci::{Digest, Manifest};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::interop::{manifest, parse, with_storage};
+use super::support::peers::registry::Registry;
+use super::support::peers::{run as run_peer, samples, succeed};
+use super::support::program::{Home, Ran, finish, run};
+use super::support::tree::files;
+
+/// A registry with the samples, and a place for archives and a tree.
+struct Bench {
+    source: Registry,
+    home: Home,
+    dir: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { source: Registry::serve(&samples()), home: Home::new(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn skopeo(&self, image: &str, to: &str, more: &[&str]) {
+        let from = format!("docker://{}/{image}", self.source.address);
+        let arguments = ["copy", "-q", "--src-tls-verify=false"].iter().chain(more);
+        succeed("skopeo", arguments.copied().chain([from.as_str(), to]));
+    }
+
+    fn import(&self, path: &str, more: &[&str], expected: i32) -> (Ran, Value) {
+        let report = self.home.path("report.json");
+        let _ = fs::remove_file(&report);
+        let mut command = self.home.saver(["import", "--progress", "none", "--report"]);
+        command.arg(&report).arg("--dir").arg(self.path("tree")).arg(self.path(path)).args(more);
+        let ran = run(&mut command).expect(expected);
+        let json = fs::read(&report).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+        (ran, json)
+    }
+
+    fn verify(&self) {
+        run(&mut self.home.saver(["verify", "--deep", "--dir", &self.text("tree")])).expect(0);
+    }
+}
+
+fn names(report: &Value) -> Vec<String> {
+    let rows = report["images"].as_array().unwrap().iter();
+    rows.map(|row| format!("{} {}", row["reference"].as_str().unwrap(), row["status"].as_str().unwrap()))
+        .collect()
+}
+
+fn config(registry: &str, repository: &str, reference: &str) -> Digest {
+    match parse(&manifest(registry, repository, reference)) {
+        Manifest::Image(image) => image.config.digest,
+        Manifest::Index(index) => config(registry, repository, &index.manifests[0].digest.to_string()),
+    }
+}
+
+#[test]
+fn what_skopeo_podman_and_buildah_write_is_imported() {
+    let bench = Bench::new();
+    let at = |name: &str| bench.text(name);
+    bench.skopeo("demo/app:1.0", &format!("docker-archive:{}:skopeo/app:1.0", at("docker.tar")), &[]);
+    bench.skopeo("demo/app:1.0", &format!("oci-archive:{}:q.io/skopeo/oci:1.0", at("oci.tar")), &[]);
+    bench.skopeo("demo/zstd:1.0", &format!("oci-archive:{}:q.io/skopeo/zstd:1.0", at("zstd.tar")), &[]);
+    let storage = bench.path("storage");
+    let image = |name: &str| format!("{}/{name}", bench.source.address);
+    let (app, single) = (image("demo/app:1.0"), image("demo/single:1.0"));
+    for name in [&app, &single] {
+        with_storage("podman", &storage, &["pull", "-q", "--tls-verify=false", name]);
+    }
+    with_storage("podman", &storage, &["save", "-q", "-m", "-o", &at("podman.tar"), &app, &single]);
+    with_storage(
+        "podman",
+        &storage,
+        &["save", "-q", "--format", "oci-archive", "-o", &at("podman-oci.tar"), &app],
+    );
+    with_storage(
+        "buildah",
+        &storage,
+        &["push", "-q", &app, &format!("docker-archive:{}:built/app:1", at("built.tar"))],
+    );
+    succeed("gzip", ["-k", &at("built.tar")]);
+    fs::remove_file(bench.path("built.tar")).unwrap();
+    for (file, expect) in [
+        ("docker.tar", vec!["docker.io/skopeo/app:1.0 saved".to_owned()]),
+        ("oci.tar", vec!["q.io/skopeo/oci:1.0 saved".to_owned()]),
+        ("zstd.tar", vec!["q.io/skopeo/zstd:1.0 saved".to_owned()]),
+        ("podman.tar", vec![format!("{app} saved"), format!("{single} saved")]),
+        ("podman-oci.tar", vec![format!("{app} saved")]),
+        ("built.tar.gz", vec!["docker.io/built/app:1 saved".to_owned(), format!("{app} saved")]),
+    ] {
+        let (_, report) = bench.import(file, &[], 0);
+        assert_eq!(names(&report), expect, "{file}");
+        let (_, report) = bench.import(file, &[], 0);
+        assert!(names(&report).iter().all(|row| row.ends_with(" unchanged")), "{file}: {report}");
+    }
+    bench.verify();
+    let copy = Registry::serve(&bench.path("tree"));
+    let expect = config(&bench.source.address, "demo/app", "1.0");
+    for repository in ["skopeo/app", "demo/app"] {
+        assert_eq!(config(&copy.address, repository, "1.0"), expect, "{repository}");
+    }
+    let bytes = |registry: &str, repository: &str| manifest(registry, repository, "1.0").body;
+    assert_eq!(bytes(&copy.address, "skopeo/zstd"), bytes(&bench.source.address, "demo/zstd"));
+    // What was imported can be pulled and run from the tree.
+    for name in ["skopeo/app:1.0", "built/app:1", "demo/single:1.0"] {
+        let name = format!("{}/{name}", copy.address);
+        with_storage("podman", &bench.path("other"), &["pull", "-q", "--tls-verify=false", &name]);
+    }
+}
+
+#[test]
+fn layouts_of_skopeo_and_umoci_need_a_name_and_keep_their_bytes() {
+    let bench = Bench::new();
+    let layout = bench.text("layout");
+    bench.skopeo("demo/app:1.0", &format!("oci:{layout}:2.1"), &["--all"]);
+    succeed("umoci", ["new", "--image", &format!("{layout}:empty")]);
+    let (ran, _) = bench.import("layout", &[], 2);
+    for word in ["2.1 (", "empty (", "--as"] {
+        assert!(ran.stderr.contains(word), "{}", ran.stderr);
+    }
+    let (ran, _) = bench.import("layout", &["--as", "q.io/team/tool:9"], 2);
+    assert!(ran.stderr.contains("2 in it"), "{}", ran.stderr);
+    let (_, report) = bench.import("layout", &["--as", "q.io/team/tool", "--names", "domain"], 0);
+    assert_eq!(names(&report), ["q.io/team/tool:2.1 saved", "q.io/team/tool:empty saved"]);
+    let copy = Registry::serve(&bench.path("tree"));
+    let theirs = manifest(&bench.source.address, "demo/app", "1.0");
+    assert_eq!(manifest(&copy.address, "q.io/team/tool", "2.1").body, theirs.body);
+    bench.verify();
+}
+
+#[test]
+fn an_archive_is_read_from_stdin() {
+    let bench = Bench::new();
+    bench.skopeo("demo/app:1.0", &format!("docker-archive:{}:demo/app:1.0", bench.text("app.tar")), &[]);
+    let tree = bench.text("tree");
+    let mut command = bench.home.saver(["import", "--dir", &tree, "-", "--as", "a.io/b:1"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let archive = fs::read(bench.path("app.tar")).unwrap();
+    child.stdin.take().unwrap().write_all(&zstd::encode_all(&archive[..], 1).unwrap()).unwrap();
+    finish(child).expect(0);
+    bench.verify();
+    // Nothing of the spooled archive is left.
+    let own: Vec<_> = fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(own.len(), 2, "{own:?}");
+}
+
+/// The members of a docker-archive made by hand.
+struct Handmade {
+    members: Vec<(String, Vec<u8>)>,
+    links: Vec<(String, String)>,
+}
+
+impl Handmade {
+    /// One image of these layers, each a file's name in the archive, its content, and the tar inside.
+    fn new(layers: &[(&str, Vec<u8>, &[u8])]) -> Self {
+        let diff_ids: Vec<String> = layers.iter().map(|(_, _, tar)| Digest::of(tar).to_string()).collect();
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+        let names: Vec<&str> = layers.iter().map(|(name, ..)| *name).collect();
+        let listing =
+            json!([{ "Config": "config.json", "RepoTags": ["made.io/by/hand:1"], "Layers": names }]);
+        let mut members: Vec<(String, Vec<u8>)> =
+            layers.iter().map(|(name, content, _)| ((*name).to_owned(), content.clone())).collect();
+        members.push(("config.json".into(), config.to_string().into_bytes()));
+        members.push(("manifest.json".into(), listing.to_string().into_bytes()));
+        Self { members, links: Vec::new() }
+    }
+
+    fn write(&self, path: &Path) {
+        let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
+        for (name, target) in &self.links {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            tar.append_link(&mut header, name, target).unwrap();
+        }
+        for (name, content) in &self.members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, &content[..]).unwrap();
+        }
+        tar.finish().unwrap();
+    }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn layer(word: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(word.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", word.as_bytes()).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn layers_of_every_compression_and_links_between_them_are_read() {
+    let bench = Bench::new();
+    let (plain, packed, small) = (layer("plain"), layer("packed"), layer("small"));
+    let mut made = Handmade::new(&[
+        ("sha256:0000.tar.gz", gzip(&packed), &packed),
+        ("one/layer.tar", plain.clone(), &plain),
+        ("small.zst", zstd::encode_all(&small[..], 1).unwrap(), &small),
+    ]);
+    made.links.push(("two/layer.tar".into(), "../one/layer.tar".into()));
+    made.write(&bench.path("made.tar"));
+    let (_, report) = bench.import("made.tar", &[], 0);
+    assert_eq!(names(&report), ["made.io/by/hand:1 saved"]);
+    bench.verify();
+    let copy = Registry::serve(&bench.path("tree"));
+    let Manifest::Image(image) = parse(&manifest(&copy.address, "by/hand", "1")) else { panic!("no image") };
+    let sizes: Vec<u64> = image.layers.iter().map(|layer| layer.size).collect();
+    assert_eq!(sizes[1], plain.len() as u64);
+    assert_eq!(image.layers[1].digest, Digest::of(&plain));
+    assert_eq!(image.layers[0].digest, Digest::of(&gzip(&packed)));
+    let target = format!("oci:{}:x", bench.text("out"));
+    let from = format!("docker://{}/by/hand:1", copy.address);
+    succeed("skopeo", ["copy", "-q", "--src-tls-verify=false", &from, &target]);
+}
+
+#[test]
+fn hostile_archives_bring_nothing_into_the_tree() {
+    let bench = Bench::new();
+    let (good, other) = (layer("good"), layer("other"));
+    let one = |content: Vec<u8>, tar: &[u8]| Handmade::new(&[("layer.tar", content, tar)]);
+    let honest = || one(good.clone(), &good);
+    let changed = |change: &dyn Fn(&mut Handmade)| {
+        let mut made = honest();
+        change(&mut made);
+        made
+    };
+    let listing = |text: &'static str| {
+        changed(&move |made| made.members.last_mut().unwrap().1 = text.as_bytes().to_vec())
+    };
+    let link = |target: &'static str| {
+        changed(&move |made| {
+            made.members.remove(0);
+            made.links.push(("layer.tar".into(), target.into()));
+        })
+    };
+    fs::write(bench.path("secret"), b"outside").unwrap();
+    for (number, (made, word, code)) in [
+        (one(other.clone(), &good), "", 1),
+        (one(gzip(&other), &good), "should be", 1),
+        (one(gzip(&good)[..40].to_vec(), &good), "inflated", 1),
+        (link("../secret"), "not there", 1),
+        (link("/etc/passwd"), "not there", 1),
+        (link("layer.tar"), "links lead", 1),
+        (changed(&|made| made.members.push(("layer.tar".into(), vec![1; 10]))), "twice", 1),
+        (changed(&|made| made.members.push(("manifest.json".into(), b"[]".to_vec()))), "twice", 1),
+        (listing("[]"), "no images", 2),
+        (listing("{}"), "manifest.json", 1),
+        (listing(r#"[{"Config":"../secret","RepoTags":["a/b:1"],"Layers":[]}]"#), "not there", 1),
+        (listing(r#"[{"Config":"config.json","RepoTags":["a/b:1"],"Layers":[]}]"#), "lists 0 layers", 1),
+        (
+            listing(r#"[{"Config":"config.json","RepoTags":["../../x"],"Layers":["layer.tar"]}]"#),
+            "without a full name",
+            2,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        made.write(&bench.path("bad.tar"));
+        let (ran, _) = bench.import("bad.tar", &[], code);
+        assert!(ran.stderr.contains(word), "{number}: {}", ran.stderr);
+        let tree = files(&bench.path("tree"));
+        assert!(
+            tree.keys().all(|path| !path.starts_with("docker/registry/v2/repositories")),
+            "{number}: {:?}",
+            tree.keys()
+        );
+    }
+    honest().write(&bench.path("whole.tar"));
+    let whole = fs::read(bench.path("whole.tar")).unwrap();
+    for length in [1, 511, 700, 1500, whole.len() / 2] {
+        fs::write(bench.path("cut.tar"), &whole[..length]).unwrap();
+        let (ran, _) = bench.import("cut.tar", &[], if length < 512 { 2 } else { 1 });
+        assert!(ran.stderr.contains("cut.tar"), "{length}: {}", ran.stderr);
+    }
+    bench.import("whole.tar", &[], 0);
+    bench.verify();
+}
+
+#[test]
+fn an_oci_archive_that_lies_is_refused_image_by_image() {
+    let bench = Bench::new();
+    let unpacked = bench.path("unpacked");
+    bench.skopeo("demo/app:1.0", &format!("oci:{}:a.io/x:1", unpacked.display()), &[]);
+    bench.skopeo("demo/single:1.0", &format!("oci:{}:a.io/y:1", unpacked.display()), &[]);
+    let source = &bench.source.address;
+    let Manifest::Image(single) = parse(&manifest(source, "demo/single", "1.0")) else { panic!("no image") };
+    let victim = unpacked.join("blobs/sha256").join(single.layers.last().unwrap().digest.hex());
+    let mut bytes = fs::read(&victim).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&victim, bytes).unwrap();
+    let archive = bench.text("bad.tar");
+    succeed("tar", ["-C", unpacked.to_str().unwrap(), "-cf", &archive, "."]);
+    for path in ["bad.tar", "unpacked"] {
+        let (ran, report) = bench.import(path, &[], 1);
+        assert!(names(&report)[1].ends_with("y:1 failed"), "{report}");
+        assert!(!names(&report)[0].ends_with("failed"), "{report}");
+        assert!(ran.stderr.contains("hash"), "{}", ran.stderr);
+    }
+    // A link out of a layout is not followed, whatever it leads to.
+    fs::rename(&victim, bench.path("outside")).unwrap();
+    std::os::unix::fs::symlink(bench.path("outside"), &victim).unwrap();
+    let (ran, _) = bench.import("unpacked", &[], 1);
+    assert!(ran.stderr.contains("symbolic link"), "{}", ran.stderr);
+    bench.verify();
+    assert!(!run_peer("ls", [bench.path("tree/docker/registry/v2/repositories/y")]).status.success());
+}
