@@ -15,7 +15,7 @@ use crate::content::{Place, Publication, Source};
 use crate::copy::{CopyOptions, Engine, Failure, Image, IndexMode, Observer, Report, Silent, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
-use crate::oci::Reference;
+use crate::oci::{Digest, Reference};
 use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
 use crate::store::{Durability, Store};
@@ -314,7 +314,10 @@ fn write(
     output: Output,
     token: &CancellationToken,
 ) -> Result<(Vec<Result<()>>, Option<u64>)> {
-    let content = |digest: &crate::oci::Digest| store.open_blob(digest);
+    let content = |digest: &Digest| match token.is_cancelled() {
+        true => Err(Error::new(ErrorKind::Cancelled, digest, "the run was interrupted")),
+        false => store.open_blob(digest),
+    };
     let room = output.room()?;
     let prepared: Prepared = match format {
         Format::DockerArchive => archive::prepare_docker(images, &content, room.unwrap_or(u64::MAX)),

@@ -248,9 +248,9 @@ fn a_layout_is_added_to_and_read_by_umoci_and_skopeo() {
     assert_eq!(names, expect);
     let raw = succeed("skopeo", ["inspect", "--raw", &format!("oci:{layout}:{}", expect[0])]);
     assert_eq!(raw.into_bytes(), manifest(&bench.source.address, "demo/app", "1.0").body);
-    // umoci wants one platform's manifest.
-    bench.export(&["demo/tool:2.1"], "oci-layout", "flat", &["--arch", "arm64", "--index", "flatten"], 0);
-    let image = format!("{}:{}", bench.text("flat"), bench.name("demo/tool:2.1"));
+    // umoci wants one platform's manifest, and that in OCI's form.
+    bench.export(&["demo/app:1.0"], "oci-layout", "flat", &["--arch", "arm64", "--index", "flatten"], 0);
+    let image = format!("{}:{}", bench.text("flat"), bench.name("demo/app:1.0"));
     let bundle = bench.text("bundle");
     succeed("umoci", ["unpack", "--rootless", "--image", &image, &bundle]);
     let platform = fs::read_to_string(Path::new(&bundle).join("rootfs/etc/platform")).unwrap();

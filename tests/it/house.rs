@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("archive", &["error", "oci", "content"]),
     ("copy", &["error", "oci", "content"]),
     ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
+    ("export", &["error", "oci", "content", "registry", "store", "layout", "archive", "copy", "save"]),
     ("import", &["error", "oci", "content", "store", "layout", "archive", "copy", "save"]),
     ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
