@@ -7,6 +7,7 @@ use crate::driver::extents::Extents;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -87,6 +88,7 @@ pub struct Writer {
     inner: Arc<Inner>,
     size: u64,
     received: u64,
+    islands: Vec<Range<u64>>,
     extents: Mutex<Extents>,
     digest: Digest,
     /// What is given up when the writer ends: the file before the claim.
@@ -95,9 +97,10 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, claim: Claim, file: Box<dyn Partial>, size: u64) -> Self {
-        let received = file.length();
-        let extents = Mutex::new(Extents::from_front(received));
-        Self { inner, size, received, extents, digest: claim.digest, open: Some((file, claim)) }
+        let extents = Extents::found(&*file);
+        let (received, islands) = (extents.front, extents.islands().collect());
+        let (digest, extents) = (claim.digest, Mutex::new(extents));
+        Self { inner, size, received, islands, extents, digest, open: Some((file, claim)) }
     }
 
     fn extents(&self) -> MutexGuard<'_, Extents> {
@@ -121,6 +124,10 @@ impl Writer {
 impl BlobWriter for Writer {
     fn received(&self) -> u64 {
         self.received
+    }
+
+    fn islands(&self) -> Vec<Range<u64>> {
+        self.islands.clone()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -167,13 +174,9 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let Some((file, claim)) = self.open.take() else { return };
         let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let (front, gaps) = (extents.front, extents.has_gaps());
-        if front == 0 {
+        if !extents.leave(&*file) {
             // Nothing to go on with.
             let _ = self.inner.driver.remove(&path(&self.digest, self.size));
-        } else if gaps {
-            // A later run takes the file's length for what has arrived; if this fails, the digest tells.
-            let _ = file.truncate(front);
         }
         drop(file);
         drop(claim);
