@@ -171,7 +171,7 @@ fn options(
         (None, true) => {
             let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
             let access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
-            ExportFrom::Registries { access, staging: staging.to_owned() }
+            ExportFrom::Registries { access: Box::new(access), staging: staging.to_owned() }
         }
         (None, false) => {
             let hint = "add --dir DIR, which images were saved to, or --from-registry";

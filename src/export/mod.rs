@@ -47,7 +47,7 @@ pub enum ExportFrom {
     /// images are exported.
     Registries {
         /// How registries are reached.
-        access: Access,
+        access: Box<Access>,
         /// A directory for what is fetched.
         staging: PathBuf,
     },
@@ -230,7 +230,7 @@ impl Export {
                 options.copy = self.copy_options();
                 options.names = NameRule::Domain;
                 options.durability = Durability::None;
-                options.access = access.clone();
+                options.access = (**access).clone();
                 options.observer = self.options.observer.clone();
                 let saver = ImageSaver::new(options)?;
                 let saved = saver.save_until(self.images.clone(), self.token.cancelled()).await?;
