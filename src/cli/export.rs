@@ -8,6 +8,7 @@ use super::outfile::Outfile;
 use super::progress::Progress;
 use super::save::{colours, needed, write};
 use super::screen::{self, Screen};
+use super::words::EXPORTING;
 use super::{access, lists, ls, output, summary, troubles};
 use crate::copy::{IndexMode, Status};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,7 +120,7 @@ async fn exported(
         }
         mode => mode,
     };
-    let progress = Progress::start(mode, global.quiet, screen.clone());
+    let progress = Progress::of(EXPORTING, mode, global.quiet, screen.clone());
     let options = ExportOptions { observer: progress.observer(), ..options };
     let interrupt = Interrupt::listen(progress.on_interrupt())?;
     let images = entries.into_iter().map(SaveImage::from).collect();
@@ -216,7 +217,7 @@ fn tell(exported: &Exported, path: &Path, stdout: bool) {
     let report = &exported.report;
     let Some(bytes) = exported.archive_bytes else {
         if report.count(Status::Saved) + report.count(Status::Unchanged) > 0 && !stdout {
-            let _ = output::stdout(summary::of_report(report).as_bytes());
+            let _ = output::stdout(summary::of_report(report, EXPORTING).as_bytes());
         }
         return;
     };

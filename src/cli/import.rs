@@ -8,6 +8,7 @@ use super::outfile::Outfile;
 use super::progress::Progress;
 use super::save::{colours, needed, write};
 use super::screen::{self, Screen};
+use super::words::IMPORTING;
 use super::{output, summary, troubles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::import::{ImportFrom, ImportOptions, import_until};
@@ -71,14 +72,14 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
         true => ImportFrom::Stream(Box::new(std::io::stdin())),
         false => ImportFrom::Path(path.clone()),
     };
-    let progress = Progress::start(args.progress, global.quiet, screen.clone());
+    let progress = Progress::of(IMPORTING, args.progress, global.quiet, screen.clone());
     options.observer = progress.observer();
     let interrupt = Interrupt::listen(progress.on_interrupt())?;
     let report = import_until(from, options, interrupt.asked()).await?;
     progress.stop(&report);
     output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
     if !global.quiet && args.progress != ProgressMode::Json {
-        let _ = output::stdout(summary::of_report(&report).as_bytes());
+        let _ = output::stdout(summary::of_report(&report, IMPORTING).as_bytes());
     }
     output::stderr_text(&troubles::last_words(&report, screen.paint()));
     write(report_file, &report)?;

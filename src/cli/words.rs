@@ -13,6 +13,10 @@ pub(super) struct Words {
 
 /// Into a tree.
 pub(super) const SAVING: Words = Words { done: "saved", act: "fetch", moved: "fetched" };
+/// Out of a tree, into a layout or an archive.
+pub(super) const EXPORTING: Words = Words { done: "exported", act: "export", moved: "copied" };
+/// From a layout or an archive into a tree.
+pub(super) const IMPORTING: Words = Words { done: "imported", act: "import", moved: "copied" };
 /// Into a registry.
 pub(super) const PUSHING: Words = Words { done: "pushed", act: "push", moved: "sent" };
 /// From a registry into a registry.
