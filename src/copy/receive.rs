@@ -26,6 +26,9 @@ use tokio::time::MissedTickBehavior;
 
 /// How long a stream should be busy with its part: long against a round trip, short against what others wait for its slot.
 const PART_SECONDS: f64 = 4.0;
+/// Streams that bring so many bytes a second are left as they are: one alone keeps the hash busy, which can only take the
+/// front; several would share the same processors and leave the front behind.
+const FAST: f64 = 200e6;
 /// The least and most that such a part has.
 const PART: Range<u64> = 8 << 20..128 << 20;
 /// What is left of a stream is worth splitting when it takes so many times longer than a stream takes to begin.
@@ -152,7 +155,11 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
         let now = Instant::now();
         // Where hashing is the brake, more connections bring nothing.
         while !streams.is_empty() && !self.followed.is_far_behind() {
-            let length = self.part_length(now);
+            let rate = self.stream_rate(now);
+            if rate >= FAST {
+                return;
+            }
+            let length = self.part_length(rate);
             let mut parts = self.parts();
             let beginning = Duration::from_micros(self.beginning.load(Ordering::Relaxed));
             let worth = policy.worth.max(beginning * BEGINNINGS);
@@ -175,11 +182,16 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
         }
     }
 
-    /// About how many bytes a part should have, by what one stream brings in a second.
-    fn part_length(&self, now: Instant) -> u64 {
+    /// Bytes that a stream brings in a second, on average.
+    fn stream_rate(&self, now: Instant) -> f64 {
         let parts = self.parts();
-        let rate = parts.rate(now) / parts.streams().max(1) as f64;
-        ((rate * PART_SECONDS) as u64).clamp(PART.start.max(self.engine.options.parts.least), PART.end)
+        parts.rate(now) / parts.streams().max(1) as f64
+    }
+
+    /// About how many bytes a part should have, where a stream brings `rate` a second.
+    fn part_length(&self, rate: f64) -> u64 {
+        let least = PART.start.max(self.engine.options.parts.least);
+        ((rate * PART_SECONDS) as u64).clamp(least, PART.end.max(least))
     }
 
     /// One stream, from its request to its end; holds its slot as long.
