@@ -126,7 +126,7 @@ impl<K: Sink> Engine<K> {
         row
     }
 
-    /// Everything up to the tag can be given up at any moment; publishing is seen to its end.
+    /// Everything up to the tag can be given up at any moment; publishing into a tree is seen to its end.
     async fn copy_one<S: Source>(
         &self,
         image: &Image<S>,
@@ -160,7 +160,17 @@ impl<K: Sink> Engine<K> {
             blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
         };
         let publish = || self.sink.publish(publication.clone());
-        self.attempt(tally, &image.reference, publish).await?;
+        let published = self.attempt(tally, &image.reference, publish);
+        if K::SHARED {
+            published.await?;
+        } else {
+            // A registry may be slow, or asked again for long: and what it has of the image is whole at any moment.
+            tokio::select! {
+                biased;
+                () = stop.token.cancelled() => return Err(stop.given_up(&image.reference)),
+                done = published => done?,
+            }
+        }
         Ok(Outcome::Done(prepared, Status::Saved))
     }
 

@@ -170,6 +170,8 @@ impl Endpoint {
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sent = request.send().await;
+        let status = sent.as_ref().ok().map(|response| response.status().as_u16());
+        tracing::debug!(method = "PATCH", url = %failure::shown_url(at), from, to, status, "request");
         let response = sent.map_err(|error| self.transport.failed(subject, at, error))?;
         // What was sent can't be sent again from here: the next try has another token.
         if response.status() == StatusCode::UNAUTHORIZED
