@@ -322,7 +322,7 @@ async fn connections_that_break_while_they_take_bytes_cost_no_image() {
     let (root, (tree, layer)) = (TempDir::new().unwrap(), large());
     let registry = writable(&root);
     let broken = |number: usize, _: &mut fastrand::Rng| match number {
-        0..6 => Conduct { takes: 700_000, ..Conduct::good() },
+        0..9 => Conduct { takes: 700_000, ..Conduct::good() },
         _ => Conduct::good(),
     };
     let proxy = Proxy::start(registry.address.parse().unwrap(), 1, broken).await;
