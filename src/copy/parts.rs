@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Parts end on the border of a page, so that no two streams write to one.
-const BORDER: u64 = 4 << 10;
+pub(super) const BORDER: u64 = 4 << 10;
 
 /// Names a part while it is brought.
 pub(super) type PartId = u64;

@@ -4,7 +4,7 @@ use super::Engine;
 use super::blob::{check_length, cut, trickles};
 use super::event::Event;
 use super::follower::Followed;
-use super::parts::{PartId, Parts};
+use super::parts::{BORDER, PartId, Parts};
 use super::receive::Origin;
 use super::tally::Tally;
 use crate::content::retry::Trickle;
@@ -84,6 +84,8 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         // A source that sends the blob from its start again: what is there already is passed over.
         let mut skip = from - stream.start;
         let mut at = from;
+        // What came and waits for the rest of its page.
+        let mut held = Bytes::new();
         let mut trickle = Trickle::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
@@ -98,8 +100,10 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
                 continue;
             }
             let began = Instant::now();
-            let (came, end) = self.keep(id, at, chunk, blob).await?;
+            let chunk = joined(held, chunk);
+            let (came, end) = self.keep(id, at, &chunk, blob).await?;
             at += came;
+            held = chunk.slice(usize::try_from(came).unwrap_or(chunk.len())..);
             if at == end && end < asked {
                 // Another stream has taken over what this one would bring now.
                 return Ok(Ended::Done);
@@ -109,8 +113,9 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         if at < asked && self.parts().span(id).is_some() { Err(cut(blob, at)) } else { Ok(Ended::Done) }
     }
 
-    /// Writes a chunk that belongs at `at`, as far as the part reaches; answers how much that was, and where the part ends.
-    async fn keep(&self, id: PartId, at: u64, chunk: Bytes, blob: &Descriptor) -> Result<(u64, u64)> {
+    /// Writes a chunk that belongs at `at`, as far as the part reaches and its last page can be whole; answers how much that was, and
+    /// where the part ends.
+    async fn keep(&self, id: PartId, at: u64, chunk: &[u8], blob: &Descriptor) -> Result<(u64, u64)> {
         let Some(span) = self.parts().span(id) else {
             // The part is complete, yet more comes.
             check_length(blob, blob.size, chunk.len())?;
@@ -119,9 +124,11 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         if span.end == blob.size {
             check_length(blob, at, chunk.len())?;
         }
-        let room = usize::try_from(span.end - at).unwrap_or(chunk.len());
-        let chunk = &chunk[..chunk.len().min(room)];
-        let came = chunk.len() as u64;
+        let came = writable(at, chunk.len() as u64, span.end);
+        if came == 0 {
+            return Ok((0, span.end));
+        }
+        let chunk = &chunk[..usize::try_from(came).unwrap_or(chunk.len())];
         self.writer.write_at(at, chunk)?;
         self.came.fetch_add(came, Ordering::Relaxed);
         let front = {
@@ -139,5 +146,46 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
             None => {}
         }
         Ok((came, span.end))
+    }
+}
+
+/// How many of `length` bytes at `at` are to be written of a part that ends at `end`. Its last page comes whole or not at all: were it half
+/// done when the process is killed, no hole would tell it from the part behind it.
+fn writable(at: u64, length: u64, end: u64) -> u64 {
+    let last_page = end.saturating_sub(1) / BORDER * BORDER;
+    match at + length {
+        to if to >= end => end - at,
+        to => to.min(last_page.max(at)) - at,
+    }
+}
+
+/// One piece of two, the first of which is short and mostly empty.
+fn joined(held: Bytes, chunk: Bytes) -> Bytes {
+    if held.is_empty() { chunk } else { [held, chunk].concat().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_page_of_a_part_is_written_whole_or_not_at_all() {
+        for (at, length, end, expect) in [
+            (0, 100, 8192, 100),
+            (0, 4096, 8192, 4096),
+            (0, 5000, 8192, 4096),
+            (0, 8191, 8192, 4096),
+            (0, 8192, 8192, 8192),
+            (0, 9000, 8192, 8192),
+            (4096, 4095, 8192, 0),
+            (4096, 4096, 8192, 4096),
+            (5000, 10, 8192, 0),
+            (5000, 3192, 8192, 3192),
+            (0, 8195, 8200, 8192),
+            (8192, 8, 8200, 8),
+            (0, 0, 0, 0),
+        ] {
+            assert_eq!(writable(at, length, end), expect, "{length} at {at}, to {end}");
+        }
     }
 }

@@ -28,7 +28,9 @@ fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
 /// How often each blob was asked for.
 fn blobs_asked(relay: &Relay) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for line in relay.asked() {
+    // A large blob may come in parts: what counts is where its first byte comes from.
+    let from_the_start = |line: &String| !line.contains("bytes=") || line.contains("bytes=0-");
+    for line in relay.asked().into_iter().filter(from_the_start) {
         if let (true, Some((_, rest))) = (line.starts_with("GET "), line.split_once("/blobs/")) {
             *counts.entry(rest.split(' ').next().unwrap().to_owned()).or_default() += 1;
         }
@@ -67,8 +69,8 @@ fn savers_with_overlapping_lists_share_the_work() {
         assert_eq!(asked.keys().collect::<Vec<_>>(), once.keys().collect::<Vec<_>>());
         let twice: Vec<_> = asked.iter().filter(|(_, count)| **count > 1).collect();
         assert!(twice.is_empty(), "round {round}: asked for more than once: {twice:?}");
-        // Manifests come for each saver, blobs for all.
-        assert!(relay.passed() < blob_bytes(dir.path()) + (1 << 20), "{} bytes came", relay.passed());
+        // Manifests come for each saver, blobs for all; a stream that gives up a part had some of it on its way.
+        assert!(relay.passed() < blob_bytes(dir.path()) + (4 << 20), "{} bytes came", relay.passed());
     }
 }
 

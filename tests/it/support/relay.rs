@@ -58,7 +58,7 @@ impl Relay {
         self.shared.passed.load(Ordering::Relaxed)
     }
 
-    /// The first line of every request so far.
+    /// The first line of every request so far, and the range that it asks for.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.shared.asked.lock().unwrap().clone()
     }
@@ -80,7 +80,7 @@ impl Shared {
         self.answers(server, client);
     }
 
-    /// Passes requests on, which have no bodies here, and notes each one's first line.
+    /// Passes requests on, which have no bodies here, and notes each one.
     fn requests(&self, mut client: TcpStream, mut server: TcpStream) {
         let mut head = Vec::new();
         let mut piece = [0; PIECE];
@@ -88,7 +88,8 @@ impl Shared {
             head.extend_from_slice(&piece[..length]);
             while let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
                 let text = String::from_utf8_lossy(&head[..end]);
-                let line = text.lines().next().unwrap_or_default().to_owned();
+                let range = text.lines().find(|line| line.to_ascii_lowercase().starts_with("range:"));
+                let line = [text.lines().next().unwrap_or_default(), range.unwrap_or_default()].join(" ");
                 self.asked.lock().unwrap().push(line);
                 head.drain(..end + 4);
             }
