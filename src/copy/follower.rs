@@ -138,7 +138,7 @@ impl<W: BlobWriter> Followed<W> {
 
     /// Tells that all bytes up to `front` are written, and waits for nothing.
     pub(crate) fn reached(&self, front: u64) {
-        self.job.front.store(front, Ordering::Release);
+        self.job.front.fetch_max(front, Ordering::Release);
         self.queue.offer(&self.job);
     }
 
@@ -169,7 +169,9 @@ impl<W: BlobWriter> Drop for Followed<W> {
 
 impl<W> Job<W> {
     fn lead(&self) -> u64 {
-        self.front.load(Ordering::Acquire) - self.hashed.load(Ordering::Acquire)
+        // In this order: neither ever falls, and the hash never passes the front.
+        let hashed = self.hashed.load(Ordering::Acquire);
+        self.front.load(Ordering::Acquire) - hashed
     }
 
     /// Whether there is enough to hash: a good piece, or the end.

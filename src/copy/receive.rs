@@ -56,11 +56,11 @@ impl<K: Sink> Engine<K> {
         let there = std::iter::once(0..writer.received()).chain(writer.islands());
         let parts = Parts::lacking(blob.size, there);
         let (front, lacking) = (parts.front(), parts.missing());
-        let slot = tally.lane.requests.acquire().await.ok();
         let shown = Shown::start(self, from.reference, blob, blob.size - lacking);
         let writer = Arc::new(writer);
         let followed = self.hasher.follow(writer.clone(), blob.size);
         followed.advance(front).await;
+        let slot = tally.lane.requests.acquire().await.ok();
         let receiving = Receiving {
             engine: self,
             from,
@@ -71,6 +71,7 @@ impl<K: Sink> Engine<K> {
             came: AtomicU64::new(0),
             beginning: AtomicU64::new(0),
             spread_out: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             whole: AtomicBool::new(false),
         };
         receiving.run(slot, alone).await?;
@@ -93,6 +94,8 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
         let mut attempts = Attempts::new(&self.engine.options.retry);
         let mut streams = Streams::new();
         let mut came = 0;
+        // How much had come when a stream last failed with nobody else at work.
+        let mut failed_at = None;
         loop {
             if streams.is_empty() {
                 if self.parts().missing() == 0 {
@@ -129,10 +132,13 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
                 }
                 Err(error) if error.kind() == ErrorKind::Storage => return Err(error),
                 Err(error) if streams.is_empty() => {
-                    // A source that only ever fails parts may have the whole.
-                    let is_stuck = attempts.made() > 1 && now == came;
-                    self.whole.store(is_stuck && self.spread_out.load(Ordering::Relaxed), Ordering::Relaxed);
-                    came = now;
+                    // A source that answers, and never with what was asked for, may have the whole; one that is away
+                    // comes back. When the whole fails too, what is lacking is asked for again.
+                    let is_stuck = failed_at.replace(now) == Some(now);
+                    let answers = self.answered.swap(false, Ordering::Relaxed);
+                    let was_whole = self.whole.load(Ordering::Relaxed);
+                    let whole = is_stuck && answers && !was_whole && self.spread_out.load(Ordering::Relaxed);
+                    self.whole.store(whole, Ordering::Relaxed);
                     self.engine.again(&mut attempts, self.tally, &self.from.blob.digest, error).await?;
                 }
                 Err(error) => {
@@ -309,6 +315,7 @@ mod tests {
         sink: Memory,
         layer: Vec<u8>,
         parts: PartPolicy,
+        retries: u32,
     }
 
     impl Scene {
@@ -334,11 +341,12 @@ mod tests {
                 look: Duration::from_millis(10),
                 ..PartPolicy::default()
             };
-            Self { source, sink: Memory::new(), layer, parts }
+            Self { source, sink: Memory::new(), layer, parts, retries: 2 }
         }
 
         async fn run_until(&self, cancel: &CancellationToken) -> Report {
-            let retry = RetryPolicy { first_delay: Duration::ZERO, retries: 2, ..RetryPolicy::default() };
+            let retry =
+                RetryPolicy { first_delay: Duration::ZERO, retries: self.retries, ..RetryPolicy::default() };
             let options = CopyOptions { retry, parts: self.parts.clone(), ..CopyOptions::default() };
             let engine = Engine::new(Arc::new(self.sink.clone()), options, Arc::new(Silent)).unwrap();
             let image = Image {
@@ -414,6 +422,21 @@ mod tests {
         let asked = scene.asked();
         assert_eq!(asked.last(), Some(&(0, None)), "{asked:?}");
         assert_eq!(asked.iter().filter(|(from, _)| *from == 0).count(), 2, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_away_for_a_while_costs_no_byte_twice() {
+        let mut scene = Scene::new(|number, _| match number {
+            1..=5 => Fate::Cut(20 * PIECE),
+            6 | 7 => Fate::Refused(ErrorKind::Unavailable),
+            8..=12 => Fate::Cut(20 * PIECE),
+            13 | 14 => Fate::Refused(ErrorKind::Unavailable),
+            _ => Fate::Good,
+        });
+        scene.retries = 30;
+        scene.saves().await;
+        let asked = scene.asked();
+        assert!(asked.len() > 14 && asked[1..].iter().all(|(from, _)| *from > 0), "{asked:?}");
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ impl Spread {
             return false;
         }
         state.counting = None;
-        state.judge(streams, (fetched - before) as f64 / elapsed.as_secs_f64(), now) && streams < most
+        state.judge(streams, (fetched - before) as f64 / elapsed.as_secs_f64(), most, now) && streams < most
     }
 
     /// The source sent a whole blob where a part was asked for.
@@ -107,7 +107,7 @@ impl Spread {
 
 impl State {
     /// What the last leap has brought, now that `rate` bytes come in a second over `streams`; whether to leap on.
-    fn judge(&mut self, streams: usize, rate: f64, now: Instant) -> bool {
+    fn judge(&mut self, streams: usize, rate: f64, most: usize, now: Instant) -> bool {
         if let Some((before, rate_before)) = self.leap.take()
             && rate < rate_before * GROWTH
         {
@@ -121,7 +121,7 @@ impl State {
         // Whole blobs may have taken more slots: so many are no harm.
         let now_good = self.ceiling.max(streams);
         self.leap = Some((now_good, rate));
-        self.ceiling = now_good * LEAP;
+        self.ceiling = (now_good * LEAP).min(most.max(LEAP));
         true
     }
 }

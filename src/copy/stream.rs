@@ -32,6 +32,8 @@ pub(super) struct Receiving<'a, K: Sink, S> {
     pub(super) beginning: AtomicU64,
     /// Whether there ever was more than one stream.
     pub(super) spread_out: AtomicBool,
+    /// Whether the source has answered with a stream since one last failed with nobody else at work.
+    pub(super) answered: AtomicBool,
     /// Whether the next stream is to bring the whole blob, what is there already included.
     pub(super) whole: AtomicBool,
 }
@@ -60,12 +62,13 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         let stream = source.blob(&reference.repository, blob, from, to).await?;
         self.beginning
             .store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.answered.store(true, Ordering::Relaxed);
         if stream.start > span.start {
             let wrong = format!("bytes from {} on were asked for, {} on were sent", span.start, stream.start);
             return Err(Error::new(ErrorKind::Unavailable, blob.digest, wrong).on(Side::Source));
         }
         let mut asked = span.end;
-        if stream.start < span.start {
+        if stream.start < span.start || (to.is_none() && span.end < blob.size) {
             let mut parts = self.parts();
             if parts.streams() > 1 {
                 return Ok(Ended::NoParts);
@@ -104,8 +107,8 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
             let (came, end) = self.keep(id, at, &chunk, blob).await?;
             at += came;
             held = chunk.slice(usize::try_from(came).unwrap_or(chunk.len())..);
-            if at == end && end < asked {
-                // Another stream has taken over what this one would bring now.
+            if at == end && end < blob.size {
+                // What this one would bring now is another stream's, or was not asked for.
                 return Ok(Ended::Done);
             }
             trickle.excuse(began.elapsed());
