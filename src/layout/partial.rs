@@ -11,6 +11,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
+/// With so many blobs waiting for their names, they get them before another is begun: each keeps a file open.
+const ENOUGH_BLOBS: usize = 64;
+
 /// Which blobs this process is writing, or has written and not yet made visible.
 #[derive(Default)]
 pub(super) struct Claims {
@@ -47,9 +50,9 @@ impl Claims {
         self.lock().committed.get(digest).is_some_and(|committed| committed.size == size)
     }
 
-    /// How many blobs wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.lock().committed.len()
+    /// Whether so many blobs wait that they should get their names.
+    pub(super) fn are_many(&self) -> bool {
+        self.lock().committed.len() >= ENOUGH_BLOBS
     }
 
     /// The blobs that wait, with the sizes they were announced with.

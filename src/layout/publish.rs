@@ -116,8 +116,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Gives every verified blob its final name.
-    pub(super) fn settle_blobs(&self) -> Result<()> {
+    /// Gives the blobs that wait their names, if there are enough of them still when it is this caller's turn.
+    ///
+    /// # Errors
+    /// `Storage`, and from then on always: what the kernel has dropped nobody knows.
+    pub(super) fn settle_waiting(&self) -> Result<()> {
+        let mut turn = lock(&self.publisher.turn);
+        if let Some(error) = &turn.broken {
+            return Err(error.clone());
+        }
+        if !self.claims.are_many() {
+            return Ok(());
+        }
+        self.settle_blobs().inspect_err(|error| turn.broken = Some(error.clone()))
+    }
+
+    /// Gives every verified blob its final name. Only for who has the turn: a file is renamed once.
+    fn settle_blobs(&self) -> Result<()> {
         let committed = self.claims.committed();
         self.barrier()?;
         for (digest, size) in committed {
@@ -218,5 +233,49 @@ impl Inner {
 
     fn barrier(&self) -> Result<()> {
         self.driver.barrier().map_err(|error| storage(&*self.driver, "", "sync", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::content::Sink;
+    use crate::content::conformance::{put, sample};
+    use crate::driver::MemoryDriver;
+    use crate::layout::Layout;
+    use crate::oci::{Descriptor, Digest};
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    const TASKS: usize = 16;
+    const BLOBS: usize = 200;
+
+    /// The blobs that wait get their names from whoever comes first, and from nobody else.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn blobs_get_their_names_once_however_many_ask_for_it() {
+        let layout = Layout::with_driver(Arc::new(MemoryDriver::new()), HashMap::new());
+        let content = |number: usize| format!("blob {number}").into_bytes();
+        let tasks = (0..TASKS).map(|task| {
+            let layout = layout.clone();
+            tokio::spawn(async move {
+                for number in (task..BLOBS).step_by(TASKS) {
+                    put(&layout, &content(number)).await;
+                }
+                let name = format!("image{task}");
+                let image = sample(&name, 100);
+                for blob in &image.blobs {
+                    put(&layout, blob).await;
+                }
+                layout.publish(image.publication(&[(&name, Some("1.0"))])).await.unwrap();
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        for number in 0..BLOBS {
+            let content = content(number);
+            let wanted = Descriptor::new("", Digest::of(&content), content.len() as u64);
+            assert!(layout.has_blob(&"any".parse().unwrap(), &wanted).await.unwrap(), "blob {number}");
+        }
+        assert_eq!(layout.offers().unwrap().len(), TASKS);
     }
 }

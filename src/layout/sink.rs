@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// How often a blob that another process is writing is looked at: first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
-/// With so many blobs waiting for their names, they get them before another is begun: each keeps a file open.
-const ENOUGH_BLOBS: usize = 64;
 
 impl Layout {
     fn name(&self, repository: &Repository, tag: &Tag) -> String {
@@ -72,9 +70,9 @@ impl Sink for Layout {
     ) -> Result<Ingest<Writer, Infallible>> {
         let Descriptor { digest, size, .. } = descriptor;
         let inner = &self.inner;
-        if inner.claims.waiting() >= ENOUGH_BLOBS {
+        if inner.claims.are_many() {
             let inner = inner.clone();
-            let settled = tokio::task::spawn_blocking(move || inner.settle_blobs()).await;
+            let settled = tokio::task::spawn_blocking(move || inner.settle_waiting()).await;
             let lost = |_| Error::new(ErrorKind::Storage, "", "publishing ended early").on(Side::Sink);
             settled.map_err(lost)??;
         }
