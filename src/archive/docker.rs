@@ -28,6 +28,10 @@ const MAX_IMAGES: usize = 10_000;
 const MAX_LAYERS: usize = 10_000;
 /// The most bytes that the manifests made for one archive may have together.
 const MAX_MADE_BYTES: usize = 64 << 20;
+/// How many times its own length a layer may have inflated, whatever else there is; gzip comes to 1032 at most.
+const MAX_RATIO: u64 = 1100;
+/// What one archive's layers may have inflated together where that is more: zstd packs zeros much closer.
+const MAX_INFLATED_BYTES: u64 = 256 << 30;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -75,12 +79,32 @@ fn corrupt(why: impl Into<String>) -> Error {
 struct Reader<'a> {
     file: &'a File,
     index: &'a TarIndex,
+    /// What the layers may have inflated together.
+    inflated: u64,
     /// The compressed layers, read.
     measured: HashMap<Part, Result<Measured>>,
 }
 
+/// How far layers are inflated: what is made to grow is given up early, and costs no hours.
+struct Limits {
+    inflated: u64,
+    layers: usize,
+}
+
+impl Limits {
+    /// The most bytes that the layer in `part` is read to.
+    fn of(&self, part: Part) -> u64 {
+        let share = self.inflated / (self.layers as u64).max(1);
+        part.size.saturating_mul(MAX_RATIO).max(share)
+    }
+}
+
 /// Reads what the archive says it holds. What is wrong with one image is said of that image.
 pub(super) fn read(file: &File, index: &TarIndex, listing: Part) -> Result<Found> {
+    read_within(file, index, listing, MAX_INFLATED_BYTES)
+}
+
+fn read_within(file: &File, index: &TarIndex, listing: Part, inflated: u64) -> Result<Found> {
     if listing.size > MAX_MANIFEST_JSON {
         return Err(corrupt(format!("its {MANIFEST} has {} bytes", listing.size)));
     }
@@ -89,7 +113,7 @@ pub(super) fn read(file: &File, index: &TarIndex, listing: Part) -> Result<Found
     if items.len() > MAX_IMAGES {
         return Err(corrupt(format!("it lists more than {MAX_IMAGES} images")));
     }
-    let mut reader = Reader { file, index, measured: HashMap::new() };
+    let mut reader = Reader { file, index, inflated, measured: HashMap::new() };
     reader.measure(&items);
     let (mut found, mut made) = (Found::default(), 0);
     for item in &items {
@@ -122,7 +146,8 @@ impl Reader<'_> {
             .map(|part| (part.offset, part.size))
             .collect();
         let parts: Vec<Part> = parts.into_iter().map(|(offset, size)| Part { offset, size }).collect();
-        let read = |part: Part| (part, measure(PartReader { file: self.file, part }, u64::MAX));
+        let limits = Limits { inflated: self.inflated, layers: parts.len() };
+        let read = |part: Part| (part, measure(PartReader { file: self.file, part }, limits.of(part)));
         self.measured = parts.into_par_iter().map(read).collect();
     }
 
@@ -184,7 +209,9 @@ impl Reader<'_> {
         let Some(measured) = self.measured.get(&part) else {
             return Ok(Descriptor::new(media_type::DOCKER_LAYER, *diff_id, part.size));
         };
-        let measured = measured.as_ref().map_err(|error| corrupt(format!("its layer {name:?}: {error}")))?;
+        let measured = measured.as_ref().map_err(|error| {
+            Error::new(error.kind(), "", format!("its layer {name:?}: {error}")).on(Side::Source)
+        })?;
         if measured.diff_id != *diff_id {
             let found = measured.diff_id;
             return Err(corrupt(format!("its layer {name:?} is {found} inflated, and should be {diff_id}")));
@@ -221,5 +248,54 @@ impl Read for PartReader<'_> {
         self.part.offset += count as u64;
         self.part.size -= count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::layer::tests::gzip;
+
+    /// An archive of one image, whose configuration says `diff_id` of its one layer.
+    fn archive(layer: &[u8], diff_id: &Digest) -> File {
+        let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
+        let listing = r#"[{"Config":"c","RepoTags":["a.io/b:1"],"Layers":["l"]}]"#;
+        let file = tempfile::tempfile().unwrap();
+        let mut archive = tar::Builder::new(&file);
+        for (name, content) in [("c", config.as_bytes()), (MANIFEST, listing.as_bytes()), ("l", layer)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, name, content).unwrap();
+        }
+        archive.finish().unwrap();
+        drop(archive);
+        file
+    }
+
+    #[test]
+    fn a_layer_that_grows_without_end_is_given_up() {
+        let zeros = vec![0; 4 << 20];
+        let diff_id = Digest::of(&zeros);
+        let close = zstd::bulk::compress(&zeros, 1).unwrap();
+        for (layer, inflated, expected) in [
+            (&gzip(&zeros), 0, None),
+            (&close, 4 << 20, None),
+            (&close, (4 << 20) - 1, Some(ErrorKind::TooLarge)),
+        ] {
+            let file = archive(layer, &diff_id);
+            let index = TarIndex::read(&file).unwrap();
+            let listing = index.find(MANIFEST).unwrap().unwrap();
+            let found = read_within(&file, &index, listing, inflated).unwrap();
+            let root = found.offers[0].root.as_ref();
+            assert_eq!(root.err().map(Error::kind), expected, "{} bytes", layer.len());
+        }
+    }
+
+    #[test]
+    fn layers_share_what_may_be_inflated() {
+        let limits = Limits { inflated: 1 << 30, layers: 4 };
+        assert_eq!(limits.of(Part { offset: 0, size: 10 }), 1 << 28);
+        assert_eq!(limits.of(Part { offset: 0, size: 1 << 30 }), 1100 << 30);
+        assert_eq!(limits.of(Part { offset: 0, size: u64::MAX }), u64::MAX);
     }
 }

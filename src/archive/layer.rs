@@ -94,7 +94,7 @@ fn inflate<R: Read + Send>(raw: &mut Hashed<R>, limit: u64) -> Result<(Compressi
             Err(error) => return Err(wrong(error)),
         }
         if tar.length() > limit {
-            let why = format!("it inflates to more than {limit} bytes, which is more than there is room for");
+            let why = format!("it inflates to more than {limit} bytes");
             return Err(Error::new(ErrorKind::TooLarge, "", why));
         }
     }

@@ -36,7 +36,11 @@ pub fn prepare(images: &[ArchiveImage], content: &Content<'_>, limit: u64) -> Pr
     let layers: Vec<Digest> = layers.into_iter().collect();
     let measured = |digest: Digest| {
         let found = open(content, &digest).and_then(|(file, _)| {
-            measure(file, limit).map_err(|error| Error::new(error.kind(), digest, error.message()))
+            measure(file, limit).map_err(|error| {
+                let told = Error::new(error.kind(), digest, error.message());
+                let too_large = error.kind() == ErrorKind::TooLarge;
+                if too_large { told.adding(", which is more than there is room for") } else { told }
+            })
         });
         (digest, found)
     };
