@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Storage,
     /// The caller gave up (Ctrl-C, a dropped future, `--fail-fast`).
     Cancelled,
+    /// saver itself failed: a thread or task of it panicked.
+    Defect,
 }
 
 impl ErrorKind {
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::Storage => "storage",
             Self::Cancelled => "cancelled",
+            Self::Defect => "defect",
         }
     }
 }
@@ -141,6 +144,12 @@ impl Error {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
+    }
+
+    /// saver's own failure while it worked on `subject`: what is told where a panic ended the work.
+    pub fn defect(subject: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Defect, subject, "saver itself failed")
+            .with_hint("this is a defect: please report it with the output of -vv")
     }
 
     /// The same error with advice on what to try.

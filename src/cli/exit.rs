@@ -13,7 +13,7 @@ pub enum Exit {
     SomeFailed,
     /// The command line, the configuration or a list is wrong; nothing was fetched.
     Usage,
-    /// The run could not go on: the disk is full, no permission, locked.
+    /// The run could not go on: the disk is full, no permission, locked; or saver itself failed.
     Stopped,
     /// Interrupted by a signal.
     Interrupted,
@@ -41,7 +41,7 @@ impl Exit {
     fn of_kind(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::InvalidInput | ErrorKind::Unsupported => Self::Usage,
-            ErrorKind::Storage => Self::Stopped,
+            ErrorKind::Storage | ErrorKind::Defect => Self::Stopped,
             ErrorKind::Cancelled => Self::Interrupted,
             ErrorKind::NotFound
             | ErrorKind::Unauthorized
@@ -83,6 +83,7 @@ mod tests {
             (ErrorKind::InvalidInput, 2),
             (ErrorKind::Unsupported, 2),
             (ErrorKind::Storage, 3),
+            (ErrorKind::Defect, 3),
             (ErrorKind::Cancelled, 130),
             (ErrorKind::NotFound, 1),
             (ErrorKind::Corrupt, 1),
@@ -98,7 +99,8 @@ mod tests {
                 aborted: Some(Failure::from(&error)),
             };
             // In a report an image's own failure, which --fail-fast made the run's, is one that failed.
-            let expected = if code == 2 { 1 } else { code };
+            let own = code == 2 || kind == ErrorKind::Defect;
+            let expected = if own { 1 } else { code };
             assert_eq!(Exit::of_report(&report).code(), expected, "{kind}");
         }
     }

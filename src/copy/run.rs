@@ -106,12 +106,7 @@ impl<K: Sink> Engine<K> {
             let work = self.copy_one(&image, &tally, &mut warnings, stop, turn.in_hand);
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(result) => result,
-                Err(_) => Err(Error::new(
-                    ErrorKind::Unsupported,
-                    &image.reference,
-                    "saver itself failed on this image",
-                )
-                .with_hint("this is a defect: please report it with the output of -vv")),
+                Err(_) => Err(Error::defect(&image.reference)),
             }
         };
         let result = work.await;

@@ -1,6 +1,6 @@
 //! One pull for all who ask for the same at the same time.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use std::collections::HashMap;
@@ -71,13 +71,7 @@ where
             running.0.forget(&key, &own);
             outcome
         });
-        let outcome = async move {
-            task.await.unwrap_or_else(|_| {
-                let why = "saver itself failed on this image";
-                Err(Error::new(ErrorKind::Unsupported, "", why)
-                    .with_hint("this is a defect: please report it with the output of -vv"))
-            })
-        };
+        let outcome = async move { task.await.unwrap_or_else(|_| Err(Error::defect(""))) };
         Flight { number, waiting: 0, give_up, outcome: outcome.boxed().shared() }
     }
 
@@ -143,6 +137,7 @@ impl<K: Eq + Hash, T> Drop for Seat<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
@@ -187,6 +182,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), flights.idle()).await.unwrap();
         flights.join(1, |_| async { Ok(()) }).await.unwrap();
         let panics = flights.join(1, |_| async { std::panic::resume_unwind(Box::new("x")) }).await;
-        assert_eq!(panics.unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(panics.unwrap_err().kind(), ErrorKind::Defect);
     }
 }

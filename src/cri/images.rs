@@ -233,10 +233,7 @@ fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> impl Future<Output = Result<T>> {
     let task = tokio::task::spawn_blocking(work);
-    async move {
-        task.await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "", "saver itself failed on the tree")))
-    }
+    async move { task.await.unwrap_or_else(|_| Err(Error::defect(""))) }
 }
 
 /// Reads a name that is to be pulled.

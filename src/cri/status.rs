@@ -29,6 +29,7 @@ fn code(error: &Error) -> Code {
         // Not "unimplemented": clients take that for a service that speaks another version.
         ErrorKind::Unsupported => Code::FailedPrecondition,
         ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Defect => Code::Internal,
         ErrorKind::Storage => match error.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Code::ResourceExhausted,
             // The lock is another process's for a while.

@@ -267,8 +267,7 @@ impl Export {
         let (store, format, token) = (store.clone(), self.options.format, self.token.clone());
         let written =
             tokio::task::spawn_blocking(move || write(&images, &store, format, output, &token)).await;
-        let lost = |_| Error::new(ErrorKind::Unsupported, "", "saver itself failed on this archive");
-        let (outcomes, archive_bytes) = written.map_err(lost)??;
+        let (outcomes, archive_bytes) = written.map_err(|_| Error::defect(""))??;
         for (number, outcome) in numbers.into_iter().zip(outcomes) {
             let row = &mut report.images[number];
             if let Err(error) = outcome {
