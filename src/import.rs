@@ -114,23 +114,20 @@ pub async fn import_until(
     options: ImportOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Report> {
-    let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
     let token = CancellationToken::new();
     let work = async {
-        // Others may save at the same time; nobody may take anything away.
-        let _lock = store.lock_shared(false)?;
-        let dir = options.dir.clone();
         let name = match &from {
             ImportFrom::Path(path) => path.display().to_string(),
             ImportFrom::Stream(_) => STREAM.to_owned(),
         };
-        let opening = tokio::task::spawn_blocking(move || open(from, &dir));
-        let opened = tokio::select! {
-            opened = opening => opened,
-            () = token.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "", "the run was interrupted")),
-        };
-        let lost = |_| Error::new(ErrorKind::Unsupported, "", "saver itself failed on this archive");
-        match opened.map_err(lost)?? {
+        let called = name.clone();
+        // Before the tree is made: what is not there leaves none behind.
+        let opened = blocking(&name, &token, move || open(from, &called)).await?;
+        let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
+        // Others may save at the same time; nobody may take anything away.
+        let _lock = store.lock_shared(false)?;
+        let (dir, called) = (options.dir.clone(), name.clone());
+        match blocking(&name, &token, move || opened.end(&called, &dir)).await? {
             End::Layout(layout) => {
                 let offers = layout.offers()?;
                 copy(layout, (&name, &offers), &store, &options, &token).await
@@ -144,37 +141,64 @@ pub async fn import_until(
     until(work, stop, &token).await
 }
 
+/// Runs what reads an archive on a thread of its own, and waits for no more of it than is wanted.
+async fn blocking<T: Send + 'static>(
+    name: &str,
+    token: &CancellationToken,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::select! {
+        done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::defect(name))?,
+        () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "", "the run was interrupted")),
+    }
+}
+
+/// What was opened to import from.
+enum Opened {
+    Layout(Layout),
+    /// An archive that can be read by position as it stands.
+    Plain(File),
+    /// A stream, or what is compressed.
+    Packed(Box<dyn Read + Send>),
+}
+
 enum End {
     Layout(Layout),
     Archive(Archive),
 }
 
-/// Opens what there is to import. A stream, or what is compressed, is spooled to a file without a name in `dir` first.
-fn open(from: ImportFrom, dir: &Path) -> Result<End> {
-    let (name, file) = match from {
-        ImportFrom::Path(path) => {
-            let name = path.display().to_string();
-            let file = File::open(&path).map_err(|cause| unreadable(&name, &cause))?;
-            let kind = file.metadata().map_err(|cause| unreadable(&name, &cause))?;
-            if kind.is_dir() {
-                return Layout::open(&path).map(End::Layout);
-            }
-            let mut head = [0; 4];
-            let seekable = kind.is_file();
-            if seekable {
-                // Shorter than that it is no archive, which is found out below.
-                let _ = file.read_exact_at(&mut head, 0);
-            }
-            if seekable && Compression::of(&head) == Compression::None {
-                (name, file)
-            } else {
-                let spooled = spool(&name, file, dir)?;
-                (name, spooled)
-            }
-        }
-        ImportFrom::Stream(stream) => (STREAM.to_owned(), spool(STREAM, stream, dir)?),
+/// Opens what there is to import.
+fn open(from: ImportFrom, name: &str) -> Result<Opened> {
+    let path = match from {
+        ImportFrom::Path(path) => path,
+        ImportFrom::Stream(stream) => return Ok(Opened::Packed(stream)),
     };
-    Archive::open(file, &name).map(End::Archive)
+    let file = File::open(&path).map_err(|cause| unreadable(name, &cause))?;
+    let kind = file.metadata().map_err(|cause| unreadable(name, &cause))?;
+    if kind.is_dir() {
+        return Layout::open(&path).map(Opened::Layout);
+    }
+    let mut head = [0; 4];
+    if kind.is_file() {
+        // Shorter than that it is no archive, which is found out later.
+        let _ = file.read_exact_at(&mut head, 0);
+    }
+    match kind.is_file() && Compression::of(&head) == Compression::None {
+        true => Ok(Opened::Plain(file)),
+        false => Ok(Opened::Packed(Box::new(file))),
+    }
+}
+
+impl Opened {
+    /// What images are read from. What cannot be read by position is spooled to a file without a name in `dir` first.
+    fn end(self, name: &str, dir: &Path) -> Result<End> {
+        let file = match self {
+            Self::Layout(layout) => return Ok(End::Layout(layout)),
+            Self::Plain(file) => file,
+            Self::Packed(stream) => spool(name, stream, dir)?,
+        };
+        Archive::open(file, name).map(End::Archive)
+    }
 }
 
 fn unreadable(name: &str, cause: &io::Error) -> Error {

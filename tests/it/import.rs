@@ -144,6 +144,16 @@ fn layouts_of_skopeo_and_umoci_need_a_name_and_keep_their_bytes() {
 }
 
 #[test]
+fn what_is_not_there_leaves_no_tree_behind() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("empty")).unwrap();
+    for path in ["nope.tar", "empty"] {
+        bench.import(path, &[], 2);
+        assert!(!bench.path("tree").exists(), "{path}");
+    }
+}
+
+#[test]
 fn an_archive_is_read_from_stdin() {
     let bench = Bench::new();
     bench.skopeo("demo/app:1.0", &format!("docker-archive:{}:demo/app:1.0", bench.text("app.tar")), &[]);
