@@ -8,8 +8,8 @@ use crate::registry::endpoint::Request;
 use crate::registry::failure::failure;
 use crate::registry::manifest::content_digest;
 use futures::future::try_join_all;
-use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
 use std::collections::{BTreeSet, HashSet};
 
 /// Puts `image` into each of its places.
@@ -35,6 +35,18 @@ fn is_index(raw: &RawManifest) -> bool {
     matches!(raw.parse(), Ok(Manifest::Index(_)))
 }
 
+/// Why a manifest is not there now, and the status that refused it, where one did.
+struct NotTaken {
+    error: Error,
+    status: Option<StatusCode>,
+}
+
+impl From<Error> for NotTaken {
+    fn from(error: Error) -> Self {
+        Self { error, status: None }
+    }
+}
+
 /// Manifests of one image on their way to one repository.
 struct Put<'a> {
     pusher: &'a Pusher,
@@ -49,18 +61,23 @@ impl Put<'_> {
 
     async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
         let there = self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest));
-        if there { Ok(()) } else { self.put(raw, &Target::Digest(raw.digest)).await }
+        if there {
+            return Ok(());
+        }
+        self.put(raw, &Target::Digest(raw.digest)).await.map_err(|not_taken| not_taken.error)
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
-        let Err(error) = self.put(raw, &Target::Tag(tag.clone())).await else { return Ok(()) };
+        let Err(NotTaken { error, status }) = self.put(raw, &Target::Tag(tag.clone())).await else {
+            return Ok(());
+        };
         if error.kind().is_retryable() {
             return Err(error);
         }
         // A tag that may not be moved, and need not be.
         match self.pusher.tag(self.repository, tag).await {
             Ok(Some(now)) if now == raw.digest => Ok(()),
-            Ok(Some(now)) if is_about_tags(&error) => Err(self.fixed(tag, now, &error)),
+            Ok(Some(now)) if is_about_tags(status, &error) => Err(self.fixed(tag, now, &error)),
             _ => Err(error),
         }
     }
@@ -74,7 +91,7 @@ impl Put<'_> {
             .with_hint("push it under another tag, or have the registry's operator make this one mutable")
     }
 
-    async fn put(&self, raw: &RawManifest, target: &Target) -> Result<()> {
+    async fn put(&self, raw: &RawManifest, target: &Target) -> Result<(), NotTaken> {
         let subject = self.inner().subject(self.repository, target);
         let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
             let message = format!("its media type {:?} can't be told to a registry", raw.media_type);
@@ -85,16 +102,18 @@ impl Put<'_> {
         let headers = vec![(CONTENT_TYPE, media_type)];
         let endpoint = &self.inner().endpoint;
         let answer = endpoint.send(Request { headers, body: Some(raw.bytes.clone()), ..request }).await?;
-        if !answer.response.status().is_success() {
+        let status = answer.response.status();
+        if !status.is_success() {
             let error = endpoint.refusal(&subject, self.repository, answer.response).await;
-            return Err(self.sparse(raw, &error).unwrap_or(error));
+            let error = self.sparse(raw, &error).unwrap_or(error);
+            return Err(NotTaken { error, status: Some(status) });
         }
         answer.permit.succeeded();
         if let Some(digest) = content_digest(answer.response.headers()).filter(|digest| *digest != raw.digest)
         {
             let message =
                 format!("the registry keeps it as {digest}, not as {}: it changed the bytes", raw.digest);
-            return Err(failure(ErrorKind::Corrupt, &subject, message));
+            return Err(failure(ErrorKind::Corrupt, &subject, message).into());
         }
         self.inner().known().revisions.insert((self.repository.clone(), raw.digest));
         Ok(())
@@ -128,10 +147,29 @@ impl Put<'_> {
     }
 }
 
-/// Whether a refusal is for the tag's sake, in the words that registries have for it.
-fn is_about_tags(error: &Error) -> bool {
+/// Whether a refusal is for the tag's sake: by its status, or in the words that registries have for it.
+fn is_about_tags(status: Option<StatusCode>, error: &Error) -> bool {
+    let statuses = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::CONFLICT, StatusCode::PRECONDITION_FAILED];
     let words = error.message().to_ascii_lowercase();
-    ["immutable", "already exist", "overwrit", "protected", "409", "412", "405"]
-        .iter()
-        .any(|word| words.contains(word))
+    status.is_some_and(|status| statuses.contains(&status))
+        || ["immutable", "already exist", "overwrit", "protected"].iter().any(|word| words.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_that_reads_like_a_status_is_none() {
+        for (status, message, expected) in [
+            (400, "blob sha256:409412405 is unknown", false),
+            (400, "status 400: the tag is immutable", true),
+            (405, "not allowed", true),
+            (409, "no", true),
+            (412, "no", true),
+        ] {
+            let error = failure(ErrorKind::Unsupported, "r.io/a:1", message.to_owned());
+            assert_eq!(is_about_tags(StatusCode::from_u16(status).ok(), &error), expected, "{message}");
+        }
+    }
 }
