@@ -11,7 +11,8 @@ use super::support::proxy::{Conduct, Proxy};
 use saver::oci::Digest;
 use saver::store::Store;
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -333,15 +334,37 @@ async fn connections_that_break_while_they_take_bytes_cost_no_image() {
     assert_eq!(served.unwrap().as_deref(), Some(&layer[..]));
 }
 
+/// The uploads that the registry in `root` has under way, or was left with.
+fn uploads(root: &Path) -> BTreeSet<PathBuf> {
+    fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+        // What is gone by now was no more than an upload that has ended.
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match dir.ends_with("_uploads") {
+                true => _ = found.insert(path),
+                false if !path.ends_with("blobs") => walk(&path, found),
+                false => {}
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(root, &mut found);
+    found
+}
+
 #[test]
 fn killed_in_mid_push_the_next_run_sends_the_rest() {
     let (home, root, fleet) = (Home::new(), TempDir::new().unwrap(), Fleet::make(6));
     let registry = writable(&root);
     let dir = fleet.tree.dir().to_str().unwrap().to_owned();
     let mut kills = 0;
-    for wait in [30, 60, 100, 150] {
+    for wait in [0, 20, 50, 90] {
         let command = ["push", "--dir", &dir, "--progress", "none", "--jobs", "2", &registry.address];
+        let before = uploads(root.path());
         let mut victim = Victim::start(&mut home.saver(command));
+        while uploads(root.path()).is_subset(&before) && victim.is_running() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(wait));
         kills += i32::from(victim.is_running());
         victim.kill();
