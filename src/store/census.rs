@@ -3,8 +3,8 @@
 //! Tags are read before revisions, these before blob links, and blobs last: the reverse of the order in which they are written. So
 //! whatever is found while somebody adds to the tree, what it relies on is found too.
 
-use super::driver::{Entry, EntryKind};
 use super::{Store, link, path, storage};
+use crate::driver::{Entry, EntryKind};
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use rayon::prelude::*;

@@ -25,12 +25,11 @@ mod remove;
 mod sink;
 mod source;
 
-pub use crate::driver;
 pub use lock::StoreLock;
 pub use partial::Writer;
 
+use crate::driver::{Driver, FreeSpace, FsDriver};
 use crate::error::{Error, Result};
-use driver::{Driver, FreeSpace, FsDriver};
 use partial::Claims;
 use publish::Publisher;
 use std::io;

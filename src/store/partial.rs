@@ -1,10 +1,10 @@
 //! A blob on its way in: who writes it, what has arrived, and what a later run can go on with.
 
-use super::driver::Partial;
-use super::driver::extents::Extents;
 use super::publish::OpenWriter;
 use super::{Inner, path, storage};
 use crate::content::BlobWriter;
+use crate::driver::Partial;
+use crate::driver::extents::Extents;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::HashMap;

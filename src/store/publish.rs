@@ -12,9 +12,9 @@
 //! barriers it may keep any part of what was done. The steps of successive images overlap, and while a barrier runs
 //! new work queues up, so that a long run pays for about one sync in [`INTERVAL`].
 
-use super::driver::Driver;
 use super::partial::{Claims, Committed};
 use super::{Durability, path, storage};
+use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::hash_map::Entry;

@@ -1,7 +1,7 @@
 //! Answers from the tree as it is now.
 
-use super::driver::EntryKind;
 use super::{Store, link, path, storage};
+use crate::driver::EntryKind;
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use bytes::Bytes;
@@ -123,7 +123,7 @@ impl Store {
         Ok(content.and_then(|content| link::parse(&content)))
     }
 
-    pub(super) fn list(&self, path: &str) -> Result<Vec<super::driver::Entry>> {
+    pub(super) fn list(&self, path: &str) -> Result<Vec<crate::driver::Entry>> {
         self.inner.driver.list(path).map_err(|error| storage(&*self.inner.driver, path, "list", error))
     }
 }

@@ -4,8 +4,8 @@
 //! *between* things is the caller's: tags, revisions that name others, revisions, blob links, blobs; with a barrier
 //! ([`Store::settle`]) between the kinds, since a power loss may otherwise keep a later removal and not an earlier one.
 
-use super::driver::EntryKind;
 use super::{Durability, Store, link, path, storage};
+use crate::driver::EntryKind;
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use std::io;

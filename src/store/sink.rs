@@ -195,7 +195,7 @@ impl Staging<'_> {
 mod tests {
     use super::*;
     use crate::content::conformance;
-    use crate::store::driver::{FsDriver, MemoryDriver};
+    use crate::driver::{FsDriver, MemoryDriver};
     use crate::store::{Durability, StoreOptions};
     use std::sync::Arc;
 

@@ -89,8 +89,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::content::conformance;
+    use crate::driver::MemoryDriver;
     use crate::store::StoreOptions;
-    use crate::store::driver::MemoryDriver;
     use std::sync::Arc;
 
     #[tokio::test]

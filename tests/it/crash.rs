@@ -5,7 +5,7 @@ use crate::support::power_loss::PowerLoss;
 use crate::support::stopping::{Count, Stopping};
 use crate::support::tree::{self, Files};
 use saver::content::memory::{Contents, Memory};
-use saver::store::driver::{Driver, FsDriver, MemoryDriver};
+use saver::driver::{Driver, FsDriver, MemoryDriver};
 use saver::store::{Durability, Store, StoreOptions};
 use std::sync::Arc;
 

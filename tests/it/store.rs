@@ -6,7 +6,7 @@ use super::support::tree;
 use proptest::prelude::*;
 use saver::ErrorKind;
 use saver::content::memory::Memory;
-use saver::store::driver::MemoryDriver;
+use saver::driver::MemoryDriver;
 use saver::store::{Durability, Store, StoreOptions};
 use std::collections::BTreeMap;
 use std::io::BufRead;

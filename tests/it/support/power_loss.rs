@@ -3,7 +3,7 @@
 //! Each unsynced change is kept or lost by itself: a piece of data written, a new name, each half of a rename (the old
 //! name may come back; the new one may be missing). That is worse than any file system with a journal does.
 
-use saver::store::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use saver::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;

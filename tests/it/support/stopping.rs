@@ -1,6 +1,6 @@
 //! A driver that stops after so many writes, as a process does that is killed.
 
-use saver::store::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use saver::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
