@@ -7,6 +7,7 @@
 use super::index::{Part, TarIndex};
 use super::layer::{Compression, Measured, measure};
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::layout::Offer;
 use crate::oci::{Descriptor, Digest, RawManifest, media_type};
 use rayon::prelude::*;
@@ -20,8 +21,6 @@ use std::os::unix::fs::FileExt;
 pub(super) const MANIFEST: &str = "manifest.json";
 /// The largest `manifest.json` that is read, in bytes.
 const MAX_MANIFEST_JSON: u64 = 16 << 20;
-/// The largest image configuration that is read, in bytes.
-const MAX_CONFIG_SIZE: u64 = 8 << 20;
 /// The most images of one archive.
 const MAX_IMAGES: usize = 10_000;
 /// The most layers of one image.
@@ -41,18 +40,6 @@ struct Item {
     repo_tags: Option<Vec<String>>,
     #[serde(default)]
     layers: Option<Vec<String>>,
-}
-
-/// What configurations say of their layers (OCI config.md, `rootfs`).
-#[derive(Deserialize)]
-pub(super) struct Config {
-    pub(super) rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-pub(super) struct RootFs {
-    #[serde(default)]
-    pub(super) diff_ids: Vec<Digest>,
 }
 
 #[derive(Serialize)]
@@ -173,8 +160,8 @@ impl Reader<'_> {
         }
         let bytes = config.read(self.file)?;
         let config_digest = Digest::of(&bytes);
-        let read: Config = serde_json::from_slice(&bytes)
-            .map_err(|error| corrupt(format!("its configuration cannot be read: {error}")))?;
+        let read = ImageConfig::parse(&bytes)
+            .map_err(|error| corrupt(format!("its configuration cannot be read: {}", error.message())))?;
         let (diff_ids, names) = (read.rootfs.diff_ids, item.layers.as_deref().unwrap_or_default());
         if diff_ids.len() != names.len() || names.len() > MAX_LAYERS {
             let (listed, needed) = (names.len(), diff_ids.len());

@@ -4,19 +4,17 @@
 //! A tar needs each member's length before its content: a first pass inflates every layer, several at once and keeping nothing,
 //! and verifies its digest and its diff_id on the way; the second writes.
 
-use super::docker::{Config, MANIFEST};
+use super::docker::MANIFEST;
 use super::images::{ArchiveImage, Content, Member, Prepared, open};
 use super::layer::{Measured, measure};
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, Manifest, media_type};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
-
-/// The largest image configuration that is written, in bytes.
-const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -166,7 +164,7 @@ fn tar_path(diff_id: &Digest) -> String {
 }
 
 /// Reads and verifies a configuration.
-fn config(image: &ArchiveImage, config: &Descriptor, content: &Content<'_>) -> Result<Config> {
+fn config(image: &ArchiveImage, config: &Descriptor, content: &Content<'_>) -> Result<ImageConfig> {
     let wrong = |kind, why: String| image.refuse(kind, format!("its configuration {}: {why}", config.digest));
     let (file, size) =
         open(content, &config.digest).map_err(|error| wrong(error.kind(), error.message().into()))?;
@@ -182,8 +180,8 @@ fn config(image: &ArchiveImage, config: &Descriptor, content: &Content<'_>) -> R
             format!("the tree is damaged: its bytes hash to {}", Digest::of(&bytes)),
         ));
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| wrong(ErrorKind::Corrupt, format!("it cannot be read: {error}")))
+    ImageConfig::parse(&bytes)
+        .map_err(|error| wrong(ErrorKind::Corrupt, format!("it cannot be read: {}", error.message())))
 }
 
 /// Compares a layer with what the manifest and the configuration say of it; its tar's length.

@@ -5,14 +5,14 @@
 
 use super::name::{self, Rank};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
+use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
 use crate::oci::{
     Descriptor, Digest, Manifest, Platform, PlatformSet, RawManifest, Repository, Tag, media_type,
 };
 use crate::store::Store;
 use bytes::Bytes;
 use rayon::prelude::*;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,7 +68,7 @@ pub(super) struct Facts {
     /// The user that its processes run as, as the configuration says it.
     pub(super) user: String,
     /// The digests of its layers, unpacked.
-    pub(super) diff_ids: Vec<String>,
+    pub(super) diff_ids: Vec<Digest>,
 }
 
 impl Facts {
@@ -83,27 +83,6 @@ impl Facts {
     fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.layers.iter().filter(|layer| !media_type::is_foreign_layer(&layer.media_type))
     }
-}
-
-/// The fields of a configuration that matter here (OCI config.md).
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default)]
-    config: Option<Process>,
-    #[serde(default)]
-    rootfs: RootFs,
-}
-
-#[derive(Default, Deserialize)]
-struct Process {
-    #[serde(default, rename = "User")]
-    user: String,
-}
-
-#[derive(Default, Deserialize)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<String>,
 }
 
 /// An image of the tree.
@@ -383,20 +362,19 @@ impl Catalog {
     /// # Errors
     /// `Storage` when it can't be read.
     pub(super) fn config(&self, digest: &Digest) -> Result<Option<Bytes>> {
-        let bytes = self.store.read_content(digest, MAX_MANIFEST_SIZE)?;
+        let bytes = self.store.read_content(digest, MAX_CONFIG_SIZE)?;
         Ok(bytes.filter(|bytes| Digest::of(bytes) == *digest))
     }
 
     /// What is known of an image; nothing when its configuration is no runnable image's.
     fn facts(raw: &RawManifest, image: ImageManifest, config: &[u8]) -> Option<Facts> {
-        let platform = config_platform(config).ok()?;
-        let config: Config = serde_json::from_slice(config).ok()?;
+        let config = ImageConfig::parse(config).ok()?;
         Some(Facts {
             manifest: raw.descriptor(),
             config: image.config,
             layers: image.layers,
-            platform,
-            user: config.config.map(|process| process.user).unwrap_or_default(),
+            platform: config.platform,
+            user: config.config.user,
             diff_ids: config.rootfs.diff_ids,
         })
     }

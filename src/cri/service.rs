@@ -175,9 +175,9 @@ fn info(image: &Listed, config: &[u8]) -> String {
 }
 
 /// The name of the layers' sum (OCI image spec config.md, "Layer ChainID"); empty when there are none.
-fn chain_id(diff_ids: &[String]) -> String {
-    let mut layers = diff_ids.iter();
-    let first = layers.next().cloned().unwrap_or_default();
+fn chain_id(diff_ids: &[Digest]) -> String {
+    let mut layers = diff_ids.iter().map(Digest::to_string);
+    let first = layers.next().unwrap_or_default();
     layers.fold(first, |below, layer| Digest::of(format!("{below} {layer}").as_bytes()).to_string())
 }
 
@@ -187,10 +187,9 @@ mod tests {
 
     #[test]
     fn a_chain_of_one_is_its_layer() {
-        let layer = |content: &[u8]| Digest::of(content).to_string();
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert_eq!(chain_id(&[]), "");
-        assert_eq!(chain_id(&[layer(b"a")]), layer(b"a"));
-        let both = format!("{} {}", layer(b"a"), layer(b"b"));
-        assert_eq!(chain_id(&[layer(b"a"), layer(b"b")]), layer(both.as_bytes()));
+        assert_eq!(chain_id(&[a]), a.to_string());
+        assert_eq!(chain_id(&[a, b]), Digest::of(format!("{a} {b}").as_bytes()).to_string());
     }
 }

@@ -225,6 +225,19 @@ fn layer(word: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_configuration_s_nulls_are_nothing() {
+    let bench = Bench::new();
+    let mut made = Handmade::new(&[]);
+    let config =
+        json!({ "architecture": "amd64", "os": "linux", "config": null, "rootfs": { "diff_ids": null } });
+    made.members[0].1 = config.to_string().into_bytes();
+    made.write(&bench.path("made.tar"));
+    let (_, report) = bench.import("made.tar", &[], 0);
+    assert_eq!(names(&report), ["made.io/by/hand:1 saved"]);
+    bench.verify();
+}
+
+#[test]
 fn layers_of_every_compression_and_links_between_them_are_read() {
     let bench = Bench::new();
     let (plain, packed, small) = (layer("plain"), layer("packed"), layer("small"));

@@ -69,6 +69,27 @@ async fn an_image_is_told_of_as_containerd_tells() {
 }
 
 #[tokio::test]
+async fn a_configuration_may_be_large_and_have_nulls() {
+    let server = FaultServer::start().await;
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {"User": null},
+        "rootfs": {"type": "layers", "diff_ids": null}, "history": [{"created_by": "x".repeat(5 << 20)}],
+    });
+    let config = server.add_blob(media_type::OCI_CONFIG, serde_json::to_vec(&config).unwrap());
+    let id = config.digest.to_string();
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [] });
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    server.add_manifest("team/app", Some("v1"), media_type::OCI_MANIFEST, bytes);
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let name = format!("{registry}/team/app:v1");
+    assert_eq!(client.pull(&name).await.unwrap(), id);
+    let image = client.status(&name).await.unwrap().unwrap();
+    assert_eq!((image.id, image.uid.is_none(), image.username.as_str()), (id, true, ""));
+}
+
+#[tokio::test]
 async fn whatever_name_was_pulled_finds_it_again() {
     let server = FaultServer::start().await;
     let (root, id) = index(&server, "team/app", "v1", "app:app", b"a layer");
