@@ -18,12 +18,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// How many images are pulled at once; further ones wait.
 const MAX_PULLS: usize = 16;
-/// How long another process's lock on the tree is waited for, and how often it is tried.
+/// How long another process's lock on the tree is waited for, and how often it is tried; a removal waits as long for pulls of this one.
 const LOCK_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(100));
 /// How long a count of the tree is good for when nothing was pulled or removed here.
 const COUNT_LIFE: Duration = Duration::from_secs(10);
@@ -85,7 +85,8 @@ impl Images {
         let work = |give_up: CancellationToken| async move {
             let given_up = || Error::new(ErrorKind::Cancelled, &image.reference, "the pull was given up");
             let name = image.reference.to_string();
-            let turn = async { (slots.acquire_owned().await, removing.read_owned().await) };
+            // The lock first: who waits for a removal keeps no slot from anybody.
+            let turn = async { (removing.read_owned().await, slots.acquire_owned().await) };
             let _turn = tokio::select! {
                 turn = turn => turn,
                 () = give_up.cancelled() => return Err(given_up()),
@@ -117,12 +118,13 @@ impl Images {
     }
 
     /// Takes an image out: by an id, or the beginning of one, with all its names; by a tag, that tag; by a digest, that and its tags. What
-    /// nothing else references goes too. Waits for pulls that are under way. That there is no such image is no error.
+    /// nothing else references goes too. That there is no such image is no error.
     ///
     /// # Errors
-    /// `InvalidInput` for what is no name; `Storage` when the tree can't be changed, or another process works on it.
+    /// `InvalidInput` for what is no name; `Unavailable` when pulls are under way and stay so; `Storage` when the tree can't be changed, or
+    /// another process works on it.
     pub(super) async fn remove(&self, text: String) -> Result<()> {
-        let alone = self.removing.clone().write_owned().await;
+        let alone = self.alone(&text, LOCK_PATIENCE.0).await?;
         let (catalog, store) = (self.catalog.clone(), self.saver.store().clone());
         let changes = self.changes.clone();
         // Once begun it goes to its end, whether the caller waits for that or not.
@@ -140,6 +142,14 @@ impl Images {
             }
         })
         .await
+    }
+
+    /// Waits for a moment without pulls. New ones queue behind who waits here: that is not for as long as a pull may take.
+    async fn alone(&self, text: &str, patience: Duration) -> Result<OwnedRwLockWriteGuard<()>> {
+        tokio::time::timeout(patience, self.removing.clone().write_owned()).await.map_err(|_| {
+            let why = "it cannot be removed now: pulls are under way";
+            Error::new(ErrorKind::Unavailable, text, why).with_hint("try again when they are done")
+        })
     }
 
     /// The configuration of an image, as it is.
@@ -249,4 +259,23 @@ pub(super) fn to_pull(text: &str) -> Result<Reference> {
         ));
     }
     name::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_removal_waits_for_pulls_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SaveOptions::new(dir.path());
+        let images = Images::new(options, Platform::new("linux", "amd64")).unwrap();
+        let pull = images.removing.clone().read_owned().await;
+        let removal = images.alone("nginx:1", Duration::from_millis(20));
+        let removal = tokio::time::timeout(Duration::from_secs(10), removal).await;
+        assert_eq!(removal.expect("it waits for ever").unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(images.removing.try_read().is_ok(), "a new pull has to wait");
+        drop(pull);
+        images.remove("nginx:1".into()).await.unwrap();
+    }
 }
