@@ -11,6 +11,7 @@ mod lines;
 mod looks;
 mod object;
 mod review;
+mod setting;
 mod values;
 mod walk;
 

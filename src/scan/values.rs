@@ -2,87 +2,24 @@
 
 use super::chart::Chart;
 use super::object::joined;
+use super::setting::{Held, Setting};
 use super::{Found, looks};
 use crate::list::Origin;
 use crate::oci::Reference;
-use crate::yaml::{self, Node, Value};
-use std::collections::BTreeSet;
+use crate::yaml::{self, Node};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The most values that one file may hold.
 const MAX_VALUES: usize = 200_000;
+/// The most values that are read of one chart with its subcharts; one that is used several times counts as often.
+const MAX_ALL_VALUES: usize = 4_000_000;
 /// How deep charts may hold charts.
 const MAX_NESTING: usize = 6;
-
-/// A value, and the file and line that it comes from: subcharts' values are laid over with their parents'.
-#[derive(Clone, Debug)]
-struct Setting {
-    origin: Origin,
-    value: Held,
-}
-
-#[derive(Clone, Debug)]
-enum Held {
-    Null,
-    Text(String),
-    List(Vec<Setting>),
-    Map(Vec<(String, Setting)>),
-}
-
-impl Setting {
-    fn of(node: &Node, file: &Arc<str>) -> Self {
-        let origin = Origin { file: file.clone(), line: node.line, module: None };
-        let value = match &node.value {
-            Value::Scalar(_) => node.text().map_or(Held::Null, |text| Held::Text(text.to_owned())),
-            Value::Sequence(items) => Held::List(items.iter().map(|item| Self::of(item, file)).collect()),
-            Value::Mapping(pairs) => {
-                Held::Map(pairs.iter().map(|(key, node)| (key.text.clone(), Self::of(node, file))).collect())
-            }
-        };
-        Self { origin, value }
-    }
-
-    fn get(&self, key: &str) -> Option<&Self> {
-        match &self.value {
-            Held::Map(pairs) => pairs.iter().find(|(name, _)| name == key).map(|(_, setting)| setting),
-            _ => None,
-        }
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        match &self.get(key)?.value {
-            Held::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
-            _ => None,
-        }
-    }
-
-    /// The value at `a.b.c`.
-    fn at(&self, path: &str) -> Option<&Self> {
-        path.split('.').try_fold(self, |setting, key| setting.get(key))
-    }
-
-    fn is_false(&self) -> bool {
-        matches!(&self.value, Held::Text(text) if text == "false")
-    }
-
-    /// Lays `over` over it, as helm does: mappings are merged, all else is replaced.
-    fn lay_over(&mut self, over: &Self) {
-        let Held::Map(above) = &over.value else {
-            *self = over.clone();
-            return;
-        };
-        let Held::Map(own) = &mut self.value else {
-            *self = over.clone();
-            return;
-        };
-        for (key, setting) in above {
-            match own.iter_mut().find(|(name, _)| name == key) {
-                Some((_, mine)) => mine.lay_over(setting),
-                None => own.push((key.clone(), setting.clone())),
-            }
-        }
-    }
-}
+/// How often subcharts may be used in one chart: each use has values of its own.
+const MAX_CHARTS: usize = 1000;
+/// The most paths of one condition.
+const MAX_PATHS: usize = 100;
 
 /// The values that are images: templates that only put them together need not be told.
 #[derive(Debug, Default)]
@@ -122,7 +59,8 @@ impl Known {
 /// Finds the images that the values of a chart and of its subcharts name. With `rendered`, what helm made with
 /// them is known: images that are not among it are doubtful.
 pub(super) fn scan(found: &mut Found, chart: &Chart, rendered: Option<&BTreeSet<Reference>>) -> Known {
-    let mut reading = Reading { found, chart, rendered, known: Known::default() };
+    let mut reading =
+        Reading { found, chart, rendered, known: Known::default(), charts: 0, values: 0, told: false };
     reading.chart("", None, None, 0);
     reading.known
 }
@@ -132,6 +70,11 @@ struct Reading<'a> {
     chart: &'a Chart,
     rendered: Option<&'a BTreeSet<Reference>>,
     known: Known,
+    /// How many charts were read, and how many values.
+    charts: usize,
+    values: usize,
+    /// Whether it was told that there are more.
+    told: bool,
 }
 
 /// The chart whose values are read.
@@ -157,10 +100,22 @@ impl Reading<'_> {
             self.found.unread(&place, 0, "more values are in it than are read");
             return None;
         }
+        self.values = self.values.saturating_add(first.size());
         Some((first, place))
     }
 
+    /// Whether no further subchart is read, which is told once: a few names at each depth come to very many charts.
+    fn is_enough(&mut self) -> bool {
+        let enough = self.charts >= MAX_CHARTS || self.values > MAX_ALL_VALUES;
+        if enough && !self.told {
+            self.told = true;
+            self.found.unread(&self.chart.place(""), 0, "more subcharts than are read");
+        }
+        enough
+    }
+
     fn chart(&mut self, dir: &str, over: Option<&Setting>, off: Option<&str>, depth: usize) {
+        self.charts += 1;
         let origin = Origin { file: self.chart.place(dir), line: 0, module: None };
         let mut values = Setting { origin, value: Held::Map(Vec::new()) };
         if let Some((node, place)) = self.document(&format!("{dir}values.yaml"))
@@ -211,17 +166,23 @@ impl Reading<'_> {
         let old = self.document(&format!("{}requirements.yaml", own.dir)).map(|(node, _)| node);
         let listed = [meta, old.as_deref()].into_iter().flatten().filter_map(|node| node.get("dependencies"));
         let listed: Vec<&Node> = listed.flat_map(|node| node.items()).map(|node| &**node).collect();
+        let mut uses: HashMap<&str, Vec<&Node>> = HashMap::new();
+        for node in &listed {
+            uses.entry(node.text_of("name").unwrap_or_default()).or_default().push(node);
+        }
         for name in &dirs {
             let real = self.document(&format!("{head}{name}/Chart.yaml")).map(|(node, _)| node);
             let real = real.as_ref().and_then(|node| node.text_of("name")).unwrap_or(name).to_owned();
-            let uses: Vec<&&Node> =
-                listed.iter().filter(|node| node.text_of("name") == Some(&real)).collect();
-            let keys: Vec<(String, Option<String>)> = if uses.is_empty() {
-                vec![(real, None)]
-            } else {
-                uses.iter().map(|node| (key_of(node, &real), condition_off(node, values))).collect()
+            let uses = match uses.get(real.as_str()) {
+                Some(uses) => uses.iter().copied().map(Some).collect(),
+                None => vec![None],
             };
-            for (key, condition) in keys {
+            for node in uses {
+                if self.is_enough() {
+                    return;
+                }
+                let key = node.map_or_else(|| real.clone(), |node| key_of(node, &real));
+                let condition = node.and_then(|node| condition_off(node, values));
                 let mut over = values.get(&key).cloned();
                 if let Some(global) = values.get("global") {
                     let empty = Setting { origin: global.origin.clone(), value: Held::Map(Vec::new()) };
@@ -235,7 +196,7 @@ impl Reading<'_> {
         }
         for node in listed {
             let name = node.text_of("name").unwrap_or_default();
-            if !dirs.iter().any(|dir| dir == name) && !name.is_empty() && self.rendered.is_none() {
+            if !dirs.contains(name) && !name.is_empty() && self.rendered.is_none() {
                 self.lacking(own, node, name);
             }
         }
@@ -403,7 +364,8 @@ fn key_of(dependency: &Node, name: &str) -> String {
 /// The condition that turns a subchart off, if one does: the first of its paths that is set decides.
 fn condition_off(dependency: &Node, values: &Setting) -> Option<String> {
     let conditions = dependency.text_of("condition")?;
-    let set = conditions.split(',').map(str::trim).find_map(|path| Some((path, values.at(path)?)));
+    let set =
+        conditions.split(',').take(MAX_PATHS).map(str::trim).find_map(|path| Some((path, values.at(path)?)));
     set.filter(|(_, value)| value.is_false()).map(|(path, _)| path.to_owned())
 }
 
@@ -504,6 +466,27 @@ mod tests {
                 "c/templates/y.yaml:1 {{ .Values.unknown }}: a template that was not filled in",
             ]
         );
+    }
+
+    #[test]
+    fn subcharts_that_are_used_over_and_over_are_bounded() {
+        let aliases = |name: &str| -> String {
+            let uses = (0..50).map(|number| format!("- {{name: {name}, alias: a{number}}}\n"));
+            format!("name: x\ndependencies:\n{}", uses.collect::<String>())
+        };
+        let mut files = vec![("Chart.yaml".to_owned(), aliases("s0"))];
+        let mut dir = String::new();
+        for level in 0..MAX_NESTING {
+            dir += &format!("charts/s{level}/");
+            let meta = aliases(&format!("s{}", level + 1)).replace("name: x", &format!("name: s{level}"));
+            files.push((format!("{dir}Chart.yaml"), meta));
+        }
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+        let mut found = Found::default();
+        scan(&mut found, &Chart::of("c", &files), None);
+        let unread: Vec<String> = found.unread.iter().map(ToString::to_string).collect();
+        assert_eq!(unread.len(), 1, "{unread:?}");
+        assert!(unread[0].contains("more subcharts than are read"), "{unread:?}");
     }
 
     #[test]
