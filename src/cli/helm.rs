@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// How long one chart may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most that it may print, in bytes.
+/// The most that it may print on stdout, and on stderr, in bytes.
 const MAX_OUTPUT: u64 = 64 << 20;
 /// How often it is looked whether it is done.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -63,7 +63,7 @@ impl Render for Helm {
         let mut command = self.command(home.path(), &copy);
         command.stdout(out.try_clone().map_err(told)?).stderr(err.try_clone().map_err(told)?);
         let child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
-        if waited(child, &out)? {
+        if waited(child, &[&out, &err])? {
             return text(&mut out).map_err(told);
         }
         let said = text(&mut err).map_err(told)?.replace(&*copy.to_string_lossy(), chart.name());
@@ -74,7 +74,7 @@ impl Render for Helm {
 }
 
 /// Waits for the end of the program; whether it succeeded.
-fn waited(mut child: Child, out: &File) -> Result<bool, String> {
+fn waited(mut child: Child, printed: &[&File]) -> Result<bool, String> {
     let start = Instant::now();
     loop {
         match child.try_wait() {
@@ -82,7 +82,8 @@ fn waited(mut child: Child, out: &File) -> Result<bool, String> {
             Ok(None) => {}
             Err(cause) => return Err(cause.to_string()),
         }
-        let large = out.metadata().is_ok_and(|file| file.len() > MAX_OUTPUT);
+        let is_large = |file: &&File| file.metadata().is_ok_and(|file| file.len() > MAX_OUTPUT);
+        let large = printed.iter().any(is_large);
         if large || start.elapsed() > PATIENCE {
             // It may be gone by now, which is as well.
             let _ = child.kill();

@@ -104,7 +104,7 @@ fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
     for file in files.iter().chain(&own) {
         let mut text = Vec::new();
         let opened = std::fs::File::open(file);
-        let read = opened.and_then(|file| file.take(MAX_IGNORE_BYTES).read_to_end(&mut text));
+        let read = opened.and_then(|file| file.take(MAX_IGNORE_BYTES + 1).read_to_end(&mut text));
         read.map_err(|cause| {
             Error::new(
                 ErrorKind::InvalidInput,
@@ -112,6 +112,10 @@ fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
                 format!("cannot read the ignore list: {cause}"),
             )
         })?;
+        if text.len() as u64 > MAX_IGNORE_BYTES {
+            let why = format!("an ignore list has at most {MAX_IGNORE_BYTES} bytes");
+            return Err(Error::new(ErrorKind::InvalidInput, file.display(), why));
+        }
         problems.extend(ignore.read(&file.display().to_string(), &text));
     }
     match problems.into_iter().next() {

@@ -4,8 +4,8 @@ use crate::list::{Origin, Remark};
 use crate::oci::Reference;
 use std::sync::Arc;
 
-/// The most lines that are read.
-const MAX_LINES: usize = 100_000;
+/// The most lines that a list may have.
+const MAX_LINES: u64 = 100_000;
 
 /// Names and patterns, one a line; `#` starts a comment, `*` stands for any text.
 ///
@@ -22,7 +22,13 @@ impl Ignore {
         let file: Arc<str> = name.into();
         let mut problems = Vec::new();
         let text = String::from_utf8_lossy(text);
-        for (line, raw) in (1..).zip(text.trim_start_matches('\u{feff}').lines().take(MAX_LINES)) {
+        for (line, raw) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
+            if line > MAX_LINES {
+                let origin = Origin { file, line, module: None };
+                let message = format!("an ignore list has at most {MAX_LINES} lines");
+                problems.push(Remark { origin, message, hint: None });
+                break;
+            }
             let mut words = raw.split_whitespace().take_while(|word| !word.starts_with('#'));
             let Some(pattern) = words.next() else { continue };
             if words.next().is_some() || pattern.len() > 1024 {
@@ -109,5 +115,9 @@ mod tests {
             Ignore::default().read("i", b"a b\nc\n")[0].to_string(),
             "i:1: a line holds one name or pattern"
         );
+        let long = "a\n".repeat(100_001);
+        assert!(Ignore::default().read("i", &long.as_bytes()[2..]).is_empty());
+        let problems = Ignore::default().read("i", long.as_bytes());
+        assert_eq!(problems[0].to_string(), "i:100001: an ignore list has at most 100000 lines");
     }
 }

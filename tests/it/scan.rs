@@ -157,6 +157,10 @@ fn what_is_ignored_is_not_there() {
         ]
     );
     assert!(doubts.iter().all(|text| !text.starts_with("quay.io/")), "{doubts:?}");
+    let long = home.write("long", "");
+    fs::File::options().write(true).open(&long).unwrap().set_len((16 << 20) + 1).unwrap();
+    let told = scan(&home, &["context", "--ignore", long.to_str().unwrap()], 2).stderr;
+    assert!(told.contains("long: an ignore list has at most 16777216 bytes"), "{told}");
     home.write("ignore", "a b\n");
     assert!(scan(&home, &["context", "--ignore", "ignore"], 2).stderr.contains("ignore:1: a line holds one"));
 }
@@ -208,6 +212,18 @@ fn charts_are_rendered_where_helm_is_installed() {
     let failed = run(home.saver(["scan", "context/charts"]).env("PATH", &path)).expect(0);
     assert_eq!(failed.stdout, by_choice.stdout);
     assert!(failed.stderr.contains("helm template failed (chart requires kubeVersion)"), "{}", failed.stderr);
+}
+
+#[test]
+fn a_helm_that_prints_without_end_is_ended() {
+    let home = Home::new();
+    context(&home, "localhost:5000");
+    for script in ["exec yes", "exec yes >&2"] {
+        let path = helm(&home, script);
+        let ran = run(home.saver(["scan", "context/charts/shop"]).env("PATH", &path));
+        assert!(ran.stderr.contains("helm template failed (it prints too much)"), "{script}: {}", ran.stderr);
+        assert!(!read(&ran.stdout).0.is_empty(), "{script}");
+    }
 }
 
 /// A .tgz of these files.
