@@ -199,10 +199,7 @@ fn look(
     let names: NameRule = place.names.parse()?;
     let repository = match image {
         true => names.find(&store, asked)?.repository,
-        false => {
-            let own = names.place(asked)?.repository;
-            if store.has_repository(&own)? { own } else { asked.repository.clone() }
-        }
+        false => names.find_repository(&store, asked)?,
     };
     Ok((End::Tree(store), Reference { repository, ..asked.clone() }))
 }

@@ -7,6 +7,9 @@ use crate::store::Store;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+const WHERE_TO_LOOK: &str =
+    "saver ls --dir DIR tells what is there; --names must be what the tree was saved with";
+
 /// How an image's name at its registry becomes its name in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -122,9 +125,7 @@ impl NameRule {
     /// # Errors
     /// `NotFound` when it is at none of them; `Storage` when the tree can't be read.
     pub fn find(&self, store: &Store, reference: &Reference) -> Result<Place> {
-        let written = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
-        let places = [self.place(reference).ok(), self.alias(reference), Some(written)];
-        for place in places.into_iter().flatten() {
+        for place in self.places(reference) {
             let there = match (&reference.digest, &place.tag) {
                 (Some(digest), _) => store.has_revision(&place.repository, digest)?,
                 (None, Some(tag)) => store.read_tag(&place.repository, tag)?.is_some(),
@@ -134,9 +135,28 @@ impl NameRule {
                 return Ok(place);
             }
         }
-        Err(Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree").with_hint(
-            "saver ls --dir DIR tells what is there; --names must be what the tree was saved with",
-        ))
+        Err(Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree")
+            .with_hint(WHERE_TO_LOOK))
+    }
+
+    /// The repository of a tree that `reference`'s tags are in, looked for as [`find`](Self::find) does.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of these names; `Storage` when the tree can't be read.
+    pub fn find_repository(&self, store: &Store, reference: &Reference) -> Result<Repository> {
+        for place in self.places(reference) {
+            if store.has_repository(&place.repository)? {
+                return Ok(place.repository);
+            }
+        }
+        Err(Error::new(ErrorKind::NotFound, &reference.repository, "there is no such repository in the tree")
+            .with_hint(WHERE_TO_LOOK))
+    }
+
+    /// Where `reference` may be, the likeliest first.
+    fn places(&self, reference: &Reference) -> impl Iterator<Item = Place> {
+        let written = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
+        [self.place(reference).ok(), self.alias(reference), Some(written)].into_iter().flatten()
     }
 }
 

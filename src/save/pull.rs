@@ -35,19 +35,24 @@ impl ImageSaver {
         }
     }
 
-    /// The digest that `image` has in the tree, an index's or a manifest's; none when it is not there. Nothing is asked of its registry.
+    /// The digest that `image` has in the tree, an index's or a manifest's, where [`NameRule::find`] finds it; none when it is not there.
+    /// Nothing is asked of its registry.
     ///
     /// # Errors
-    /// `InvalidInput` when the rule for names has none for it, `Storage` when the tree can't be read.
+    /// `Storage` when the tree can't be read.
     pub fn digest(&self, image: &Reference) -> Result<Option<Digest>> {
         digest_in(&self.store, image, &self.options.names)
     }
 }
 
 fn digest_in(store: &Store, image: &Reference, names: &NameRule) -> Result<Option<Digest>> {
-    let place = names.place(image)?;
+    let place = match names.find(store, image) {
+        Ok(place) => place,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     match (&image.digest, &place.tag) {
-        (Some(digest), _) => Ok(store.has_revision(&place.repository, digest)?.then_some(*digest)),
+        (Some(digest), _) => Ok(Some(*digest)),
         (None, Some(tag)) => store.read_tag(&place.repository, tag),
         (None, None) => Ok(None),
     }

@@ -75,6 +75,22 @@ fn a_registry_and_the_tree_saved_from_it_tell_the_same() {
 }
 
 #[test]
+fn a_short_name_in_the_tree_is_found_by_every_way_to_ask() {
+    let tree = Tree::new();
+    let image = tree.image("nginx", "linux/amd64", &[b"one"]);
+    tree.tag("nginx", "1", &image.digest);
+    let dir = tree.dir().to_str().unwrap();
+    for name in
+        ["nginx:1".to_owned(), "docker.io/library/nginx:1".to_owned(), format!("nginx@{}", image.digest)]
+    {
+        assert_eq!(out(&["digest", "--dir", dir, &name]), format!("{}\n", image.digest), "{name}");
+        assert_eq!(saver::local_digest(&name, tree.dir()).unwrap(), Some(image.digest), "{name}");
+    }
+    assert_eq!(out(&["tags", "--dir", dir, "docker.io/library/nginx"]), "1\n");
+    assert_eq!(saver::local_digest("nginx:2", tree.dir()).unwrap(), None);
+}
+
+#[test]
 fn a_platform_that_was_not_saved_is_told_to_be_absent() {
     let tree = Tree::new();
     let amd64 = tree.image("app", "linux/amd64", &[b"one"]);
