@@ -1,6 +1,7 @@
 //! Two images, one name in the tree: found before any blob is fetched.
 
-use crate::content::retry::{Attempts, RetryPolicy};
+use crate::content::document;
+use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Resolved, Source};
 use crate::copy::{Image, IndexMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,11 +77,5 @@ async fn learn<S: Source>(image: &Image<S>, retry: &RetryPolicy) -> Result<Resol
     let Some(tag) = &image.reference.tag else {
         return Err(Error::new(ErrorKind::InvalidInput, &image.reference, "neither tag nor digest"));
     };
-    let mut attempts = Attempts::new(retry);
-    loop {
-        match image.source.resolve(&image.reference.repository, tag).await {
-            Ok(resolved) => return Ok(resolved),
-            Err(error) => tokio::time::sleep(attempts.after(error)?).await,
-        }
-    }
+    document::retrying(retry, || image.source.resolve(&image.reference.repository, tag)).await
 }
