@@ -79,8 +79,7 @@ impl FromStr for NewName {
             let why = "a digest is no name: what is imported has its own";
             return Err(Error::new(ErrorKind::InvalidInput, text, why));
         }
-        let has_tag = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
-        Ok(Self { reference, has_tag })
+        Ok(Self { reference, has_tag: Reference::has_written_tag(text) })
     }
 }
 

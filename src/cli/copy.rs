@@ -70,8 +70,7 @@ fn destination(text: &str, from: &Reference) -> Result<Reference> {
         let why = "a digest can't be chosen: it is the copy's own";
         return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint("name a tag, or none"));
     }
-    let last = text.rsplit('/').next().unwrap_or(text);
-    if !last.contains(':') {
+    if !Reference::has_written_tag(text) {
         to.tag = from.tag.clone();
     }
     Ok(to)

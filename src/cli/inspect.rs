@@ -140,8 +140,7 @@ async fn raw<S: Source>(source: &S, reference: &Reference, retry: &RetryPolicy) 
 
 async fn listed(args: &TagsArgs, global: &GlobalArgs, environment: &Environment) -> Result<Vec<u8>> {
     let asked = named(&args.repository, "REPOSITORY")?;
-    let said = args.repository.rsplit('/').next().unwrap_or_default();
-    if asked.digest.is_some() || said.contains(':') {
+    if asked.digest.is_some() || Reference::has_written_tag(&args.repository) {
         let why = "a repository is asked for, without tag and digest";
         return Err(Error::new(ErrorKind::InvalidInput, &args.repository, why));
     }

@@ -270,6 +270,14 @@ impl Reference {
         })
     }
 
+    /// Whether a tag is written in `text`, a name that can be parsed: without one [`parse`](Self::parse) adds `latest` where no digest is.
+    #[must_use]
+    pub fn has_written_tag(text: &str) -> bool {
+        let name = text.split_once('@').map_or(text, |(name, _)| name);
+        // A colon before the last slash is a port's.
+        name.rsplit('/').next().is_some_and(|last| last.contains(':'))
+    }
+
     fn read(text: &str, home: Option<&Registry>) -> Result<Self> {
         let name =
             ["docker://", "oci://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
@@ -382,6 +390,23 @@ impl Serialize for Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_told_from_a_port_and_a_digest() {
+        let digest = Digest::of(b"x");
+        for (text, expected) in [
+            ("a", false),
+            ("a:1", true),
+            ("localhost:5000/a", false),
+            ("localhost:5000/a:1", true),
+            ("[::1]:5000/a", false),
+            (&format!("a@{digest}"), false),
+            (&format!("r.io:5000/b/a:1@{digest}"), true),
+        ] {
+            assert!(Reference::parse(text).is_ok(), "{text}");
+            assert_eq!(Reference::has_written_tag(text), expected, "{text}");
+        }
+    }
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -12,7 +12,7 @@ pub(super) fn is_template(text: &str) -> bool {
 
 /// Whether a name says which image of its repository is meant.
 pub(super) fn is_explicit(text: &str) -> bool {
-    text.contains('@') || text.rsplit('/').next().is_some_and(|last| last.contains(':'))
+    text.contains('@') || Reference::has_written_tag(text)
 }
 
 /// Whether a mapping's key says that an image's name stands under it.
