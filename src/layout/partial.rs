@@ -55,6 +55,11 @@ impl Claims {
         self.lock().committed.len() >= ENOUGH_BLOBS
     }
 
+    /// Whether any blob waits.
+    pub(super) fn any(&self) -> bool {
+        !self.lock().committed.is_empty()
+    }
+
     /// The blobs that wait, with the sizes they were announced with.
     pub(super) fn committed(&self) -> Vec<(Digest, u64)> {
         self.lock().committed.iter().map(|(digest, committed)| (*digest, committed.size)).collect()

@@ -1,6 +1,6 @@
 //! Making images visible: content first, `index.json` last, a barrier before each. Images that wait meanwhile go together.
 
-use super::partial::path;
+use super::partial::{Claims, path};
 use super::read::Known;
 use super::{Inner, STAGE, storage};
 use crate::content::{Place, Publication};
@@ -116,16 +116,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Gives the blobs that wait their names, if there are enough of them still when it is this caller's turn.
+    /// Gives the blobs that wait their names, if that is `due` still when it is this caller's turn.
     ///
     /// # Errors
     /// `Storage`, and from then on always: what the kernel has dropped nobody knows.
-    pub(super) fn settle_waiting(&self) -> Result<()> {
+    pub(super) fn settle_waiting(&self, due: fn(&Claims) -> bool) -> Result<()> {
         let mut turn = lock(&self.publisher.turn);
         if let Some(error) = &turn.broken {
             return Err(error.clone());
         }
-        if !self.claims.are_many() {
+        if !due(&self.claims) {
             return Ok(());
         }
         self.settle_blobs().inspect_err(|error| turn.broken = Some(error.clone()))

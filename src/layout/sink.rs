@@ -1,6 +1,6 @@
 //! A layout as the place that images go to.
 
-use super::partial::{Writer, path};
+use super::partial::{Claims, Writer, path};
 use super::{Layout, storage};
 use crate::content::{Ingest, Place, Publication, Room, Sink};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -16,6 +16,14 @@ const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mi
 impl Layout {
     fn name(&self, repository: &Repository, tag: &Tag) -> String {
         self.inner.name(&Place { repository: repository.clone(), tag: Some(tag.clone()) }, None)
+    }
+
+    /// Gives the blobs that wait their names, if `due` still when it is this caller's turn.
+    async fn settle(&self, due: fn(&Claims) -> bool) -> Result<()> {
+        let inner = self.inner.clone();
+        let settled = tokio::task::spawn_blocking(move || inner.settle_waiting(due)).await;
+        let lost = |_| Error::new(ErrorKind::Storage, "", "publishing ended early").on(Side::Sink);
+        settled.map_err(lost)?
     }
 
     fn size(&self, digest: &Digest) -> Result<Option<u64>> {
@@ -71,10 +79,7 @@ impl Sink for Layout {
         let Descriptor { digest, size, .. } = descriptor;
         let inner = &self.inner;
         if inner.claims.are_many() {
-            let inner = inner.clone();
-            let settled = tokio::task::spawn_blocking(move || inner.settle_waiting()).await;
-            let lost = |_| Error::new(ErrorKind::Storage, "", "publishing ended early").on(Side::Sink);
-            settled.map_err(lost)??;
+            self.settle(Claims::are_many).await?;
         }
         let claim = loop {
             // Asked for first, so that no change between asking and waiting is missed.
@@ -103,6 +108,10 @@ impl Sink for Layout {
             }
             if let Some(file) = file {
                 return Ok(Ingest::Write(Writer::new(inner.clone(), claim, file, *size)));
+            }
+            // That one may be waiting for a blob which is kept here until its image is published: for ever, then.
+            if inner.claims.any() {
+                self.settle(Claims::any).await?;
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(POLL.1);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use saver::oci::{Digest, Manifest};
 use serde_json::Value;
@@ -325,17 +325,20 @@ fn large(bench: &Bench, megabytes: usize) -> String {
     header.set_mode(0o644);
     tar.append_data(&mut header, "content", &content[..]).unwrap();
     let layer = tar.into_inner().unwrap();
-    let diff_id = Digest::of(&layer);
+    let small = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    let diff_ids = [&layer, &small].map(|layer| Digest::of(layer).to_string());
     let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff_id.to_string()] }
+        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids }
     });
-    let listing =
-        serde_json::json!([{ "Config": "c.json", "RepoTags": ["big.io/a/big:1"], "Layers": ["l.tar"] }]);
+    let listing = serde_json::json!([
+        { "Config": "c.json", "RepoTags": ["big.io/a/big:1"], "Layers": ["l.tar", "s.tar"] }
+    ]);
     let mut archive = tar::Builder::new(fs::File::create(bench.path("big.tar")).unwrap());
     for (name, content) in [
         ("c.json", config.to_string().into_bytes()),
         ("manifest.json", listing.to_string().into_bytes()),
         ("l.tar", layer),
+        ("s.tar", small),
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
@@ -415,6 +418,33 @@ fn what_was_fetched_is_gone_on_with() {
         (&Value::from(good), &Value::from(0))
     );
     assert_eq!(bench.there(), ["a.tar", "report.json"]);
+}
+
+/// Each has blobs that the other waits for: neither may wait for ever.
+#[test]
+fn two_exports_of_the_same_images_into_one_layout_both_end() {
+    let bench = Bench::new();
+    let big = large(&bench, 6);
+    let single = bench.name("demo/single:1.0");
+    for round in 0..6 {
+        let layout = bench.path(&format!("layout{round}"));
+        let started = Instant::now();
+        // In the other order, so that each has what the other wants next.
+        let mut both = [[&big, &single], [&single, &big]].map(|images| {
+            let mut command = bench.home.saver(["export", "--format", "oci-layout", "--output"]);
+            command.arg(&layout).args(images).arg("--dir").arg(bench.path("tree"));
+            Victim::start(&mut command)
+        });
+        while both.iter_mut().any(Victim::is_running) {
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}: they wait for each other");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for saver in both {
+            saver.finish().expect(0);
+        }
+        let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+    }
 }
 
 #[test]
