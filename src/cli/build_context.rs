@@ -8,7 +8,7 @@ use super::save::{self, Job};
 use super::scan::{self, LookArgs};
 use super::screen::Screen;
 use super::{lists, output};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry, Parsed};
 use crate::scan::{Found, Review};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,7 @@ async fn built(
     screen: &Arc<Screen>,
 ) -> Result<Exit> {
     let dir = args.path.join(&args.registry_dir);
+    stays_inside(&args.path, &args.registry_dir)?;
     let found =
         scan::look(&args.path, &args.look, environment, std::slice::from_ref(&dir), crate::scan::context)?;
     let whole = found.unread.is_empty();
@@ -60,6 +61,24 @@ async fn built(
         Exit::Done if !whole => Exit::SomeFailed,
         exit => exit,
     })
+}
+
+/// Makes sure that nothing in a context, which may be a stranger's, leads what is saved to elsewhere.
+fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
+    if registry.is_absolute() {
+        return Ok(());
+    }
+    let mut place = context.to_owned();
+    for name in registry.components() {
+        place.push(name);
+        if std::fs::symlink_metadata(&place).is_ok_and(|kind| kind.is_symlink()) {
+            let why = "this is a symbolic link: what a context holds does not decide where to save";
+            return Err(Error::new(ErrorKind::InvalidInput, place.display(), why).with_hint(
+                "take the link away, or name the directory yourself: --registry-dir with its absolute path",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The images to save. What is doubtful is told; what is wrong in a list ends the run.

@@ -103,6 +103,14 @@ fn what_is_wrong_is_told_before_anything_is_fetched() {
     assert!(
         ran.stderr.contains("2 entries are wrong; nothing was fetched") && !path.join("registry").exists()
     );
+    home.write("context/manifests/imageList", "good:1\n");
+    home.write("elsewhere/x", "");
+    for (link, dir) in [("registry", "registry"), ("out", "out/below")] {
+        std::os::unix::fs::symlink(home.path("elsewhere"), path.join(link)).unwrap();
+        let ran = build(&home, &["--registry-dir", dir], 2);
+        assert!(ran.stderr.contains("symbolic link") && ran.stderr.contains("absolute"), "{}", ran.stderr);
+    }
+    assert_eq!(std::fs::read_dir(home.path("elsewhere")).unwrap().count(), 1);
     home.write("empty/x", "");
     let ran = run(&mut home.saver(["build-context", "empty", "--arch", "amd64"])).expect(2);
     assert!(ran.stderr.contains("no build context"), "{}", ran.stderr);
