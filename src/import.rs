@@ -12,7 +12,7 @@ use crate::copy::{CopyOptions, Engine, Image, Observer, Report, Silent};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::layout::Layout;
 use crate::oci::layout::Offer;
-use crate::oci::{Reference, Tag};
+use crate::oci::{Descriptor, Reference, Tag};
 use crate::save::{NameRule, check_collisions, until, yield_short_names};
 use crate::store::{Durability, Store, StoreOptions};
 use rustix::fs::{Mode, OFlags};
@@ -255,7 +255,8 @@ async fn copy<S: Source>(
     let source = Arc::new(source);
     let mut images = Vec::with_capacity(offers.len());
     for (offer, reference) in offers.iter().zip(names(name, offers, options.rename.as_ref())?) {
-        let resolved = offer.root.clone().map(|root| Resolved { digest: root.digest, manifest: None });
+        let resolved =
+            root_of(offer, &reference).map(|root| Resolved { digest: root.digest, manifest: None });
         images.push(Image {
             source: source.clone(),
             place: options.names.place(&reference)?,
@@ -270,6 +271,18 @@ async fn copy<S: Source>(
     check_collisions(&mut images, options.copy.index, &options.copy.retry).await?;
     let engine = Engine::new(Arc::new(store.clone()), options.copy.clone(), options.observer.clone())?;
     Ok(Arc::new(engine).run(images, token).await)
+}
+
+/// What is offered as `reference`, whose digest must be its own.
+fn root_of(offer: &Offer, reference: &Reference) -> Result<Descriptor> {
+    let root = offer.root.clone()?;
+    match &reference.digest {
+        Some(named) if *named != root.digest => {
+            let why = format!("its name says {named}, and what is there is {}", root.digest);
+            Err(Error::new(ErrorKind::Corrupt, reference, why).on(Side::Source))
+        }
+        _ => Ok(root),
+    }
 }
 
 /// What each image is to be called.
@@ -313,7 +326,7 @@ fn told(offers: &[Offer]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Descriptor, Digest};
+    use crate::oci::Digest;
 
     fn offer(label: &str) -> Offer {
         let root = Ok(Descriptor::new("", Digest::of(label.as_bytes()), 1));
@@ -348,5 +361,22 @@ mod tests {
             assert!(error.to_string().contains(word), "{error}");
         }
         assert!("a@sha256:00".parse::<NewName>().is_err());
+    }
+
+    #[test]
+    fn a_digest_in_a_name_is_the_image_s_own() {
+        let root = Descriptor::new("", Digest::of(b"x"), 1);
+        for (digest, honest) in [(Digest::of(b"x"), true), (Digest::of(b"y"), false)] {
+            for name in ["q.io/a", "q.io/a:1"] {
+                let label = format!("{name}@{digest}");
+                let offer = Offer::full(&label, Ok(root.clone()));
+                let found = root_of(&offer, offer.reference.as_ref().unwrap());
+                assert_eq!(found.is_ok(), honest, "{label}");
+                if let Err(error) = found {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt);
+                    assert!(error.to_string().contains(&label), "{error}");
+                }
+            }
+        }
     }
 }

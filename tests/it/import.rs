@@ -315,6 +315,14 @@ fn hostile_archives_bring_nothing_into_the_tree() {
             tree.keys()
         );
     }
+    // A name with a digest that another content has.
+    let lying = format!("a/b@sha256:{}", "0".repeat(64));
+    let text = json!([{ "Config": "config.json", "RepoTags": [&lying, "a/c:1"], "Layers": ["layer.tar"] }]);
+    changed(&|made| made.members.last_mut().unwrap().1 = text.to_string().into_bytes())
+        .write(&bench.path("lying.tar"));
+    let (ran, report) = bench.import("lying.tar", &[], 1);
+    assert!(ran.stderr.contains("its name says sha256:0000"), "{}", ran.stderr);
+    assert_eq!(names(&report), [format!("docker.io/{lying} failed"), "docker.io/a/c:1 saved".into()]);
     honest().write(&bench.path("whole.tar"));
     let whole = fs::read(bench.path("whole.tar")).unwrap();
     for length in [1, 511, 700, 1500, whole.len() / 2] {
