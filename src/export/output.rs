@@ -1,11 +1,11 @@
 //! Where an archive goes: a file, which is whole or not there, or a stream.
 
 use crate::error::{Error, ErrorKind, Result};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -56,8 +56,13 @@ impl Output {
             }
             // Renaming onto a pipe or a device would put a file in its place.
             Ok(found) if !found.is_file() => {
-                let opened = OpenOptions::new().write(true).open(&path);
-                let opened = opened.map_err(|cause| refuse(format!("cannot write there: {cause}")))?;
+                let opened = ready(&path).map_err(|cause| match cause.raw_os_error() {
+                    Some(libc::ENXIO) if found.file_type().is_fifo() => {
+                        refuse("nobody reads from this pipe".into())
+                            .with_hint("start its reader first, or write to stdout: --output -")
+                    }
+                    _ => refuse(format!("cannot write there: {cause}")),
+                })?;
                 return Ok(Self { name, to: Place::Stream(Box::new(opened)) });
             }
             _ => {}
@@ -152,6 +157,14 @@ fn fresh(path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
+/// A pipe or a device, opened without waiting for whoever reads from it; writing waits as ever.
+fn ready(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
@@ -220,5 +233,33 @@ mod tests {
             Output::prepare(ExportTo::Path(dir.path().into())).err().unwrap().kind(),
             ErrorKind::InvalidInput
         );
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let refused = Output::prepare(ExportTo::Path(path.clone())).err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        assert!(refused.to_string().contains("nobody reads"), "{refused}");
+        // More than a pipe holds: writing waits for the reader.
+        let content = vec![7; 1 << 20];
+        let flags = libc::O_NONBLOCK;
+        let mut end = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&end).unwrap();
+        let output = Output::prepare(ExportTo::Path(path)).unwrap();
+        rustix::fs::fcntl_setfl(&end, flags - OFlags::NONBLOCK).unwrap();
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let mut read = Vec::new();
+            io::Read::read_to_end(&mut end, &mut read).unwrap();
+            read
+        });
+        let write = |out: &mut Counted<'_>| {
+            out.write_all(&content).map_err(|cause| Error::storage("x", "write", cause))
+        };
+        output.write(&CancellationToken::new(), write).unwrap();
+        assert_eq!(reader.join().unwrap(), content);
     }
 }
