@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// The most nodes that one document may unfold to.
 pub const MAX_NODES: usize = 2_000_000;
+/// The most bytes of text that the aliases of all documents may stand for.
+pub const MAX_ALIASED: usize = 128 << 20;
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 200;
 
@@ -21,6 +23,7 @@ pub struct Node {
     /// What stands there.
     pub value: Value,
     size: usize,
+    bytes: usize,
 }
 
 /// What a node holds.
@@ -173,6 +176,7 @@ struct Open {
     line: u64,
     anchor: usize,
     size: usize,
+    bytes: usize,
     content: Content,
 }
 
@@ -187,6 +191,7 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Arc<Node>>,
     start: u64,
+    aliased: usize,
 }
 
 impl Builder {
@@ -203,7 +208,8 @@ impl Builder {
                 let content_line = (style == ScalarStyle::Literal).then(|| line.saturating_sub(blank));
                 let plain = style == ScalarStyle::Plain;
                 let scalar = Scalar { text: text.into_owned(), plain, content_line };
-                return self.add(Node { line, value: Value::Scalar(scalar), size: 1 }, anchor);
+                let bytes = scalar.text.len();
+                return self.add(Node { line, value: Value::Scalar(scalar), size: 1, bytes }, anchor);
             }
             Event::SequenceStart(_, anchor, _) => self.open(line, anchor, Content::Sequence(Vec::new()))?,
             Event::MappingStart(_, anchor, _) => {
@@ -212,6 +218,11 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => return self.close(),
             Event::Alias(id) => {
                 let node = self.anchors.get(&id).cloned().ok_or("an alias stands within its own anchor")?;
+                // Every walk reads the text as often as it is named.
+                self.aliased = self.aliased.saturating_add(node.bytes);
+                if self.aliased > MAX_ALIASED {
+                    return Err("it is too large: its aliases unfold to more text than is read");
+                }
                 return self.place(node);
             }
             _ => {}
@@ -223,7 +234,7 @@ impl Builder {
         if self.open.len() >= MAX_DEPTH {
             return Err("it is nested deeper than is read");
         }
-        self.open.push(Open { line, anchor, size: 1, content });
+        self.open.push(Open { line, anchor, size: 1, bytes: 0, content });
         Ok(())
     }
 
@@ -233,7 +244,7 @@ impl Builder {
             Content::Sequence(items) => Value::Sequence(items),
             Content::Mapping { pairs, .. } => Value::Mapping(merged(pairs)),
         };
-        self.add(Node { line: open.line, value, size: open.size }, open.anchor)
+        self.add(Node { line: open.line, value, size: open.size, bytes: open.bytes }, open.anchor)
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), &'static str> {
@@ -251,6 +262,7 @@ impl Builder {
             return Ok(());
         };
         open.size = open.size.saturating_add(node.size);
+        open.bytes = open.bytes.saturating_add(node.bytes);
         if open.size > MAX_NODES {
             return Err("it holds, or its aliases unfold to, more values than are read");
         }
@@ -347,6 +359,12 @@ mod tests {
         for level in 1..40 {
             bomb.push_str(&format!("- &a{level} [*a{0}, *a{0}, *a{0}, *a{0}]\n", level - 1));
         }
+        // Little by number, and much to read; in one document or in many.
+        let large = format!("- &a {}\n{}", "x".repeat(1 << 20), "- *a\n".repeat(200));
+        let many = format!("- &a {}\n{}---\n", "x".repeat(1 << 20), "- *a\n".repeat(50)).repeat(4);
+        assert_eq!(read(&many).documents.len(), 2);
+        let nested =
+            format!("- &a {}\n- &b [{}]\n{}", "x".repeat(1 << 16), "*a,".repeat(30), "- *b\n".repeat(100));
         let deep = format!("{}x{}", "[".repeat(5000), "]".repeat(5000));
         let mut block = String::new();
         for level in 0..5000 {
@@ -355,6 +373,8 @@ mod tests {
         for (text, documents) in [
             (bomb.as_str(), 0),
             (deep.as_str(), 0),
+            (large.as_str(), 0),
+            (nested.as_str(), 0),
             (block.as_str(), 0),
             ("a: 1\n---\nb: [\n", 1),
             ("a: &a [*a]\n", 0),
