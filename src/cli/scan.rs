@@ -7,7 +7,7 @@ use super::helm::Helm;
 use super::output::{self, clean, count};
 use super::screen::{self, Screen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::Remark;
+use crate::list::{Origin, Remark};
 use crate::scan::{self, Found, Ignore, Kind, MAX_FILE_BYTES, Render, Review, ScanOptions};
 use clap::ArgAction;
 use std::io::Read;
@@ -92,7 +92,13 @@ pub(super) fn look(
         skip: skip.to_vec(),
         render: helm.as_ref().map(|helm| helm as &dyn Render),
     };
-    way(root, &options)
+    let mut found = way(root, &options)?;
+    let own = root.join(CONTEXT_IGNORE);
+    if std::fs::symlink_metadata(&own).is_ok_and(|kind| !kind.is_file()) {
+        let origin = Origin { file: own.display().to_string().into(), line: 0, module: None };
+        found.unread.push(Remark { origin, message: scan::IRREGULAR.into(), hint: None });
+    }
+    Ok(found)
 }
 
 /// The ignore lists that are named, and the own one of the context at `root`.

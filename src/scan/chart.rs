@@ -92,22 +92,38 @@ impl Chart {
 
     /// Unpacks the archives of subcharts in place.
     fn expand(&mut self, found: &mut Found) {
+        let mut unpacked = BTreeSet::new();
         for _ in 0..MAX_NESTING {
-            let is_packed = |path: &&String| {
-                let (dir, _) = path.rsplit_once('/').unwrap_or_default();
-                (dir == "charts" || dir.ends_with("/charts")) && path.ends_with(".tgz")
-            };
-            let Some(path) = self.files.keys().find(is_packed).cloned() else { return };
-            let packed: Vec<String> = self.files.keys().filter(is_packed).cloned().collect();
+            let packed = self.packed();
+            if packed.is_empty() {
+                return;
+            }
             for path in packed {
                 let Some(content) = self.files.remove(&path) else { continue };
+                // An archive can bring another to where one was: which of them is meant nobody knows.
+                if !unpacked.insert(path.clone()) {
+                    let message = "the chart holds two archives in this place: one was not read";
+                    found.unread(&self.place(&path), 0, message);
+                    continue;
+                }
                 match archive::unpack(&content) {
                     Ok(files) => self.take(found, &path, files),
-                    Err(why) => found.unread(&format!("{}/{path}", self.name).into(), 0, why),
+                    Err(why) => found.unread(&self.place(&path), 0, why),
                 }
             }
-            debug_assert!(!self.files.contains_key(&path));
         }
+        for path in self.packed() {
+            found.unread(&self.place(&path), 0, "subcharts are nested deeper than is read");
+        }
+    }
+
+    /// The archives of subcharts.
+    fn packed(&self) -> Vec<String> {
+        let is_packed = |path: &&String| {
+            let (dir, _) = path.rsplit_once('/').unwrap_or_default();
+            (dir == "charts" || dir.ends_with("/charts")) && path.ends_with(".tgz")
+        };
+        self.files.keys().filter(is_packed).cloned().collect()
     }
 
     fn take(&mut self, found: &mut Found, path: &str, files: Files) {

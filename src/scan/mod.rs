@@ -18,7 +18,7 @@ mod walk;
 pub use chart::{Chart, Render};
 pub use ignore::Ignore;
 pub use review::Review;
-pub use walk::{ScanOptions, context, path};
+pub use walk::{IRREGULAR, ScanOptions, context, path};
 
 use crate::list::{self, Entry, Origin, Remark};
 use crate::oci::Reference;

@@ -18,6 +18,8 @@ const MAX_ENTRIES: usize = 500_000;
 const CONTEXT: &[&str] = &["manifests", "charts"];
 /// The lists that may stand beside them.
 const CONTEXT_LISTS: &[&str] = &["imageList", "imageListWithAuth.yaml"];
+/// Why something was not read.
+pub const IRREGULAR: &str = "this is no regular file: it was not read";
 /// What makes a directory a build context of its own accord.
 const BUILD_FILE: &str = "Kubefile";
 
@@ -77,8 +79,12 @@ pub fn context(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
 }
 
 fn parts(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
-    for list in CONTEXT_LISTS.iter().map(|name| root.join(name)).filter(|list| is_file(list)) {
-        file(found, &list, false, options);
+    for list in CONTEXT_LISTS.iter().map(|name| root.join(name)) {
+        match std::fs::symlink_metadata(&list) {
+            Ok(kind) if kind.is_file() => file(found, &list, false, options),
+            Ok(_) => found.unread(&shown(&list), 0, IRREGULAR),
+            Err(_) => {}
+        }
     }
     for part in CONTEXT {
         let dir = root.join(part);
@@ -132,7 +138,11 @@ fn directory(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
             }
         } else if entry.file_type().is_file() {
             file(found, path, false, options);
-        } else if entry.path_is_symlink() && is_wanted(path) {
+        } else if !is_wanted(path) {
+            continue;
+        } else if !entry.path_is_symlink() || Kind::of(name_of(path)) == Some(Kind::List) {
+            found.unread(&shown(path), 0, IRREGULAR);
+        } else {
             found.note(&shown(path), 0, "this is a symbolic link: it is not followed");
         }
     }
@@ -188,6 +198,7 @@ pub(super) fn read(found: &mut Found, place: &Arc<str>, path: &Path) -> Option<V
         }
     };
     if !regular {
+        found.unread(place, 0, IRREGULAR);
         return None;
     }
     let mut content = Vec::new();

@@ -274,6 +274,58 @@ fn packed_charts_are_read_in_memory() {
 }
 
 #[test]
+fn an_archive_that_brings_another_in_its_own_place_is_told() {
+    let home = Home::new();
+    let chart = |name: &str| {
+        packed(&[
+            ("b/Chart.yaml", b"name: b\n"),
+            ("b/values.yaml", format!("image: a.io/{name}:1\n").as_bytes()),
+        ])
+    };
+    home.write("q/Chart.yaml", "name: q\n");
+    home.write("q/charts/a/Chart.yaml", "name: a\n");
+    home.write("q/charts/a/charts/x", "");
+    fs::write(home.path("q/charts/a/charts/b.tgz"), chart("first")).unwrap();
+    let other = packed(&[("a/Chart.yaml", b"name: a\n"), ("a/charts/b.tgz", &chart("second"))]);
+    fs::write(home.path("q/charts/z.tgz"), other).unwrap();
+    let ran = scan(&home, &["q"], 1);
+    assert!(ran.stderr.contains("q/charts/a/charts/b.tgz: the chart holds two archives"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("a.io/first:1") && !ran.stdout.contains("second"), "{}", ran.stdout);
+}
+
+#[test]
+fn lists_that_are_no_regular_files_are_told() {
+    for (name, root_is_context) in [
+        ("manifests/imageList", true),
+        ("manifests/imageListIgnore", true),
+        ("imageList", true),
+        ("imageList", false),
+    ] {
+        for is_pipe in [true, false] {
+            let home = Home::new();
+            home.write("c/manifests/a.yaml", "spec:\n  containers:\n  - image: a.io/b:1\n");
+            if root_is_context {
+                home.write("c/Kubefile", "");
+            }
+            home.write("list", "a.io/b:1\n");
+            let path = home.path(&format!("c/{name}"));
+            if is_pipe {
+                assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            } else {
+                symlink(home.path("list"), &path).unwrap();
+            }
+            let ran = scan(&home, &["c"], 1);
+            let told = format!("c/{name}: this is no regular file");
+            assert!(
+                ran.stderr.contains(&told) && read(&ran.stdout).0 == ["a.io/b:1"],
+                "{told}: {}",
+                ran.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn hostile_directories_do_no_harm() {
     let home = Home::new();
     let pod = |name: &str| format!("spec:\n  containers:\n  - image: a.io/{name}:1\n");
@@ -295,9 +347,13 @@ fn hostile_directories_do_no_harm() {
     assert!(std::process::Command::new("mkfifo").arg(home.path("in/pipe.yaml")).status().unwrap().success());
     let ran = scan(&home, &["in"], 1);
     assert_eq!(read(&ran.stdout).0, ["a.io/bomb:1", "a.io/good:1"]);
-    for told in
-        ["nested deeper", "link.yaml: this is a symbolic link", "binary.yaml: this is no text", "bomb.yaml:"]
-    {
+    for told in [
+        "nested deeper",
+        "pipe.yaml: this is no regular file",
+        "link.yaml: this is a symbolic link",
+        "binary.yaml: this is no text",
+        "bomb.yaml:",
+    ] {
         assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
     }
     let huge = format!("{}\n", "# x".repeat(6 << 20));
