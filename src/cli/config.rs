@@ -177,13 +177,26 @@ fn taken(command: &Command, arg: &Arg, setting: &Setting) -> Result<Vec<String>>
     Ok(values)
 }
 
+/// Flags that ask for something else in these commands than where they are a setting: the directory to look in, and not at the
+/// registry; the platforms to send of those that are there. There they are for the command line only.
+const NO_SETTINGS: [(&str, &[&str]); 5] = [
+    ("inspect", &["dir", "arch"]),
+    ("tags", &["dir"]),
+    ("digest", &["dir", "arch"]),
+    ("push", &["arch"]),
+    ("copy", &["arch"]),
+];
+
 /// Makes the setting the default wherever the command or one of its subcommands has the flag and takes it.
 fn apply(mut command: Command, setting: &Setting) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         command = command.mut_subcommand(name, |sub| apply(sub, setting));
     }
-    let found = flag(&command, &setting.long);
+    let is_other = NO_SETTINGS
+        .iter()
+        .any(|(name, flags)| *name == command.get_name() && flags.contains(&setting.long.as_str()));
+    let found = flag(&command, &setting.long).filter(|_| !is_other);
     let found = found.map(|arg| (arg.get_id().to_string(), taken(&command, arg, setting)));
     match found {
         Some((id, Ok(values))) => command.mut_arg(id, |arg| arg.required(false).default_values(values)),

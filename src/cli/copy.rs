@@ -70,6 +70,12 @@ fn destination(text: &str, from: &Reference) -> Result<Reference> {
         let why = "a digest can't be chosen: it is the copy's own";
         return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint("name a tag, or none"));
     }
+    let host = text.split(':').next().unwrap_or(text);
+    if !text.contains('/') && (host.contains('.') || host == "localhost" || text.contains("]:")) {
+        let why = "this is a registry, and a repository in it is needed";
+        let hint = format!("write {text}/{}", from.repository);
+        return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint(hint));
+    }
     if !Reference::has_written_tag(text) {
         to.tag = from.tag.clone();
     }
@@ -90,6 +96,10 @@ mod tests {
             (&format!("nginx@{digest}"), "r.io/a", Some("r.io/a")),
             (&format!("nginx@{digest}"), "r.io/a:2", Some("r.io/a:2")),
             ("nginx", &format!("r.io/a@{digest}"), None),
+            ("nginx", "127.0.0.1:5000", None),
+            ("nginx", "r.io", None),
+            ("nginx", "localhost:5000", None),
+            ("nginx", "mine:5", Some("docker.io/library/mine:5")),
         ] {
             let to = destination(to, &Reference::parse(from).unwrap()).ok();
             assert_eq!(to.map(|to| to.to_string()).as_deref(), expect, "{from}");

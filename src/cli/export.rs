@@ -169,7 +169,8 @@ fn options(
             ls::warn_unless_tree(dir);
             ExportFrom::Tree(dir.clone(), args.names.parse()?)
         }
-        (None, true) => {
+        // The directory may be a setting, that this command is to do without.
+        (_, true) => {
             let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
             let access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
             ExportFrom::Registries { access: Box::new(access), staging: staging.to_owned() }
@@ -177,10 +178,6 @@ fn options(
         (None, false) => {
             let hint = "add --dir DIR, which images were saved to, or --from-registry";
             return Err(wrong("--dir", "is missing", hint));
-        }
-        (Some(_), true) => {
-            let why = "images come from the one or the other";
-            return Err(wrong("--dir and --from-registry", why, "leave one of them out"));
         }
     };
     let mut options = ExportOptions::new(format, from);

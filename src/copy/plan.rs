@@ -199,7 +199,6 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
         }
         let grouped = self.choose(index).await?;
-        let selected = grouped.len();
         let nodes = grouped.into_iter().map(|entries| async move {
             let raw = match self.manifest(entries[0].digest).await {
                 Err(error) if self.engine.options.sparse && error.kind() == ErrorKind::NotFound => {
@@ -211,12 +210,26 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.node(raw, entries, depth + 1).await.map(Some)
         });
         let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
-        if self.engine.options.sparse && held.is_empty() && selected > 0 {
-            let message =
-                format!("nothing of it is there: none of the {selected} manifests that its index names");
+        if self.engine.options.sparse && held.is_empty() && !self.offer_held(index).await {
+            let message = format!(
+                "nothing of it is there: none of the {} manifests that its index names",
+                index.manifests.len()
+            );
             return Err(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source));
         }
         Ok(held.into_iter().flatten().collect())
+    }
+
+    /// Offers the platforms of a sparse index that are there; whether there are any, or it names none.
+    async fn offer_held(&self, index: &Index) -> bool {
+        let mut any = index.manifests.is_empty();
+        for entry in &index.manifests {
+            if self.manifest(entry.digest).await.is_ok() {
+                any = true;
+                platforms_of(std::slice::from_ref(entry)).for_each(|platform| self.offer(platform));
+            }
+        }
+        any
     }
 
     /// The entries that are asked for, those of one manifest together.

@@ -109,7 +109,7 @@ impl State {
     /// What the last leap has brought, now that `rate` bytes come in a second over `streams`; whether to leap on.
     fn judge(&mut self, streams: usize, rate: f64, most: usize, now: Instant) -> bool {
         if let Some((before, rate_before)) = self.leap.take()
-            && rate < rate_before * GROWTH
+            && (rate < rate_before * GROWTH || rate == 0.0)
         {
             self.ceiling = before;
             self.held = Some(now + RETRIED);

@@ -41,6 +41,10 @@ impl Extents {
             // Where nothing can be told of holes, the digest will tell.
             _ => extents.front = length,
         }
+        // What is left out is made a hole again, lest the next to look takes it for data.
+        for gap in extents.gaps() {
+            let _ = file.punch(gap);
+        }
         extents
     }
 

@@ -2,7 +2,7 @@
 
 use super::Partial;
 use super::touched::Touched;
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -68,20 +68,14 @@ impl FsPartial {
             }
         }
     }
-}
 
-impl Partial for FsPartial {
-    fn length(&self) -> u64 {
-        self.length
-    }
-
-    fn extents(&self) -> io::Result<Vec<Range<u64>>> {
+    /// What the system takes for data, and not for holes: what was reserved and never written is a hole too.
+    fn data(&self) -> io::Result<Vec<Range<u64>>> {
         let mut extents = Vec::new();
         let mut at = 0;
         while at < self.length {
             let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(start) if start < self.length => start,
-                // What was reserved and never written is a hole too.
                 Ok(_) | Err(Errno::NXIO) => break,
                 Err(error) => return Err(error.into()),
             };
@@ -91,6 +85,24 @@ impl Partial for FsPartial {
                 return Err(io::ErrorKind::Unsupported.into());
             }
             extents.push(start..at);
+        }
+        Ok(extents)
+    }
+}
+
+impl Partial for FsPartial {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn extents(&self) -> io::Result<Vec<Range<u64>>> {
+        // A page that somebody read counts as data, be there a hole below it. So what is in memory and on the disk too is dropped
+        // first; and where there are holes, nothing is read ahead into them from here on. Only advice, so a refusal does no harm.
+        let _ = rustix::fs::fdatasync(&self.file);
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        let extents = self.data()?;
+        if extents.first() != Some(&(0..self.length)) {
+            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
         }
         Ok(extents)
     }
@@ -151,6 +163,8 @@ mod tests {
                 partial.write_at(start, &vec![7; (range.end - start).min(300_000) as usize]).unwrap();
             }
         }
+        // Somebody looked at it, a backup say.
+        std::fs::read(&path).unwrap();
         let file = open();
         let length = file.metadata().unwrap().len();
         let found = Extents::found(&FsPartial::new(open(), String::new(), length, 64 * MIB, None));

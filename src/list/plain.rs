@@ -102,7 +102,8 @@ fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
         ));
     }
     if name.ends_with(':') && words.len() > 1 {
-        return Some((format!("{:?} looks like YAML", words.join(" ")), "write only the image's name"));
+        // What follows may be a password.
+        return Some((format!("what begins with {name:?} looks like YAML"), "write only the image's name"));
     }
     if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Some((
@@ -221,6 +222,22 @@ mod tests {
             let told = parsed.problems[0].to_string();
             assert!(told.starts_with("l:1: ") && told.contains(reason), "{text}: {told}");
         }
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_told() {
+        for text in [
+            "registry.example.com: {username: u, password: S3CRET}",
+            "password: S3CRET",
+            "https://u:S3CRET@a.io/b",
+            "u:S3CRET@a.io/b:1",
+        ] {
+            let parsed = read("l", text.as_bytes());
+            assert_eq!(parsed.problems.len(), 1, "{text}");
+            assert!(!parsed.problems[0].to_string().contains("S3CRET"), "{}", parsed.problems[0]);
+        }
+        let error = "https://u:S3CRET@a.io:1".parse::<crate::oci::Registry>().unwrap_err();
+        assert!(!error.to_string().contains("S3CRET"), "{error}");
     }
 
     #[test]

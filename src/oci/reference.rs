@@ -93,7 +93,8 @@ impl FromStr for Registry {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refuse = |why: &str| invalid(format!("registry {text:?}"), why);
+        let shown = text.rsplit_once('@').map(|(_, host)| format!("***@{host}"));
+        let refuse = |why: &str| invalid(format!("registry {:?}", shown.as_deref().unwrap_or(text)), why);
         let lower = text.to_ascii_lowercase();
         let (host, port) = if let Some(rest) = lower.strip_prefix('[') {
             let (address, rest) =

@@ -9,7 +9,7 @@ pub use destination::Destination;
 
 use crate::content::Place;
 use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference};
 use crate::registry::{Access, Pusher, Sessions};
@@ -159,7 +159,16 @@ impl ImagePusher {
             })
         };
         if images.is_empty() {
-            return self.everything()?.iter().map(|place| prepare(place, None)).collect();
+            let everything = self.everything()?;
+            if everything.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "the directory",
+                    "it holds no image: nothing to push",
+                )
+                .with_hint("saver ls --dir DIR shows what a directory holds"));
+            }
+            return everything.iter().map(|place| prepare(place, None)).collect();
         }
         let mut prepared = Vec::with_capacity(images.len());
         for PushImage { reference, platforms } in images {

@@ -13,7 +13,9 @@ use url::form_urlencoded;
 /// How many tags a page shall have; registries give fewer where they like.
 const PAGE: usize = 1000;
 /// The most pages that are asked for: a registry that never ends is no registry.
-const MAX_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 2000;
+/// The most tags that a repository may have: beyond this no one reads them, and memory ends.
+const MAX_TAGS: usize = 1_000_000;
 /// The largest page that is read, in bytes: some registries give all tags at once, however many.
 const MAX_PAGE_BYTES: usize = 32 << 20;
 
@@ -33,11 +35,13 @@ impl Endpoint {
             let next = self.page(subject, repository, &query, &mut tags).await?;
             match next {
                 // A page that brings nothing new would come for ever.
-                Some(next) if next != query && tags.len() > before => query = next,
-                _ => break,
+                Some(next) if next != query && tags.len() > before && tags.len() <= MAX_TAGS => query = next,
+                Some(next) if next != query && tags.len() > before => break,
+                _ => return Ok(tags.into_iter().collect()),
             }
         }
-        Ok(tags.into_iter().collect())
+        let message = format!("the list of tags has no end: given up after {} of them", tags.len());
+        Err(failure(ErrorKind::TooLarge, subject, message))
     }
 
     /// Adds one page's tags; answers the query of the next.

@@ -264,7 +264,7 @@ impl CredentialSource for ListCredentials {
 
     fn origin(&self, host: &Registry, repository: &Repository) -> Option<String> {
         match self.own.get(&(host.clone(), repository.clone())) {
-            Some(_) => Some("the image list".into()),
+            Some(_) => Some("the image list or request".into()),
             None => self.others.origin(host, repository),
         }
     }

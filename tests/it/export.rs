@@ -459,10 +459,6 @@ fn what_cannot_be_is_told_before_anything_is_written() {
         (vec!["x:1", "--dir", &tree, "-o", "-", "--format", "oci-layout"], "directory"),
         (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-layout"], "no OCI image layout"),
         (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-archive"], "a directory"),
-        (
-            vec!["x:1", "--dir", &tree, "--from-registry", "-o", &file, "--format", "oci-archive"],
-            "one or the other",
-        ),
     ] {
         let ran = run(bench.home.saver(["export"]).args(&arguments)).expect(2);
         assert!(ran.stderr.contains(word), "{arguments:?}: {}", ran.stderr);

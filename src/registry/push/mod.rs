@@ -80,7 +80,9 @@ impl Pusher {
         match (status, target) {
             (StatusCode::OK, Target::Digest(digest)) => {
                 answer.permit.succeeded();
-                Ok(Some(*digest))
+                // A registry that names another digest has something else there.
+                let told = content_digest(answer.response.headers());
+                Ok(told.is_none_or(|told| told == *digest).then_some(*digest))
             }
             (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED, _) => {
                 answer.permit.succeeded();

@@ -139,10 +139,10 @@ impl Put<'_> {
             false => names.into_iter().collect::<Vec<_>>().join(", "),
         };
         let message = format!(
-            "the registry takes an index only whole, and this one is here without {names}: {}",
+            "the registry takes an index only whole, and this one would come without {names}: {}",
             error.message()
         );
-        let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or bring the rest first";
+        let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or send the rest with it (--arch all), which has to be saved before (attestations with --attestations)";
         Some(failure(ErrorKind::Unsupported, error.subject(), message).with_hint(hint))
     }
 }

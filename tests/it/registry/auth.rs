@@ -265,6 +265,6 @@ async fn where_refused_credentials_came_from_is_said() {
     image.credential = Some(Credential::Basic { username: "ann".into(), password: Secret::new("wrong-one") });
     let report = saver::ImageSaver::new(options).unwrap().save(vec![image]).await.unwrap();
     let told = format!("{report:?}");
-    assert!(told.contains("refused the credentials from the image list"), "{told}");
+    assert!(told.contains("refused the credentials from the image list or request"), "{told}");
     assert!(!told.contains("wrong-one"), "{told}");
 }
