@@ -80,7 +80,11 @@ impl Layout {
         }
         let entries = layout.inner.driver.list(".");
         let entries = entries.map_err(|error| storage(&*layout.inner.driver, "", "list", error))?;
-        if let Some(other) = entries.iter().find(|entry| entry.name != OWN) {
+        let other = entries.iter().find(|entry| entry.name != OWN && entry.name != MARKER);
+        // Another process may have begun it just now, marker first.
+        if let Some(other) = other
+            && !layout.marker()?
+        {
             let why =
                 format!("it holds {:?} and is no OCI image layout: there is no {MARKER} in it", other.name);
             return Err(Error::new(ErrorKind::InvalidInput, dir.display(), why)

@@ -133,6 +133,8 @@ impl Inner {
 
     /// Gives every verified blob its final name. Only for who has the turn: a file is renamed once.
     fn settle_blobs(&self) -> Result<()> {
+        // Marked first: blobs without the marker are somebody else's directory to whoever opens it now.
+        drop(self.lock_marker()?);
         let committed = self.claims.committed();
         self.barrier()?;
         for (digest, size) in committed {
