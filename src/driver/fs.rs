@@ -27,6 +27,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
+/// How often directories that others remove meanwhile are made again.
+const DIRECTORY_TRIES: usize = 8;
 /// How many directories are remembered as known to exist.
 const KNOWN_DIRECTORIES: usize = 1 << 16;
 
@@ -151,16 +153,16 @@ impl FsDriver {
         found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
     }
 
-    /// Runs `act`, which needs directories to be there; once more after forgetting what was known, should another
-    /// process have removed one since.
+    /// Runs `act`, which needs directories to be there; again after forgetting what was known, should another process have
+    /// removed one since, and a few times, for it can do so between two steps of `act`.
     fn with_directories<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        match act() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                lock(&self.known).clear();
-                act()
+        for _ in 0..DIRECTORY_TRIES {
+            match act() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => lock(&self.known).clear(),
+                answer => return answer,
             }
-            answer => answer,
         }
+        act()
     }
 
     /// The directory that `path` stands in (none is the root) and its name there.
