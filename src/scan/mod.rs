@@ -158,6 +158,13 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
     if let Some(parsed) = list::parse_foreign(name, text) {
         return found.list(parsed, false);
     }
+    if kind == Kind::Template {
+        // A file of another name than manifests have may be a plain list of images, if every line of it is one.
+        let parsed = list::parse(name, bytes);
+        if parsed.problems.is_empty() && !parsed.entries.is_empty() {
+            return found.list(parsed, true);
+        }
+    }
     let read = yaml::read(text);
     object::scan(found, &file, text, &read.documents);
     if let Some(broken) = read.broken {
@@ -195,6 +202,21 @@ mod tests {
         "\"", "'", "#", " #", "{", "}", "[", "]", ",", "\t", "  ", "é", "\0", "\u{2028}", "\u{85}", "---\n", "...\n", "a.io/b:1", "@sha256:", "$",
         "${A:-", "$$", "apiVersion: v1\n", "kind: Pod\n", "containers:\n", "services:\n", "!t ", "? ", "%YAML 1.2\n", "\u{feff}", "platform=all",
     ];
+
+    #[test]
+    fn a_plain_list_that_is_named_is_read_as_one() {
+        let mut found = Found::default();
+        text(
+            &mut found,
+            "images.txt",
+            Kind::Template,
+            b"# ours\nnginx:1.27\nquay.io/a/b:2  platform=arm64\n",
+        );
+        assert_eq!((found.entries.len(), found.doubts.len()), (2, 0));
+        let mut found = Found::default();
+        text(&mut found, "notes.txt", Kind::Template, b"image: nginx:1.27\n");
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+    }
 
     /// What holds for any text: what is printed is a list, of what is sure and of nothing else.
     fn holds(name: &str, kind: Kind, content: &[u8]) {
