@@ -7,6 +7,7 @@
 // The comments of flags are help text first: `HOST[:PORT]` is no link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use crate::copy::{IndexMode, MissingPlatform};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -356,6 +357,16 @@ pub enum IndexArg {
     Flatten,
 }
 
+impl From<IndexArg> for IndexMode {
+    fn from(index: IndexArg) -> Self {
+        match index {
+            IndexArg::Keep => Self::Keep,
+            IndexArg::Prune => Self::Prune,
+            IndexArg::Flatten => Self::Flatten,
+        }
+    }
+}
+
 /// `--missing-platform`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MissingPlatformArg {
@@ -363,6 +374,15 @@ pub enum MissingPlatformArg {
     Fail,
     /// What it has of them is saved, with a warning; an image that has none of them is skipped
     Skip,
+}
+
+impl From<MissingPlatformArg> for MissingPlatform {
+    fn from(missing: MissingPlatformArg) -> Self {
+        match missing {
+            MissingPlatformArg::Fail => Self::Fail,
+            MissingPlatformArg::Skip => Self::Skip,
+        }
+    }
 }
 
 /// `--durability`.

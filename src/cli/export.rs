@@ -6,11 +6,11 @@ use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::outfile::Outfile;
 use super::progress::Progress;
-use super::save::{colours, needed, write};
-use super::screen::{self, Screen};
+use super::save::{ended, needed, screen, write};
+use super::screen::Screen;
 use super::words::EXPORTING;
 use super::{access, lists, ls, output, summary, troubles};
-use crate::copy::{IndexMode, Status};
+use crate::copy::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until};
 use crate::list::Entry;
@@ -78,12 +78,8 @@ pub enum FormatArg {
 
 /// Exports, and says how that ended.
 pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
-    screen::start_log(&screen, global.verbose, global.log_format);
-    exported(args, global, environment, &screen).await.unwrap_or_else(|error| {
-        output::failure(&error);
-        Exit::of_error(&error)
-    })
+    let screen = screen(global, environment);
+    ended(exported(args, global, environment, &screen).await)
 }
 
 fn wrong(subject: &str, why: &str, hint: &str) -> Error {
@@ -189,9 +185,7 @@ fn options(
             let why = "docker-archive has no indexes";
             return Err(wrong("--index prune", why, "choose one platform with --arch, or another format"));
         }
-        (IndexArg::Keep, _) => IndexMode::Keep,
-        (IndexArg::Prune, _) => IndexMode::Prune,
-        (IndexArg::Flatten, _) => IndexMode::Flatten,
+        (index, _) => index.into(),
     };
     Ok(options)
 }

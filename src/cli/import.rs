@@ -6,8 +6,8 @@ use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::outfile::Outfile;
 use super::progress::Progress;
-use super::save::{colours, needed, write};
-use super::screen::{self, Screen};
+use super::save::{ended, needed, screen, write};
+use super::screen::Screen;
 use super::words::IMPORTING;
 use super::{output, summary, troubles};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,12 +45,8 @@ pub struct Args {
 
 /// Imports, and says how that ended.
 pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
-    screen::start_log(&screen, global.verbose, global.log_format);
-    imported(args, global, &screen).await.unwrap_or_else(|error| {
-        output::failure(&error);
-        Exit::of_error(&error)
-    })
+    let screen = screen(global, environment);
+    ended(imported(args, global, &screen).await)
 }
 
 async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {

@@ -6,16 +6,16 @@ use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::outfile::Outfile;
 use super::progress::Progress;
-use super::screen::{self, Screen};
+use super::save::{ended, screen};
+use super::screen::Screen;
 use super::words::{PUSHING, Words};
 use super::{access, lists, output, save, summary, troubles};
-use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
+use crate::copy::{CopyOptions, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::{PlatformSet, Reference};
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,15 +91,8 @@ impl SendArgs {
             "all" => PlatformSet::All,
             arch => PlatformSet::parse(arch, &self.os)?,
         };
-        options.index = match self.index {
-            IndexArg::Keep => IndexMode::Keep,
-            IndexArg::Prune => IndexMode::Prune,
-            IndexArg::Flatten => IndexMode::Flatten,
-        };
-        options.missing_platform = match self.missing_platform {
-            MissingPlatformArg::Fail => MissingPlatform::Fail,
-            MissingPlatformArg::Skip => MissingPlatform::Skip,
-        };
+        options.index = self.index.into();
+        options.missing_platform = self.missing_platform.into();
         options.jobs = usize::from(self.jobs);
         options.fail_fast = self.fail_fast;
         options.retry.retries = self.registry.retries;
@@ -111,22 +104,6 @@ impl SendArgs {
 pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
     let screen = screen(global, environment);
     ended(pushed(args, global, environment, &screen).await)
-}
-
-/// The terminal, and the log on it.
-pub(super) fn screen(global: &GlobalArgs, environment: &Environment) -> Arc<Screen> {
-    let colours = save::colours(global.color, environment, std::io::stderr().is_terminal());
-    let screen = Screen::new(colours);
-    screen::start_log(&screen, global.verbose, global.log_format);
-    screen
-}
-
-/// Tells the error that a command ended with.
-pub(super) fn ended(result: Result<Exit>) -> Exit {
-    result.unwrap_or_else(|error| {
-        output::failure(&error);
-        Exit::of_error(&error)
-    })
 }
 
 async fn pushed(

@@ -1,6 +1,6 @@
 //! `saver save`, which is also `saver` without a command.
 
-use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, MissingPlatformArg, RunArgs, SaveArgs};
+use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, RunArgs, SaveArgs};
 use super::config::Environment;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::screen::{self, Screen};
 use super::words::{SAVING, Words};
 use super::{access, lists, output, summary, troubles};
-use crate::copy::{CopyOptions, IndexMode, MissingPlatform, Plan, Report, Status};
+use crate::copy::{CopyOptions, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::PlatformSet;
@@ -31,7 +31,7 @@ pub(super) async fn run(args: &SaveArgs, global: &GlobalArgs, environment: &Envi
     ended(listed(args, global, environment, &screen).await)
 }
 
-/// What a command that saves speaks through.
+/// What a command with a run speaks through.
 pub(super) fn screen(global: &GlobalArgs, environment: &Environment) -> Arc<Screen> {
     let screen = Screen::new(colours(global.color, environment, std::io::stderr().is_terminal()));
     screen::start_log(&screen, global.verbose, global.log_format);
@@ -65,7 +65,7 @@ async fn listed(
 }
 
 /// Whether colours are wanted.
-pub(super) fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
+fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
     match when {
         Color::Always => true,
         Color::Never => false,
@@ -167,15 +167,8 @@ pub(super) fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> 
 
 fn copy_options(args: &RunArgs) -> CopyOptions {
     let mut options = CopyOptions {
-        index: match args.index {
-            IndexArg::Keep => IndexMode::Keep,
-            IndexArg::Prune => IndexMode::Prune,
-            IndexArg::Flatten => IndexMode::Flatten,
-        },
-        missing_platform: match args.missing_platform {
-            MissingPlatformArg::Fail => MissingPlatform::Fail,
-            MissingPlatformArg::Skip => MissingPlatform::Skip,
-        },
+        index: args.index.into(),
+        missing_platform: args.missing_platform.into(),
         attestations: args.attestations,
         foreign_layers: args.foreign_layers,
         jobs: usize::from(args.jobs),
