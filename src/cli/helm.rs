@@ -1,12 +1,17 @@
 //! `helm template`, run for a scan: no shell, a copy of the chart, nothing of the user's, and not for long.
 
 use super::config::Environment;
+use super::interrupt::Guard;
+use crate::error::Result as Outcome;
 use crate::scan::{Chart, Render};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one chart may take.
@@ -21,6 +26,17 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Helm {
     program: PathBuf,
     path: String,
+    under_way: UnderWay,
+}
+
+/// The run that is under way, if one is.
+type UnderWay = Arc<Mutex<Option<Running>>>;
+
+/// A process with its children, and the directory that was made for it.
+#[derive(Debug)]
+struct Running {
+    group: Pid,
+    home: PathBuf,
 }
 
 impl Helm {
@@ -32,19 +48,51 @@ impl Helm {
         };
         let dirs = path.split(':').map(Path::new).filter(|dir| dir.is_absolute());
         let program = dirs.map(|dir| dir.join("helm")).find(is_program)?;
-        Some(Self { program, path: path.to_owned() })
+        Some(Self { program, path: path.to_owned(), under_way: UnderWay::default() })
     }
 
-    /// Helm gets a home of its own: no plugin, repository or cluster of the user's takes part.
+    /// Until the guard is dropped, a signal that ends saver ends helm too, which a terminal's Ctrl-C does not reach.
+    ///
+    /// # Errors
+    /// `Storage` when the system refuses to tell of signals.
+    pub(super) fn guard(&self) -> Outcome<Guard> {
+        let under_way = self.under_way.clone();
+        Guard::listen(move || {
+            // Held to the end of the process: nothing new is started any more.
+            let running = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(running) = &*running {
+                end(running.group);
+                // What can't be taken away stays; there is nobody to tell.
+                let _ = fs::remove_dir_all(&running.home);
+            }
+            std::mem::forget(running);
+        })
+    }
+
+    /// Helm gets a home and a process group of its own: no plugin, repository or cluster of the user's takes part, and
+    /// what it starts ends with it.
     fn command(&self, home: &Path, chart: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["template", "saver"]).arg(chart).arg("--include-crds");
+        command.args(["template", "saver"]).arg(chart).arg("--include-crds").process_group(0);
         command.env_clear().env("PATH", &self.path).env("HOME", home).current_dir(home);
         for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
             command.env(name, home.join("helm"));
         }
-        command.stdin(Stdio::null());
+        command.env("HELM_NO_PLUGINS", "1").env("TMPDIR", home).stdin(Stdio::null());
         command
+    }
+
+    /// Runs it to its end; whether it succeeded.
+    fn run(&self, command: &mut Command, home: &Path, printed: &[&File]) -> Result<bool, String> {
+        let child = {
+            let mut running = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            let child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
+            *running = Some(Running { group: Pid::from_child(&child), home: home.to_owned() });
+            child
+        };
+        let outcome = waited(child, printed);
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        outcome
     }
 }
 
@@ -62,8 +110,7 @@ impl Render for Helm {
         let (mut out, mut err) = (tempfile::tempfile().map_err(told)?, tempfile::tempfile().map_err(told)?);
         let mut command = self.command(home.path(), &copy);
         command.stdout(out.try_clone().map_err(told)?).stderr(err.try_clone().map_err(told)?);
-        let child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
-        if waited(child, &[&out, &err])? {
+        if self.run(&mut command, home.path(), &[&out, &err])? {
             return text(&mut out).map_err(told);
         }
         let said = text(&mut err).map_err(told)?.replace(&*copy.to_string_lossy(), chart.name());
@@ -73,25 +120,33 @@ impl Render for Helm {
     }
 }
 
-/// Waits for the end of the program; whether it succeeded.
+/// Waits for the end of the program; whether it succeeded. Nothing that it started is left.
 fn waited(mut child: Child, printed: &[&File]) -> Result<bool, String> {
     let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(status.success()),
-            Ok(None) => {}
-            Err(cause) => return Err(cause.to_string()),
-        }
+    let group = Pid::from_child(&child);
+    // Looked at only: as long as the process is not waited for, nobody else gets its number.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let mut failure = None;
+    while rustix::process::waitid(WaitId::Pid(group), look).is_ok_and(|ended| ended.is_none()) {
         let is_large = |file: &&File| file.metadata().is_ok_and(|file| file.len() > MAX_OUTPUT);
-        let large = printed.iter().any(is_large);
-        if large || start.elapsed() > PATIENCE {
-            // It may be gone by now, which is as well.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(if large { "it prints too much".into() } else { "it takes too long".into() });
+        if printed.iter().any(is_large) {
+            failure = Some("it prints too much");
+        } else if start.elapsed() > PATIENCE {
+            failure = Some("it takes too long");
+        }
+        if failure.is_some() {
+            break;
         }
         std::thread::sleep(PAUSE);
     }
+    end(group);
+    let status = child.wait().map_err(|cause| cause.to_string())?;
+    failure.map_or(Ok(status.success()), |why| Err(why.to_owned()))
+}
+
+/// Ends a process and all that it started. They may be gone by now, which is as well.
+fn end(group: Pid) {
+    let _ = rustix::process::kill_process_group(group, Signal::KILL);
 }
 
 fn text(file: &mut File) -> std::io::Result<String> {

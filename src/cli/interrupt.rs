@@ -23,12 +23,10 @@ impl Interrupt {
     /// # Errors
     /// `Storage` when the system refuses to tell of signals.
     pub(super) fn listen(told: impl FnOnce() + Send + 'static) -> Result<Self> {
-        let refused = |cause| Error::storage("signals", "wait for them", cause);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+        let [mut interrupt, mut terminate, mut hangup] = ends()?;
         // Heard, a write beyond the file size limit is an error like any other; unheard, it would end the process without a word.
-        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
-        let mut hangup = signal(SignalKind::hangup()).map_err(refused)?;
+        let unheard = |cause| Error::storage("signals", "wait for them", cause);
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unheard)?);
         let this = Self::default();
         let state = this.0.clone();
         tokio::spawn(async move {
@@ -52,6 +50,37 @@ impl Interrupt {
     pub(super) fn was_asked(&self) -> bool {
         self.0.asked.load(Ordering::Acquire)
     }
+}
+
+/// Until it is dropped, a signal ends the process, after something of its own was done.
+pub(super) struct Guard(tokio::task::JoinHandle<()>);
+
+impl Guard {
+    /// At the first signal `last` is called, and the process ends. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// `Storage` when the system refuses to tell of signals.
+    pub(super) fn listen(last: impl FnOnce() + Send + 'static) -> Result<Self> {
+        let [mut interrupt, mut terminate, mut hangup] = ends()?;
+        Ok(Self(tokio::spawn(async move {
+            either(&mut interrupt, &mut terminate, &mut hangup).await;
+            last();
+            std::process::exit(Exit::Interrupted.code().into());
+        })))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What asks a process to end.
+fn ends() -> Result<[Signal; 3]> {
+    let refused = |cause| Error::storage("signals", "wait for them", cause);
+    let listen = |kind| signal(kind).map_err(refused);
+    Ok([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?])
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal, hangup: &mut Signal) {

@@ -75,7 +75,7 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Some(Command::Prune(args)) => prune::run(&args, &cli.global),
         Some(Command::Rm(args)) => rm::run(&args, &cli.global),
         Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),
-        Some(Command::Scan(args)) => scan::run(&args, &cli.global, environment),
+        Some(Command::Scan(args)) => block_on(scan::run(&args, &cli.global, environment)),
         Some(Command::BuildContext(args)) => block_on(build_context::run(&args, &cli.global, environment)),
         Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
         None => block_on(save::run(&cli.save, &cli.global, environment)),

@@ -49,7 +49,7 @@ pub struct LookArgs {
 }
 
 /// Scans.
-pub(super) fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
+pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
     let log = Screen::new(false);
     screen::start_log(&log, global.verbose, global.log_format);
     match found(args, environment) {
@@ -77,6 +77,8 @@ fn found(args: &Args, environment: &Environment) -> Result<Found> {
 
 /// What a way of scanning finds below `root`, as the flags say.
 ///
+/// Must be called on a runtime.
+///
 /// # Errors
 /// `InvalidInput` when an ignore list is wrong or there is nothing to scan.
 pub(super) fn look(
@@ -87,6 +89,7 @@ pub(super) fn look(
     way: fn(&Path, &ScanOptions<'_>) -> Result<Found>,
 ) -> Result<Found> {
     let helm = if args.no_helm { None } else { Helm::find(environment) };
+    let _guard = helm.as_ref().map(Helm::guard).transpose()?;
     let options = ScanOptions {
         ignore: ignored(Some(root), &args.ignore)?,
         skip: skip.to_vec(),

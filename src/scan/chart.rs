@@ -3,8 +3,7 @@
 
 use super::archive::{self, Files, MAX_CHART_BYTES, MAX_CHART_FILES};
 use super::lines::{self, Mode};
-use super::{Found, Kind, MAX_FILE_BYTES, values};
-use crate::oci::Reference;
+use super::{Found, Kind, MAX_FILE_BYTES, rendered, values};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -145,6 +144,13 @@ impl Chart {
         self.files.get(path).map(|content| String::from_utf8_lossy(content))
     }
 
+    /// The directories of the charts that the one at `dir` (with a `/` at its end, or empty) holds, below its `charts/`.
+    pub(super) fn subcharts(&self, dir: &str) -> BTreeSet<String> {
+        let head = format!("{dir}charts/");
+        let below = |path: &String| path.strip_prefix(&head)?.strip_suffix("/Chart.yaml").map(str::to_owned);
+        self.files.keys().filter_map(below).filter(|name| !name.contains('/')).collect()
+    }
+
     /// The place of one of its files, for people.
     pub(super) fn place(&self, path: &str) -> Arc<str> {
         format!("{}/{path}", self.name).into()
@@ -165,7 +171,7 @@ fn below_top(files: Files) -> (String, Files) {
 /// Finds a chart's images.
 pub(super) fn scan(found: &mut Found, chart: &Chart, render: Option<&dyn Render>) {
     let rendered = match render.map(|render| render.render(chart)) {
-        Some(Ok(text)) if text.len() <= MAX_CHART_BYTES => Some(self::rendered(found, chart, &text)),
+        Some(Ok(text)) if text.len() <= MAX_CHART_BYTES => Some(rendered::scan(found, chart, &text)),
         Some(Ok(_)) => {
             found.note(
                 &chart.name,
@@ -212,30 +218,4 @@ fn is_in(path: &str, dir: &str) -> bool {
             None => return false,
         }
     }
-}
-
-/// Reads what `helm template` printed: documents, each with the file that it was made of.
-fn rendered(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Reference> {
-    let before = (found.entries.len(), found.doubts.len());
-    let mut source = chart.name.clone();
-    let mut part = String::new();
-    let mut flush = |source: &Arc<str>, part: &mut String| {
-        super::text(found, source, Kind::Yaml, part.as_bytes());
-        part.clear();
-    };
-    for line in text.split_inclusive('\n') {
-        if line.trim_end() == "---" {
-            flush(&source, &mut part);
-        } else if let Some(path) = line.strip_prefix("# Source: ") {
-            // The first name is the chart's own.
-            let below = path.trim().split_once('/').map_or(path.trim(), |(_, below)| below);
-            source = chart.place(below);
-        }
-        part.push_str(line);
-    }
-    flush(&source, &mut part);
-    // The lines are those of the output, which nobody sees.
-    found.entries.iter_mut().skip(before.0).for_each(|entry| entry.origin.line = 0);
-    found.doubts.iter_mut().skip(before.1).for_each(|doubt| doubt.origin.line = 0);
-    found.entries.iter().skip(before.0).map(|entry| entry.reference.clone()).collect()
 }

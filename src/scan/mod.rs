@@ -10,6 +10,7 @@ mod ignore;
 mod lines;
 mod looks;
 mod object;
+mod rendered;
 mod review;
 mod setting;
 mod values;

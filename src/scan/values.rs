@@ -156,13 +156,7 @@ impl Reading<'_> {
         depth: usize,
     ) {
         let head = format!("{}charts/", own.dir);
-        let below = |path: &str| path.strip_prefix(&head)?.strip_suffix("/Chart.yaml").map(str::to_owned);
-        let dirs: BTreeSet<String> = self
-            .chart
-            .files()
-            .filter_map(|(path, _)| below(path))
-            .filter(|name| !name.contains('/'))
-            .collect();
+        let dirs = self.chart.subcharts(&own.dir);
         let old = self.document(&format!("{}requirements.yaml", own.dir)).map(|(node, _)| node);
         let listed = [meta, old.as_deref()].into_iter().flatten().filter_map(|node| node.get("dependencies"));
         let listed: Vec<&Node> = listed.flat_map(|node| node.items()).map(|node| &**node).collect();

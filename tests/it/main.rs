@@ -10,6 +10,7 @@ mod cri;
 mod disk;
 mod export;
 mod faults;
+mod helm;
 mod house;
 mod import;
 mod inspect;

@@ -27,7 +27,7 @@ fn scan(home: &Home, arguments: &[&str], code: i32) -> Ran {
 }
 
 /// The images of a printed list, and the doubtful lines without their places.
-fn read(printed: &str) -> (Vec<String>, BTreeSet<String>) {
+pub(crate) fn read(printed: &str) -> (Vec<String>, BTreeSet<String>) {
     let parsed = saver::list::parse("printed", printed.as_bytes());
     assert!(parsed.problems.is_empty() && parsed.notes.is_empty(), "{parsed:?}");
     let images = parsed.entries.iter().map(|entry| entry.reference.to_string()).collect();

@@ -18,6 +18,13 @@ pub(crate) fn samples() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/registry")
 }
 
+/// The real helm, where `scripts/peers.sh` puts it.
+pub(crate) fn helm() -> PathBuf {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/peers/helm");
+    assert!(file.is_file(), "{} is missing; scripts/peers.sh installs it", file.display());
+    file
+}
+
 /// What a finished program said.
 pub(crate) struct Said {
     pub(crate) status: ExitStatus,

@@ -1,0 +1,108 @@
+//! What `helm template` printed: documents, each with the file that it was made of.
+
+use super::chart::Chart;
+use super::{Found, Kind};
+use crate::oci::Reference;
+use crate::yaml;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The most names of subcharts that are followed.
+const MAX_NAMES: usize = 1000;
+
+/// Finds the images of the documents; all of them are returned.
+pub(super) fn scan(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Reference> {
+    let before = (found.entries.len(), found.doubts.len());
+    let names = names(chart);
+    let mut source: Arc<str> = chart.name().into();
+    let mut part = String::new();
+    let mut flush = |source: &Arc<str>, part: &mut String| {
+        super::text(found, source, Kind::Yaml, part.as_bytes());
+        part.clear();
+    };
+    for line in text.split_inclusive('\n') {
+        if line.trim_end() == "---" {
+            flush(&source, &mut part);
+        } else if let Some(path) = line.strip_prefix("# Source: ") {
+            // The first name is the chart's own.
+            let below = path.trim().split_once('/').map_or(path.trim(), |(_, below)| below);
+            source = chart.place(&real(&names, below));
+        }
+        part.push_str(line);
+    }
+    flush(&source, &mut part);
+    // The lines are those of the output, which nobody sees.
+    found.entries.iter_mut().skip(before.0).for_each(|entry| entry.origin.line = 0);
+    found.doubts.iter_mut().skip(before.1).for_each(|doubt| doubt.origin.line = 0);
+    found.entries.iter().skip(before.0).map(|entry| entry.reference.clone()).collect()
+}
+
+/// The directories of subcharts by those that helm tells: it names each by its alias, or by its name.
+fn names(chart: &Chart) -> HashMap<String, String> {
+    let mut names = HashMap::new();
+    let mut open = vec![(String::new(), String::new())];
+    while let Some((told, dir)) = open.pop() {
+        let parent = meta(chart, &dir);
+        for below in chart.subcharts(&dir) {
+            let real = format!("{dir}charts/{below}/");
+            let own = meta(chart, &real);
+            let name = own.first().and_then(|meta| meta.text_of("name")).unwrap_or(&below).to_owned();
+            let listed = parent.iter().filter_map(|meta| meta.get("dependencies"));
+            let same = listed.flat_map(|list| list.items()).filter(|one| one.text_of("name") == Some(&name));
+            let aliases = same.filter_map(|one| one.text_of("alias"));
+            for name in aliases.chain([name.as_str()]) {
+                let told = format!("{told}charts/{name}/");
+                if names.len() < MAX_NAMES && !names.contains_key(&told) {
+                    names.insert(told.clone(), real.clone());
+                    open.push((told, real.clone()));
+                }
+            }
+        }
+    }
+    names
+}
+
+/// What a chart says of itself and of its subcharts.
+fn meta(chart: &Chart, dir: &str) -> Vec<Arc<yaml::Node>> {
+    let files = ["Chart.yaml", "requirements.yaml"].map(|file| chart.text(&format!("{dir}{file}")));
+    let read = files.iter().flatten().map(|text| yaml::read(text.trim_start_matches('\u{feff}')));
+    read.filter_map(|read| read.documents.into_iter().next()).collect()
+}
+
+/// The path of the file that helm means.
+fn real(names: &HashMap<String, String>, told: &str) -> String {
+    let end = ["/templates/", "/crds/"].iter().filter_map(|part| told.find(part)).min();
+    let dir = end.map(|end| &told[..=end]).and_then(|dir| Some((dir, names.get(dir)?)));
+    dir.map_or_else(|| told.to_owned(), |(dir, real)| format!("{real}{}", &told[dir.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helm_s_paths_lead_to_files() {
+        let chart = Chart::of(
+            "c",
+            &[
+                (
+                    "Chart.yaml",
+                    "name: c\ndependencies: [{name: db, alias: main}, {name: db, alias: spare}]\n",
+                ),
+                ("charts/db-dir/Chart.yaml", "name: db\ndependencies: [{name: log, alias: l}]\n"),
+                ("charts/db-dir/charts/log/Chart.yaml", "name: log\n"),
+            ],
+        );
+        let names = names(&chart);
+        for (told, expected) in [
+            ("templates/x.yaml", "templates/x.yaml"),
+            ("charts/main/templates/x.yaml", "charts/db-dir/templates/x.yaml"),
+            ("charts/spare/charts/l/templates/a/x.yaml", "charts/db-dir/charts/log/templates/a/x.yaml"),
+            ("charts/db/crds/x.yaml", "charts/db-dir/crds/x.yaml"),
+            ("charts/other/templates/x.yaml", "charts/other/templates/x.yaml"),
+            ("", ""),
+        ] {
+            assert_eq!(real(&names, told), expected);
+        }
+    }
+}
