@@ -26,6 +26,10 @@ shellcheck      shellcheck
 update-ca-certificates ca-certificates
 /usr/lib/python3/dist-packages/grpc python3-grpcio
 /usr/lib/python3/dist-packages/h2 python3-h2
+go              golang-go
+protoc          protobuf-compiler
+protoc-gen-go   golang-goprotobuf-dev
+/usr/share/gocode/src/google.golang.org/grpc golang-google-grpc-dev
 "
 
 # Prints the packages whose command is not found. Daemons live in sbin, which users seldom search.

@@ -2,5 +2,6 @@
 
 mod abuse;
 mod clients;
+mod crictl;
 mod images;
 mod pulls;

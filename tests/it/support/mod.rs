@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod cri;
+pub(crate) mod crictl;
 pub(crate) mod fault;
 pub(crate) mod fleet;
 pub(crate) mod handmade;
