@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench_report import Bar, print_table
 from bench_source import ACCEPT, Source, data_path, one_layer, realistic
-from loopback import Cost, certificate, docker_registry, measure, median, wait_until
+from loopback import Cost, certificate, claim_memory, docker_registry, measure, median, wait_until
 
 # The bars: saver's figure divided by the other's, at most.
 WALL_TO_DOWNLOAD = 1.2
@@ -22,6 +22,8 @@ DURABILITY = 1.1
 # And at least.
 ONE_STREAM = 0.9
 TLS_RATE = 0.7
+MEMORY = 3 << 30
+"""For the page cache: more bytes than any way writes."""
 CONNECTIONS = 40
 """Opened in a run of 40 images with 16 requests and 16 blobs at once, at most."""
 
@@ -89,10 +91,11 @@ class Ways:
         }
 
     def fresh(self, name: str) -> Path:
-        """A new directory, and nothing left for the disk to write."""
+        """A new directory, nothing left for the disk to write, and memory for what is to come."""
         out = fresh_path(self._scratch, name)
         out.mkdir()
         os.sync()
+        claim_memory(MEMORY)
         return out
 
     def _curl(self, urls: list[tuple[str, Path]]) -> list[str | Path]:

@@ -20,6 +20,8 @@ const PIECE: usize = 256 << 10;
 const WAKE: u64 = 1 << 20;
 /// How far a blob's front may run ahead of its hash, so that what is read back is still in the page cache.
 const MAX_LEAD: u64 = 64 << 20;
+/// How much the hash catches up before a receiver that waits goes on: one that went on with every piece would be woken for each.
+const REST: u64 = 8 << 20;
 
 /// The hashing threads of one engine. They end when it is dropped.
 pub(crate) struct Hasher<W> {
@@ -43,6 +45,8 @@ struct Job<W> {
     front: AtomicU64,
     /// Bytes hashed.
     hashed: AtomicU64,
+    /// How many hashed bytes the receiver waits for.
+    awaited: AtomicU64,
     /// Whether it stands in the queue or is being worked on.
     queued: AtomicBool,
     /// Nothing of it is to be hashed any more: the receiver gave up, or it can't be read back.
@@ -105,6 +109,7 @@ impl<W: BlobWriter> Hasher<W> {
             size,
             front: AtomicU64::new(0),
             hashed: AtomicU64::new(0),
+            awaited: AtomicU64::new(u64::MAX),
             queued: AtomicBool::new(false),
             over: AtomicBool::new(false),
             moved: Notify::new(),
@@ -126,10 +131,15 @@ impl<W: BlobWriter> Followed<W> {
     /// failed nothing is waited for: [`finish`](Self::finish) says why.
     pub(crate) async fn advance(&self, front: u64) {
         self.reached(front);
+        if front.saturating_sub(self.job.hashed.load(Ordering::Acquire)) <= MAX_LEAD {
+            return;
+        }
+        let enough = front - (MAX_LEAD - REST);
+        self.job.awaited.store(enough, Ordering::SeqCst);
         loop {
             let moved = self.job.moved.notified();
-            let lead = front.saturating_sub(self.job.hashed.load(Ordering::Acquire));
-            if lead <= MAX_LEAD || self.job.over.load(Ordering::Acquire) {
+            // After the store above, as the hash looks at `awaited` after it has moved: one of the two sees the other.
+            if self.job.hashed.load(Ordering::SeqCst) >= enough || self.job.over.load(Ordering::Acquire) {
                 return;
             }
             moved.await;
@@ -228,8 +238,10 @@ impl<W: BlobWriter> Queue<W> {
         sha256::update_lanes(&mut streams);
         drop(streams);
         for ((job, work), length) in jobs.iter().zip(guards).zip(lengths) {
-            let hashed = job.hashed.fetch_add(length as u64, Ordering::AcqRel) + length as u64;
-            job.moved.notify_waiters();
+            let hashed = job.hashed.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
+            if hashed >= job.awaited.load(Ordering::SeqCst) || job.over.load(Ordering::Acquire) {
+                job.moved.notify_waiters();
+            }
             self.settle(job, work, hashed);
         }
     }
@@ -334,6 +346,19 @@ mod tests {
         let hasher = Hasher::start(1).unwrap();
         let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), 20);
         assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_receiver_far_ahead_goes_on_when_the_hash_has_caught_up() {
+        let hasher = Hasher::start(1).unwrap();
+        let size = MAX_LEAD + 3 * REST;
+        let content = vec![5; usize::try_from(size).unwrap()];
+        let followed = hasher.follow(Arc::new(Held(Mutex::new(content.clone()))), size);
+        for front in [MAX_LEAD + 1, MAX_LEAD + REST, MAX_LEAD + 2 * REST + 1, size] {
+            followed.advance(front).await;
+            assert!(followed.job.lead() <= MAX_LEAD, "{} at {front}", followed.job.lead());
+        }
+        assert_eq!(followed.finish().await.unwrap(), Digest::of(&content));
     }
 
     #[tokio::test]
