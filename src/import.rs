@@ -8,7 +8,7 @@ use crate::archive::layer::{Compression, inflated};
 use crate::content::Resolved;
 use crate::content::Source;
 use crate::content::retry::RetryPolicy;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Report, Silent};
+use crate::copy::{CopyOptions, Engine, Image, Observer, Report, Silent, Verb};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::layout::Layout;
 use crate::oci::layout::Offer;
@@ -270,7 +270,7 @@ async fn copy<S: Source>(
     yield_short_names(&mut images);
     check_collisions(&mut images, options.copy.index, &options.copy.retry).await?;
     let engine = Engine::new(Arc::new(store.clone()), options.copy.clone(), options.observer.clone())?;
-    Ok(Arc::new(engine).run(images, token).await)
+    Ok(Arc::new(engine.doing(Verb::Import)).run(images, token).await)
 }
 
 /// What is offered as `reference`, whose digest must be its own.

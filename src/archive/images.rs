@@ -4,7 +4,6 @@ use super::stream::TarStream;
 use crate::content::Publication;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Digest, Reference};
-use std::fs::File;
 use std::io::{Read, Write};
 
 /// An image to be written.
@@ -32,8 +31,11 @@ impl ArchiveImage {
     }
 }
 
-/// Opens content by its digest, with its length; none when it is not there. Asked from several threads.
-pub type Content<'c> = dyn Fn(&Digest) -> Result<Option<(File, u64)>> + Sync + 'c;
+/// Content that was opened, and its length in bytes.
+pub type Opened<'c> = (Box<dyn Read + Send + 'c>, u64);
+
+/// Opens content by its digest; none when it is not there. Asked from several threads.
+pub type Content<'c> = dyn Fn(&Digest) -> Result<Option<Opened<'c>>> + Sync + 'c;
 
 /// Images that were read and found fit: what is left to do is to write them.
 pub struct Prepared {
@@ -84,13 +86,13 @@ impl Prepared {
         }
         for member in &self.members {
             let (file, _) = open(content, &member.source)?;
-            let reader: Box<dyn Read> = if member.inflate {
+            let reader: Box<dyn Read + Send + '_> = if member.inflate {
                 let inflated = super::layer::inflated(file);
                 let failed =
                     |cause| Error::new(ErrorKind::Corrupt, member.source, format!("cannot be read: {cause}"));
                 inflated.map_err(failed)?.0
             } else {
-                Box::new(file)
+                file
             };
             tar.content(&member.path, member.size, &member.digest, reader)?;
         }
@@ -98,7 +100,7 @@ impl Prepared {
     }
 }
 
-pub(super) fn open(content: &Content<'_>, digest: &Digest) -> Result<(File, u64)> {
+pub(super) fn open<'c>(content: &Content<'c>, digest: &Digest) -> Result<Opened<'c>> {
     let gone = || Error::new(ErrorKind::NotFound, digest, "it is not there").on(Side::Source);
     content(digest)?.ok_or_else(gone)
 }

@@ -13,7 +13,7 @@ mod stream;
 mod write_docker;
 mod write_oci;
 
-pub use images::{ArchiveImage, Content, Prepared};
+pub use images::{ArchiveImage, Content, Opened, Prepared};
 pub use source::Archive;
 pub use write_docker::prepare as prepare_docker;
 pub use write_oci::prepare as prepare_oci;

@@ -4,9 +4,11 @@ use super::access;
 use super::args::GlobalArgs;
 use super::config::Environment;
 use super::exit::Exit;
-use super::push::{SendArgs, Showing};
+use super::outfile::Files;
+use super::push::SendArgs;
 use super::save::{ended, screen};
 use super::screen::Screen;
+use super::showing::Showing;
 use super::words::COPYING;
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,16 +54,17 @@ async fn copied(
     sending.apply(&mut options.copy)?;
     let registries = BTreeSet::from([from.registry.clone(), to.registry.clone()]);
     options.access = access::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;
-    let showing = Showing::start(COPYING, sending, global, screen)?;
-    options.observer = showing.progress.observer();
+    let files = Files::prepare(None, sending.report.as_deref(), None)?;
+    let showing = Showing::start(COPYING, sending.progress, files, global, screen)?;
+    options.observer = showing.observer();
     let place = Place { repository: to.repository, tag: to.tag };
-    let asked = showing.interrupt.asked();
+    let asked = showing.asked();
     if sending.dry_run {
         let plan = plan_copy_until(from, &to.registry, place, options, asked).await?;
-        return showing.planned(&plan);
+        return showing.planned(&plan, None);
     }
     let report = copy_until(from, &to.registry, place, options, asked).await?;
-    showing.finished(&report)
+    showing.finished(&report, None)
 }
 
 /// Where the image goes: what `text` names, with the source's tag where it names none.

@@ -3,21 +3,24 @@
 use super::args::{GlobalArgs, IndexArg, ProgressMode, RegistryArgs};
 use super::config::Environment;
 use super::exit::Exit;
-use super::interrupt::Interrupt;
-use super::outfile::Outfile;
-use super::progress::Progress;
-use super::save::{ended, needed, screen, write};
+use super::outfile::Files;
+use super::save::{ended, needed, screen};
 use super::screen::Screen;
-use super::words::EXPORTING;
-use super::{access, lists, ls, output, summary, troubles};
+use super::showing::Showing;
+use super::words::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
+use super::{access, lists, ls, output, summary};
 use crate::copy::Status;
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until};
+use crate::export::{
+    ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until, is_written_straight,
+};
 use crate::list::Entry;
 use crate::oci::PlatformSet;
 use crate::save::SaveImage;
 use clap::{ArgAction, ValueEnum};
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,51 +101,52 @@ async fn exported(
         return Err(wrong("", "nothing to export", hint));
     }
     let path = needed(args.output.as_ref(), "--output", "PATH, or - for stdout")?;
-    let stdout = path.as_os_str() == "-";
+    let stdout = is_stdout(path);
     if stdout && std::io::stdout().is_terminal() {
         return Err(wrong("--output -", "stdout is a terminal", "pipe it to podman load, or into a file"));
     }
+    if stdout && args.progress == ProgressMode::Json {
+        return Err(wrong("--progress json", "stdout is the archive", "use --report FILE"));
+    }
     let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
-    let staging = staging(path, stdout);
-    let options = options(args, &entries, &staging, (global, environment, screen))?;
-    let report_file = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
+    let staging = Staging::of(path, stdout);
+    let options = options(args, &entries, &staging.dir, (global, environment, screen))?;
+    let files = Files::prepare(Some(path), args.report.as_deref(), None)?;
     let to = match stdout {
-        true => ExportTo::Stream(Box::new(std::io::stdout())),
+        true => ExportTo::Stream(Box::new(stdout_file()?)),
         false => ExportTo::Path(path.clone()),
     };
-    let mode = match args.progress {
-        ProgressMode::Json if stdout => {
-            return Err(wrong("--progress json", "stdout is the archive", "use --report FILE"));
-        }
-        mode => mode,
-    };
-    let progress = Progress::of(EXPORTING, mode, global.quiet, screen.clone());
-    let options = ExportOptions { observer: progress.observer(), ..options };
-    let interrupt = Interrupt::listen(progress.on_interrupt())?;
+    let showing = Showing::start(words(args, staging.goes), args.progress, files, global, screen)?;
+    let options = ExportOptions { observer: showing.observer(), ..options };
     let images = entries.into_iter().map(SaveImage::from).collect();
-    let exported = export_until(images, options, to, interrupt.asked()).await;
-    if stdout && args.from_registry {
-        let _ = std::fs::remove_dir_all(&staging);
+    let exported = export_until(images, options, to, showing.asked()).await?;
+    let exit = showing.finished_with(&exported.report, None, || tell(&exported, path, stdout))?;
+    if !exported.report.is_success() && !staging.goes && staging.dir.is_dir() {
+        let dir = staging.dir.display().to_string();
+        output::stderr(&format!("what was fetched is kept in {} for the next run", output::clean(&dir)));
     }
-    let exported = exported?;
-    let report = &exported.report;
-    progress.stop(report);
-    output::stderr_text(&troubles::of_report(report, global.quiet, screen.paint()));
-    if !global.quiet && mode != ProgressMode::Json {
-        tell(&exported, path, stdout);
+    Ok(exit)
+}
+
+/// What is said of an export.
+fn words(args: &Args, staging_goes: bool) -> Words {
+    match (args.format, args.from_registry, staging_goes) {
+        (Some(FormatArg::OciLayout) | None, _, _) => EXPORTING,
+        (_, false, false) => ARCHIVING,
+        (_, true, false) => FETCHING,
+        (_, false, true) => STREAMING,
+        (_, true, true) => PASSING,
     }
-    output::stderr_text(&troubles::last_words(report, screen.paint()));
-    if !report.is_success() && staging.is_dir() {
-        output::stderr(&format!(
-            "what was fetched is in {}: the same command goes on from there",
-            staging.display()
-        ));
-    }
-    write(report_file, report)?;
-    Ok(match Exit::of_report(report) {
-        Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
-        exit => exit,
-    })
+}
+
+fn is_stdout(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path.as_os_str() == *name)
+}
+
+/// Stdout as it is, without a buffer that waits for lines.
+fn stdout_file() -> Result<File> {
+    let own = std::io::stdout().as_fd().try_clone_to_owned();
+    own.map(File::from).map_err(|cause| Error::storage("stdout", "open", cause))
 }
 
 fn options(
@@ -190,16 +194,34 @@ fn options(
     Ok(options)
 }
 
-/// Where what is fetched stands until the archive is written: beside it, or where temporary files are.
-fn staging(path: &Path, stdout: bool) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match stdout {
-        true => std::env::temp_dir().join(format!(
-            "saver-export-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        )),
-        false => path.with_file_name(format!(".{name}.saver-fetched")),
+/// Where what is fetched stands until the archive is written.
+struct Staging {
+    dir: PathBuf,
+    /// Whether it goes with the run: a stream has no place beside it, where the next run would look.
+    goes: bool,
+}
+
+impl Staging {
+    fn of(path: &Path, stdout: bool) -> Self {
+        let goes = stdout || is_written_straight(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = match goes {
+            true => {
+                let own = format!("saver-export-{}-{:08x}", std::process::id(), fastrand::u32(..));
+                std::env::temp_dir().join(own)
+            }
+            false => path.with_file_name(format!(".{name}.saver-fetched")),
+        };
+        Self { dir, goes }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.goes {
+            // It is not there where nothing was fetched.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
@@ -207,12 +229,12 @@ fn staging(path: &Path, stdout: bool) -> PathBuf {
 fn tell(exported: &Exported, path: &Path, stdout: bool) {
     let report = &exported.report;
     let Some(bytes) = exported.archive_bytes else {
-        if report.count(Status::Saved) + report.count(Status::Unchanged) > 0 && !stdout {
+        if report.done() + report.count(Status::Unchanged) > 0 && !stdout {
             let _ = output::stdout(summary::of_report(report, EXPORTING).as_bytes());
         }
         return;
     };
-    let images = output::count(report.count(Status::Saved), "image");
+    let images = output::count(report.done(), "image");
     let name = if stdout { "stdout".to_owned() } else { path.display().to_string() };
     let line = format!("wrote {images}, {}, to {}\n", output::size(bytes), output::clean(&name));
     match stdout {

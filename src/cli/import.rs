@@ -3,13 +3,11 @@
 use super::args::{GlobalArgs, ProgressMode};
 use super::config::Environment;
 use super::exit::Exit;
-use super::interrupt::Interrupt;
-use super::outfile::Outfile;
-use super::progress::Progress;
-use super::save::{ended, needed, screen, write};
+use super::outfile::Files;
+use super::save::{ended, needed, screen};
 use super::screen::Screen;
+use super::showing::Showing;
 use super::words::IMPORTING;
-use super::{output, summary, troubles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::import::{ImportFrom, ImportOptions, import_until};
 use crate::oci::PlatformSet;
@@ -56,7 +54,7 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
     options.copy.platforms = PlatformSet::parse(&args.arch, "linux")?;
     options.names = args.names.parse()?;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
-    let report_file = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
+    let files = Files::prepare(None, args.report.as_deref(), None)?;
     let from = match path.as_os_str() == "-" {
         true if std::io::stdin().is_terminal() => {
             return Err(Error::new(
@@ -68,19 +66,8 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
         true => ImportFrom::Stream(Box::new(std::io::stdin())),
         false => ImportFrom::Path(path.clone()),
     };
-    let progress = Progress::of(IMPORTING, args.progress, global.quiet, screen.clone());
-    options.observer = progress.observer();
-    let interrupt = Interrupt::listen(progress.on_interrupt())?;
-    let report = import_until(from, options, interrupt.asked()).await?;
-    progress.stop(&report);
-    output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
-    if !global.quiet && args.progress != ProgressMode::Json {
-        let _ = output::stdout(summary::of_report(&report, IMPORTING).as_bytes());
-    }
-    output::stderr_text(&troubles::last_words(&report, screen.paint()));
-    write(report_file, &report)?;
-    Ok(match Exit::of_report(&report) {
-        Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
-        exit => exit,
-    })
+    let showing = Showing::start(IMPORTING, args.progress, files, global, screen)?;
+    options.observer = showing.observer();
+    let report = import_until(from, options, showing.asked()).await?;
+    showing.finished(&report, None)
 }

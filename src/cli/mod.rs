@@ -31,6 +31,7 @@ pub mod scan;
 mod screen;
 mod scripts;
 pub mod serve;
+mod showing;
 mod summary;
 mod troubles;
 pub mod verify;

@@ -3,14 +3,13 @@
 use super::args::{GlobalArgs, IndexArg, MissingPlatformArg, ProgressMode, RegistryArgs};
 use super::config::Environment;
 use super::exit::Exit;
-use super::interrupt::Interrupt;
-use super::outfile::Outfile;
-use super::progress::Progress;
+use super::outfile::Files;
 use super::save::{ended, screen};
 use super::screen::Screen;
-use super::words::{PUSHING, Words};
-use super::{access, lists, output, save, summary, troubles};
-use crate::copy::{CopyOptions, Plan, Report, Status};
+use super::showing::Showing;
+use super::words::PUSHING;
+use super::{access, lists, output, troubles};
+use crate::copy::{CopyOptions, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::{PlatformSet, Reference};
@@ -130,22 +129,19 @@ async fn pushed(
     sending.apply(&mut options.copy)?;
     let registries = BTreeSet::from([options.destination.registry.clone()]);
     options.access = access::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;
-    let failed =
-        args.failed_list.as_deref().map(|path| Outfile::prepare("--failed-list", path)).transpose()?;
-    let showing = Showing::start(PUSHING, sending, global, screen)?;
-    options.observer = showing.progress.observer();
+    let files = Files::prepare(None, sending.report.as_deref(), args.failed_list.as_deref())?;
+    let showing = Showing::start(PUSHING, sending.progress, files, global, screen)?;
+    options.observer = showing.observer();
     let prefix = options.destination.prefix.as_ref().map(|prefix| format!("{prefix}/"));
     let pusher = ImagePusher::new(options)?;
     let images: Vec<PushImage> = entries.iter().cloned().map(PushImage::from).collect();
     if sending.dry_run {
-        let plan = pusher.plan_until(images, showing.interrupt.asked()).await?;
-        return showing.planned(&plan);
+        let plan = pusher.plan_until(images, showing.asked()).await?;
+        return showing.planned(&plan, None);
     }
-    let report = pusher.push_until(images, showing.interrupt.asked()).await?;
-    if let Some(file) = failed {
-        file.finish(failed_list(&report, &entries, prefix.as_deref()).as_bytes())?;
-    }
-    showing.finished(&report)
+    let report = pusher.push_until(images, showing.asked()).await?;
+    let failed = failed_list(&report, &entries, prefix.as_deref());
+    showing.finished(&report, Some(failed))
 }
 
 fn dir(dir: Option<&Path>) -> Result<&Path> {
@@ -155,59 +151,6 @@ fn dir(dir: Option<&Path>) -> Result<&Path> {
     })?;
     super::ls::warn_unless_tree(dir);
     Ok(dir)
-}
-
-/// What is shown of a run that sends.
-pub(super) struct Showing<'a> {
-    words: Words,
-    pub(super) progress: Progress,
-    pub(super) interrupt: Interrupt,
-    report: Option<Outfile>,
-    screen: &'a Screen,
-    /// Whether no table is wanted, and no warnings.
-    quiet: (bool, bool),
-}
-
-impl<'a> Showing<'a> {
-    /// Begins.
-    ///
-    /// # Errors
-    /// `Storage` when the report's file or the signals can't be had.
-    pub(super) fn start(
-        words: Words,
-        args: &SendArgs,
-        global: &GlobalArgs,
-        screen: &'a Arc<Screen>,
-    ) -> Result<Self> {
-        let report = args.report.as_deref().map(|path| Outfile::prepare("--report", path)).transpose()?;
-        let progress = Progress::of(words, args.progress, global.quiet, screen.clone());
-        let interrupt = Interrupt::listen(progress.on_interrupt())?;
-        let quiet = (global.quiet || args.progress == ProgressMode::Json, global.quiet);
-        Ok(Self { words, progress, interrupt, report, screen, quiet })
-    }
-
-    /// Tells what a dry run found.
-    pub(super) fn planned(self, plan: &Plan) -> Result<Exit> {
-        self.progress.stop_planning(plan);
-        let exit = save::tell_plan(plan, self.words, None, self.quiet.0, self.quiet.1, self.screen);
-        save::write(self.report, plan)?;
-        Ok(if self.interrupt.was_asked() { Exit::Interrupted } else { exit })
-    }
-
-    /// Tells what became of a run.
-    pub(super) fn finished(self, report: &Report) -> Result<Exit> {
-        self.progress.stop(report);
-        output::stderr_text(&troubles::of_report(report, self.quiet.1, self.screen.paint()));
-        if !self.quiet.0 {
-            let _ = output::stdout(summary::of_report(report, self.words).as_bytes());
-        }
-        output::stderr_text(&troubles::last_words(report, self.screen.paint()));
-        save::write(self.report, report)?;
-        Ok(match Exit::of_report(report) {
-            Exit::SomeFailed if self.interrupt.was_asked() => Exit::Interrupted,
-            exit => exit,
-        })
-    }
 }
 
 /// The images that failed, as a list to give to `--list`: by the names that they were asked for with, else by the tree's.

@@ -3,13 +3,12 @@
 use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, RunArgs, SaveArgs};
 use super::config::Environment;
 use super::exit::Exit;
-use super::interrupt::Interrupt;
-use super::outfile::Outfile;
-use super::progress::Progress;
+use super::outfile::Files;
 use super::screen::{self, Screen};
-use super::words::{SAVING, Words};
-use super::{access, lists, output, summary, troubles};
-use crate::copy::{CopyOptions, Plan, Report, Status};
+use super::showing::Showing;
+use super::words::SAVING;
+use super::{access, lists, output, troubles};
+use crate::copy::{CopyOptions, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::PlatformSet;
@@ -79,8 +78,7 @@ fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
 pub(super) struct Job {
     entries: Vec<Entry>,
     options: SaveOptions,
-    report: Option<Outfile>,
-    failed_list: Option<Outfile>,
+    files: Files,
 }
 
 impl Job {
@@ -106,12 +104,8 @@ impl Job {
         options.copy.platforms = platforms(args, &entries)?;
         let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
         options.access = access::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
-        let outfile = |flag, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| Outfile::prepare(flag, path)).transpose()
-        };
-        let report = outfile("--report", &args.report)?;
-        let failed_list = outfile("--failed-list", &args.failed_list)?;
-        Ok(Self { entries, options, report, failed_list })
+        let files = Files::prepare(None, args.report.as_deref(), args.failed_list.as_deref())?;
+        Ok(Self { entries, options, files })
     }
 
     /// Runs it, and tells what became of each image.
@@ -124,38 +118,20 @@ impl Job {
         global: &GlobalArgs,
         screen: &Arc<Screen>,
     ) -> Result<Exit> {
-        let progress = Progress::start(args.progress, global.quiet, screen.clone());
-        self.options.observer = progress.observer();
-        let interrupt = Interrupt::listen(progress.on_interrupt())?;
+        let showing = Showing::start(SAVING, args.progress, self.files, global, screen)?;
+        self.options.observer = showing.observer();
         let images: Vec<SaveImage> = self.entries.iter().cloned().map(SaveImage::from).collect();
-        let quiet = global.quiet || args.progress == super::args::ProgressMode::Json;
         if args.dry_run {
             let made = Made::before(&self.options.dir);
             let saver = ImageSaver::new(self.options)?;
-            let plan = saver.plan_until(images, interrupt.asked()).await?;
+            let plan = saver.plan_until(images, showing.asked()).await?;
             let free = saver.store().free_space().ok().map(|free| free.bytes);
             drop(made);
-            progress.stop_planning(&plan);
-            let exit = tell_plan(&plan, SAVING, free, quiet, global.quiet, screen);
-            write(self.report, &plan)?;
-            return Ok(if interrupt.was_asked() { Exit::Interrupted } else { exit });
+            return showing.planned(&plan, free);
         }
-        let saver = ImageSaver::new(self.options)?;
-        let report = saver.save_until(images, interrupt.asked()).await?;
-        progress.stop(&report);
-        output::stderr_text(&troubles::of_report(&report, global.quiet, screen.paint()));
-        if !quiet {
-            let _ = output::stdout(summary::of_report(&report, SAVING).as_bytes());
-        }
-        output::stderr_text(&troubles::last_words(&report, screen.paint()));
-        write(self.report, &report)?;
-        if let Some(file) = self.failed_list {
-            file.finish(failed_list(&report, &self.entries).as_bytes())?;
-        }
-        Ok(match Exit::of_report(&report) {
-            Exit::SomeFailed if interrupt.was_asked() => Exit::Interrupted,
-            exit => exit,
-        })
+        let report = ImageSaver::new(self.options)?.save_until(images, showing.asked()).await?;
+        let failed = failed_list(&report, &self.entries);
+        showing.finished(&report, Some(failed))
     }
 }
 
@@ -222,45 +198,6 @@ impl Drop for Made {
             let _ = std::fs::remove_dir(dir);
         }
     }
-}
-
-/// Prints what a dry run found.
-pub(super) fn tell_plan(
-    plan: &Plan,
-    words: Words,
-    free: Option<u64>,
-    no_table: bool,
-    quiet: bool,
-    screen: &Screen,
-) -> Exit {
-    if !no_table {
-        let table = summary::of_plan(plan, words, free, output::columns(std::io::stdout()));
-        let _ = output::stdout(table.as_bytes());
-    }
-    output::stderr_text(&troubles::of_plan(plan, quiet, screen.paint()));
-    if let Some(free) = free.filter(|free| *free < plan.fetch_bytes) {
-        let why = format!(
-            "{} would be fetched, and {} are free",
-            output::size(plan.fetch_bytes),
-            output::size(free)
-        );
-        output::failure(
-            &Error::new(ErrorKind::Storage, "", why)
-                .with_hint("free some space or save into another directory"),
-        );
-        return Exit::Stopped;
-    }
-    let failed = plan.images.iter().any(|image| image.status == Status::Failed);
-    if failed { Exit::SomeFailed } else { Exit::Done }
-}
-
-/// Writes the report.
-pub(super) fn write(file: Option<Outfile>, content: &impl serde::Serialize) -> Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    let mut json = serde_json::to_vec_pretty(content)
-        .map_err(|cause| Error::new(ErrorKind::Storage, "--report", format!("cannot be written: {cause}")))?;
-    json.push(b'\n');
-    file.finish(&json)
 }
 
 /// The images that failed, as a list to give to `--list`.

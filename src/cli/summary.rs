@@ -11,21 +11,16 @@ const SHORTEST_NAME: usize = 20;
 
 /// The closing table of a run.
 pub(super) fn of_report(report: &Report, words: Words) -> String {
-    let statuses = [
-        (Status::Saved, words.done),
-        (Status::Unchanged, "unchanged"),
-        (Status::Skipped, "skipped"),
-        (Status::Failed, "failed"),
-    ];
-    let mut rows: Vec<Vec<String>> = Vec::new();
     let left = troubles::given_up(report);
-    for (status, word) in statuses {
-        let given_up = if status == Status::Failed { left } else { 0 };
-        let number = report.count(status).saturating_sub(given_up);
-        if number > 0 || matches!(status, Status::Saved | Status::Unchanged | Status::Failed) {
-            rows.push(vec![word.into(), number.to_string()]);
-        }
+    let mut rows: Vec<Vec<String>> = vec![
+        vec![words.done.into(), report.done().to_string()],
+        vec!["unchanged".into(), report.count(Status::Unchanged).to_string()],
+    ];
+    let skipped = report.count(Status::Skipped);
+    if skipped > 0 {
+        rows.push(vec!["skipped".into(), skipped.to_string()]);
     }
+    rows.push(vec!["failed".into(), report.count(Status::Failed).saturating_sub(left).to_string()]);
     if left > 0 {
         rows.push(vec!["not finished".into(), left.to_string()]);
     }
@@ -43,10 +38,10 @@ pub(super) fn of_report(report: &Report, words: Words) -> String {
 pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<u64>, width: Option<usize>) -> String {
     let row = |image: &ImagePlan| {
         let what = match image.status {
-            Status::Saved | Status::WouldSave => words.act,
+            status if status.is_done() || status.is_planned() => words.act,
             Status::Unchanged => "unchanged",
             Status::Skipped => "skip",
-            Status::Failed => "fail",
+            _ => "fail",
         };
         vec![
             clean(&image.reference.to_string()).into_owned(),

@@ -2,6 +2,7 @@
 //! hint once.
 
 use super::output::{Paint, clean, count};
+use super::words::Words;
 use crate::copy::{Failure, ImageReport, Plan, Report, Status};
 use crate::error::ErrorKind;
 
@@ -47,7 +48,7 @@ fn is_told_last(image: &ImageReport, report: &Report) -> bool {
 }
 
 /// What ended the run, and how much is left to do.
-pub(super) fn last_words(report: &Report, paint: Paint) -> String {
+pub(super) fn last_words(report: &Report, words: Words, paint: Paint) -> String {
     let mut text = String::new();
     if let Some(ended) = report.aborted.as_ref().filter(|ended| ended.kind != ErrorKind::Cancelled) {
         let word = match ended.kind {
@@ -62,7 +63,7 @@ pub(super) fn last_words(report: &Report, paint: Paint) -> String {
     let left = given_up(report);
     if left > 0 {
         let word = paint.yellow("not finished:");
-        text.push_str(&format!("{word} {}; the same command goes on from here\n", count(left, "image")));
+        text.push_str(&format!("{word} {}; {}\n", count(left, "image"), words.left));
     }
     text
 }
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(of_report(&report, true, Paint(false)), failures);
         let warning = "warning: docker.io/library/nginx:latest: the tag moved \\u{1b}[31m\n";
         assert_eq!(of_report(&report, false, Paint(false)), format!("{failures}{warning}"));
-        assert_eq!(last_words(&report, Paint(false)), "");
+        assert_eq!(last_words(&report, super::super::words::SAVING, Paint(false)), "");
     }
 
     #[test]
@@ -186,7 +187,7 @@ mod tests {
             report.aborted = aborted;
             assert_eq!(of_report(&report, false, Paint(false)), "");
             let told = format!("{last}not finished: {left} images; the same command goes on from here\n");
-            assert_eq!(last_words(&report, Paint(false)), told);
+            assert_eq!(last_words(&report, super::super::words::SAVING, Paint(false)), told);
             let table = summary::of_report(&report, super::super::words::SAVING);
             assert!(table.contains(&format!("not finished     {left}\n")), "{table}");
         }

@@ -69,12 +69,43 @@ pub enum Event<'a> {
         /// What there is to know.
         message: &'a str,
     },
-    /// An image has ended: saved, unchanged, skipped or failed.
+    /// A step of making an archive begins.
+    ArchiveStarted {
+        /// Which.
+        step: ArchiveStep,
+        /// How many bytes it goes over.
+        bytes: u64,
+    },
+    /// A step of making an archive has gone over more bytes.
+    ArchiveAdvanced {
+        /// Which.
+        step: ArchiveStep,
+        /// How many bytes, since the last such event.
+        bytes: u64,
+    },
+    /// A step of making an archive has ended.
+    ArchiveFinished {
+        /// Which.
+        step: ArchiveStep,
+        /// Whether it came to its end. After the writing the archive then stands.
+        complete: bool,
+    },
+    /// An image has ended: saved (or what else the verb does), unchanged, skipped or failed.
     ImageFinished {
         /// Its row in the report.
         #[serde(flatten)]
         image: &'a ImageReport,
     },
+}
+
+/// The steps of making an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchiveStep {
+    /// All that goes into it is read and verified.
+    Checking,
+    /// It is written.
+    Writing,
 }
 
 fn as_text<S: Serializer>(error: &&Error, serializer: S) -> Result<S::Ok, S::Error> {

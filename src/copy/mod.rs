@@ -23,9 +23,9 @@ mod stream;
 mod tally;
 mod upload;
 
-pub use event::{Event, Observer, Silent};
+pub use event::{ArchiveStep, Event, Observer, Silent};
 pub use options::{CopyOptions, IndexMode, MissingPlatform, PartPolicy};
-pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
+pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;
@@ -56,6 +56,7 @@ pub struct Image<S> {
 pub struct Engine<K: Sink> {
     sink: Arc<K>,
     options: CopyOptions,
+    verb: Verb,
     observer: Arc<dyn Observer>,
     hasher: follower::Hasher<K::Writer>,
     flight: flight::Flight,
@@ -78,8 +79,15 @@ impl<K: Sink> Engine<K> {
             hasher: follower::Hasher::start(threads)?,
             flight: flight::Flight::default(),
             manifests: manifests::Manifests::default(),
+            verb: Verb::default(),
             options,
         })
+    }
+
+    /// The same engine, whose reports speak of `verb`.
+    #[must_use]
+    pub fn doing(self, verb: Verb) -> Self {
+        Self { verb, ..self }
     }
 
     /// The most blob requests in flight to one source.

@@ -5,20 +5,85 @@ use crate::error::{Error, ErrorKind};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use serde::{Serialize, Serializer};
 
-/// What became of one image.
+/// What became of one image. Each verb has a word of its own for what it was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Status {
-    /// It was fetched, in whole or in part, and published.
+    /// It was fetched, in whole or in part, and published in a tree.
     Saved,
-    /// It would be fetched: only in the plan of a dry run.
+    /// It was brought into a registry from a tree.
+    Pushed,
+    /// It was brought from one registry into another.
+    Copied,
+    /// It is in the archive or layout, which stands.
+    Exported,
+    /// It was brought from an archive or layout into a tree.
+    Imported,
+    /// It would be saved: this and the next two only in the plan of a dry run.
     WouldSave,
+    /// It would be pushed.
+    WouldPush,
+    /// It would be copied.
+    WouldCopy,
     /// All of it was there, and its tag too: nothing was written.
     Unchanged,
     /// It has not the platform asked for, and that was allowed.
     Skipped,
     /// It could not be had; its tag was not touched.
     Failed,
+}
+
+impl Status {
+    /// Whether the verb did what it was asked for: saved, pushed, copied, exported or imported.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Saved | Self::Pushed | Self::Copied | Self::Exported | Self::Imported)
+    }
+
+    /// Whether a verb would do so, in the plan of a dry run.
+    #[must_use]
+    pub fn is_planned(self) -> bool {
+        matches!(self, Self::WouldSave | Self::WouldPush | Self::WouldCopy)
+    }
+}
+
+/// What a run is for: the word for an image that it did it to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verb {
+    /// From registries into a tree.
+    #[default]
+    Save,
+    /// From a tree into a registry.
+    Push,
+    /// From one registry into another.
+    Copy,
+    /// Into an archive or a layout. It has no dry run.
+    Export,
+    /// From an archive or a layout into a tree. It has no dry run.
+    Import,
+}
+
+impl Verb {
+    /// The status of an image that it was done to.
+    pub(crate) fn done(self) -> Status {
+        match self {
+            Self::Save => Status::Saved,
+            Self::Push => Status::Pushed,
+            Self::Copy => Status::Copied,
+            Self::Export => Status::Exported,
+            Self::Import => Status::Imported,
+        }
+    }
+
+    /// The status of an image that it would be done to.
+    pub(crate) fn planned(self) -> Status {
+        match self {
+            Self::Push => Status::WouldPush,
+            Self::Copy => Status::WouldCopy,
+            Self::Save | Self::Export | Self::Import => Status::WouldSave,
+        }
+    }
 }
 
 /// One image's row.
@@ -28,16 +93,16 @@ pub struct ImageReport {
     pub reference: Reference,
     /// What became of it.
     pub status: Status,
-    /// The repository that it has in the tree.
+    /// The repository that it has where it was brought to: in the tree, at the registry; in an archive or layout, beside the registry's name.
     pub repository: Repository,
     /// The tag that it has there; none when it was asked for by digest alone.
     pub tag: Option<Tag>,
-    /// What the tag names in the tree: a manifest's or an index's digest.
+    /// What the tag names there: a manifest's or an index's digest.
     pub digest: Option<Digest>,
     /// The digest that the source names, where it is not `digest` (a pruned or flattened index).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_digest: Option<Digest>,
-    /// What the tag named in the tree before, where that was something else.
+    /// What the tag named there before, where that was something else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
     /// The platforms that are there.
@@ -180,6 +245,12 @@ pub struct Report {
 impl Report {
     /// The current version of the JSON form.
     pub const SCHEMA: u32 = 1;
+
+    /// How many images the verb was done to: saved, pushed, copied, exported or imported.
+    #[must_use]
+    pub fn done(&self) -> usize {
+        self.images.iter().filter(|image| image.status.is_done()).count()
+    }
 
     /// How many images have this status.
     #[must_use]

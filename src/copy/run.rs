@@ -166,7 +166,7 @@ impl<K: Sink> Engine<K> {
                 done = published => done?,
             }
         }
-        Ok(Outcome::Done(prepared, Status::Saved))
+        Ok(Outcome::Done(prepared, self.verb.done()))
     }
 
     async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, turn: Turn) -> ImagePlan {
@@ -181,7 +181,7 @@ impl<K: Sink> Engine<K> {
         plan.warnings = warnings;
         match result {
             Ok(Preparation::Ready(prepared)) => {
-                plan.status = if prepared.unchanged { Status::Unchanged } else { Status::WouldSave };
+                plan.status = if prepared.unchanged { Status::Unchanged } else { self.verb.planned() };
                 plan.digest = Some(prepared.root);
                 plan.platforms = names(&prepared.content);
                 plan.fetch_bytes = prepared.fetch_bytes;

@@ -6,13 +6,16 @@
 
 mod output;
 mod select;
+mod telling;
 
-pub use output::ExportTo;
+pub use output::{ExportTo, is_written_straight};
 
 use crate::archive::{self, ArchiveImage, Prepared};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
-use crate::copy::{CopyOptions, Engine, Failure, Image, IndexMode, Observer, Report, Silent, Status};
+use crate::copy::{
+    ArchiveStep, CopyOptions, Engine, Failure, Image, IndexMode, Observer, Report, Silent, Status, Verb,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::oci::{Digest, Reference};
@@ -21,10 +24,11 @@ use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until}
 use crate::store::{Durability, Store};
 use output::Output;
 use select::Selection;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use telling::{Step, Telling, Watched, interrupted};
 use tokio_util::sync::CancellationToken;
 
 /// The forms that images are exported in.
@@ -78,17 +82,17 @@ impl ExportOptions {
 /// What an export came to.
 #[derive(Debug)]
 pub struct Exported {
-    /// A row for each image. What an archive holds counts as saved.
+    /// A row for each image. One that was to go into an archive that could not be written has failed, and `aborted` says why.
     pub report: Report,
     /// The archive's length in bytes; none when none was written.
     pub archive_bytes: Option<u64>,
 }
 
 /// Exports `images` to `to`. A failed image is a row in the report, and the others are exported; where none is left, nothing is written. When
-/// `stop` is ready, what is not complete is given up.
+/// `stop` is ready, what is not complete is given up. The observer hears of an image's end when what it was exported to stands.
 ///
 /// # Errors
-/// `InvalidInput` when two images would have one name, or `to` is no place for the format; `Storage` when it can't be written.
+/// `InvalidInput` when two images would have one name, or `to` is no place for the format; `Storage` when nothing can be written there.
 pub async fn export_until(
     images: Vec<SaveImage>,
     options: ExportOptions,
@@ -139,13 +143,13 @@ impl Export {
         let labels = self.places.iter().zip(&self.images);
         let labels = labels.filter_map(|(place, image)| Some((place.clone(), label(&image.reference)?)));
         let layout = Arc::new(Layout::create(dir, labels.collect())?);
-        let engine = Engine::new(layout.clone(), self.copy_options(), self.options.observer.clone())?;
-        let engine = Arc::new(engine);
+        let engine = Engine::new(layout.clone(), self.copy_options(), Arc::new(self.telling(false)))?;
+        let engine = Arc::new(engine.doing(Verb::Export));
         let report = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
                 let images = self.in_tree(&store, names);
-                self.named(engine.run(images, &self.token).await)
+                engine.run(images, &self.token).await
             }
             ExportFrom::Registries { access, .. } => {
                 let sessions = sessions(&self.images, access, self.options.copy.jobs);
@@ -158,7 +162,7 @@ impl Export {
             }
         };
         layout.tidy();
-        Ok(Exported { report, archive_bytes: None })
+        Ok(Exported { report: self.named(report), archive_bytes: None })
     }
 
     /// The engine's options. A tree may be sparse; a registry should not be.
@@ -213,71 +217,109 @@ impl Export {
     /// The report with the names that were asked for.
     fn named(&self, mut report: Report) -> Report {
         for (row, image) in report.images.iter_mut().zip(&self.images) {
-            row.reference = image.reference.clone();
+            telling::name(row, &image.reference);
         }
         report
     }
 
+    fn telling(&self, holds_back: bool) -> Telling {
+        let images = self.images.iter().map(|image| image.reference.clone());
+        Telling::new(self.options.observer.clone(), self.places.iter().cloned().zip(images), holds_back)
+    }
+
     async fn to_archive(&self, to: ExportTo) -> Result<Exported> {
         let output = Output::prepare(to)?;
-        match &self.options.from {
+        let telling = Arc::new(self.telling(true));
+        let exported = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
-                self.archive(&store, names, output).await
+                self.archive(&store, names, output, telling.clone()).await?
             }
             ExportFrom::Registries { access, staging } => {
-                let mut options = SaveOptions::new(staging);
-                options.copy = self.copy_options();
-                options.names = NameRule::Domain;
-                options.durability = Durability::None;
-                options.access = (**access).clone();
-                options.observer = self.options.observer.clone();
-                let saver = ImageSaver::new(options)?;
-                let saved = saver.save_until(self.images.clone(), self.token.cancelled()).await?;
-                if saved.aborted.is_some() {
-                    return Ok(Exported { report: saved, archive_bytes: None });
-                }
-                let mut exported = self.archive(saver.store(), &NameRule::Domain, output).await?;
-                merge(&mut exported.report, saved);
-                if exported.report.is_success() {
-                    // What can't be removed is in nobody's way.
-                    let _ = std::fs::remove_dir_all(staging);
-                }
-                Ok(exported)
+                self.through(access, staging, output, telling.clone()).await?
             }
+        };
+        telling.rest(&exported.report, self.places.iter());
+        Ok(exported)
+    }
+
+    /// Saves the images into `staging`, and writes what is there then.
+    async fn through(
+        &self,
+        access: &Access,
+        staging: &Path,
+        output: Output,
+        telling: Arc<Telling>,
+    ) -> Result<Exported> {
+        let mut options = SaveOptions::new(staging);
+        options.copy = self.copy_options();
+        options.names = NameRule::Domain;
+        options.durability = Durability::None;
+        options.access = access.clone();
+        options.observer = telling;
+        let saver = ImageSaver::new(options)?;
+        let mut saved = self.named(saver.save_until(self.images.clone(), self.token.cancelled()).await?);
+        if saved.aborted.is_some() {
+            give_up(&mut saved, 0..self.images.len());
+            return Ok(Exported { report: saved, archive_bytes: None });
         }
+        // Of the staging tree the engine has shown its work already.
+        let mut exported = self.archive(saver.store(), &NameRule::Domain, output, Arc::new(Silent)).await?;
+        merge(&mut exported.report, saved);
+        if exported.report.is_success() {
+            // What can't be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(staging);
+        }
+        Ok(exported)
     }
 
     /// Writes what `store` has of the images.
-    async fn archive(&self, store: &Store, names: &NameRule, output: Output) -> Result<Exported> {
+    async fn archive(
+        &self,
+        store: &Store,
+        names: &NameRule,
+        output: Output,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Exported> {
         let selection = Arc::new(Selection::new(store.clone()));
-        // From a staging tree the engine has shown its work already.
-        let observer: Arc<dyn Observer> = match &self.options.from {
-            ExportFrom::Tree(..) => self.options.observer.clone(),
-            ExportFrom::Registries { .. } => Arc::new(Silent),
-        };
         let options = CopyOptions { sparse: true, retry: RetryPolicy::local(), ..self.copy_options() };
-        let engine = Arc::new(Engine::new(selection.clone(), options, observer)?);
-        let report = engine.run(self.in_tree(store, names), &self.token).await;
-        let mut report = self.named(report);
+        let engine = Engine::new(selection.clone(), options, observer)?.doing(Verb::Export);
+        let mut report = self.named(Arc::new(engine).run(self.in_tree(store, names), &self.token).await);
         let (numbers, images) = self.selected(&report, selection.take());
         if images.is_empty() || report.aborted.is_some() {
+            give_up(&mut report, numbers.into_iter());
             return Ok(Exported { report, archive_bytes: None });
         }
-        let (store, format, token) = (store.clone(), self.options.format, self.token.clone());
-        let written =
-            tokio::task::spawn_blocking(move || write(&images, &store, format, output, &token)).await;
-        let (outcomes, archive_bytes) = written.map_err(|_| Error::defect(""))??;
+        let (outcomes, archive_bytes) = match self.written(images, store, output).await {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::Defect => return Err(error),
+            Err(error) => {
+                give_up(&mut report, numbers.into_iter());
+                report.aborted = Some(Failure::from(&error));
+                return Ok(Exported { report, archive_bytes: None });
+            }
+        };
         for (number, outcome) in numbers.into_iter().zip(outcomes) {
             let row = &mut report.images[number];
             if let Err(error) = outcome {
                 (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
-            } else if row.reference.tag.is_none() && format == Format::DockerArchive {
+            } else if row.reference.tag.is_none() && self.options.format == Format::DockerArchive {
                 row.warnings
                     .push("a digest is no name in a docker-archive: the image is there without one".into());
             }
         }
         Ok(Exported { report, archive_bytes })
+    }
+
+    /// Verifies and writes on a thread of its own. One that a reader holds up is not waited for once the run is given up.
+    async fn written(&self, images: Vec<ArchiveImage>, store: &Store, output: Output) -> Result<Written> {
+        let (store, format, token) = (store.clone(), self.options.format, self.token.clone());
+        let (waits, observer) = (output.is_stream(), self.options.observer.clone());
+        let work = move || write(&images, &store, format, output, &token, &*observer);
+        tokio::select! {
+            done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::defect(""))?,
+            () = self.token.cancelled(), if waits => Err(interrupted()),
+        }
     }
 
     /// What was selected, in the order of the images, and the numbers of their rows.
@@ -305,23 +347,29 @@ fn label(reference: &Reference) -> Option<String> {
     }
 }
 
-/// Verifies and writes; what became of each image, and the archive's length.
+/// What became of each image that was to be written, and the archive's length.
+type Written = (Vec<Result<()>>, Option<u64>);
+
+/// Verifies and writes.
 fn write(
     images: &[ArchiveImage],
     store: &Store,
     format: Format,
     output: Output,
     token: &CancellationToken,
-) -> Result<(Vec<Result<()>>, Option<u64>)> {
-    let content = |digest: &Digest| match token.is_cancelled() {
-        true => Err(Error::new(ErrorKind::Cancelled, digest, "the run was interrupted")),
-        false => store.open_blob(digest),
-    };
+    observer: &dyn Observer,
+) -> Result<Written> {
     let room = output.room()?;
+    let step = Step::begin(observer, ArchiveStep::Checking, content_size(images, store)?);
+    let content = |digest: &Digest| opened(store, digest, token, Some(step));
     let prepared: Prepared = match format {
         Format::DockerArchive => archive::prepare_docker(images, &content, room.unwrap_or(u64::MAX)),
         Format::OciLayout | Format::OciArchive => archive::prepare_oci(images, &content),
     };
+    step.end(!token.is_cancelled());
+    if token.is_cancelled() {
+        return Err(interrupted());
+    }
     if prepared.count() == 0 {
         return Ok((prepared.outcomes, None));
     }
@@ -332,8 +380,42 @@ fn write(
             .with_hint("free some space, or write to another disk"));
     }
     let name = output.name().to_owned();
-    let written = output.write(token, |out| prepared.write(&content, out, &name).map(drop))?;
-    Ok((prepared.outcomes, Some(written)))
+    let step = Step::begin(observer, ArchiveStep::Writing, needed);
+    let content = |digest: &Digest| opened(store, digest, token, None);
+    let written = output
+        .write(token, &|bytes| step.advance(bytes), |out| prepared.write(&content, out, &name).map(drop));
+    step.end(written.is_ok());
+    Ok((prepared.outcomes, Some(written?)))
+}
+
+fn opened<'c>(
+    store: &Store,
+    digest: &Digest,
+    token: &'c CancellationToken,
+    step: Option<Step<'c>>,
+) -> Result<Option<archive::Opened<'c>>> {
+    let found = store.open_blob(digest)?;
+    Ok(found.map(|(content, size)| (Box::new(Watched { content, token, step }) as Box<_>, size)))
+}
+
+/// How many bytes the content of `images` has, that of several counted once.
+fn content_size(images: &[ArchiveImage], store: &Store) -> Result<u64> {
+    let blobs: BTreeSet<&Digest> = images.iter().flat_map(|image| &image.content.blobs).collect();
+    blobs
+        .into_iter()
+        .try_fold(0_u64, |sum, digest| Ok(sum.saturating_add(store.blob_size(digest)?.unwrap_or_default())))
+}
+
+/// Makes of rows `numbers` that were done such that were given up: what they were to be in is not there.
+fn give_up(report: &mut Report, numbers: impl Iterator<Item = usize>) {
+    for number in numbers {
+        let row = &mut report.images[number];
+        if row.error.is_none() {
+            let why = "the run ended before the archive was whole";
+            let error = Error::new(ErrorKind::Cancelled, &row.reference, why);
+            (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
+        }
+    }
 }
 
 /// What saving came to, in the report of what was written.

@@ -1,5 +1,6 @@
 //! Where an archive goes: a file, which is whole or not there, or a stream.
 
+use super::telling::interrupted;
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, OFlags};
 use std::ffi::OsString;
@@ -18,6 +19,13 @@ pub enum ExportTo {
     Path(PathBuf),
     /// A stream, such as stdout.
     Stream(Box<dyn Write + Send>),
+}
+
+/// Whether what `path` names is to be opened as it stands: what is open already (`/dev/stdout`, `/dev/fd/3`) and devices. A file beside it,
+/// renamed when it is whole, would take the place of the name and reach nobody.
+#[must_use]
+pub fn is_written_straight(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
 }
 
 /// An archive's place, tried before there is anything to write.
@@ -40,7 +48,7 @@ impl Output {
     /// Makes sure that `to` can be written.
     ///
     /// # Errors
-    /// `InvalidInput` when it can't be.
+    /// `InvalidInput` when it is no place for an archive; `Storage` when the system refuses it.
     pub(super) fn prepare(to: ExportTo) -> Result<Self> {
         let path = match to {
             ExportTo::Stream(stream) => {
@@ -55,13 +63,13 @@ impl Output {
                 return Err(refuse("this is a directory, and an archive is a file".into()));
             }
             // Renaming onto a pipe or a device would put a file in its place.
-            Ok(found) if !found.is_file() => {
+            Ok(found) if !found.is_file() || is_written_straight(&path) => {
                 let opened = ready(&path).map_err(|cause| match cause.raw_os_error() {
                     Some(libc::ENXIO) if found.file_type().is_fifo() => {
                         refuse("nobody reads from this pipe".into())
                             .with_hint("start its reader first, or write to stdout: --output -")
                     }
-                    _ => refuse(format!("cannot write there: {cause}")),
+                    _ => unwritable(&name, cause),
                 })?;
                 return Ok(Self { name, to: Place::Stream(Box::new(opened)) });
             }
@@ -69,8 +77,10 @@ impl Output {
         }
         let temporary = beside(&path, "saver-tmp").ok_or_else(|| refuse("this names no file".into()))?;
         let file = fresh(&temporary).map_err(|cause| match cause.kind() {
-            io::ErrorKind::WouldBlock => refuse("another export is writing it".into()),
-            _ => refuse(format!("cannot write there: {cause}")),
+            io::ErrorKind::WouldBlock => {
+                Error::new(ErrorKind::Storage, &name, "another export is writing it")
+            }
+            _ => unwritable(&name, cause),
         })?;
         Ok(Self { name, to: Place::File { path, temporary, file } })
     }
@@ -78,6 +88,11 @@ impl Output {
     /// What messages call it.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether somebody at the other end may keep a writer waiting.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.to, Place::Stream(_))
     }
 
     /// How many bytes there is room for, where that is known.
@@ -89,28 +104,29 @@ impl Output {
     }
 
     /// Lets `write` write. A file appears under its name when all of it is on stable storage; until `token` is cancelled.
-    /// Answers how many bytes were written.
+    /// `advanced` is told how many bytes have gone out since it was last told. Answers how many were written.
     ///
     /// # Errors
     /// What `write` says; `Storage`; `Cancelled`.
     pub(super) fn write(
         mut self,
         token: &CancellationToken,
-        write: impl FnOnce(&mut Counted<'_>) -> Result<()>,
+        advanced: &dyn Fn(u64),
+        write: impl FnOnce(&mut BufWriter<Counted<'_>>) -> Result<()>,
     ) -> Result<u64> {
         let failed = |name: &str, cause| Error::storage(name, "write", cause);
         let out: &mut dyn Write = match &mut self.to {
             Place::File { file, .. } => file,
             Place::Stream(stream) => stream,
         };
-        let mut out = Counted { out: BufWriter::with_capacity(PIECE, out), token, written: 0 };
+        let mut out = BufWriter::with_capacity(PIECE, Counted { out, token, advanced, written: 0 });
         let done = write(&mut out).and_then(|()| out.flush().map_err(|cause| failed(&self.name, cause)));
-        let written = out.written;
+        // What is left in the buffer is not written by its end.
+        let (Counted { written, .. }, _) = out.into_parts();
         if token.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, &self.name, "the run was interrupted"));
+            return Err(interrupted());
         }
         done?;
-        drop(out);
         if let Place::File { path, temporary, file } = &self.to {
             let renamed = file.sync_all().and_then(|()| fs::rename(temporary, path));
             renamed.and_then(|()| sync_directory(path)).map_err(|cause| failed(&self.name, cause))?;
@@ -157,9 +173,16 @@ fn fresh(path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// A pipe or a device, opened without waiting for whoever reads from it; writing waits as ever.
+fn unwritable(name: &str, cause: io::Error) -> Error {
+    let missing = cause.kind() == io::ErrorKind::NotFound;
+    let error = Error::storage(name, "write there", cause);
+    if missing { error.with_hint("make the directory first, or choose another") } else { error }
+}
+
+/// A pipe, a device or what is open already, opened without waiting for whoever reads from it; writing waits as ever, and goes
+/// to the end of a file.
 fn ready(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let file = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)
@@ -172,18 +195,21 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Counts what is written, and writes no more once the run is given up.
 pub(super) struct Counted<'a> {
-    out: BufWriter<&'a mut dyn Write>,
+    out: &'a mut dyn Write,
     token: &'a CancellationToken,
+    advanced: &'a dyn Fn(u64),
     written: u64,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.token.is_cancelled() {
-            return Err(io::Error::other("the run was interrupted"));
+            return Err(io::Error::other(interrupted()));
         }
-        let count = self.out.write(bytes)?;
+        // No more than a piece, so that the answer to an interruption does not wait for much.
+        let count = self.out.write(&bytes[..bytes.len().min(PIECE)])?;
         self.written += count as u64;
+        (self.advanced)(count as u64);
         Ok(count)
     }
 
@@ -198,7 +224,9 @@ mod tests {
 
     fn write(path: &Path, content: &[u8], token: &CancellationToken) -> Result<u64> {
         let output = Output::prepare(ExportTo::Path(path.to_owned()))?;
-        output.write(token, |out| out.write_all(content).map_err(|cause| Error::storage("x", "write", cause)))
+        output.write(token, &|_| (), |out| {
+            out.write_all(content).map_err(|cause| Error::storage("x", "write", cause))
+        })
     }
 
     #[test]
@@ -256,10 +284,10 @@ mod tests {
             io::Read::read_to_end(&mut end, &mut read).unwrap();
             read
         });
-        let write = |out: &mut Counted<'_>| {
+        let write = |out: &mut BufWriter<Counted<'_>>| {
             out.write_all(&content).map_err(|cause| Error::storage("x", "write", cause))
         };
-        output.write(&CancellationToken::new(), write).unwrap();
+        output.write(&CancellationToken::new(), &|_| (), write).unwrap();
         assert_eq!(reader.join().unwrap(), content);
     }
 }

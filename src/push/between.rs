@@ -1,7 +1,7 @@
 //! From one registry into another, or into another repository of the same, without a tree in between.
 
 use crate::content::Place;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
+use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Registry};
 use crate::registry::{Access, Pusher, Session, Sessions};
@@ -82,7 +82,7 @@ fn prepare(
     if from.registry == *registry {
         pusher.link_from(&from.repository);
     }
-    let engine = Engine::new(Arc::new(pusher), options.copy, options.observer)?;
+    let engine = Engine::new(Arc::new(pusher), options.copy, options.observer)?.doing(Verb::Copy);
     let image = Image {
         source,
         reference: from,

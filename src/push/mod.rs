@@ -8,7 +8,7 @@ pub use between::{BetweenOptions, copy_until, plan_copy_until};
 pub use destination::Destination;
 
 use crate::content::Place;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
+use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference};
@@ -134,7 +134,8 @@ impl ImagePusher {
     fn engine(&self) -> Result<Arc<Engine<Pusher>>> {
         let sessions = Sessions::new(self.options.access.clone(), self.options.copy.jobs);
         let pusher = Arc::new(sessions.pusher(&self.options.destination.registry)?);
-        Engine::new(pusher, self.options.copy.clone(), self.options.observer.clone()).map(Arc::new)
+        Engine::new(pusher, self.options.copy.clone(), self.options.observer.clone())
+            .map(|engine| Arc::new(engine.doing(Verb::Push)))
     }
 
     /// Finds each image in the tree and gives it its place in the registry.

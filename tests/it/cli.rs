@@ -214,10 +214,7 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         (&["--dir", "d", "--arch", "all", "--names", "x", "nginx"], "name rule"),
         (&["--dir", "d", "--arch", "all", "--mirror", "x", "nginx"], "HOST=URL[,URL]"),
         (&["--dir", "d", "--arch", "all", "--username", "u", "nginx"], "are needed together"),
-        (
-            &["--dir", "d", "--arch", "all", "--report", "no/such/dir", "nginx"],
-            "--report no/such/dir: cannot write",
-        ),
+        (&["--dir", "d", "--arch", "all", "--report", "f", "--failed-list", "./f", "nginx"], "one file"),
         (&["--dir", "d", "--arch", "all", "--list", "-", "--password-stdin"], "both read stdin"),
         (&["--dir", "d", "--arch", "all", "--list", "-", "--list", "-"], "only once"),
         (&["--dir", "d", "save", "--arch", "all", "nginx"], "stands before the command save"),
@@ -229,6 +226,33 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         let ran = place.run(args).expect(2);
         assert!(ran.err.contains(told), "{args:?}: {}", ran.err);
         assert!(ran.out.is_empty() && !place.path("d").exists(), "{args:?}");
+    }
+}
+
+/// Whatever it is that can't be written, and whichever command was to write it.
+#[test]
+fn what_cannot_be_written_ends_with_3_before_anything_is_asked() {
+    let place = Place::new();
+    std::fs::write(place.path("file"), "").unwrap();
+    // A name that would be asked for, and is not: nobody listens there.
+    let image = "127.0.0.1:1/a:1";
+    for (args, told) in [
+        (&["--dir", "d", "--arch", "all", "--report", "no/report", image][..], "--report no/report: cannot"),
+        (
+            &["--dir", "d", "--arch", "all", "--failed-list", "no/list", image],
+            "--failed-list no/list: cannot",
+        ),
+        (&["--dir", "file/d", "--arch", "all", image], "file/d: cannot"),
+        (
+            &["export", "--from-registry", "--format", "oci-archive", "-o", "no/a.tar", image],
+            "no/a.tar: cannot",
+        ),
+        (&["export", "--from-registry", "--format", "oci-layout", "-o", "file/l", image], "file/l: cannot"),
+        (&["copy", "--report", "no/report", image, "127.0.0.1:1/b"], "--report no/report: cannot"),
+    ] {
+        let ran = place.run(args).expect(3);
+        assert!(ran.err.contains(told) && ran.err.contains("hint: "), "{args:?}: {}", ran.err);
+        assert!(!ran.err.contains("refused"), "{args:?}: {}", ran.err);
     }
 }
 

@@ -96,12 +96,12 @@ fn what_skopeo_podman_and_buildah_write_is_imported() {
     succeed("gzip", ["-k", &at("built.tar")]);
     fs::remove_file(bench.path("built.tar")).unwrap();
     for (file, expect) in [
-        ("docker.tar", vec!["docker.io/skopeo/app:1.0 saved".to_owned()]),
-        ("oci.tar", vec!["q.io/skopeo/oci:1.0 saved".to_owned()]),
-        ("zstd.tar", vec!["q.io/skopeo/zstd:1.0 saved".to_owned()]),
-        ("podman.tar", vec![format!("{app} saved"), format!("{single} saved")]),
-        ("podman-oci.tar", vec![format!("{app} saved")]),
-        ("built.tar.gz", vec!["docker.io/built/app:1 saved".to_owned(), format!("{app} saved")]),
+        ("docker.tar", vec!["docker.io/skopeo/app:1.0 imported".to_owned()]),
+        ("oci.tar", vec!["q.io/skopeo/oci:1.0 imported".to_owned()]),
+        ("zstd.tar", vec!["q.io/skopeo/zstd:1.0 imported".to_owned()]),
+        ("podman.tar", vec![format!("{app} imported"), format!("{single} imported")]),
+        ("podman-oci.tar", vec![format!("{app} imported")]),
+        ("built.tar.gz", vec!["docker.io/built/app:1 imported".to_owned(), format!("{app} imported")]),
     ] {
         let (_, report) = bench.import(file, &[], 0);
         assert_eq!(names(&report), expect, "{file}");
@@ -136,7 +136,7 @@ fn layouts_of_skopeo_and_umoci_need_a_name_and_keep_their_bytes() {
     let (ran, _) = bench.import("layout", &["--as", "q.io/team/tool:9"], 2);
     assert!(ran.stderr.contains("2 in it"), "{}", ran.stderr);
     let (_, report) = bench.import("layout", &["--as", "q.io/team/tool", "--names", "domain"], 0);
-    assert_eq!(names(&report), ["q.io/team/tool:2.1 saved", "q.io/team/tool:empty saved"]);
+    assert_eq!(names(&report), ["q.io/team/tool:2.1 imported", "q.io/team/tool:empty imported"]);
     let copy = Registry::serve(&bench.path("tree"));
     let theirs = manifest(&bench.source.address, "demo/app", "1.0");
     assert_eq!(manifest(&copy.address, "q.io/team/tool", "2.1").body, theirs.body);
@@ -233,7 +233,7 @@ fn a_configuration_s_nulls_are_nothing() {
     made.members[0].1 = config.to_string().into_bytes();
     made.write(&bench.path("made.tar"));
     let (_, report) = bench.import("made.tar", &[], 0);
-    assert_eq!(names(&report), ["made.io/by/hand:1 saved"]);
+    assert_eq!(names(&report), ["made.io/by/hand:1 imported"]);
     bench.verify();
 }
 
@@ -249,7 +249,7 @@ fn layers_of_every_compression_and_links_between_them_are_read() {
     made.links.push(("two/layer.tar".into(), "../one/layer.tar".into()));
     made.write(&bench.path("made.tar"));
     let (_, report) = bench.import("made.tar", &[], 0);
-    assert_eq!(names(&report), ["made.io/by/hand:1 saved"]);
+    assert_eq!(names(&report), ["made.io/by/hand:1 imported"]);
     bench.verify();
     let copy = Registry::serve(&bench.path("tree"));
     let Manifest::Image(image) = parse(&manifest(&copy.address, "by/hand", "1")) else { panic!("no image") };
@@ -322,7 +322,7 @@ fn hostile_archives_bring_nothing_into_the_tree() {
         .write(&bench.path("lying.tar"));
     let (ran, report) = bench.import("lying.tar", &[], 1);
     assert!(ran.stderr.contains("its name says sha256:0000"), "{}", ran.stderr);
-    assert_eq!(names(&report), [format!("docker.io/{lying} failed"), "docker.io/a/c:1 saved".into()]);
+    assert_eq!(names(&report), [format!("docker.io/{lying} failed"), "docker.io/a/c:1 imported".into()]);
     honest().write(&bench.path("whole.tar"));
     let whole = fs::read(bench.path("whole.tar")).unwrap();
     for length in [1, 511, 700, 1500, whole.len() / 2] {

@@ -9,6 +9,7 @@ mod crash;
 mod cri;
 mod disk;
 mod export;
+mod export_told;
 mod faults;
 mod helm;
 mod house;

@@ -73,7 +73,7 @@ fn everything_in_a_tree_is_pushed_and_a_second_push_sends_nothing() {
     assert!(ran.stdout.contains("pushed"), "{}", ran.stdout);
     let all = tags(&samples());
     assert_eq!(rows(&first).len(), all.len());
-    assert!(statuses(&first).iter().all(|status| *status == "saved"), "{first:#}");
+    assert!(statuses(&first).iter().all(|status| *status == "pushed"), "{first:#}");
     for (name, digest) in &all {
         let served = raw(&format!("{}/team/x/{name}", registry.address));
         assert_eq!(Digest::of(served.as_bytes()), *digest, "{name}");
@@ -100,7 +100,7 @@ fn images_of_a_list_are_found_by_the_names_they_were_saved_with() {
     let more =
         ["--list", list.to_str().unwrap(), "--failed-list", failed.to_str().unwrap(), "--index", "prune"];
     let (ran, report) = push(&home, &samples(), &[&more[..], &[registry.address.as_str()]].concat(), 1);
-    assert_eq!(statuses(&report), ["saved", "saved", "failed"], "{}", ran.stderr);
+    assert_eq!(statuses(&report), ["pushed", "pushed", "failed"], "{}", ran.stderr);
     assert!(std::fs::read_to_string(&failed).unwrap().starts_with("quay.io/not/there:1  # "));
     let index: Value = serde_json::from_str(&raw(&format!("{}/demo/app:1.0", registry.address))).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "{index:#}");
@@ -277,7 +277,7 @@ async fn an_upload_goes_elsewhere_without_credentials() {
 async fn a_tag_that_may_not_move_and_need_not_is_no_failure() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     let (_, report) = pushed_in_spite(&server, &tree, &layer).await;
-    assert_eq!(statuses(&report), ["saved"]);
+    assert_eq!(statuses(&report), ["pushed"]);
     let (media_type, manifest) = server.manifest("big/app", "1.0").unwrap();
     let immutable = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1.0' already exists and cannot be overwritten because the repository is immutable."}]}"#;
     let refusal = |status| Fault::Status(status, vec![], immutable.into());
@@ -308,7 +308,7 @@ async fn a_dry_run_sends_nothing() {
     let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
     let dry = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &["--dry-run", &to], 0));
     let (ran, plan) = dry.await.unwrap();
-    assert_eq!(plan["images"][0]["status"], "would-save");
+    assert_eq!(plan["images"][0]["status"], "would-push");
     assert!(
         plan["fetch_bytes"].as_u64().unwrap() > 3_000_000 && ran.stdout.contains("to push"),
         "{}",
@@ -391,7 +391,7 @@ fn an_image_is_copied_between_registries_and_linked_within_one() {
     // To another repository and another tag: nothing is sent.
     let other = format!("{}/other/app:v2", registry.address);
     let (_, report) = sends(&home, &["copy", &format!("{to}:1.0"), &other], 0);
-    assert_eq!((&statuses(&report)[..], &report["bytes_fetched"]), (&["saved"][..], &Value::from(0)));
+    assert_eq!((&statuses(&report)[..], &report["bytes_fetched"]), (&["copied"][..], &Value::from(0)));
     assert_eq!(raw(&other), raw(&from));
 
     let one = format!("{}/one/app", registry.address);

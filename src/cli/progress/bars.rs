@@ -148,14 +148,22 @@ fn note_line(tally: &Tally, now: Instant, paint: Paint) -> Option<String> {
 
 /// How far the run is. What matters least gives way first: the bar, then the time that is left.
 fn total_line(tally: &Tally, width: usize, paint: Paint) -> String {
-    let images = format!("{}/{} images", tally.images_done(), tally.images);
-    let expected = tally.expected().filter(|(total, _)| *total > 0);
-    let mut text = output::size(tally.fetched);
+    let (images, at, expected, rate) = match &tally.making {
+        Some(making) => {
+            let what = format!("{:<8}", making.word);
+            (what, making.at, Some((making.size, true)).filter(|(size, _)| *size > 0), &making.rate)
+        }
+        None => {
+            let images = format!("{}/{} images", tally.images_done(), tally.images);
+            (images, tally.fetched, tally.expected().filter(|(total, _)| *total > 0), &tally.rate)
+        }
+    };
+    let mut text = output::size(at);
     if let Some((total, sure)) = expected {
         let about = if sure { "" } else { "~" };
-        text = format!("{} / {about}{}", output::size(tally.fetched.min(total)), output::size(total));
+        text = format!("{} / {about}{}", output::size(at.min(total)), output::size(total));
     }
-    if let Some(per_second) = tally.rate.per_second() {
+    if let Some(per_second) = rate.per_second() {
         text.push_str(&format!("  {}/s", output::size(per_second as u64)));
     }
     let failed = match tally.count(Status::Failed) {
@@ -169,7 +177,7 @@ fn total_line(tally: &Tally, width: usize, paint: Paint) -> String {
             text.push_str(&eta);
         }
     }
-    let bar = expected.map(|(total, _)| bar(tally.fetched, total, width, taken(&text))).unwrap_or_default();
+    let bar = expected.map(|(total, _)| bar(at, total, width, taken(&text))).unwrap_or_default();
     format!("{}  {bar}{text}{}", paint.bold(&images), paint.red(&failed))
 }
 

@@ -1,7 +1,8 @@
 //! Events as JSON, one a line, on stdout.
 
 use crate::cli::output;
-use crate::copy::{Event, Failure, ImagePlan, Plan, Report, Status};
+use crate::cli::words::Words;
+use crate::copy::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
 use crate::oci::Digest;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -16,11 +17,18 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// This many lines may wait for a slow reader.
 const WAITING: usize = 10_000;
 
+/// What bytes are told of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Moving {
+    Blob(Digest),
+    Archive(ArchiveStep),
+}
+
 /// Writes events.
 pub(super) struct Json {
     started: Instant,
     /// Bytes that came and were not told yet, and when some last were.
-    untold: Mutex<HashMap<Digest, (Instant, u64)>>,
+    untold: Mutex<HashMap<Moving, (Instant, u64)>>,
     /// Where lines go that a thread writes: a slow reader holds nobody up until many wait.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -38,7 +46,9 @@ struct Line<T> {
 #[derive(Serialize)]
 struct RunFinished<'a> {
     event: &'static str,
-    saved: usize,
+    /// How many images were saved, pushed ..., by the verb's own word.
+    #[serde(flatten)]
+    done: HashMap<&'static str, usize>,
     unchanged: usize,
     skipped: usize,
     failed: usize,
@@ -98,14 +108,26 @@ impl Json {
     pub(super) fn event(&self, event: &Event<'_>) {
         match *event {
             Event::BlobAdvanced { digest, bytes } => {
-                if let Some(bytes) = self.due(digest, bytes, Instant::now()) {
+                if let Some(bytes) = self.due(Moving::Blob(digest), bytes, Instant::now()) {
                     self.write(Event::BlobAdvanced { digest, bytes });
                 }
             }
             Event::BlobFinished { digest, .. } => {
-                let rest = self.untold().remove(&digest).map_or(0, |(_, bytes)| bytes);
-                if rest > 0 {
-                    self.write(Event::BlobAdvanced { digest, bytes: rest });
+                let bytes = self.rest(Moving::Blob(digest));
+                if bytes > 0 {
+                    self.write(Event::BlobAdvanced { digest, bytes });
+                }
+                self.write(event);
+            }
+            Event::ArchiveAdvanced { step, bytes } => {
+                if let Some(bytes) = self.due(Moving::Archive(step), bytes, Instant::now()) {
+                    self.write(Event::ArchiveAdvanced { step, bytes });
+                }
+            }
+            Event::ArchiveFinished { step, .. } => {
+                let bytes = self.rest(Moving::Archive(step));
+                if bytes > 0 {
+                    self.write(Event::ArchiveAdvanced { step, bytes });
                 }
                 self.write(event);
             }
@@ -113,14 +135,19 @@ impl Json {
         }
     }
 
-    fn untold(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Instant, u64)>> {
+    fn untold(&self) -> std::sync::MutexGuard<'_, HashMap<Moving, (Instant, u64)>> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes that were not told of something that has ended.
+    fn rest(&self, what: Moving) -> u64 {
+        self.untold().remove(&what).map_or(0, |(_, bytes)| bytes)
+    }
+
     /// The bytes to tell of now, if it is time to.
-    fn due(&self, digest: Digest, bytes: u64, now: Instant) -> Option<u64> {
+    fn due(&self, what: Moving, bytes: u64, now: Instant) -> Option<u64> {
         let mut untold = self.untold();
-        let (last, sum) = untold.entry(digest).or_insert((now, 0));
+        let (last, sum) = untold.entry(what).or_insert((now, 0));
         *sum += bytes;
         if now.saturating_duration_since(*last) < PERIOD {
             return None;
@@ -130,10 +157,10 @@ impl Json {
     }
 
     /// Writes the closing line.
-    pub(super) fn finished(&self, report: &Report) {
+    pub(super) fn finished(&self, report: &Report, words: Words) {
         self.write(RunFinished {
             event: "run-finished",
-            saved: report.count(Status::Saved),
+            done: HashMap::from([(words.done, report.done())]),
             unchanged: report.count(Status::Unchanged),
             skipped: report.count(Status::Skipped),
             failed: report.count(Status::Failed),
@@ -174,7 +201,7 @@ mod tests {
     fn no_byte_is_left_out_between_lines() {
         let start = Instant::now();
         let json = Json::new(start);
-        let a = Digest::of(b"a");
+        let a = Moving::Blob(Digest::of(b"a"));
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(json.due(a, 10, at(0)), None);
         assert_eq!(json.due(a, 10, at(900)), None);

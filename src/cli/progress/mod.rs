@@ -10,7 +10,7 @@ use super::args::ProgressMode;
 use super::output::{self, clean};
 use super::screen::Screen;
 use super::troubles;
-use super::words::{SAVING, Words};
+use super::words::Words;
 use crate::copy::{Event, ImageReport, Observer, Plan, Report, Status};
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -18,8 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tally::Tally;
-
-const STOPPING: &str = "stopping: what is complete stays, the next run goes on (again: end at once)";
 
 /// What is shown in the end, and what `auto` became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +52,6 @@ impl Shared {
 }
 
 impl Progress {
-    /// Begins to show progress of saving in `mode`.
-    pub(super) fn start(mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
-        Self::of(SAVING, mode, quiet, screen)
-    }
-
     /// Begins to show progress of what `words` say is done, in `mode`.
     pub(super) fn of(words: Words, mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
         let terminal = std::io::stderr().is_terminal();
@@ -124,14 +117,15 @@ impl Progress {
             let mut tally = shared.tally();
             tally.stopping = true;
             shared.screen.end_bars();
-            shared.screen.line(STOPPING);
+            let promise = shared.words.stopping;
+            shared.screen.line(&format!("stopping: {promise} (again: end at once)"));
         }
     }
 
     /// Ends the showing and takes the bars away. With JSON, the totals become the last event.
     pub(super) fn stop(mut self, report: &Report) {
         if self.shared.view == View::Json {
-            self.shared.json.finished(report);
+            self.shared.json.finished(report, self.shared.words);
         }
         self.end_drawing();
     }
@@ -222,17 +216,18 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
     let why = || troubles::reason(&reference, image.error.as_ref());
     let name = clean(&reference);
     match image.status {
-        Status::Saved | Status::WouldSave => {
-            let size = output::size(image.bytes_fetched);
+        status if status.is_done() || status.is_planned() => {
             let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
-            format!(
-                "{place} {} {name}  {}",
-                paint.green(&format!("{:<9}", shared.words.done)),
-                paint.dim(&format!("{size} in {time}"))
-            )
+            // Of an archive the bytes that an image has, as most are not moved for it alone.
+            let size = match shared.words.one {
+                true => output::size(image.bytes_fetched.saturating_add(image.bytes_reused)),
+                false => format!("{} in {time}", output::size(image.bytes_fetched)),
+            };
+            let done = paint.green(&format!("{:<9}", shared.words.done));
+            format!("{place} {done} {name}  {}", paint.dim(&size))
         }
         Status::Unchanged => format!("{place} {} {name}", paint.dim("unchanged")),
         Status::Skipped => format!("{place} {} {name}  {}", paint.yellow("skipped  "), clean(why())),
-        Status::Failed => format!("{place} {} {name}  {}", paint.red("failed   "), clean(why())),
+        _ => format!("{place} {} {name}  {}", paint.red("failed   "), clean(why())),
     }
 }

@@ -30,6 +30,17 @@ impl Pulse {
 }
 
 fn standing(tally: &Tally, now: Instant) -> String {
+    if let Some(making) = &tally.making {
+        let (at, size) = (output::size(making.at), output::size(making.size));
+        let mut line = format!("{} the archive: {at} of {size}", making.word);
+        if let Some(rate) = making.rate.per_second() {
+            line.push_str(&format!(", {}/s", output::size(rate as u64)));
+        }
+        if let Some(eta) = tally.eta() {
+            line.push_str(&format!(", {} left", output::time(eta)));
+        }
+        return line;
+    }
     let mut line =
         format!("{}/{} images, {}", tally.images_done(), tally.images, output::size(tally.fetched));
     if let Some((total, sure)) = tally.expected() {

@@ -2,7 +2,7 @@
 
 use crate::cli::output::clean;
 use crate::cli::troubles::is_given_up;
-use crate::copy::{Event, Status};
+use crate::copy::{ArchiveStep, Event, Status};
 use crate::oci::{Digest, Reference};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -61,6 +61,17 @@ pub(super) struct Active {
     pub(super) rate: Rate,
 }
 
+/// A step of making an archive.
+#[derive(Clone, Debug)]
+pub(super) struct Making {
+    /// `checking`, `writing`.
+    pub(super) word: &'static str,
+    step: ArchiveStep,
+    pub(super) size: u64,
+    pub(super) at: u64,
+    pub(super) rate: Rate,
+}
+
 /// What has happened so far.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -75,6 +86,8 @@ pub(super) struct Tally {
     /// Bytes of them that are there, those of earlier runs included.
     pub(super) fetched: u64,
     pub(super) active: Vec<Active>,
+    /// The archive that is being made of it all.
+    pub(super) making: Option<Making>,
     pub(super) rate: Rate,
     pub(super) retries: usize,
     trouble: Option<(Instant, Trouble)>,
@@ -95,6 +108,7 @@ impl Tally {
             to_fetch: 0,
             fetched: 0,
             active: Vec::new(),
+            making: None,
             rate: Rate::default(),
             retries: 0,
             trouble: None,
@@ -158,6 +172,20 @@ impl Tally {
                     None => self.ended_unplanned += 1,
                 }
             }
+            Event::ArchiveStarted { step, bytes } => {
+                let word = match step {
+                    ArchiveStep::Checking => "checking",
+                    ArchiveStep::Writing => "writing",
+                };
+                let rate = Rate { last: Some((now, 0)), per_second: None };
+                self.making = Some(Making { word, step: *step, size: *bytes, at: 0, rate });
+            }
+            Event::ArchiveAdvanced { step, bytes } => {
+                if let Some(making) = self.making.as_mut().filter(|making| making.step == *step) {
+                    making.at += bytes;
+                }
+            }
+            Event::ArchiveFinished { .. } => self.making = None,
             Event::Warning { .. } => {}
         }
     }
@@ -167,6 +195,9 @@ impl Tally {
         self.rate.sample(self.fetched, now);
         for blob in &mut self.active {
             blob.rate.sample(blob.at, now);
+        }
+        if let Some(making) = &mut self.making {
+            making.rate.sample(making.at, now);
         }
     }
 
@@ -194,8 +225,11 @@ impl Tally {
 
     /// How long the rest will take, where that can be said.
     pub(super) fn eta(&self) -> Option<Duration> {
-        let rate = self.rate.per_second().filter(|rate| *rate >= 1.0)?;
-        let left = self.expected()?.0.saturating_sub(self.fetched);
+        let (left, rate) = match &self.making {
+            Some(making) => (making.size.saturating_sub(making.at), &making.rate),
+            None => (self.expected()?.0.saturating_sub(self.fetched), &self.rate),
+        };
+        let rate = rate.per_second().filter(|rate| *rate >= 1.0)?;
         if left == 0 {
             return None;
         }
@@ -240,10 +274,10 @@ fn short_name(reference: &Reference) -> String {
 
 fn slot(status: Status) -> usize {
     match status {
-        Status::Saved | Status::WouldSave => 0,
+        status if status.is_done() || status.is_planned() => 0,
         Status::Unchanged => 1,
         Status::Skipped => 2,
-        Status::Failed => 3,
+        _ => 3,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The real binary, run as people run it: with a home and an environment of its own.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,6 +105,21 @@ impl Victim {
     /// Whether it runs still.
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it has written a byte to stdout, and reads no more than that.
+    pub(crate) fn first_byte(&mut self) {
+        let mut byte = [0];
+        self.0.as_mut().unwrap().stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    }
+
+    /// Waits for its own end, which must come within `limit` of `since` though nobody reads what it writes.
+    pub(crate) fn end_within(mut self, limit: Duration, since: Instant) -> Ran {
+        while self.is_running() {
+            assert!(since.elapsed() < limit, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.finish()
     }
 
     /// `kill -9`.

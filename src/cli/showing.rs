@@ -1,0 +1,121 @@
+//! What is shown of a run, from its begin to its exit code, whatever the verb.
+
+use super::args::{GlobalArgs, ProgressMode};
+use super::exit::Exit;
+use super::interrupt::Interrupt;
+use super::outfile::Files;
+use super::progress::Progress;
+use super::screen::Screen;
+use super::words::Words;
+use super::{output, summary, troubles};
+use crate::copy::{Observer, Plan, Report, Status};
+use crate::error::{Error, ErrorKind, Result};
+use std::sync::Arc;
+
+/// A run that is shown.
+pub(super) struct Showing<'a> {
+    words: Words,
+    progress: Progress,
+    interrupt: Interrupt,
+    files: Files,
+    screen: &'a Screen,
+    /// Whether stdout is to have no table.
+    no_table: bool,
+    /// Whether only failures are to be told.
+    quiet: bool,
+}
+
+impl<'a> Showing<'a> {
+    /// Begins. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// `Storage` when the signals can't be had.
+    pub(super) fn start(
+        words: Words,
+        mode: ProgressMode,
+        files: Files,
+        global: &GlobalArgs,
+        screen: &'a Arc<Screen>,
+    ) -> Result<Self> {
+        let progress = Progress::of(words, mode, global.quiet, screen.clone());
+        let interrupt = Interrupt::listen(progress.on_interrupt())?;
+        let no_table = global.quiet || mode == ProgressMode::Json;
+        Ok(Self { words, progress, interrupt, files, screen, no_table, quiet: global.quiet })
+    }
+
+    /// Who is to be told of the run's events.
+    pub(super) fn observer(&self) -> Arc<dyn Observer> {
+        self.progress.observer()
+    }
+
+    /// Waits until the run is to stop.
+    pub(super) fn asked(&self) -> impl Future<Output = ()> + use<> {
+        let interrupt = self.interrupt.clone();
+        async move { interrupt.asked().await }
+    }
+
+    /// Tells what a dry run found; `free` is how many bytes there is room for, where that matters.
+    ///
+    /// # Errors
+    /// `Storage` when the report can't be written.
+    pub(super) fn planned(self, plan: &Plan, free: Option<u64>) -> Result<Exit> {
+        self.progress.stop_planning(plan);
+        if !self.no_table {
+            let table = summary::of_plan(plan, self.words, free, output::columns(std::io::stdout()));
+            let _ = output::stdout(table.as_bytes());
+        }
+        output::stderr_text(&troubles::of_plan(plan, self.quiet, self.screen.paint()));
+        let full = free.is_some_and(|free| free < plan.fetch_bytes);
+        if full {
+            output::failure(&no_room(plan.fetch_bytes, free.unwrap_or_default()));
+        }
+        self.files.write(plan, None)?;
+        let failed = plan.images.iter().any(|image| image.status == Status::Failed);
+        Ok(match (self.interrupt.was_asked(), full, failed) {
+            (true, _, _) => Exit::Interrupted,
+            (_, true, _) => Exit::Stopped,
+            (_, _, true) => Exit::SomeFailed,
+            _ => Exit::Done,
+        })
+    }
+
+    /// Tells what became of a run, with the closing table.
+    ///
+    /// # Errors
+    /// `Storage` when the report or the failed list can't be written.
+    pub(super) fn finished(self, report: &Report, failed: Option<String>) -> Result<Exit> {
+        let words = self.words;
+        let table = || {
+            let _ = output::stdout(summary::of_report(report, words).as_bytes());
+        };
+        self.finished_with(report, failed, table)
+    }
+
+    /// As `finished`, with what `tell` says in place of the table.
+    ///
+    /// # Errors
+    /// As `finished`.
+    pub(super) fn finished_with(
+        self,
+        report: &Report,
+        failed: Option<String>,
+        tell: impl FnOnce(),
+    ) -> Result<Exit> {
+        self.progress.stop(report);
+        output::stderr_text(&troubles::of_report(report, self.quiet, self.screen.paint()));
+        if !self.no_table {
+            tell();
+        }
+        output::stderr_text(&troubles::last_words(report, self.words, self.screen.paint()));
+        self.files.write(report, failed.as_deref())?;
+        Ok(match Exit::of_report(report) {
+            Exit::SomeFailed if self.interrupt.was_asked() => Exit::Interrupted,
+            exit => exit,
+        })
+    }
+}
+
+fn no_room(needed: u64, free: u64) -> Error {
+    let why = format!("{} would be fetched, and {} are free", output::size(needed), output::size(free));
+    Error::new(ErrorKind::Storage, "", why).with_hint("free some space or save into another directory")
+}
