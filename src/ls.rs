@@ -215,7 +215,11 @@ impl Walk<'_> {
         if !self.store.has_revision(self.repository, digest)? {
             return Ok(None);
         }
-        let Some(bytes) = self.store.read_content(digest, MAX_MANIFEST_SIZE)? else { return Ok(None) };
+        let Some(bytes) = self.store.read_content(digest, MAX_MANIFEST_SIZE)? else {
+            // Linked, it was saved: that is another thing than a platform that nobody asked for.
+            self.problem(format!("manifest {} is missing", digest.short()));
+            return Ok(None);
+        };
         match RawManifest::new(bytes, None) {
             Ok(raw) if raw.digest == *digest => Ok(Some(raw)),
             Ok(_) => {

@@ -211,11 +211,11 @@ pub struct SaveArgs {
 /// The arguments of every command that saves, whatever its images come from.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all
+    /// Architectures to save: amd64, arm64, arm/v7, linux/arm64/v8, or all; may be repeated
     ///
     /// May be left out where every line of the lists has a platform= of its own.
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", help_heading = "What to save")]
-    pub arch: Option<String>,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = ArgAction::Append, help_heading = "What to save")]
+    pub arch: Vec<String>,
     /// Operating system of architectures that are written without one
     #[arg(long, value_name = "OS", default_value = "linux", help_heading = "What to save")]
     pub os: String,
@@ -303,6 +303,11 @@ pub struct RegistryArgs {
     /// How often a request that failed is tried again without any progress in between
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+}
+
+/// The value of `--arch`, which may be repeated: as the comma list that says the same; none when it was not given.
+pub(super) fn arch(given: &[String]) -> Option<String> {
+    (!given.is_empty()).then(|| given.join(","))
 }
 
 /// The value of `--jobs`.

@@ -3,7 +3,7 @@
 use super::args::{GlobalArgs, RunArgs};
 use super::config::Environment;
 use super::exit::Exit;
-use super::output::clean;
+use super::output::{Paint, clean};
 use super::save::{self, Job};
 use super::scan::{self, LookArgs};
 use super::screen::Screen;
@@ -53,7 +53,10 @@ async fn built(
     let whole = found.unread.is_empty();
     let entries = entries(found, &args.path, global, screen)?;
     if entries.is_empty() {
-        output::stderr(&format!("{}: no images are named in it", clean(&args.path.display().to_string())));
+        if !global.quiet {
+            let path = args.path.display().to_string();
+            output::stderr(&format!("{}: no images are named in it", clean(&path)));
+        }
         return Ok(if whole { Exit::Done } else { Exit::SomeFailed });
     }
     let job = Job::resolve(&args.run, &dir, entries, global, environment, screen)?;
@@ -84,23 +87,30 @@ fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
 /// The images to save. What is doubtful is told; what is wrong in a list ends the run.
 fn entries(mut found: Found, path: &Path, global: &GlobalArgs, screen: &Screen) -> Result<Vec<Entry>> {
     let problems = std::mem::take(&mut found.problems);
-    scan::remarks(&found, global.quiet);
-    let doubtful = Review::of(&found).doubtful;
-    for doubt in doubtful.iter().take(DOUBTS) {
-        let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };
-        let places = doubt.sources.first().map(String::as_str).unwrap_or_default();
-        let told = format!("warning: {places}: not saved: {name} ({})", doubt.why);
-        output::stderr(&clean(&told));
-    }
-    if doubtful.len() > DOUBTS {
-        let more = doubtful.len() - DOUBTS;
-        output::stderr(&format!(
-            "warning: and {more} more doubtful finds; saver scan {} lists all",
-            path.display()
-        ));
+    scan::remarks(&found, global.quiet, screen.paint());
+    if !global.quiet {
+        tell_doubtful(&Review::of(&found), path, screen.paint());
     }
     // One image in many files is no mistake here: it needs no note.
     let mut all = list::merge([Parsed { entries: found.entries, problems, ..Parsed::default() }]);
     all.notes.clear();
     lists::settle(all, screen, global.quiet)
+}
+
+/// What is not saved, because nobody knows whether it is meant.
+fn tell_doubtful(review: &Review, path: &Path, paint: Paint) {
+    let (doubtful, word) = (&review.doubtful, paint.yellow("warning:"));
+    for doubt in doubtful.iter().take(DOUBTS) {
+        let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };
+        let places = doubt.sources.first().map(String::as_str).unwrap_or_default();
+        let told = format!("{places}: not saved: {name} ({})", doubt.why);
+        output::stderr(&format!("{word} {}", clean(&told)));
+    }
+    if doubtful.len() > DOUBTS {
+        let more = doubtful.len() - DOUBTS;
+        output::stderr(&format!(
+            "{word} and {more} more doubtful finds; saver scan {} lists all",
+            clean(&path.display().to_string())
+        ));
+    }
 }

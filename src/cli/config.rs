@@ -226,15 +226,9 @@ fn values(arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
         }
         (Value::Environment(text) | Value::One(text), _) => Ok(vec![text.clone()]),
         (Value::Many(values) | Value::Pairs(values), _) if repeatable => Ok(values.clone()),
-        // A flag that takes a comma list shows it in its value's name.
-        (Value::Many(values), _) if value_name(arg).contains("[,") => Ok(vec![values.join(",")]),
         (Value::Many(_), _) => wrong("a sequence is written", "it takes one value"),
         (Value::Pairs(_), _) => wrong("a mapping is written", "it takes one value"),
     }
-}
-
-fn value_name(arg: &Arg) -> &str {
-    arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str())
 }
 
 /// Has the command itself try the values, so that an error can name where they come from.
@@ -455,7 +449,7 @@ mod tests {
         assert!(!cli.global.quiet);
         let Some(Verb::Save(save)) = cli.command else { panic!() };
         assert_eq!(save.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
-        assert_eq!(save.run.arch.as_deref(), Some("amd64,arm64"));
+        assert_eq!(save.run.arch, ["amd64", "arm64"]);
         assert!(save.run.dry_run && save.run.fail_fast);
         assert_eq!(save.run.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
         assert_eq!(save.run.registry.plain_http, ["a:1"]);

@@ -24,8 +24,8 @@ pub struct Args {
     #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock", value_parser = socket)]
     pub listen: String,
     /// What is pulled of images of several platforms, and first the one that is answered for [default: this machine's]
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]")]
-    pub arch: Option<String>,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = clap::ArgAction::Append)]
+    pub arch: Vec<String>,
     /// How many blobs are fetched at once from one registry, for one image (1-256)
     #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs)]
     pub jobs: u16,
@@ -74,8 +74,8 @@ async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Resul
     save.copy.jobs = usize::from(args.jobs);
     save.copy.retry.retries = args.registry.retries;
     let mut options = CriOptions::new(save);
-    if let Some(arch) = &args.arch {
-        options.platforms = PlatformSet::parse(arch, "linux")?;
+    if let Some(arch) = super::args::arch(&args.arch) {
+        options.platforms = PlatformSet::parse(&arch, "linux")?;
         if let PlatformSet::Only(platforms) = &options.platforms
             && let Some(first) = platforms.first()
         {

@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Architectures to export: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
-    pub arch: String,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = ArgAction::Append, default_value = "all")]
+    pub arch: Vec<String>,
     /// Names in the directory, as they were saved with
     #[arg(long, value_name = "NAMES", default_value = "strip")]
     pub names: String,
@@ -181,7 +181,7 @@ fn options(
         }
     };
     let mut options = ExportOptions::new(format, from);
-    options.copy.platforms = PlatformSet::parse(&args.arch, "linux")?;
+    options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
     options.copy.jobs = usize::from(args.jobs);
     options.copy.retry.retries = args.registry.retries;
     options.copy.index = match (args.index, format) {

@@ -31,8 +31,8 @@ pub struct Args {
     #[arg(long, value_name = "NAMES", default_value = "strip")]
     pub names: String,
     /// Architectures to import: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
-    pub arch: String,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = clap::ArgAction::Append, default_value = "all")]
+    pub arch: Vec<String>,
     /// Write what became of each image to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -51,7 +51,7 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
     let path = needed(args.path.as_ref(), "PATH", "an archive or the directory of an image layout")?;
     let mut options =
         ImportOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to import into")?);
-    options.copy.platforms = PlatformSet::parse(&args.arch, "linux")?;
+    options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
     options.names = args.names.parse()?;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
     let files = Files::prepare(None, args.report.as_deref(), None)?;

@@ -39,8 +39,8 @@ pub struct InspectArgs {
     #[arg(value_name = "IMAGE", default_value = "", hide_default_value = true)]
     pub image: String,
     /// Tell only of these architectures: amd64, arm64, arm/v7, a comma list, or all
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
-    pub arch: String,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = clap::ArgAction::Append, default_value = "all")]
+    pub arch: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -122,7 +122,7 @@ fn tell(result: Result<Vec<u8>>) -> Exit {
 }
 
 async fn inspected(args: &InspectArgs, global: &GlobalArgs, environment: &Environment) -> Result<Vec<u8>> {
-    let options = options(&args.arch, &args.place)?;
+    let options = options(&args.arch.join(","), &args.place)?;
     let asked = named(&args.image, "IMAGE")?;
     let (end, reference) = look(&args.place, &asked, true, global, environment)?;
     if args.raw {

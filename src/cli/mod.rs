@@ -52,7 +52,7 @@ use std::process::ExitCode;
 #[must_use]
 pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().collect();
-    run(&argv, &Environment::of_process()).into()
+    output::unless_lost(run(&argv, &Environment::of_process())).into()
 }
 
 fn run(argv: &[OsString], environment: &Environment) -> Exit {
@@ -127,10 +127,10 @@ fn tell(mut error: clap::Error) -> Exit {
     if error.kind() == ClapError::UnknownArgument {
         error.remove(ContextKind::Suggested);
     }
-    // Nothing is left to do when the terminal is gone.
-    let _ = error.print();
+    let printed = error.print();
     match error.kind() {
-        ClapError::DisplayHelp | ClapError::DisplayVersion => Exit::Done,
+        ClapError::DisplayHelp | ClapError::DisplayVersion => output::written(printed),
+        // Nothing is left to do when stderr is gone.
         _ => Exit::Usage,
     }
 }

@@ -4,6 +4,7 @@ use super::exit::Exit;
 use crate::error::Error;
 use std::borrow::Cow;
 use std::io::{ErrorKind as IoError, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Text from elsewhere, safe to print: what could move the cursor, colour the line, hide or reorder
@@ -49,16 +50,34 @@ fn is_unsafe(c: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Whether something could not be written to stdout.
+static IS_LOST: AtomicBool = AtomicBool::new(false);
+
 /// Writes to stdout. A reader that has gone away is not a failure of ours.
 pub(super) fn stdout(bytes: &[u8]) -> Exit {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// What it means that stdout took this or refused it. The first refusal is told.
+pub(super) fn written(outcome: std::io::Result<()>) -> Exit {
+    match outcome {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == IoError::BrokenPipe => Exit::Done,
         Err(error) => {
-            failure(&Error::storage("stdout", "write", error));
+            if !IS_LOST.swap(true, Ordering::Relaxed) {
+                failure(&Error::storage("stdout", "write", error));
+            }
             Exit::Stopped
         }
+    }
+}
+
+/// How a command ends that would end with `exit`: not well, if what it printed was lost on the way.
+pub(super) fn unless_lost(exit: Exit) -> Exit {
+    match exit {
+        Exit::Done if IS_LOST.load(Ordering::Relaxed) => Exit::Stopped,
+        exit => exit,
     }
 }
 

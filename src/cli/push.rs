@@ -46,8 +46,8 @@ pub struct Args {
 #[derive(clap::Args, Clone, Debug)]
 pub struct SendArgs {
     /// Architectures to send: amd64, arm64, arm/v7, linux/arm64/v8, or all that are there
-    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", default_value = "all")]
-    pub arch: String,
+    #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = clap::ArgAction::Append, default_value = "all")]
+    pub arch: Vec<String>,
     /// Operating system of architectures that are written without one
     #[arg(long, value_name = "OS", default_value = "linux")]
     pub os: String,
@@ -86,7 +86,7 @@ impl SendArgs {
     /// # Errors
     /// `InvalidInput` for a platform that is none.
     pub(super) fn apply(&self, options: &mut CopyOptions) -> Result<()> {
-        options.platforms = match self.arch.trim() {
+        options.platforms = match self.arch.join(",").trim() {
             "all" => PlatformSet::All,
             arch => PlatformSet::parse(arch, &self.os)?,
         };

@@ -125,7 +125,7 @@ impl Job {
             let made = Made::before(&self.options.dir);
             let saver = ImageSaver::new(self.options)?;
             let plan = saver.plan_until(images, showing.asked()).await?;
-            let free = saver.store().free_space().ok().map(|free| free.bytes);
+            let free = saver.store().free_space().ok();
             drop(made);
             return showing.planned(&plan, free);
         }
@@ -157,12 +157,12 @@ fn copy_options(args: &RunArgs) -> CopyOptions {
 
 /// What to save of the images that do not say so themselves.
 fn platforms(args: &RunArgs, entries: &[Entry]) -> Result<PlatformSet> {
-    let platforms = match &args.arch {
+    let platforms = match super::args::arch(&args.arch) {
         Some(arch) if arch.contains(',') && arch.split(',').any(|part| part.trim() == "all") => {
             let why = "all stands alone: it is every platform there is";
             return Err(Error::new(ErrorKind::InvalidInput, format!("--arch {arch}"), why));
         }
-        Some(arch) => PlatformSet::parse(arch, &args.os)?,
+        Some(arch) => PlatformSet::parse(&arch, &args.os)?,
         None if entries.iter().all(|entry| entry.platforms.is_some()) => PlatformSet::All,
         None => {
             return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")

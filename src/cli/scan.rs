@@ -4,8 +4,8 @@ use super::args::GlobalArgs;
 use super::config::Environment;
 use super::exit::Exit;
 use super::helm::Helm;
-use super::output::{self, clean, count};
-use super::screen::{self, Screen};
+use super::output::{self, Paint, clean, count};
+use super::save;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{Origin, Remark};
 use crate::scan::{self, Found, Ignore, Kind, MAX_FILE_BYTES, Render, Review, ScanOptions};
@@ -50,15 +50,8 @@ pub struct LookArgs {
 
 /// Scans.
 pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let log = Screen::new(false);
-    screen::start_log(&log, global.verbose, global.log_format);
-    match found(args, environment) {
-        Ok(found) => tell(&found, args, global.quiet),
-        Err(error) => {
-            output::failure(&error);
-            Exit::of_error(&error)
-        }
-    }
+    let screen = save::screen(global, environment);
+    save::ended(found(args, environment).map(|found| tell(&found, args, global.quiet, screen.paint())))
 }
 
 fn found(args: &Args, environment: &Environment) -> Result<Found> {
@@ -127,13 +120,15 @@ fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
         }
         problems.extend(ignore.read(&file.display().to_string(), &text));
     }
-    match problems.into_iter().next() {
-        Some(problem) => Err(problem.into()),
-        None => Ok(ignore),
+    // All that is wrong is told at once; the last of it ends the command.
+    let last = problems.pop();
+    for problem in problems {
+        output::stderr(&format!("error: {}", clean(&problem.to_string())));
     }
+    last.map_or(Ok(ignore), |problem| Err(problem.into()))
 }
 
-fn tell(found: &Found, args: &Args, quiet: bool) -> Exit {
+fn tell(found: &Found, args: &Args, quiet: bool, paint: Paint) -> Exit {
     let review = Review::of(found);
     // Each line is cleaned by itself, so that lines stay lines.
     let text: String = if args.json {
@@ -143,10 +138,11 @@ fn tell(found: &Found, args: &Args, quiet: bool) -> Exit {
         review.to_list().lines().map(|line| format!("{}\n", clean(line))).collect()
     };
     let exit = output::stdout(text.as_bytes());
-    remarks(found, quiet);
+    remarks(found, quiet, paint);
     if !quiet {
         let (images, doubtful) = (review.images.len(), review.doubtful.len());
-        output::stderr(&format!("{}, {doubtful} doubtful", count(images, "image")));
+        let doubtful = if doubtful == 0 { String::new() } else { format!(", {doubtful} doubtful") };
+        output::stderr(&format!("{}{doubtful}", count(images, "image")));
     }
     match exit {
         Exit::Done if !is_whole(found) => Exit::SomeFailed,
@@ -160,17 +156,17 @@ pub(super) fn is_whole(found: &Found) -> bool {
 }
 
 /// Tells what could not be read, and what is worth knowing.
-pub(super) fn remarks(found: &Found, quiet: bool) {
+pub(super) fn remarks(found: &Found, quiet: bool, paint: Paint) {
     for problem in found.problems.iter().chain(&found.unread) {
-        output::stderr(&format!("warning: {}", clean(&problem.to_string())));
+        output::stderr(&format!("{} {}", paint.yellow("warning:"), clean(&problem.to_string())));
     }
     if quiet {
         return;
     }
     for note in found.notes.iter().take(NOTES) {
-        output::stderr(&format!("note: {}", clean(&note.to_string())));
+        output::stderr(&format!("{} {}", paint.dim("note:"), clean(&note.to_string())));
     }
     if found.notes.len() > NOTES {
-        output::stderr(&format!("note: and {} more like these", found.notes.len() - NOTES));
+        output::stderr(&format!("{} and {} more like these", paint.dim("note:"), found.notes.len() - NOTES));
     }
 }

@@ -10,6 +10,7 @@ use super::words::Words;
 use super::{output, summary, troubles};
 use crate::copy::{Observer, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::FreeSpace;
 use std::sync::Arc;
 
 /// A run that is shown.
@@ -54,24 +55,24 @@ impl<'a> Showing<'a> {
         async move { interrupt.asked().await }
     }
 
-    /// Tells what a dry run found; `free` is how many bytes there is room for, where that matters.
+    /// Tells what a dry run found; `free` is the room that there is, where that matters.
     ///
     /// # Errors
     /// `Storage` when the report can't be written.
-    pub(super) fn planned(self, plan: &Plan, free: Option<u64>) -> Result<Exit> {
+    pub(super) fn planned(self, plan: &Plan, free: Option<FreeSpace>) -> Result<Exit> {
         self.progress.stop_planning(plan);
         if !self.no_table {
             let table = summary::of_plan(plan, self.words, free, output::columns(std::io::stdout()));
             let _ = output::stdout(table.as_bytes());
         }
         output::stderr_text(&troubles::of_plan(plan, self.quiet, self.screen.paint()));
-        let full = free.is_some_and(|free| free < plan.fetch_bytes);
-        if full {
-            output::failure(&no_room(plan.fetch_bytes, free.unwrap_or_default()));
+        let full = free.and_then(|free| no_room(plan, free));
+        if let Some(error) = &full {
+            output::failure(error);
         }
         self.files.write(plan, None)?;
         let failed = plan.images.iter().any(|image| image.status == Status::Failed);
-        Ok(match (self.interrupt.was_asked(), full, failed) {
+        Ok(match (self.interrupt.was_asked(), full.is_some(), failed) {
             (true, _, _) => Exit::Interrupted,
             (_, true, _) => Exit::Stopped,
             (_, _, true) => Exit::SomeFailed,
@@ -115,7 +116,20 @@ impl<'a> Showing<'a> {
     }
 }
 
-fn no_room(needed: u64, free: u64) -> Error {
-    let why = format!("{} would be fetched, and {} are free", output::size(needed), output::size(free));
-    Error::new(ErrorKind::Storage, "", why).with_hint("free some space or save into another directory")
+/// Why what is planned does not fit, if it is known not to: bytes of manifests are not counted, nor files of images.
+fn no_room(plan: &Plan, free: FreeSpace) -> Option<Error> {
+    // Content and link, each in a directory of its own.
+    let files = plan.fetch_blobs.saturating_mul(4);
+    let (why, hint) = if free.bytes < plan.fetch_bytes {
+        let (fetched, free) = (output::size(plan.fetch_bytes), output::size(free.bytes));
+        (format!("{fetched} would be fetched, and {free} are free"), "free some space")
+    } else {
+        let free = free.inodes.filter(|inodes| *inodes < files)?;
+        let why = format!(
+            "at least {files} files and directories would be made, and {free} are free on this file system"
+        );
+        (why, "remove some files (df -i tells where they are)")
+    };
+    let error = Error::new(ErrorKind::Storage, "", why);
+    Some(error.with_hint(format!("{hint} or save into another directory")))
 }

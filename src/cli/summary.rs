@@ -4,6 +4,7 @@ use super::output::{self, clean, count, size, table, time};
 use super::troubles;
 use super::words::Words;
 use crate::copy::{ImagePlan, Plan, Report, Status};
+use crate::store::FreeSpace;
 use std::time::Duration;
 
 /// No name in a table is made shorter than this.
@@ -35,7 +36,7 @@ pub(super) fn of_report(report: &Report, words: Words) -> String {
 }
 
 /// What a dry run says of each image and of all. Names are shortened where the table would be wider than `width`.
-pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<u64>, width: Option<usize>) -> String {
+pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width: Option<usize>) -> String {
     let row = |image: &ImagePlan| {
         let what = match image.status {
             status if status.is_done() || status.is_planned() => words.act,
@@ -73,7 +74,7 @@ pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<u64>, width: Optio
         text = table(&heads, &right, &rows);
     }
     if let Some(free) = free {
-        text.push_str(&format!("free space: {}\n", output::size(free)));
+        text.push_str(&format!("free space: {}\n", output::size(free.bytes)));
     }
     text
 }
@@ -148,10 +149,12 @@ pub(super) mod tests {
                 row("nginx", &["linux/amd64", "windows/amd64"]),
             ],
             fetch_bytes: 692_000_000,
+            fetch_blobs: 2,
             reuse_bytes: 0,
             seconds: 0.0,
         };
-        let text = of_plan(&plan, SAVING, Some(1000), Some(80));
+        let free = FreeSpace { bytes: 1000, total: 1000, inodes: None };
+        let text = of_plan(&plan, SAVING, Some(free), Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(
             text.contains("registry.e") && text.contains("3-alpine  fail"),

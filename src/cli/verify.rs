@@ -41,8 +41,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "repair", help_heading = "What to save again")]
     pub list: Vec<PathBuf>,
     /// Architectures to save, as in saver save
-    #[arg(long, value_name = "ARCH[,ARCH]", help_heading = "What to save again")]
-    pub arch: Option<String>,
+    #[arg(long, value_name = "ARCH[,ARCH]", action = ArgAction::Append, help_heading = "What to save again")]
+    pub arch: Vec<String>,
     /// Names in the tree, as in saver save
     #[arg(long, value_name = "NAMES", default_value = "strip", help_heading = "What to save again")]
     pub names: String,
@@ -136,7 +136,7 @@ fn save_args(args: &Args) -> Result<SaveArgs> {
     save.run.arch = args.arch.clone();
     save.run.names = args.names.clone();
     save.run.registry = args.registry.clone();
-    if save.run.arch.is_none() {
+    if save.run.arch.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
             .with_hint("the images of --list are saved again: add --arch amd64, say"));
     }

@@ -181,6 +181,8 @@ pub struct ImagePlan {
     pub platforms: Vec<String>,
     /// Bytes of blobs that would come for it; a blob that several images share counts with the first.
     pub fetch_bytes: u64,
+    /// How many blobs these are.
+    pub fetch_blobs: u64,
     /// Bytes of its blobs that are there, or that an image before it would bring.
     pub reuse_bytes: u64,
     /// Why it would fail or be skipped.
@@ -202,6 +204,7 @@ impl ImagePlan {
             digest: None,
             platforms: Vec::new(),
             fetch_bytes: 0,
+            fetch_blobs: 0,
             reuse_bytes: 0,
             error: None,
             warnings: Vec::new(),
@@ -218,6 +221,8 @@ pub struct Plan {
     pub images: Vec<ImagePlan>,
     /// Bytes that would come over the network, manifests left out.
     pub fetch_bytes: u64,
+    /// How many blobs would come.
+    pub fetch_blobs: u64,
     /// Bytes that would not have to come.
     pub reuse_bytes: u64,
     /// How long planning took, in seconds.

@@ -32,6 +32,8 @@ struct Prepared {
     lacking: Vec<(Repository, Descriptor)>,
     /// Of these, the bytes that no other image of the run has claimed.
     fetch_bytes: u64,
+    /// How many blobs these are.
+    fetch_blobs: u64,
     reuse_bytes: u64,
     unchanged: bool,
 }
@@ -92,6 +94,7 @@ impl<K: Sink> Engine<K> {
         Plan {
             schema: Report::SCHEMA,
             fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),
+            fetch_blobs: sum(images.iter().map(|image| image.fetch_blobs)),
             reuse_bytes: sum(images.iter().map(|image| image.reuse_bytes)),
             images,
             seconds: lap(started),
@@ -185,6 +188,7 @@ impl<K: Sink> Engine<K> {
                 plan.digest = Some(prepared.root);
                 plan.platforms = names(&prepared.content);
                 plan.fetch_bytes = prepared.fetch_bytes;
+                plan.fetch_blobs = prepared.fetch_blobs;
                 plan.reuse_bytes = prepared.reuse_bytes;
             }
             Ok(Preparation::Skip(why)) => {
@@ -302,7 +306,7 @@ impl<K: Sink> Engine<K> {
         places: Vec<Place>,
         tally: &Tally,
     ) -> Result<Prepared> {
-        let (mut lacking, mut fetch_bytes, mut reuse_bytes) = (Vec::new(), 0, 0);
+        let (mut lacking, mut fetch_bytes, mut fetch_blobs, mut reuse_bytes) = (Vec::new(), 0, 0, 0);
         for home in homes::<K>(&places) {
             for (blob, there) in content.blobs.iter().zip(self.which_are_there(home, &content, tally).await?)
             {
@@ -311,9 +315,12 @@ impl<K: Sink> Engine<K> {
                     continue;
                 }
                 lacking.push((home.clone(), blob.clone()));
-                let counted =
-                    if self.flight.claim(blob.digest) { &mut fetch_bytes } else { &mut reuse_bytes };
-                *counted = sum([*counted, blob.size]);
+                if self.flight.claim(blob.digest) {
+                    fetch_bytes = sum([fetch_bytes, blob.size]);
+                    fetch_blobs += 1;
+                } else {
+                    reuse_bytes = sum([reuse_bytes, blob.size]);
+                }
             }
         }
         let mut tags = Vec::with_capacity(places.len());
@@ -335,6 +342,7 @@ impl<K: Sink> Engine<K> {
             places,
             lacking,
             fetch_bytes,
+            fetch_blobs,
             reuse_bytes,
             unchanged,
         })

@@ -25,16 +25,17 @@ mod remove;
 mod sink;
 mod source;
 
+pub use crate::driver::FreeSpace;
 pub use lock::StoreLock;
 pub use partial::Writer;
 
-use crate::driver::{Driver, FreeSpace, FsDriver};
+use crate::driver::{Driver, FsDriver};
 use crate::error::{Error, Result};
 use partial::Claims;
 use publish::Publisher;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 /// How a store writes.
@@ -69,6 +70,8 @@ struct Inner {
     area: OnceLock<String>,
     /// How many it has staged: their names.
     staged: AtomicU64,
+    /// Whether it was said that another process is waited for.
+    told: AtomicBool,
 }
 
 impl Inner {
@@ -107,8 +110,8 @@ impl Store {
     #[must_use]
     pub fn with_driver(driver: Arc<dyn Driver>, options: StoreOptions) -> Self {
         let publisher = Publisher::new(driver.clone(), options.durability);
-        let (claims, area, staged) = (Arc::default(), OnceLock::new(), AtomicU64::new(0));
-        Self { inner: Arc::new(Inner { driver, claims, publisher, area, staged }) }
+        let (claims, area, staged, told) = Default::default();
+        Self { inner: Arc::new(Inner { driver, claims, publisher, area, staged, told }) }
     }
 
     /// How much more fits.

@@ -9,11 +9,27 @@ use crate::oci::{Descriptor, Digest, Repository, Tag};
 use bytes::Bytes;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How often a blob that another process is writing is looked at: first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
+
+/// After so long it is said what is waited for.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Says once that another process has what this one waits for.
+    fn tell_waiting(&self, waited: Duration, partial: &str) {
+        if waited >= SAY_AFTER && !self.inner.told.swap(true, Ordering::Relaxed) {
+            let driver = &*self.inner.driver;
+            let (lock, tree) = (driver.location(partial), driver.location(""));
+            tracing::warn!(
+                "another saver works on {tree} and fetches what is wanted here too: waiting for it ({lock} is locked)"
+            );
+        }
+    }
+}
 
 impl Sink for Store {
     type Writer = Writer;
@@ -67,7 +83,7 @@ impl Sink for Store {
         };
         let partial = path::partial(digest, *size);
         let driver = &*self.inner.driver;
-        let mut wait = POLL.0;
+        let (mut wait, asked) = (POLL.0, Instant::now());
         loop {
             let opened = driver.partial(&partial, *size);
             let file = opened.map_err(|error| storage(driver, &partial, "open the partial blob", error))?;
@@ -86,6 +102,7 @@ impl Sink for Store {
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(POLL.1);
+            self.tell_waiting(asked.elapsed(), &partial);
         }
     }
 

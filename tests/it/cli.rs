@@ -422,6 +422,44 @@ fn a_reader_that_goes_away_does_not_fail_the_run() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_told_once_and_is_no_success() {
+    let place = Place::new();
+    let (_registry, host) = sample_registry(&place);
+    let image = format!("{host}/demo/app:1.0");
+    place.write("pod.yaml", "spec: {containers: [{image: a.io/b:1}]}\n");
+    for args in [
+        &["--help"][..],
+        &["man"],
+        &["completions", "bash"],
+        &["ls", "--dir", "."],
+        &[&image, "--dir", "d", "--arch", "amd64", "--progress", "none"],
+        &[&image, "--dir", "d", "--arch", "amd64", "--progress", "json"],
+        &[&image, "--dir", "d", "--arch", "amd64", "--dry-run"],
+        &["scan", "pod.yaml"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let ran = Ran::of(place.saver(args).stdout(full).output().unwrap()).expect(3);
+        assert_eq!(ran.err.matches("error: stdout: cannot write").count(), 1, "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn architectures_may_be_given_one_by_one() {
+    let place = Place::new();
+    let (_registry, host) = sample_registry(&place);
+    let image = format!("{host}/demo/app:1.0");
+    let row = |args: &[&str]| {
+        let ran = place.run(&[&[image.as_str(), "--dir", "d", "--dry-run"], args].concat()).expect(0);
+        ran.out.lines().find(|line| line.contains("demo/app:1.0")).unwrap().to_owned()
+    };
+    let both = row(&["--arch", "amd64,arm64"]);
+    assert!(both.contains("amd64,arm64"), "{both}");
+    assert_eq!(row(&["--arch", "amd64", "--platform", "linux/arm64"]), both);
+    let wrong = [&image, "--dir", "d", "--dry-run", "--arch", "all", "--arch", "amd64"];
+    assert!(place.run(&wrong).expect(2).err.contains("all stands alone"));
+}
+
+#[test]
 fn a_list_may_come_through_stdin() {
     let place = Place::new();
     let (_registry, host) = sample_registry(&place);

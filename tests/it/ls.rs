@@ -63,7 +63,6 @@ fn a_platform_that_was_not_saved_is_absent_and_no_fault() {
     let tree = Tree::new();
     let (_, _, arm) = index_of_two(&tree);
     let whole = only_tag(&tree).bytes;
-    // Either the link or the content may be missing.
     fs::remove_file(tree.revision_link("app", &arm.digest)).unwrap();
     let tag = only_tag(&tree);
     assert_eq!((tag.platforms[0].present, tag.platforms[1].present, tag.problems.len()), (true, false, 0));
@@ -71,8 +70,12 @@ fn a_platform_that_was_not_saved_is_absent_and_no_fault() {
     assert!(without_arm < whole - size_of(&tree, &arm.digest));
     write(&tree.revision_link("app", &arm.digest), arm.digest.to_string().as_bytes());
     fs::remove_file(tree.data(&arm.digest)).unwrap();
+    let (code, table, _) = saver_ls(tree.dir(), &[]);
+    assert_eq!(code, Some(1), "linked and gone is damage, as verify calls it");
+    assert!(table.contains(&format!("manifest {} is missing", arm.digest.short())), "{table}");
     let tag = only_tag(&tree);
-    assert_eq!((tag.platforms[1].present, tag.problems.len(), tag.bytes), (false, 0, without_arm));
+    assert_eq!((tag.platforms[1].present, tag.problems.len(), tag.bytes), (false, 1, without_arm));
+    fs::remove_file(tree.revision_link("app", &arm.digest)).unwrap();
     let (code, table, _) = saver_ls(tree.dir(), &[]);
     assert_eq!(code, Some(0));
     assert!(table.contains("linux/amd64") && !table.contains("arm"), "{table}");

@@ -1,11 +1,13 @@
 //! Several savers in one directory at once, and savers beside somebody who takes something away.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use saver::content::{Ingest, Sink};
+use saver::oci::Descriptor;
 use saver::store::{Store, StoreOptions};
 
 use super::support::fleet::{Fleet, assert_true, blob_bytes};
@@ -109,6 +111,44 @@ fn hold_alone(dir: &Path) -> Child {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "held\n");
     child
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saver_that_waits_for_another_says_so_once() {
+    let fleet = Fleet::make(2);
+    let source = Registry::serve(fleet.tree.dir());
+    let images = fleet.references(&source.address);
+    let (home, alone, dir) = (Home::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    home.save(alone.path(), "amd64", &images, &[], 0);
+    // Two of the blobs, in the hands of somebody who takes his time.
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    let repository = "any/where".parse().unwrap();
+    let mut held = Vec::new();
+    for (path, bytes) in files(alone.path()).iter().filter(|(path, _)| path.ends_with("/data")) {
+        if bytes.first() != Some(&b'{') && held.len() < 2 {
+            let digest = format!("sha256:{}", path.rsplit('/').nth(1).unwrap()).parse().unwrap();
+            let blob = Descriptor::new("application/octet-stream".to_owned(), digest, bytes.len() as u64);
+            let Ingest::Write(writer) = store.ingest(&repository, &blob).await.unwrap() else {
+                panic!("{path}")
+            };
+            held.push(writer);
+        }
+    }
+    assert_eq!(held.len(), 2);
+    let mut command = home.saving(dir.path(), "amd64", &images);
+    let mut saver = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(saver.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let named = format!("another saver works on {}", dir.path().display());
+    assert!(
+        line.contains(&named) && line.contains("/.saver/partial/") && line.contains("is locked"),
+        "{line}"
+    );
+    drop(held);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(saver.wait().unwrap().success() && !rest.contains("another saver"), "{rest}");
 }
 
 #[test]

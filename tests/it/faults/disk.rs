@@ -152,6 +152,27 @@ fn a_disk_without_a_file_to_spare_is_full_too() {
 }
 
 #[test]
+fn a_dry_run_counts_files_too() {
+    let disk = Disk::small();
+    apart(move || {
+        if !mount_small(&disk.dir, "nr_inodes=20") {
+            return;
+        }
+        let dry = || {
+            disk.run_with(|command| {
+                command.arg("--dry-run");
+            })
+        };
+        let ran = dry();
+        // A configuration that all share and four layers, each a file and a link with directories of their own.
+        let told = "at least 20 files and directories would be made, and 19 are free";
+        assert!(ran.code == Some(3) && ran.err.contains(told), "{:?} {}", ran.code, ran.err);
+        remount(&disk.dir, "nr_inodes=1000");
+        assert_eq!(dry().code, Some(0));
+    });
+}
+
+#[test]
 fn a_layer_that_does_not_fit_fails_its_image_and_the_others_are_saved() {
     let large = noise("large", 2 << 20);
     let disk = Disk::new(&[&[&large], &[b"small"]]);
