@@ -1,23 +1,21 @@
 //! The images of a tree, as the CRI sees them: for one platform each, by id, with all their names.
 //!
 //! An image counts as there only when all of it is: links, manifests and blobs of the right sizes. One that the tree has for other platforms
-//! alone is not there. Manifests and configurations are hashed when they are first read, and what they say is kept in memory, by digest.
+//! alone is not there. Manifests and configurations are hashed when they are first read; what they say never changes and is kept. What
+//! else is kept is proven before each answer ([`Stock`]).
 
-use super::name::{self, Rank};
-use crate::error::{Error, ErrorKind, Result};
-use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
-use crate::oci::{
-    Descriptor, Digest, Manifest, Platform, PlatformSet, RawManifest, Repository, Tag, media_type,
-};
+use super::document::{self, Blob, Facts, Node};
+use super::snapshot::{Content, Snapshot};
+use crate::error::Result;
+use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository};
+use crate::save::NameRule;
 use crate::store::Store;
-use bytes::Bytes;
+use crate::store::stock::{Shelf, Sizes, Stock};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the documents that are kept in memory may have been long together, in bytes.
-const MAX_KEPT: usize = 32 << 20;
 /// How deep indexes in indexes are followed.
 const MAX_DEPTH: usize = 4;
 
@@ -25,357 +23,201 @@ const MAX_DEPTH: usize = 4;
 pub(super) struct Catalog {
     store: Store,
     platform: PlatformSet,
-    kept: Mutex<Kept>,
+    /// How many readings have begun.
+    begun: AtomicU64,
+    known: Mutex<Known>,
 }
 
-/// What manifests said that were read.
+/// What the last reading found.
 #[derive(Default)]
-struct Kept {
-    nodes: HashMap<Digest, Arc<Node>>,
-    bytes: usize,
+struct Known {
+    stock: Stock,
+    sizes: Sizes,
+    rooms: BTreeMap<Repository, Room>,
+    snapshot: Arc<Snapshot>,
+    /// Which reading it was.
+    number: u64,
 }
 
-impl Kept {
-    /// Keeps what a document of so many bytes said; what was kept before goes when it is too much.
-    fn keep(&mut self, digest: Digest, node: Arc<Node>, bytes: usize) {
-        if self.bytes.saturating_add(bytes) > MAX_KEPT {
-            *self = Self::default();
-        }
-        self.bytes += bytes;
-        self.nodes.insert(digest, node);
-    }
+/// A repository and what its manifests say.
+struct Room {
+    shelf: Arc<Shelf>,
+    nodes: Arc<HashMap<Digest, Arc<Node>>>,
+    /// Whether all of them could be read: if not, they are tried again the next time.
+    is_complete: bool,
 }
 
-/// What a manifest says.
-enum Node {
-    Index(Vec<Descriptor>),
-    Image(Arc<Facts>),
-    /// Nothing that runs.
-    Other,
-}
-
-/// What is known of an image of one platform.
-#[derive(Debug)]
-pub(super) struct Facts {
-    /// Its manifest.
-    pub(super) manifest: Descriptor,
-    /// Its configuration, whose digest is the image's id.
-    pub(super) config: Descriptor,
-    /// Its layers, base first.
-    pub(super) layers: Vec<Descriptor>,
-    /// Its platform.
-    pub(super) platform: Platform,
-    /// The user that its processes run as, as the configuration says it.
-    pub(super) user: String,
-    /// The digests of its layers, unpacked.
-    pub(super) diff_ids: Vec<Digest>,
-}
-
-impl Facts {
-    /// What it takes on disk in bytes: manifest, configuration and layers, each content once.
-    pub(super) fn size(&self) -> u64 {
-        let blobs = self.blobs().chain([&self.manifest, &self.config]);
-        let unique: HashMap<Digest, u64> = blobs.map(|blob| (blob.digest, blob.size)).collect();
-        unique.values().fold(0, |sum, size| sum.saturating_add(*size))
-    }
-
-    /// The layers that are in a tree: not those that have to be had from elsewhere.
-    fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        self.layers.iter().filter(|layer| !media_type::is_foreign_layer(&layer.media_type))
-    }
-}
-
-/// An image of the tree.
-#[derive(Clone, Debug)]
-pub(super) struct Listed {
-    pub(super) facts: Arc<Facts>,
-    /// Its names with tags, in full.
-    pub(super) tags: BTreeSet<String>,
-    /// Its names with digests, in full.
-    pub(super) digests: BTreeSet<String>,
-    /// Where the tree has it: repositories, and what there stands for it: an index, or its manifest.
-    pub(super) roots: BTreeSet<(Repository, Digest)>,
-}
-
-impl Listed {
-    pub(super) fn id(&self) -> Digest {
-        self.facts.config.digest
-    }
-}
-
-/// The lengths of blobs that were looked at, none of those that are not there.
-type Known = Mutex<HashMap<Digest, Option<u64>>>;
-
-/// What a repository holds.
-#[derive(Default)]
-struct Content {
-    /// What stands for an image that is there.
-    images: HashMap<Digest, Arc<Facts>>,
-    /// The indexes above a manifest.
-    below: HashMap<Digest, Vec<Digest>>,
-    tags: Vec<(Tag, Digest)>,
-}
-
-/// The images of a tree at one moment.
-#[derive(Default)]
-pub(super) struct Snapshot {
-    images: BTreeMap<Digest, Listed>,
-    tags: HashMap<(String, Tag), Named>,
-    digests: HashMap<(String, Digest), Named>,
-}
-
-/// What a name stands for.
-struct Named {
-    id: Digest,
-    rank: Rank,
-    /// Where: the repositories with the tag, or with what stands for the digest's image.
-    at: Vec<(Repository, Digest)>,
-}
-
-/// What was found by a name, and what that name is.
-pub(super) struct Found<'a> {
-    pub(super) image: &'a Listed,
-    pub(super) by: By,
-}
-
-/// How an image was asked for.
-pub(super) enum By {
-    Id,
-    /// A tag in these repositories.
-    Tag(Tag, Vec<Repository>),
-    /// What stands for the digest's image in these repositories.
-    Digest(Vec<(Repository, Digest)>),
-}
-
-impl Snapshot {
-    /// All images, by id.
-    pub(super) fn images(&self) -> impl Iterator<Item = &Listed> {
-        self.images.values()
-    }
-
-    /// What `text` names: an id, the beginning of an id, or a name in any form that a pull takes.
-    ///
-    /// # Errors
-    /// `InvalidInput` for what can be neither, and for the beginning of several ids.
-    pub(super) fn find(&self, text: &str) -> Result<Option<Found<'_>>> {
-        let by_id = |id: &Digest| self.images.get(id).map(|image| Found { image, by: By::Id });
-        if let Some(id) = name::whole_id(text) {
-            return Ok(by_id(&id));
-        }
-        let named = name::parse(text).map(|reference| {
-            let full = format!("{}/{}", reference.registry, reference.repository);
-            match (reference.digest, reference.tag) {
-                (Some(digest), _) => self.digests.get(&(full, digest)).map(|named| (named, None)),
-                (None, Some(tag)) => self.tags.get(&(full, tag.clone())).map(|named| (named, Some(tag))),
-                (None, None) => None,
-            }
-        });
-        if let Ok(Some((named, tag))) = &named {
-            let by = match tag {
-                Some(tag) => {
-                    let at = named.at.iter().map(|(repository, _)| repository.clone());
-                    By::Tag(tag.clone(), at.collect())
-                }
-                None => By::Digest(named.at.clone()),
-            };
-            return Ok(self.images.get(&named.id).map(|image| Found { image, by }));
-        }
-        let Some(beginning) = name::id(text) else { return named.map(|_| None) };
-        let mut fitting = self.images.keys().filter(|id| id.hex().starts_with(beginning));
-        match (fitting.next(), fitting.next()) {
-            (Some(_), Some(_)) => {
-                let why = "several images have an id that begins so: write more of it";
-                Err(Error::new(ErrorKind::InvalidInput, text, why))
-            }
-            (one, _) => Ok(one.and_then(by_id)),
-        }
-    }
-
-    fn merge(&mut self, repository: &Repository, content: Content) {
-        let (full, rank) = name::full(repository);
-        let here = |root: &Digest| (repository.clone(), *root);
-        for (revision, facts) in &content.images {
-            let above = content.below.get(revision);
-            if above.is_none() {
-                self.add(repository, *revision, facts, &full);
-            }
-            let at = above.map_or_else(|| vec![here(revision)], |above| above.iter().map(here).collect());
-            let named = Named { id: facts.config.digest, rank, at };
-            Self::name(&mut self.digests, (full.clone(), *revision), named);
-        }
-        for (tag, root) in content.tags {
-            let Some(facts) = content.images.get(&root) else { continue };
-            self.add(repository, root, facts, &full);
-            let named = Named { id: facts.config.digest, rank, at: vec![here(&root)] };
-            Self::name(&mut self.tags, (full.clone(), tag), named);
-        }
-    }
-
-    fn add(&mut self, repository: &Repository, root: Digest, facts: &Arc<Facts>, full: &str) {
-        let image = self.images.entry(facts.config.digest).or_insert_with(|| Listed {
-            facts: facts.clone(),
-            tags: BTreeSet::new(),
-            digests: BTreeSet::new(),
-            roots: BTreeSet::new(),
-        });
-        image.roots.insert((repository.clone(), root));
-        image.digests.insert(format!("{full}@{root}"));
-    }
-
-    /// A name stands for what its repository of the best rank has; those that have the same go with it.
-    fn name<K: std::hash::Hash + Eq>(names: &mut HashMap<K, Named>, key: K, new: Named) {
-        match names.get_mut(&key) {
-            Some(known) if known.id == new.id => {
-                known.at.extend(new.at);
-                known.rank = known.rank.min(new.rank);
-            }
-            Some(known) if known.rank <= new.rank => {}
-            _ => {
-                names.insert(key, new);
-            }
-        }
+impl Room {
+    fn is_of(&self, shelf: &Arc<Shelf>) -> bool {
+        self.is_complete && Arc::ptr_eq(&self.shelf, shelf)
     }
 }
 
 impl Catalog {
     pub(super) fn new(store: Store, platform: Platform) -> Self {
-        Self { store, platform: PlatformSet::Only(vec![platform]), kept: Mutex::default() }
+        Self {
+            store,
+            platform: PlatformSet::Only(vec![platform]),
+            begun: AtomicU64::new(0),
+            known: Mutex::default(),
+        }
     }
 
-    /// The images that are there now. Reads the whole tree's links.
+    /// How many readings have begun: for [`read`](Self::read), by who asks now.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// The images that are there at some moment since `asked` readings had begun: another's reading that began after that will do.
     ///
     /// # Errors
     /// `Storage` when the tree can't be read.
-    pub(super) fn read(&self) -> Result<Snapshot> {
-        let known = Known::default();
-        let repositories = self.store.repositories()?;
-        let read = repositories.par_iter().map(|repository| self.read_repository(repository, &known));
+    pub(super) fn read(&self, asked: u64) -> Result<Arc<Snapshot>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.number <= asked {
+            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            self.refresh(&mut known)?;
+            known.number = number;
+        }
+        Ok(known.snapshot.clone())
+    }
+
+    fn refresh(&self, known: &mut Known) -> Result<()> {
+        known.stock.refresh(&self.store)?;
+        let sizes_changed = known.sizes.refresh(&self.store)?;
+        let shelves = known.stock.repositories();
+        let same = |((name, shelf), (known, room)): ((&&Repository, &&Arc<Shelf>), (&Repository, &Room))| {
+            *name == known && room.is_of(shelf)
+        };
+        let same = shelves.len() == known.rooms.len() && shelves.iter().zip(&known.rooms).all(same);
+        if same && !sizes_changed {
+            return Ok(());
+        }
+        let read: HashMap<Digest, Arc<Node>> = known
+            .rooms
+            .values()
+            .flat_map(|room| room.nodes.iter().map(|(digest, node)| (*digest, node.clone())))
+            .collect();
+        let rooms = shelves.into_par_iter().map(|(name, shelf)| {
+            let nodes = match known.rooms.get(name).filter(|room| room.is_of(shelf)) {
+                Some(room) => room.nodes.clone(),
+                None => Arc::new(self.nodes(shelf, &read)?),
+            };
+            let is_complete = nodes.len() == shelf.revisions().count();
+            Ok((name.clone(), Room { shelf: shelf.clone(), nodes, is_complete }))
+        });
+        known.rooms = rooms.collect::<Result<_>>()?;
+        let nodes = known.rooms.values().flat_map(|room| room.nodes.values());
+        let blobs = nodes.flat_map(|node| node.blobs()).map(|blob| blob.digest);
+        known.sizes.know(&self.store, blobs)?;
         let mut snapshot = Snapshot::default();
-        for (repository, content) in repositories.iter().zip(read.collect::<Result<Vec<_>>>()?) {
-            snapshot.merge(repository, content);
+        for (name, room) in &known.rooms {
+            snapshot.merge(name, content(room, &known.sizes));
         }
-        for ((full, tag), named) in &snapshot.tags {
-            if let Some(image) = snapshot.images.get_mut(&named.id) {
-                image.tags.insert(format!("{full}:{tag}"));
-            }
-        }
-        Ok(snapshot)
+        snapshot.finish();
+        known.snapshot = Arc::new(snapshot);
+        Ok(())
     }
 
-    fn read_repository(&self, repository: &Repository, known: &Known) -> Result<Content> {
-        let revisions: HashSet<Digest> = self.store.revisions(repository)?.into_iter().collect();
-        let mut content = Content::default();
-        for revision in &revisions {
-            if let Some(Node::Index(entries)) = self.node(revision)?.as_deref() {
-                for entry in entries {
-                    content.below.entry(entry.digest).or_default().push(*revision);
-                }
-            }
+    /// What a repository's manifests say; those that can't be read are left out.
+    fn nodes(&self, shelf: &Shelf, read: &HashMap<Digest, Arc<Node>>) -> Result<HashMap<Digest, Arc<Node>>> {
+        let mut nodes = HashMap::new();
+        for digest in shelf.revisions() {
+            let node = match read.get(digest) {
+                Some(node) => Some(node.clone()),
+                None => document::read(&self.store, &self.platform, digest)?.map(Arc::new),
+            };
+            nodes.extend(node.map(|node| (*digest, node)));
         }
-        for revision in &revisions {
-            if let Some(facts) = self.image(&revisions, revision, known, 0)? {
-                content.images.insert(*revision, facts);
-            }
-        }
-        for tag in self.store.tags(repository)? {
-            if let Some(root) = self.store.read_tag(repository, &tag)? {
-                content.tags.push((tag, root));
-            }
-        }
-        Ok(content)
+        Ok(nodes)
     }
 
-    /// The image that `digest` stands for among a repository's `revisions`; none unless all of it is there.
-    fn image(
-        &self,
-        revisions: &HashSet<Digest>,
-        digest: &Digest,
-        known: &Known,
-        depth: usize,
-    ) -> Result<Option<Arc<Facts>>> {
-        if !revisions.contains(digest) || depth > MAX_DEPTH {
+    /// The id of the image that a pull of `reference` brought, looked for in its place alone; none unless all of it is there.
+    ///
+    /// # Errors
+    /// `InvalidInput` when its name has no place in a tree; `Storage` when the tree can't be read.
+    pub(super) fn id_of(&self, reference: &Reference) -> Result<Option<Digest>> {
+        let place = NameRule::Domain.place(reference)?;
+        let root = match (reference.digest, &place.tag) {
+            (Some(digest), _) => Some(digest),
+            (None, Some(tag)) => self.store.read_tag(&place.repository, tag)?,
+            (None, None) => None,
+        };
+        root.map_or(Ok(None), |root| self.id_at(&place.repository, &root, 0))
+    }
+
+    fn id_at(&self, repository: &Repository, digest: &Digest, depth: usize) -> Result<Option<Digest>> {
+        if depth > MAX_DEPTH || !self.store.has_revision(repository, digest)? {
             return Ok(None);
         }
-        let Some(node) = self.node(digest)? else { return Ok(None) };
-        match &*node {
-            Node::Other => Ok(None),
-            Node::Image(facts) => Ok((self.platform.accepts(&facts.platform)
-                && self.is_whole(facts, known)?)
-            .then(|| facts.clone())),
-            Node::Index(entries) => {
-                let (chosen, _) = self.platform.choose(entries);
-                for entry in chosen {
-                    if let Some(facts) = self.image(revisions, &entry.digest, known, depth + 1)? {
-                        return Ok(Some(facts));
+        match document::read(&self.store, &self.platform, digest)? {
+            Some(Node::Image(facts)) => {
+                let is_here = |blob: &Blob| Ok(self.store.blob_size(&blob.digest)? == Some(blob.size));
+                let is_linked = |blob: &Blob| self.store.has_layer(repository, &blob.digest);
+                let whole = all(facts.blobs(), is_here)?
+                    && all(std::iter::once(&facts.config).chain(&facts.layers), is_linked)?;
+                Ok(whole.then_some(facts.config.digest))
+            }
+            Some(Node::Index { chosen, .. }) => {
+                for entry in &chosen {
+                    if let Some(id) = self.id_at(repository, entry, depth + 1)? {
+                        return Ok(Some(id));
                     }
                 }
                 Ok(None)
             }
+            Some(Node::Other) | None => Ok(None),
         }
     }
+}
 
-    fn is_whole(&self, facts: &Facts, known: &Known) -> Result<bool> {
-        for blob in facts.blobs().chain([&facts.manifest, &facts.config]) {
-            let looked = known.lock().unwrap_or_else(PoisonError::into_inner).get(&blob.digest).copied();
-            let size = match looked {
-                Some(size) => size,
-                None => {
-                    let size = self.store.blob_size(&blob.digest)?;
-                    known.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest, size);
-                    size
-                }
-            };
-            if size != Some(blob.size) {
-                return Ok(false);
+fn all<'a>(
+    blobs: impl Iterator<Item = &'a Blob>,
+    mut holds: impl FnMut(&Blob) -> Result<bool>,
+) -> Result<bool> {
+    for blob in blobs {
+        if !holds(blob)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What a repository holds, of what is whole.
+fn content(room: &Room, sizes: &Sizes) -> Content {
+    let mut content = Content::default();
+    for (digest, node) in &*room.nodes {
+        if let Node::Index { below, .. } = &**node {
+            for entry in below {
+                content.below.entry(*entry).or_default().push(*digest);
             }
         }
-        Ok(true)
     }
-
-    /// What the manifest `digest` says; none when it is not there or has other bytes.
-    fn node(&self, digest: &Digest) -> Result<Option<Arc<Node>>> {
-        if let Some(node) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).nodes.get(digest) {
-            return Ok(Some(node.clone()));
+    for digest in room.nodes.keys() {
+        if let Some(facts) = image(room, sizes, digest, 0) {
+            content.images.insert(*digest, facts);
         }
-        let Some(bytes) = self.store.read_content(digest, MAX_MANIFEST_SIZE)? else { return Ok(None) };
-        let Ok(raw) = RawManifest::new(bytes, None) else { return Ok(None) };
-        if raw.digest != *digest {
-            return Ok(None);
+    }
+    content.tags = room.shelf.tags().map(|(tag, digest)| (tag.clone(), *digest)).collect();
+    content
+}
+
+/// The image that `digest` stands for in a repository; none unless all of it is there.
+fn image(room: &Room, sizes: &Sizes, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let node = room.nodes.get(digest)?;
+    let here = |blob: &Blob| sizes.of(&blob.digest) == Some(blob.size);
+    match &**node {
+        Node::Other => None,
+        Node::Image(facts) => {
+            let linked = |blob: &Blob| room.shelf.has_layer(&blob.digest);
+            (facts.blobs().all(here) && linked(&facts.config) && facts.layers.iter().all(linked))
+                .then(|| facts.clone())
         }
-        let mut length = raw.bytes.len();
-        let node = match raw.parse() {
-            Ok(Manifest::Index(index)) => Node::Index(index.manifests),
-            Ok(Manifest::Image(image)) if image.is_image() && image.subject.is_none() => {
-                let Some(config) = self.config(&image.config.digest)? else { return Ok(None) };
-                length += config.len();
-                Self::facts(&raw, *image, &config).map_or(Node::Other, |facts| Node::Image(Arc::new(facts)))
-            }
-            _ => Node::Other,
-        };
-        let node = Arc::new(node);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(*digest, node.clone(), length);
-        Ok(Some(node))
-    }
-
-    /// An image's configuration; none when it is not there or has other bytes.
-    ///
-    /// # Errors
-    /// `Storage` when it can't be read.
-    pub(super) fn config(&self, digest: &Digest) -> Result<Option<Bytes>> {
-        let bytes = self.store.read_content(digest, MAX_CONFIG_SIZE)?;
-        Ok(bytes.filter(|bytes| Digest::of(bytes) == *digest))
-    }
-
-    /// What is known of an image; nothing when its configuration is no runnable image's.
-    fn facts(raw: &RawManifest, image: ImageManifest, config: &[u8]) -> Option<Facts> {
-        let config = ImageConfig::parse(config).ok()?;
-        Some(Facts {
-            manifest: raw.descriptor(),
-            config: image.config,
-            layers: image.layers,
-            platform: config.platform,
-            user: config.config.user,
-            diff_ids: config.rootfs.diff_ids,
-        })
+        Node::Index { own, chosen, .. } => {
+            here(own).then(|| chosen.iter().find_map(|entry| image(room, sizes, entry, depth + 1))).flatten()
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! What the image service does, without the protocol.
 
-use super::catalog::{By, Catalog, Listed, Snapshot};
+use super::catalog::Catalog;
+use super::document::{self, Facts};
 use super::flight::Flights;
 use super::name;
+use super::snapshot::{By, Listed, Snapshot};
 use super::usage::{self, Usage};
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Digest, Platform, PlatformSet, Reference};
+use crate::oci::{Digest, Platform, PlatformSet, RawManifest, Reference};
 use crate::prune;
 use crate::registry::Credential;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions};
@@ -15,18 +17,20 @@ use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore};
+use tokio::sync::{Mutex, OwnedRwLockWriteGuard, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// How many images are pulled at once; further ones wait.
 const MAX_PULLS: usize = 16;
 /// How long another process's lock on the tree is waited for, and how often it is tried; a removal waits as long for pulls of this one.
 const LOCK_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(100));
-/// How long a count of the tree is good for when nothing was pulled or removed here.
+/// How long a count of the tree is good for when nothing was pulled or removed here, and how many times the time that it took at least:
+/// kubelets ask every ten seconds, and a large tree is not to be counted all the time.
 const COUNT_LIFE: Duration = Duration::from_secs(10);
+const COUNT_SHARE: u32 = 20;
 
 /// Who pulls what.
 type PullKey = (Reference, Option<String>);
@@ -35,6 +39,7 @@ type PullKey = (Reference, Option<String>);
 pub(super) struct Images {
     saver: Arc<ImageSaver>,
     catalog: Arc<Catalog>,
+    reading: Arc<Mutex<()>>,
     dir: PathBuf,
     pulls: Arc<Flights<PullKey, Digest>>,
     slots: Arc<Semaphore>,
@@ -42,7 +47,16 @@ pub(super) struct Images {
     removing: Arc<RwLock<()>>,
     /// How often something was changed here.
     changes: Arc<AtomicU64>,
-    counted: Mutex<Option<(u64, Instant, Usage)>>,
+    counted: Mutex<Option<Count>>,
+}
+
+/// What the tree took when it was counted.
+struct Count {
+    /// How often something had been changed here.
+    changes: u64,
+    when: Instant,
+    life: Duration,
+    usage: Usage,
 }
 
 impl Images {
@@ -53,6 +67,7 @@ impl Images {
         Ok(Self {
             saver: Arc::new(saver),
             catalog: Arc::new(catalog),
+            reading: Arc::default(),
             dir,
             pulls: Arc::default(),
             slots: Arc::new(Semaphore::new(MAX_PULLS)),
@@ -66,9 +81,15 @@ impl Images {
     ///
     /// # Errors
     /// `Storage` when the tree can't be read.
-    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
-        let catalog = self.catalog.clone();
-        blocking(move || catalog.read()).await
+    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let (catalog, asked) = (self.catalog.clone(), self.catalog.begun());
+        // One reads, the others wait without a thread each.
+        let turn = self.reading.clone().lock_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            catalog.read(asked)
+        })
+        .await
     }
 
     /// Brings `text` into the tree, showing its registry `credential`, and answers its id. Who asks for the same meanwhile, with the same
@@ -104,15 +125,12 @@ impl Images {
             };
             changes.fetch_add(1, Ordering::Relaxed);
             row?;
-            let snapshot = blocking(move || catalog.read()).await?;
-            match snapshot.find(&name)? {
-                Some(found) => Ok(found.image.id()),
-                None => Err(Error::new(
-                    ErrorKind::Unsupported,
-                    name,
-                    "it is saved, but is no image that runs on this platform",
-                )),
-            }
+            let reference = image.reference;
+            let id = blocking(move || catalog.id_of(&reference)).await?;
+            id.ok_or_else(|| {
+                let why = "it is saved, but is no image that runs on this platform";
+                Error::new(ErrorKind::Unsupported, name, why)
+            })
         };
         self.pulls.join((reference, shown), work).await
     }
@@ -152,13 +170,17 @@ impl Images {
         })
     }
 
-    /// The configuration of an image, as it is.
+    /// The manifest and the configuration of an image, as they are; none when they are there no longer.
     ///
     /// # Errors
-    /// `Storage` when it can't be read.
-    pub(super) async fn config(&self, id: Digest) -> Result<Option<Bytes>> {
-        let catalog = self.catalog.clone();
-        blocking(move || catalog.config(&id)).await
+    /// `Storage` when they can't be read.
+    pub(super) async fn documents(&self, facts: Arc<Facts>) -> Result<Option<(RawManifest, Bytes)>> {
+        let store = self.saver.store().clone();
+        blocking(move || {
+            let manifest = document::manifest(&store, &facts.manifest.digest)?;
+            Ok(manifest.zip(document::config(&store, &facts.config.digest)?))
+        })
+        .await
     }
 
     /// What the tree takes of its disk.
@@ -166,17 +188,19 @@ impl Images {
     /// # Errors
     /// `Storage` when something can't be looked at.
     pub(super) async fn usage(&self) -> Result<Usage> {
+        // Who comes meanwhile waits for the count under way.
+        let mut counted = self.counted.lock().await;
         let changes = self.changes.load(Ordering::Relaxed);
-        if let Some((at, when, usage)) = &*self.counted.lock().unwrap_or_else(PoisonError::into_inner)
-            && *at == changes
-            && when.elapsed() < COUNT_LIFE
+        if let Some(count) = &*counted
+            && count.changes == changes
+            && count.when.elapsed() < count.life
         {
-            return Ok(usage.clone());
+            return Ok(count.usage.clone());
         }
-        let dir = self.dir.clone();
+        let (dir, when) = (self.dir.clone(), Instant::now());
         let usage = blocking(move || usage::of(&dir)).await?;
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((changes, Instant::now(), usage.clone()));
+        let life = COUNT_LIFE.max(when.elapsed() * COUNT_SHARE);
+        *counted = Some(Count { changes, when, life, usage: usage.clone() });
         Ok(usage)
     }
 
@@ -188,7 +212,7 @@ impl Images {
 }
 
 fn remove(catalog: &Catalog, store: &Store, text: &str) -> Result<()> {
-    let snapshot = catalog.read()?;
+    let snapshot = catalog.read(catalog.begun())?;
     let Some(found) = snapshot.find(text)? else { return Ok(()) };
     let whole = |(repository, root): &(_, Digest)| {
         let repository: &crate::oci::Repository = repository;

@@ -8,11 +8,13 @@
 mod auth;
 mod authority;
 mod catalog;
+mod document;
 mod flight;
 mod images;
 mod name;
 pub mod proto;
 mod service;
+mod snapshot;
 mod socket;
 mod status;
 mod usage;

@@ -1,6 +1,5 @@
 //! The protocol's calls: messages in, messages out.
 
-use super::catalog::Listed;
 use super::images::{self, Images};
 use super::proto::image_service_server::ImageService;
 use super::proto::runtime_service_server::RuntimeService;
@@ -10,8 +9,10 @@ use super::proto::{
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, UInt64Value,
     VersionRequest, VersionResponse,
 };
+use super::snapshot::Listed;
 use super::{auth, status};
-use crate::oci::{Descriptor, Digest};
+use crate::oci::config::ImageConfig;
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
@@ -72,9 +73,9 @@ impl ImageService for Service {
         if let Some(found) = found {
             response.image = Some(message(found.image));
             if request.verbose {
-                let config =
-                    self.images.config(found.image.id()).await.map_err(|error| status::of(&error))?;
-                let info = info(found.image, &config.unwrap_or_default());
+                let documents = self.images.documents(found.image.facts.clone()).await;
+                let documents = documents.map_err(|error| status::of(&error))?;
+                let info = documents.map(|(manifest, config)| info(&manifest, &config)).unwrap_or_default();
                 response.info = HashMap::from([("info".to_owned(), info)]);
             }
         }
@@ -152,8 +153,7 @@ fn message(image: &Listed) -> Image {
 }
 
 /// What a verbose answer says beside, as JSON: what containerd says (`chainID`, `imageSpec`), and what the image is made of.
-fn info(image: &Listed, config: &[u8]) -> String {
-    let facts = &image.facts;
+fn info(manifest: &RawManifest, config: &[u8]) -> String {
     let descriptor = |blob: &Descriptor| {
         serde_json::json!({
             "mediaType": blob.media_type,
@@ -162,16 +162,20 @@ fn info(image: &Listed, config: &[u8]) -> String {
         })
     };
     let spec: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
-    serde_json::json!({
-        "chainID": chain_id(&facts.diff_ids),
+    let mut info = serde_json::json!({
         "imageSpec": spec,
-        "digest": facts.manifest.digest.to_string(),
-        "manifest": descriptor(&facts.manifest),
-        "config": descriptor(&facts.config),
-        "layers": facts.layers.iter().map(descriptor).collect::<Vec<_>>(),
-        "platform": facts.platform.to_string(),
-    })
-    .to_string()
+        "digest": manifest.digest.to_string(),
+        "manifest": descriptor(&manifest.descriptor()),
+    });
+    if let Ok(Manifest::Image(image)) = manifest.parse() {
+        info["config"] = descriptor(&image.config);
+        info["layers"] = image.layers.iter().map(descriptor).collect();
+    }
+    if let Ok(config) = ImageConfig::parse(config) {
+        info["chainID"] = chain_id(&config.rootfs.diff_ids).into();
+        info["platform"] = config.platform.to_string().into();
+    }
+    info.to_string()
 }
 
 /// The name of the layers' sum (OCI image spec config.md, "Layer ChainID"); empty when there are none.

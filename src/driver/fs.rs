@@ -13,7 +13,7 @@ use super::beneath::Beneath;
 use super::fs_partial::{FsPartial, read_full};
 use super::parent;
 use super::touched::{Touched, syncfs_is_trusted};
-use super::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use super::{Driver, Entry, EntryKind, FreeSpace, Partial, Stamp};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -42,6 +42,8 @@ pub struct FsDriver {
     area: Mutex<Option<(OwnedFd, String)>>,
     /// What a barrier has to sync, where `syncfs` is not to be relied on.
     touched: Option<Touched>,
+    /// Whether what the kernel says of a file is never older than the file: not where it asks a server and keeps the answer.
+    local: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,6 +92,7 @@ impl FsDriver {
             known: Mutex::default(),
             area: Mutex::default(),
             touched: (!trusted).then(Touched::default),
+            local: trusted,
         })
     }
 
@@ -275,6 +278,22 @@ impl Driver for FsDriver {
         match found {
             Ok(found) => Ok(Some(entry_kind(FileType::from_raw_mode(found.st_mode)))),
             Err(error) if is_absent(error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stamp(&self, path: &str) -> io::Result<Stamp> {
+        if !self.local {
+            return Ok(Stamp::Unknown);
+        }
+        let path = if path.is_empty() { "." } else { path };
+        match rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Stamp::Seen {
+                file: (found.st_dev, found.st_ino),
+                changed: (found.st_ctime, found.st_ctime_nsec.try_into().unwrap_or_default()),
+                size: found.st_size,
+            }),
+            Err(error) if is_absent(error) => Ok(Stamp::Absent),
             Err(error) => Err(error.into()),
         }
     }

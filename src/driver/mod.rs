@@ -58,6 +58,15 @@ pub trait Driver: Send + Sync + 'static {
     /// As `read`.
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>>;
 
+    /// What tells whether the file or directory at `path` is as it was: taken before reading it, and compared with one taken later. Only
+    /// compared, so symbolic links on the way may be followed.
+    ///
+    /// # Errors
+    /// As `read`.
+    fn stamp(&self, _path: &str) -> io::Result<Stamp> {
+        Ok(Stamp::Unknown)
+    }
+
     /// Makes the directory at `path` and those above it, where they are missing.
     ///
     /// # Errors
@@ -169,6 +178,24 @@ pub trait Partial: Send + Sync {
     /// # Errors
     /// As `write_at`.
     fn truncate(&self, length: u64) -> io::Result<()>;
+}
+
+/// What a file or directory was like at one moment, as far as it shows whether it changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stamp {
+    /// The medium can't tell: what was read is to be read again.
+    Unknown,
+    /// Nothing stands there.
+    Absent,
+    /// Something does.
+    Seen {
+        /// Which file system and file it is.
+        file: (u64, u64),
+        /// When it was last changed in any way, its name included: seconds and nanoseconds since 1970. No program can set it.
+        changed: (i64, i64),
+        /// Its length in bytes.
+        size: i64,
+    },
 }
 
 /// One name in a directory.

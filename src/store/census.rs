@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// The longest name of a repository in characters, thus a bound on how deep directories are searched.
-const MAX_REPOSITORY_LENGTH: usize = 255;
+pub(super) const MAX_REPOSITORY_LENGTH: usize = 255;
 /// How much of a link file is read: a damaged one may be longer than a link.
 const MAX_LINK_READ: u64 = 4096;
 

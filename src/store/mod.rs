@@ -24,6 +24,7 @@ mod read;
 mod remove;
 mod sink;
 mod source;
+pub mod stock;
 
 pub use crate::driver::FreeSpace;
 pub use lock::StoreLock;

@@ -80,9 +80,14 @@ pub(crate) fn layers(repository: &Repository) -> String {
     format!("{REPOSITORIES}/{repository}/{LAYERS}")
 }
 
+/// The directory of the links that [`layer_link`] names.
+pub(crate) fn layer_links(repository: &Repository) -> String {
+    format!("{}/{SHA256}", layers(repository))
+}
+
 /// The link that lets the repository serve `digest` as a blob.
 pub(crate) fn layer_link(repository: &Repository, digest: &Digest) -> String {
-    format!("{REPOSITORIES}/{repository}/{LAYERS}/sha256/{}/{LINK}", digest.hex())
+    format!("{}/{}/{LINK}", layer_links(repository), digest.hex())
 }
 
 /// The directory of the repository's revision links.

@@ -34,11 +34,16 @@ impl Store {
     /// # Errors
     /// `Storage` when the tree can't be read.
     pub fn revisions(&self, repository: &Repository) -> Result<Vec<Digest>> {
-        let entries = self.list(&path::revisions(repository))?;
-        let mut revisions: Vec<Digest> =
-            entries.into_iter().filter_map(|entry| Digest::from_hex(&entry.name).ok()).collect();
-        revisions.sort();
-        Ok(revisions)
+        self.digests_in(&path::revisions(repository))
+    }
+
+    /// The names in a directory that are digests, sorted.
+    pub(super) fn digests_in(&self, directory: &str) -> Result<Vec<Digest>> {
+        let entries = self.list(directory)?.into_iter();
+        let mut digests: Vec<Digest> =
+            entries.filter_map(|entry| Digest::from_hex(&entry.name).ok()).collect();
+        digests.sort();
+        Ok(digests)
     }
 
     /// Whether there is such a repository: as for [`Store::repositories`].

@@ -203,6 +203,53 @@ async fn an_image_with_a_blob_gone_is_not_there_and_a_pull_mends_it() {
     assert_eq!(std::fs::read(&data).unwrap(), b"a layer");
 }
 
+/// What others do to the tree while the service runs, each seen by the very next answer: nothing that was read before is believed.
+#[tokio::test]
+async fn what_others_change_in_the_tree_is_in_the_next_answer() {
+    let home = Home::new();
+    let store = Store::open(&home.path("tree"), StoreOptions::default()).unwrap();
+    let single =
+        |layer: &str, places: &[&str]| Made::single(layer, &[layer.as_bytes().to_vec().into()], places);
+    let one = single("one", &["a.io/x:1", "a.io/x:2", "b.io/y:1"]);
+    deliver(&store, &one).await.unwrap();
+    let cri = Cri::with(home, &[]);
+    let client = cri.client().await;
+    let tags = async || {
+        let mut tags: Vec<String> =
+            client.list("").await.unwrap().into_iter().flat_map(|image| image.repo_tags).collect();
+        tags.sort();
+        tags
+    };
+    // Until then the tree is too young for anything to be believed of it.
+    tokio::time::sleep(std::time::Duration::from_millis(3200)).await;
+    assert_eq!(tags().await, ["a.io/x:1", "a.io/x:2", "b.io/y:1"]);
+    let root = cri.tree().join("docker/registry/v2");
+    let repositories = root.join("repositories");
+    deliver(&store, &single("two", &["b.io/y:2"])).await.unwrap();
+    assert_eq!(tags().await, ["a.io/x:1", "a.io/x:2", "b.io/y:1", "b.io/y:2"]);
+    // A tag that is taken away, and one that is written over in place, as old registries do.
+    std::fs::remove_dir_all(repositories.join("a.io/x/_manifests/tags/2")).unwrap();
+    let two = std::fs::read(repositories.join("b.io/y/_manifests/tags/2/current/link")).unwrap();
+    std::fs::write(repositories.join("b.io/y/_manifests/tags/1/current/link"), two).unwrap();
+    assert_eq!(tags().await, ["a.io/x:1", "b.io/y:1", "b.io/y:2"]);
+    assert_eq!(client.status("b.io/y:1").await.unwrap(), client.status("b.io/y:2").await.unwrap());
+    // A layer's link alone, the content alone, and both again.
+    let layer = Digest::of(b"one").hex();
+    let link = repositories.join(format!("a.io/x/_layers/sha256/{layer}/link"));
+    let data = root.join(format!("blobs/sha256/{}/{layer}/data", &layer[..2]));
+    for path in [&link, &data] {
+        let kept = std::fs::read(path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(client.status("a.io/x:1").await.unwrap(), None, "{path:?}");
+        std::fs::write(path, kept).unwrap();
+        assert!(client.status("a.io/x:1").await.unwrap().is_some(), "{path:?}");
+    }
+    std::fs::rename(repositories.join("a.io"), repositories.join("c.io")).unwrap();
+    assert_eq!(tags().await, ["b.io/y:1", "b.io/y:2", "c.io/x:1"]);
+    std::fs::remove_dir_all(&root).unwrap();
+    assert!(tags().await.is_empty());
+}
+
 #[tokio::test]
 async fn the_disk_s_figures_are_du_s() {
     let server = FaultServer::start().await;
