@@ -93,7 +93,27 @@ impl Walk<'_> {
         if kustomize {
             self.kustomize(document);
         }
+        if kind == "OCIRepository" {
+            self.oci_repository(document);
+        }
         self.node(document, At::default());
+    }
+
+    /// What flux fetches from a registry (fluxcd.io, "OCI Repositories").
+    fn oci_repository(&mut self, document: &Node) {
+        let Some(spec) = document.get("spec") else { return };
+        let name = spec.text_of("url").and_then(|url| url.strip_prefix("oci://"));
+        let of = |key| spec.get("ref").and_then(|reference| reference.text_of(key));
+        if let Some(name) = name
+            && (of("tag").is_some() || of("digest").is_some())
+        {
+            let line = spec.get("url").map_or(spec.line, |url| url.line);
+            self.doubt(
+                &joined(None, name, of("tag"), of("digest")),
+                line,
+                "no image: flux fetches this artifact",
+            );
+        }
     }
 
     /// kustomize's `images`: what is put in the place of other names (kubectl.docs.kubernetes.io, "images").
@@ -107,7 +127,10 @@ impl Walk<'_> {
             };
             if tag.is_some() || digest.is_some() {
                 let image = joined(None, name, tag, digest);
-                self.doubt(&image, item.line, "kustomize puts this name in the place of another");
+                let other = text("name").unwrap_or(name);
+                let why =
+                    format!("kustomize puts this in the place of {other}; scan what kustomize build prints");
+                self.doubt(&image, item.line, why);
             }
         }
     }
@@ -116,6 +139,10 @@ impl Walk<'_> {
         match &node.value {
             Value::Mapping(pairs) => {
                 let within = if at.item { at.key } else { "" };
+                if self.related(node, within) {
+                    return;
+                }
+                self.pairs(node);
                 for (key, child) in pairs {
                     if key.text == LAST_APPLIED || key.complex {
                         continue;
@@ -131,6 +158,37 @@ impl Walk<'_> {
                 }
             }
             Value::Scalar(scalar) => self.value(node, scalar, at),
+        }
+    }
+
+    /// An operator's variable for an image that it runs: its name says so by convention (sdk.operatorframework.io,
+    /// "Relatedimages"), and the value is a whole name.
+    fn related(&mut self, node: &Node, within: &str) -> bool {
+        let named = node.text_of("name").is_some_and(|name| name.starts_with("RELATED_IMAGE_"));
+        let sure = named && within == "env" && self.object == Object::Kubernetes && self.embedded == 0;
+        let Some(value) = node.get("value").filter(|_| sure) else { return false };
+        let text = value.text().filter(|text| looks::is_explicit(text) && !looks::is_template(text));
+        let Some(reference) = text.and_then(|text| Reference::parse(text).ok()) else { return false };
+        self.found.sure(reference, self.origin(value.line));
+        true
+    }
+
+    /// Names that are written as several settings, under keys that do not tell whether they are images.
+    fn pairs(&mut self, node: &Node) {
+        for (key, child) in node.pairs() {
+            let tag = looks::tag_key(&key.text).and_then(|key| node.text_of(&key));
+            if let Some(image) = child.text().and_then(|name| looks::of_two(name, tag)) {
+                self.doubt(&image, child.line, looks::OF_TWO);
+            }
+        }
+        let (tag, digest) = (node.text_of("tag"), node.text_of("digest"));
+        let Some(name) = node.text_of("repository").filter(|name| !name.contains("://")) else { return };
+        if tag.is_some() || digest.is_some() {
+            let image = joined(node.text_of("registry"), name, tag, digest);
+            if !looks::is_template(&image) && Reference::parse(&image).is_ok() {
+                let line = node.get("repository").map_or(node.line, |name| name.line);
+                self.doubt(&image, line, looks::OF_TWO);
+            }
         }
     }
 
@@ -191,6 +249,7 @@ impl Walk<'_> {
                 let image = joined(None, text, Some(version), None);
                 self.doubt(&image, line, "no tag is written; the version beside it may be meant");
             }
+            None if looks::is_other_image(text) => {}
             None => self.doubt(text, line, "neither a tag nor a digest is written"),
         }
     }
@@ -358,6 +417,18 @@ mod tests {
             ("K\nimage: {{ .Values.image }}\n", false, "a template"),
             ("K\nimage: \"a.io/b:{{ .x }}\"\n", false, "a template"),
             ("K\nimage: https://a.io/logo.png\n", false, ""),
+            ("K\nimage: logo.png\n", false, ""),
+            ("K\nimageRepository: a.io/b\nimageTag: 1\n", false, "may belong together"),
+            ("K\ndb: {registry: a.io, repository: b, tag: 1}\n", false, "may belong together"),
+            ("K\nchart: {repository: https://a.io/charts, tag: 1}\n", false, ""),
+            ("K\nenv: [{name: RELATED_IMAGE_X, value: a.io/b:1}]\n", true, ""),
+            ("K\nenv: [{name: RELATED_IMAGE_X, value: a.io/b}]\n", false, ""),
+            ("env: [{name: RELATED_IMAGE_X, value: a.io/b:1}]\n", false, "variable"),
+            (
+                "apiVersion: source.toolkit.fluxcd.io/v1\nkind: OCIRepository\nspec: {url: \"oci://a.io/b\", ref: {tag: 1}}\n",
+                false,
+                "flux fetches",
+            ),
             ("K\nimage: \"\"\n", false, ""),
             ("K\nimage: ~\n", false, ""),
             ("K\nenv: [{name: X, value: a.io/b:1}]\n", false, "an environment variable"),

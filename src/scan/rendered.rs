@@ -1,7 +1,7 @@
 //! What `helm template` printed: documents, each with the file that it was made of.
 
 use super::chart::Chart;
-use super::{Found, Kind};
+use super::{Found, Kind, looks};
 use crate::oci::Reference;
 use crate::yaml;
 use std::collections::{BTreeSet, HashMap};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The most names of subcharts that are followed.
 const MAX_NAMES: usize = 1000;
 
-/// Finds the images of the documents; all of them are returned.
+/// Finds the images of the documents; all names in them are returned.
 pub(super) fn scan(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Reference> {
     let before = (found.entries.len(), found.doubts.len());
     let names = names(chart);
@@ -34,7 +34,10 @@ pub(super) fn scan(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Ref
     // The lines are those of the output, which nobody sees.
     found.entries.iter_mut().skip(before.0).for_each(|entry| entry.origin.line = 0);
     found.doubts.iter_mut().skip(before.1).for_each(|doubt| doubt.origin.line = 0);
-    found.entries.iter().skip(before.0).map(|entry| entry.reference.clone()).collect()
+    let sure = found.entries.iter().skip(before.0).map(|entry| entry.reference.clone());
+    // Whole names in arguments and variables too: what the values call an image, and the output has, is one.
+    let doubts = found.doubts.iter().skip(before.1).filter(|doubt| looks::is_explicit(&doubt.text));
+    sure.chain(doubts.filter_map(|doubt| doubt.reference.clone())).collect()
 }
 
 /// The directories of subcharts by those that helm tells: it names each by its alias, or by its name.

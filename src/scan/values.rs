@@ -139,12 +139,12 @@ impl Reading<'_> {
         }
     }
 
-    /// All templates of one chart in one text, blanks made alike.
+    /// All templates of one chart in one text, blanks and ways to the root made alike.
     fn templates(&self, dir: &str) -> String {
         let head = format!("{dir}templates/");
         let own = self.chart.files().filter(|(path, _)| path.starts_with(&head));
         let text: String = own.map(|(_, content)| String::from_utf8_lossy(content)).collect();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        text.split_whitespace().collect::<Vec<_>>().join(" ").replace("$.", ".")
     }
 
     fn subcharts(
@@ -238,6 +238,12 @@ impl Reading<'_> {
                         Held::Text(text) if looks::is_image_key(key) => {
                             self.name(own, key, text.trim(), child, setting, &below, off);
                         }
+                        Held::Text(text) if looks::tag_key(key).is_some() => {
+                            let tag = looks::tag_key(key).and_then(|key| setting.text(&key));
+                            if let Some(image) = looks::of_two(text.trim(), tag) {
+                                self.maybe(&image, child.origin.clone(), looks::OF_TWO);
+                            }
+                        }
                         _ => self.find(own, child, &below, off),
                     }
                 }
@@ -264,7 +270,9 @@ impl Reading<'_> {
             ["name", "image"].iter().find_map(|key| setting.text(key)).filter(|_| image_key && has("tag"))
         });
         let Some(name) = name.filter(|name| !name.contains("://")) else { return false };
-        let registry = own.registry.as_deref().or(setting.text("registry"));
+        // The chart's own registry takes the place of another, and is not put before a name that has one.
+        let global = own.registry.as_deref().filter(|_| has("registry") || !looks::has_domain(name));
+        let registry = global.or(setting.text("registry"));
         let origin = setting.get("repository").map_or(&setting.origin, |setting| &setting.origin).clone();
         self.known.paths.insert((own.dir.clone(), path.to_owned()));
         let (tag, digest) = (setting.text("tag"), setting.text("digest").or(setting.text("sha")));
@@ -333,7 +341,11 @@ impl Reading<'_> {
 
     fn maybe(&mut self, image: &str, origin: Origin, why: &str) {
         let rendered = self.rendered.zip(Reference::parse(image).ok());
-        if !rendered.is_some_and(|(rendered, image)| rendered.contains(&image)) {
+        // Whatever tag helm gave it: that one is known.
+        let same = |one: &Reference, other: &Reference| {
+            (&one.registry, &one.repository) == (&other.registry, &other.repository)
+        };
+        if !rendered.is_some_and(|(rendered, image)| rendered.iter().any(|one| same(one, &image))) {
             self.found.doubt(image, origin, why);
         }
     }
@@ -395,6 +407,13 @@ mod tests {
                 "global: {imageRegistry: m.io}\nimage: {registry: a.io, repository: b/c, tag: 2}",
                 "m.io/b/c:2",
                 "",
+            ),
+            ("global: {imageRegistry: m.io}\nimage: {repository: b/c, tag: 2}", "m.io/b/c:2", ""),
+            ("global: {imageRegistry: m.io}\nimage: {repository: a.io/b, tag: 2}", "a.io/b:2", ""),
+            (
+                "imageRepository: a.io/b\nimageTag: 2",
+                "",
+                "a.io/b:2: a repository and a tag that may belong together",
             ),
             ("image: a.io/b:1", "a.io/b:1", ""),
             ("image: a.io/b\nimageTag: 3", "a.io/b:3", ""),

@@ -140,7 +140,7 @@ fn directory(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
             file(found, path, false, options);
         } else if !is_wanted(path) {
             continue;
-        } else if !entry.path_is_symlink() || Kind::of(name_of(path)) == Some(Kind::List) {
+        } else if !entry.path_is_symlink() || kind_of(path) == Some(Kind::List) {
             found.unread(&shown(path), 0, IRREGULAR);
         } else {
             found.note(&shown(path), 0, "this is a symbolic link: it is not followed");
@@ -161,12 +161,18 @@ fn is_packed(path: &Path) -> bool {
 }
 
 fn is_wanted(path: &Path) -> bool {
-    is_packed(path) || Kind::of(name_of(path)).is_some()
+    is_packed(path) || kind_of(path).is_some()
+}
+
+/// How a file is to be read, by its name; in `images/shim` any file is a list (sealos' cluster images).
+fn kind_of(path: &Path) -> Option<Kind> {
+    let shim = path.parent().is_some_and(|dir| dir.ends_with("images/shim"));
+    if shim { Some(Kind::List) } else { Kind::of(name_of(path)) }
 }
 
 /// One file. One that was named is read whatever it is called.
 fn file(found: &mut Found, path: &Path, named: bool, options: &ScanOptions<'_>) {
-    let kind = Kind::of(name_of(path)).or(named.then_some(Kind::Template));
+    let kind = kind_of(path).or(named.then_some(Kind::Template));
     let place = shown(path);
     if is_packed(path) {
         let Some(packed) = read(found, &place, path) else { return };

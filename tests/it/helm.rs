@@ -43,6 +43,7 @@ fn shop(home: &Home) {
         "values.yaml",
         "global: {imageRegistry: mirror.example.com}\nimage: {registry: quay.io, repository: team/shop, tag: \"\"}\n\
          exporter: {enabled: false, image: quay.io/team/exporter:1}\nnote: quay.io/team/unused:9\n\
+         reloader: {image: {repository: quay.io/team/reloader, tag: \"\"}}\nbase: {image: {repository: quay.io/team/base, tag: 3}}\n\
          main: {enabled: true, image: {tag: \"16\"}}\nspare: {enabled: false}\n",
     );
     chart(
@@ -55,7 +56,8 @@ fn shop(home: &Home) {
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\nspec:\n  template:\n    spec:\n      containers:\n\
          \x20     - name: shop\n        image: {{ include \"shop.image\" . }}\n\
          {{- if .Values.exporter.enabled }}\n      - name: exporter\n        image: {{ .Values.exporter.image }}\n{{- end }}\n\
-         \x20     - name: {{ (lookup \"v1\" \"Namespace\" \"\" \"default\").kind | default \"none\" }}\n        image: quay.io/team/helper:2\n",
+         \x20     - name: {{ (lookup \"v1\" \"Namespace\" \"\" \"default\").kind | default \"none\" }}\n        image: quay.io/team/helper:2\n\
+         \x20       args: [--reload={{ .Values.reloader.image.repository }}:v{{ .Chart.AppVersion }}, --base={{ .Values.base.image.repository }}:{{ .Values.base.image.tag }}]\n",
     );
     chart("charts/db/Chart.yaml", "apiVersion: v2\nname: db\nversion: 0.1.0\n");
     chart("charts/db/values.yaml", "image:\n  repository: team/db\n  tag: \"15\"\n");
@@ -73,6 +75,9 @@ fn shop(home: &Home) {
 const RENDERED: [&str; 3] =
     ["mirror.example.com/team/db:16", "mirror.example.com/team/shop:4.5", "quay.io/team/helper:2"];
 
+/// What is sure: what helm renders, and what the values call an image and helm puts into an argument.
+const SURE: [&str; 4] = [RENDERED[0], RENDERED[1], "quay.io/team/base:3", RENDERED[2]];
+
 #[test]
 fn what_helm_renders_is_what_is_found() {
     let home = Home::new();
@@ -84,21 +89,23 @@ fn what_helm_renders_is_what_is_found() {
     assert_eq!(theirs, BTreeSet::from(RENDERED));
     let ran = scan(&home, &["shop"], 0);
     let (images, doubts) = read(&ran.stdout);
-    assert_eq!(images, RENDERED, "{}", ran.stderr);
+    assert_eq!(images, SURE, "{}", ran.stderr);
     for line in [
         // Helm calls it charts/main, which is no directory.
         "mirror.example.com/team/db:16  # shop/charts/db/templates/db.yaml, shop/charts/db/values.yaml:2",
         "quay.io/team/helper:2  # shop/templates/app.yaml",
+        "# quay.io/team/reloader:v4.5  # shop/templates/app.yaml: an argument of a command",
         "# quay.io/team/crd:1  # shop/crds/crd.yaml: a default or an example in a CRD",
     ] {
         assert!(ran.stdout.lines().any(|printed| printed == line), "{line}\n{}", ran.stdout);
     }
+    assert!(!ran.stdout.contains("reloader:4.5"), "helm says which tag it has: {}", ran.stdout);
     for off in ["quay.io/team/exporter:1", "quay.io/team/unused:9"] {
         assert!(doubts.contains(off), "{doubts:?}");
     }
     // The same chart packed.
     helmed(&home, &["package", "shop", "-d", "packed"]);
-    assert_eq!(read(&scan(&home, &["packed"], 0).stdout).0, RENDERED);
+    assert_eq!(read(&scan(&home, &["packed"], 0).stdout).0, SURE);
 }
 
 #[test]
@@ -116,7 +123,7 @@ fn a_chart_that_helm_cannot_render_is_read_by_its_values() {
         assert!(ran.stderr.contains(told) && ran.stderr.contains(why), "{name}: {}", ran.stderr);
         assert!(!ran.stderr.contains("saver-helm-"), "its own directory is nobody's concern: {}", ran.stderr);
         let (images, doubts) = read(&ran.stdout);
-        assert_eq!(images, RENDERED, "{name}: {doubts:?}");
+        assert_eq!(images, SURE, "{name}: {doubts:?}");
         assert!(doubts.contains("quay.io/team/exporter:1"), "{doubts:?}");
         assert_eq!(ran.stdout, scan(&home, &["shop", "--no-helm"], 0).stdout);
     }
@@ -257,7 +264,7 @@ fn helm_finds_nothing_of_the_user_s() {
         .env("HELM_REPOSITORY_CONFIG", home.path(".config/helm/repositories.yaml"))
         .env("KUBECONFIG", "/nowhere"))
     .expect(0);
-    assert!(ran.stderr.starts_with("3 images, "), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("4 images, "), "{}", ran.stderr);
     let before = succeed(
         "find",
         [home.path("").to_str().unwrap(), "-newer", home.path("shop").to_str().unwrap(), "-type", "f"],

@@ -143,6 +143,15 @@ fn a_file_and_stdin_are_scanned_too() {
 }
 
 #[test]
+fn the_lists_of_sealos_cluster_images_are_read() {
+    let home = Home::new();
+    home.write("image/images/shim/addonImages", "a.io/b:1\n# a comment\nc\n");
+    home.write("image/images/other", "a.io/not:1\n");
+    let ran = scan(&home, &["image"], 0);
+    assert_eq!(read(&ran.stdout).0, ["a.io/b:1", "docker.io/library/c:latest"]);
+}
+
+#[test]
 fn what_is_ignored_is_not_there() {
     let home = Home::new();
     context(&home, "localhost:5000");
