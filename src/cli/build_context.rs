@@ -51,8 +51,10 @@ async fn built(
     let found =
         scan::look(&args.path, &args.look, environment, std::slice::from_ref(&dir), crate::scan::context)?;
     let whole = found.unread.is_empty();
-    let entries = entries(found, &args.path, global, screen)?;
+    let review = Review::of(&found);
+    let entries = entries(found, global, screen)?;
     if entries.is_empty() {
+        tell_doubtful(&review, &args.path, global, screen.paint());
         if !global.quiet {
             let path = args.path.display().to_string();
             output::stderr(&format!("{}: no images are named in it", clean(&path)));
@@ -60,6 +62,7 @@ async fn built(
         return Ok(if whole { Exit::Done } else { Exit::SomeFailed });
     }
     let job = Job::resolve(&args.run, &dir, entries, global, environment, screen)?;
+    tell_doubtful(&review, &args.path, global, screen.paint());
     Ok(match job.run(&args.run, global, screen).await? {
         Exit::Done if !whole => Exit::SomeFailed,
         exit => exit,
@@ -84,13 +87,10 @@ fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The images to save. What is doubtful is told; what is wrong in a list ends the run.
-fn entries(mut found: Found, path: &Path, global: &GlobalArgs, screen: &Screen) -> Result<Vec<Entry>> {
+/// The images to save. What is wrong in a list ends the run.
+fn entries(mut found: Found, global: &GlobalArgs, screen: &Screen) -> Result<Vec<Entry>> {
     let problems = std::mem::take(&mut found.problems);
     scan::remarks(&found, global.quiet, screen.paint());
-    if !global.quiet {
-        tell_doubtful(&Review::of(&found), path, screen.paint());
-    }
     // One image in many files is no mistake here: it needs no note.
     let mut all = list::merge([Parsed { entries: found.entries, problems, ..Parsed::default() }]);
     all.notes.clear();
@@ -98,7 +98,10 @@ fn entries(mut found: Found, path: &Path, global: &GlobalArgs, screen: &Screen) 
 }
 
 /// What is not saved, because nobody knows whether it is meant.
-fn tell_doubtful(review: &Review, path: &Path, paint: Paint) {
+fn tell_doubtful(review: &Review, path: &Path, global: &GlobalArgs, paint: Paint) {
+    if global.quiet {
+        return;
+    }
     let (doubtful, word) = (&review.doubtful, paint.yellow("warning:"));
     for doubt in doubtful.iter().take(DOUBTS) {
         let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };

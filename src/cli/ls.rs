@@ -58,7 +58,8 @@ fn dir(args: &Args) -> Result<&Path> {
 
 /// Says so where a directory is no tree (yet), which an empty answer would not.
 pub(super) fn warn_unless_tree(dir: &Path) {
-    if !dir.join("docker/registry/v2").is_dir() {
+    // That there is no such directory at all is an error, which says so itself.
+    if dir.is_dir() && !dir.join("docker/registry/v2").is_dir() {
         let dir = dir.display().to_string();
         output::stderr(&format!(
             "warning: {}: nothing was saved here: there is no docker/registry/v2 in it",

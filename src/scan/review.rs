@@ -86,7 +86,8 @@ impl Review {
             text.push_str(&format!("{}{platform}  # {}\n", image.reference, sources(&image.sources)));
         }
         if !self.doubtful.is_empty() {
-            text.push_str("\n# Doubtful: look at these, and write down what is meant.\n");
+            text.push_str(if text.is_empty() { "" } else { "\n" });
+            text.push_str("# Doubtful: look at these, and write down what is meant.\n");
         }
         for doubt in &self.doubtful {
             let name =

@@ -55,6 +55,7 @@ pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
         directory(&mut found, root, options);
     } else if kind.is_file() {
         file(&mut found, root, true, options);
+        note_chart(&mut found, root);
     } else {
         return Err(Error::new(ErrorKind::InvalidInput, root.display(), "this is no file and no directory"));
     }
@@ -145,6 +146,18 @@ fn directory(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
         } else {
             found.note(&shown(path), 0, "this is a symbolic link: it is not followed");
         }
+    }
+}
+
+/// A chart's own file is read better with the chart around it.
+fn note_chart(found: &mut Found, file: &Path) {
+    let charts = file.ancestors().skip(1).take(MAX_DEPTH).filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(chart) = charts.into_iter().find(|dir| is_file(&dir.join("Chart.yaml"))) {
+        let said = format!(
+            "it is part of the chart in {}: scan that for what the chart makes of it",
+            chart.display()
+        );
+        found.note(&shown(file), 0, said);
     }
 }
 

@@ -54,6 +54,11 @@ fn a_context_s_images_are_saved_into_its_registry() {
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(home.path("report.json")).unwrap()).unwrap();
     assert_eq!(report["images"].as_array().unwrap().len(), SAVED.len());
+    // With -q nothing but failures is told; and a flag that lacks comes before all else.
+    let quiet = build(&home, &["-q"], 0);
+    assert!(quiet.stderr.is_empty() && quiet.stdout.is_empty(), "{quiet:?}");
+    let lacking = run(&mut home.saver(["build-context", "context", "--ignore", "ignore"])).expect(2);
+    assert!(lacking.stderr.contains("--arch") && !lacking.stderr.contains("warning:"), "{}", lacking.stderr);
     // Again, and there is nothing to do; the registry's own files are not scanned.
     let again = build(&home, &[], 0);
     assert!(again.stdout.contains("unchanged"), "{}", again.stdout);

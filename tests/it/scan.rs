@@ -139,6 +139,13 @@ fn a_file_and_stdin_are_scanned_too() {
         "{printed}"
     );
     assert!(printed.contains("# compose.yml:3: the variable \"TAG\" has no default here"), "{printed}");
+    home.write("chart/Chart.yaml", "name: x\n");
+    home.write("chart/values.yaml", "image: {repository: a.io/b, tag: 1}\n");
+    let ran = scan(&home, &["chart/values.yaml"], 0);
+    assert!(
+        ran.stdout.starts_with("# Doubtful") && ran.stderr.contains("part of the chart in chart:"),
+        "{ran:?}"
+    );
     assert!(scan(&home, &["nowhere"], 2).stderr.contains("nowhere: cannot be read"));
 }
 
