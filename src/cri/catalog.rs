@@ -5,6 +5,7 @@
 //! else is kept is proven before each answer ([`Stock`]).
 
 use super::document::{self, Blob, Facts, Node};
+use super::name;
 use super::snapshot::{Content, Snapshot};
 use crate::error::Result;
 use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository};
@@ -15,7 +16,10 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+/// How late the names may be in the answer about one image that others gave it elsewhere.
+const NAMES_LIFE: Duration = Duration::from_secs(10);
 /// How deep indexes in indexes are followed.
 const MAX_DEPTH: usize = 4;
 
@@ -25,6 +29,8 @@ pub(super) struct Catalog {
     platform: PlatformSet,
     /// How many readings have begun.
     begun: AtomicU64,
+    /// How often this service itself has changed the tree.
+    changes: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -35,8 +41,11 @@ struct Known {
     sizes: Sizes,
     rooms: BTreeMap<Repository, Room>,
     snapshot: Arc<Snapshot>,
-    /// Which reading it was.
+    /// Which reading it was, and when it began.
     number: u64,
+    when: Option<Instant>,
+    /// How many changes there had been.
+    changes: u64,
 }
 
 /// A repository and what its manifests say.
@@ -53,14 +62,38 @@ impl Room {
     }
 }
 
+impl Known {
+    /// Whether one of these repositories has a link for what is named.
+    fn has_link(&self, places: &[Repository], named: Option<&Reference>) -> bool {
+        let Some(named) = named else { return false };
+        places.iter().filter_map(|place| self.rooms.get(place)).any(|room| {
+            match (&named.digest, &named.tag) {
+                (Some(digest), _) => room.shelf.has_revision(digest),
+                (None, tag) => room.shelf.tags().any(|(known, _)| Some(known) == tag.as_ref()),
+            }
+        })
+    }
+}
+
 impl Catalog {
     pub(super) fn new(store: Store, platform: Platform) -> Self {
         Self {
             store,
             platform: PlatformSet::Only(vec![platform]),
             begun: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             known: Mutex::default(),
         }
+    }
+
+    /// Tells that the tree was changed here.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often that was told.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// How many readings have begun: for [`read`](Self::read), by who asks now.
@@ -76,10 +109,58 @@ impl Catalog {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.number <= asked {
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let (now, changes) = (Instant::now(), self.changes());
             self.refresh(&mut known)?;
+            known.changes = changes;
             known.number = number;
+            known.when = Some(now);
         }
         Ok(known.snapshot.clone())
+    }
+
+    /// As [`read`](Self::read), for finding the image that `text` names and nothing else: whatever bears on that is proven, and no more. What
+    /// others gave the image for names elsewhere since everything was proven may be lacking, for [`NAMES_LIFE`].
+    ///
+    /// # Errors
+    /// As `read`.
+    pub(super) fn read_for(&self, text: &str, asked: u64) -> Result<Arc<Snapshot>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let young =
+            known.when.is_some_and(|when| when.elapsed() < NAMES_LIFE) && known.changes == self.changes();
+        if known.number > asked || young && self.still_holds(&known, text)? {
+            return Ok(known.snapshot.clone());
+        }
+        drop(known);
+        self.read(asked)
+    }
+
+    /// Whether what is known of `text` is so still.
+    fn still_holds(&self, known: &Known, text: &str) -> Result<bool> {
+        let named = name::parse(text).ok();
+        let mut places = named.as_ref().map_or_else(Vec::new, name::places);
+        match known.snapshot.find(text) {
+            Ok(Some(found)) => {
+                for (repository, root) in &found.image.roots {
+                    places.push(repository.clone());
+                    let node = known.rooms.get(repository).and_then(|room| room.nodes.get(root));
+                    let blobs =
+                        found.image.facts.blobs().chain(node.into_iter().flat_map(|node| node.blobs()));
+                    if !all(blobs, |blob| known.sizes.is_as_it_was(&self.store, &blob.digest))? {
+                        return Ok(false);
+                    }
+                }
+            }
+            // It may be the id of an image that came meanwhile, wherever that is; or something is lacking of it that may have come.
+            Ok(None) if name::id(text).is_none() && !known.has_link(&places, named.as_ref()) => {}
+            _ => return Ok(false),
+        }
+        for repository in &places {
+            let incomplete = known.rooms.get(repository).is_some_and(|room| !room.is_complete);
+            if incomplete || !known.stock.is_as_it_was(&self.store, repository)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn refresh(&self, known: &mut Known) -> Result<()> {

@@ -18,7 +18,6 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedRwLockWriteGuard, RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,8 @@ const LOCK_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::
 /// kubelets ask every ten seconds, and a large tree is not to be counted all the time.
 const COUNT_LIFE: Duration = Duration::from_secs(10);
 const COUNT_SHARE: u32 = 20;
+/// The longest that a count is good for.
+const MAX_COUNT_LIFE: Duration = Duration::from_secs(300);
 
 /// Who pulls what.
 type PullKey = (Reference, Option<String>);
@@ -45,8 +46,6 @@ pub(super) struct Images {
     slots: Arc<Semaphore>,
     /// Pulls read, removals write: the tree's own lock is each process's.
     removing: Arc<RwLock<()>>,
-    /// How often something was changed here.
-    changes: Arc<AtomicU64>,
     counted: Mutex<Option<Count>>,
 }
 
@@ -63,6 +62,7 @@ impl Images {
     pub(super) fn new(options: SaveOptions, platform: Platform) -> Result<Self> {
         let dir = options.dir.clone();
         let saver = ImageSaver::new(options)?;
+        saver.store().check_usable()?;
         let catalog = Catalog::new(saver.store().clone(), platform);
         Ok(Self {
             saver: Arc::new(saver),
@@ -72,7 +72,6 @@ impl Images {
             pulls: Arc::default(),
             slots: Arc::new(Semaphore::new(MAX_PULLS)),
             removing: Arc::default(),
-            changes: Arc::default(),
             counted: Mutex::default(),
         })
     }
@@ -82,12 +81,27 @@ impl Images {
     /// # Errors
     /// `Storage` when the tree can't be read.
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.reading(|catalog, asked| catalog.read(asked)).await
+    }
+
+    /// The images that are there, as far as `text` names one.
+    ///
+    /// # Errors
+    /// `Storage` when the tree can't be read.
+    pub(super) async fn snapshot_for(&self, text: String) -> Result<Arc<Snapshot>> {
+        self.reading(move |catalog, asked| catalog.read_for(&text, asked)).await
+    }
+
+    async fn reading<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Catalog, u64) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (catalog, asked) = (self.catalog.clone(), self.catalog.begun());
         // One reads, the others wait without a thread each.
         let turn = self.reading.clone().lock_owned().await;
         blocking(move || {
             let _turn = turn;
-            catalog.read(asked)
+            read(&catalog, asked)
         })
         .await
     }
@@ -101,7 +115,7 @@ impl Images {
         // A credential that differs may not read what this one may.
         let shown = credential.as_ref().map(fingerprint);
         let (saver, slots, removing) = (self.saver.clone(), self.slots.clone(), self.removing.clone());
-        let (catalog, changes) = (self.catalog.clone(), self.changes.clone());
+        let catalog = self.catalog.clone();
         let image = SaveImage { reference: reference.clone(), platforms: None, credential };
         let work = |give_up: CancellationToken| async move {
             let given_up = || Error::new(ErrorKind::Cancelled, &image.reference, "the pull was given up");
@@ -123,7 +137,7 @@ impl Images {
                     row => break row,
                 }
             };
-            changes.fetch_add(1, Ordering::Relaxed);
+            catalog.changed();
             row?;
             let reference = image.reference;
             let id = blocking(move || catalog.id_of(&reference)).await?;
@@ -144,7 +158,6 @@ impl Images {
     pub(super) async fn remove(&self, text: String) -> Result<()> {
         let alone = self.alone(&text, LOCK_PATIENCE.0).await?;
         let (catalog, store) = (self.catalog.clone(), self.saver.store().clone());
-        let changes = self.changes.clone();
         // Once begun it goes to its end, whether the caller waits for that or not.
         blocking(move || {
             let _alone = alone;
@@ -153,7 +166,7 @@ impl Images {
                 match remove(&catalog, &store, &text) {
                     Err(error) if is_locked(&error, start) => std::thread::sleep(LOCK_PATIENCE.1),
                     outcome => {
-                        changes.fetch_add(1, Ordering::Relaxed);
+                        catalog.changed();
                         return outcome;
                     }
                 }
@@ -190,7 +203,7 @@ impl Images {
     pub(super) async fn usage(&self) -> Result<Usage> {
         // Who comes meanwhile waits for the count under way.
         let mut counted = self.counted.lock().await;
-        let changes = self.changes.load(Ordering::Relaxed);
+        let changes = self.catalog.changes();
         if let Some(count) = &*counted
             && count.changes == changes
             && count.when.elapsed() < count.life
@@ -199,7 +212,7 @@ impl Images {
         }
         let (dir, when) = (self.dir.clone(), Instant::now());
         let usage = blocking(move || usage::of(&dir)).await?;
-        let life = COUNT_LIFE.max(when.elapsed() * COUNT_SHARE);
+        let life = (when.elapsed() * COUNT_SHARE).clamp(COUNT_LIFE, MAX_COUNT_LIFE);
         *counted = Some(Count { changes, when, life, usage: usage.clone() });
         Ok(usage)
     }

@@ -114,8 +114,8 @@ impl Server {
     /// that nobody listens on any more is replaced. Call it before other work begins: the process's file mode mask changes for a moment.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that is no socket's; `Unavailable` when a server answers there; `Storage` when the socket can't be made,
-    /// or the tree not be opened.
+    /// `InvalidInput` for an address that is no socket's, and for a directory that has other things in it and no tree; `Unavailable` when a
+    /// server answers there; `Storage` when the socket can't be made, or the tree not be written to.
     pub fn bind(address: &str, options: CriOptions) -> Result<Self> {
         let path = socket::path(address)?;
         let images = Images::new(images::pulling(options.save, options.platforms), options.platform)?;

@@ -72,6 +72,16 @@ pub(super) fn full(repository: &Repository) -> (String, Rank) {
     }
 }
 
+/// The repositories of a tree that may have an image of this name: those whose [`full`] name is the reference's.
+pub(super) fn places(reference: &Reference) -> Vec<Repository> {
+    let own = NameRule::Domain.place(reference).ok().map(|place| place.repository);
+    let hub = (reference.registry.as_str() == "docker.io").then(|| reference.repository.clone());
+    let short = hub.as_ref().and_then(|name| name.as_str().strip_prefix("library/")?.parse().ok());
+    let whole = format!("{}/{}", reference.registry, reference.repository);
+    let all = [own, hub, short].into_iter().flatten();
+    all.filter(|repository| full(repository).0 == whole).collect()
+}
+
 /// Which of several repositories with one full name has it: the one that says most of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
@@ -83,11 +93,14 @@ pub(super) enum Rank {
     Short,
 }
 
+/// How many digits the beginning of an id must have to be taken for one: fewer are some image's too soon, and a name is meant.
+const MIN_ID: usize = 4;
+
 /// An image's id, or the beginning of one, with or without the algorithm: its hex digits.
 pub(super) fn id(text: &str) -> Option<&str> {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    ((1..=64).contains(&hex.len()) && hex.bytes().all(is_hex)).then_some(hex)
+    ((MIN_ID..=64).contains(&hex.len()) && hex.bytes().all(is_hex)).then_some(hex)
 }
 
 /// A whole id, which is never a name.
@@ -149,9 +162,24 @@ mod tests {
     }
 
     #[test]
+    fn where_a_name_may_stand() {
+        for (name, expect) in [
+            ("nginx", &["docker.io/library/nginx", "library/nginx", "nginx"][..]),
+            ("a/b", &["docker.io/a/b", "a/b"]),
+            ("localhost:5000/a", &["localhost_5000/a"]),
+            ("quay.io/library/a", &["quay.io/library/a"]),
+        ] {
+            let places = places(&parse(name).unwrap());
+            assert_eq!(places.iter().map(Repository::as_str).collect::<Vec<_>>(), expect, "{name}");
+        }
+    }
+
+    #[test]
     fn what_may_be_an_id() {
         for (text, expect) in [
-            ("sha256:0a", Some("0a")),
+            ("sha256:0a1b", Some("0a1b")),
+            ("sha256:0a1", None),
+            ("0a1", None),
             ("0a1b", Some("0a1b")),
             ("0A", None),
             ("nginx", None),

@@ -66,8 +66,9 @@ impl ImageService for Service {
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
-        let snapshot = self.images.snapshot().await.map_err(|error| status::of(&error))?;
-        let found = snapshot.find(&named(request.image)?).map_err(|error| status::of(&error))?;
+        let name = named(request.image)?;
+        let snapshot = self.images.snapshot_for(name.clone()).await.map_err(|error| status::of(&error))?;
+        let found = snapshot.find(&name).map_err(|error| status::of(&error))?;
         // An image that is not there is an answer without one.
         let mut response = ImageStatusResponse::default();
         if let Some(found) = found {
@@ -141,8 +142,8 @@ fn message(image: &Listed) -> Image {
     let (uid, username) = images::user(image);
     let id = image.id().to_string();
     Image {
-        repo_tags: image.tags.iter().cloned().collect(),
-        repo_digests: image.digests.iter().cloned().collect(),
+        repo_tags: image.tags.clone(),
+        repo_digests: image.digests.clone(),
         size: image.facts.size(),
         uid: uid.map(|value| Int64Value { value }),
         username,

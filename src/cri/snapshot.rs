@@ -4,19 +4,19 @@ use super::document::Facts;
 use super::name::{self, Rank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository, Tag};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// An image of the tree.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
     pub(super) facts: Arc<Facts>,
-    /// Its names with tags, in full.
-    pub(super) tags: BTreeSet<String>,
+    /// Its names with tags, in full, sorted as all that follows.
+    pub(super) tags: Vec<String>,
     /// Its names with digests, in full.
-    pub(super) digests: BTreeSet<String>,
+    pub(super) digests: Vec<String>,
     /// Where the tree has it: repositories, and what there stands for it: an index, or its manifest.
-    pub(super) roots: BTreeSet<(Repository, Digest)>,
+    pub(super) roots: Vec<(Repository, Digest)>,
 }
 
 impl Listed {
@@ -135,20 +135,25 @@ impl Snapshot {
     pub(super) fn finish(&mut self) {
         for ((full, tag), named) in &self.tags {
             if let Some(image) = self.images.get_mut(&named.id) {
-                image.tags.insert(format!("{full}:{tag}"));
+                image.tags.push(format!("{full}:{tag}"));
             }
+        }
+        for Listed { tags, digests, roots, .. } in self.images.values_mut() {
+            sort(tags);
+            sort(digests);
+            sort(roots);
         }
     }
 
     fn add(&mut self, repository: &Repository, root: Digest, facts: &Arc<Facts>, full: &str) {
         let image = self.images.entry(facts.config.digest).or_insert_with(|| Listed {
             facts: facts.clone(),
-            tags: BTreeSet::new(),
-            digests: BTreeSet::new(),
-            roots: BTreeSet::new(),
+            tags: Vec::new(),
+            digests: Vec::new(),
+            roots: Vec::new(),
         });
-        image.roots.insert((repository.clone(), root));
-        image.digests.insert(format!("{full}@{root}"));
+        image.roots.push((repository.clone(), root));
+        image.digests.push(format!("{full}@{root}"));
     }
 
     /// A name stands for what its repository of the best rank has; those that have the same go with it.
@@ -164,4 +169,11 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// Each once, in order; memory for no more.
+fn sort<T: Ord>(items: &mut Vec<T>) {
+    items.sort();
+    items.dedup();
+    items.shrink_to_fit();
 }

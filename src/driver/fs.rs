@@ -14,7 +14,7 @@ use super::fs_partial::{FsPartial, read_full};
 use super::parent;
 use super::touched::{Touched, syncfs_is_trusted};
 use super::{Driver, Entry, EntryKind, FreeSpace, Partial, Stamp};
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::File;
@@ -244,7 +244,11 @@ impl Driver for FsDriver {
 
     fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = match self.beneath.open(path, flags, 0) {
+        let opened = match path {
+            "" => rustix::fs::openat(self.beneath.root(), ".", flags | OFlags::CLOEXEC, Mode::empty()),
+            path => self.beneath.open(path, flags, 0),
+        };
+        let fd = match opened {
             Ok(fd) => fd,
             Err(error) if is_absent(error) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
@@ -294,6 +298,15 @@ impl Driver for FsDriver {
                 size: found.st_size,
             }),
             Err(error) if is_absent(error) => Ok(Stamp::Absent),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn check_writable(&self, path: &str) -> io::Result<()> {
+        let path = if path.is_empty() { "." } else { path };
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(self.beneath.root(), path, wanted, AtFlags::EACCESS) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -67,6 +67,14 @@ pub trait Driver: Send + Sync + 'static {
         Ok(Stamp::Unknown)
     }
 
+    /// Whether names may be made in the directory at `path`, as far as that is known without making one; that there is none is no error.
+    ///
+    /// # Errors
+    /// As `read`; what the medium would say.
+    fn check_writable(&self, _path: &str) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes the directory at `path` and those above it, where they are missing.
     ///
     /// # Errors

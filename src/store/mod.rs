@@ -25,6 +25,7 @@ mod remove;
 mod sink;
 mod source;
 pub mod stock;
+mod usable;
 
 pub use crate::driver::FreeSpace;
 pub use lock::StoreLock;

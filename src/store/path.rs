@@ -49,6 +49,21 @@ pub(crate) const LINK: &str = "link";
 /// The name of a content file.
 pub(crate) const DATA: &str = "data";
 
+/// The first component of a path.
+pub(crate) fn top(path: &'static str) -> &'static str {
+    path.split('/').next().unwrap_or(path)
+}
+
+/// The directory itself and those that every change passes, the uppermost first.
+pub(crate) fn trunk() -> impl Iterator<Item = &'static str> {
+    let above = |path: &'static str| {
+        std::iter::successors(Some(path), |path| (!path.is_empty()).then(|| parent(path)))
+    };
+    let mut trunk: Vec<_> = above(REPOSITORIES).collect();
+    trunk.reverse();
+    trunk.into_iter().chain([BLOBS])
+}
+
 /// The content of `digest`.
 pub(crate) fn data(digest: &Digest) -> String {
     let hex = digest.hex();

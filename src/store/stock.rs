@@ -236,6 +236,21 @@ impl Stock {
         Ok(())
     }
 
+    /// Whether a repository's links are what they were at the last refresh, or it is still not there.
+    ///
+    /// # Errors
+    /// `Storage` when it can't be looked at.
+    pub fn is_as_it_was(&self, store: &Store, repository: &Repository) -> Result<bool> {
+        let Some(place) = self.places.get(repository.as_str()) else {
+            return Ok(!store.has_repository(repository)?);
+        };
+        if place.is_as_it_was(store, repository.as_str())? {
+            return Ok(true);
+        }
+        let now = Place::read(store, repository.as_str(), None, self.settled)?;
+        Ok(now.repository == place.repository)
+    }
+
     /// All repositories, in order. One whose links are what they were has the same [`Arc`] as before.
     #[must_use]
     pub fn repositories(&self) -> BTreeMap<&Repository, &Arc<Shelf>> {
@@ -262,6 +277,15 @@ impl Sizes {
             Ok(known.1 != before)
         });
         looked.try_reduce(|| false, |one, other| Ok(one | other))
+    }
+
+    /// Whether a blob is as long as it was at the last refresh, or still not there.
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh).
+    pub fn is_as_it_was(&self, store: &Store, digest: &Digest) -> Result<bool> {
+        let known = self.known.get(digest).copied();
+        Ok(known.is_some() && Self::look(store, digest, known)?.1 == known.and_then(|known| known.1))
     }
 
     /// Knows these blobs and no others from now on. Those that were known are not looked at again.
@@ -357,9 +381,16 @@ mod tests {
                 let known = stock.repositories().into_iter();
                 known.map(|(name, shelf)| (name.clone(), shelf.clone())).collect()
             };
-            self.stock.refresh(&self.store).unwrap();
             let mut fresh = Stock::default();
             fresh.refresh(&self.store).unwrap();
+            for name in
+                ["a", "a/b", "c/d", "e.io/f/g", "none"].map(|name| name.parse::<Repository>().unwrap())
+            {
+                let [known, now] =
+                    [&self.stock, &fresh].map(|stock| stock.repositories().get(&name).copied());
+                assert_eq!(self.stock.is_as_it_was(&self.store, &name).unwrap(), known == now, "{name}");
+            }
+            self.stock.refresh(&self.store).unwrap();
             assert_eq!(all(&self.stock), all(&fresh));
             all(&self.stock)
         }

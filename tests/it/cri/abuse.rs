@@ -1,6 +1,7 @@
 //! Who means no good, or has lost its mind: the service stays up and small.
 
 use crate::support::cri::Cri;
+use crate::support::mount::{apart, mount_small};
 use crate::support::program::{Home, run};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -100,4 +101,36 @@ fn the_socket_is_its_owner_s_and_one_server_s() {
     let ran = listen(&file.display().to_string()).expect(3);
     assert!(ran.stderr.contains("no socket"), "{ran:?}");
     assert_eq!(std::fs::read(file).unwrap(), b"mine");
+}
+
+#[test]
+fn a_directory_that_is_no_tree_or_cannot_be_written_to_is_refused_at_the_start() {
+    let home = Home::new();
+    home.write("letters/one.txt", "dear");
+    let serve = |dir: &str| {
+        let mut command = home.saver(["cri", "--dir", dir, "--listen"]);
+        run(command.arg(format!("unix://{}", home.path("s").display())))
+    };
+    let ran = serve("letters").expect(2);
+    assert!(ran.stderr.contains("no tree of images") && ran.stderr.contains("one.txt"), "{ran:?}");
+    let ran = serve("letters/one.txt").expect(3);
+    assert!(ran.stderr.contains("one.txt"), "{ran:?}");
+    let ran = serve("/proc/self/tree").expect(3);
+    assert!(ran.stderr.contains("/proc/self/tree"), "{ran:?}");
+    assert!(!home.path("s").exists() && !home.path("letters/.saver").exists());
+}
+
+#[test]
+fn a_tree_on_a_read_only_disk_is_refused_at_the_start() {
+    apart(|| {
+        let home = Home::new();
+        let tree = home.path("tree");
+        std::fs::create_dir(&tree).unwrap();
+        if !mount_small(&tree, "size=1m,ro") {
+            return;
+        }
+        let mut command = home.saver(["cri", "--dir", "tree", "--listen"]);
+        let ran = run(command.arg(format!("unix://{}", home.path("s").display()))).expect(3);
+        assert!(ran.stderr.contains("Read-only file system"), "{ran:?}");
+    });
 }

@@ -289,6 +289,11 @@ async fn names_that_cannot_be_are_refused() {
         let (code, message) = client.pull(name).await.unwrap_err();
         assert_eq!(code, INVALID_ARGUMENT, "{name}: {message}");
     }
+    // Too short to be an id's beginning, and so a name.
+    for name in ["0", "00f", "sha256:00f"] {
+        assert_eq!(client.status(name).await.unwrap(), None, "{name}");
+        client.remove(name).await.unwrap();
+    }
     for name in ["", "UPPER"] {
         assert_eq!(client.status(name).await.unwrap_err().0, INVALID_ARGUMENT, "{name}");
         assert_eq!(client.remove(name).await.unwrap_err().0, INVALID_ARGUMENT, "{name}");

@@ -128,7 +128,9 @@ async fn a_pull_that_nobody_waits_for_any_more_ends() {
     // While another waits it goes on: an image can't be removed meanwhile.
     let removal = tokio::time::timeout(Duration::from_millis(500), client.remove(&name)).await;
     assert!(removal.is_err(), "{removal:?}");
+    assert!(server.open_connections() > 0);
     two.abort();
+    eventually("the registry sees it hang up", || server.open_connections() == 0).await;
     // Nobody is left: what follows has the tree for itself, and begins where it was left.
     tokio::time::timeout(Duration::from_secs(10), client.remove(&name)).await.unwrap().unwrap();
     server.behave();

@@ -149,6 +149,7 @@ struct State {
     rules: Vec<RuleState>,
     seen: Vec<Seen>,
     connections: usize,
+    open: usize,
     auth: auth::Auth,
     uploads: upload::Uploads,
 }
@@ -334,6 +335,11 @@ impl FaultServer {
     /// How many requests of this method ("" for any) had this part in their path.
     pub(crate) fn count(&self, method: &str, part: &str) -> usize {
         self.state().seen.iter().filter(|seen| matches(method, part, seen)).count()
+    }
+
+    /// How many connections are open now.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.state().open
     }
 
     /// How many connections were made.

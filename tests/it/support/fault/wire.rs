@@ -67,10 +67,27 @@ pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shar
     }
 }
 
+/// Counts a connection while it is served.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.state().open += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state().open -= 1;
+    }
+}
+
 /// Serves one connection until either side has enough.
 async fn serve(mut stream: Box<dyn Stream>, shared: &Shared) {
     let mut connection = None;
     let mut buffer = Vec::new();
+    let _open = Open::new(shared);
     while let Some(seen) = read_request(&mut stream, &mut buffer).await {
         let Some(mut seen) = seen else {
             // As Go's server answers a ClientHello.
