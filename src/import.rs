@@ -106,8 +106,8 @@ pub enum ImportFrom {
 /// that are not complete are given up.
 ///
 /// # Errors
-/// `InvalidInput` when `from` holds no images, or they can't all have their names in the tree; `Corrupt` for an archive that is
-/// damaged as a whole; `Storage`.
+/// `InvalidInput` when `from` can't be read as an archive or layout (it is none, or cut off, or damaged as a whole), holds no images, or
+/// they can't all have their names in the tree; `Storage`.
 pub async fn import_until(
     from: ImportFrom,
     options: ImportOptions,
@@ -121,14 +121,14 @@ pub async fn import_until(
         };
         let called = name.clone();
         // Before the tree is made: what is not there leaves none behind.
-        let opened = blocking(&name, &token, move || open(from, &called)).await?;
+        let opened = blocking(&name, &token, move || open(from, &called).map_err(unusable)).await?;
         let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
         // Others may save at the same time; nobody may take anything away.
         let _lock = store.lock_shared(false)?;
         let (dir, called) = (options.dir.clone(), name.clone());
-        match blocking(&name, &token, move || opened.end(&called, &dir)).await? {
+        match blocking(&name, &token, move || opened.end(&called, &dir).map_err(unusable)).await? {
             End::Layout(layout) => {
-                let offers = layout.offers()?;
+                let offers = layout.offers().map_err(unusable)?;
                 copy(layout, (&name, &offers), &store, &options, &token).await
             }
             End::Archive(archive) => {
@@ -197,6 +197,18 @@ impl Opened {
             Self::Packed(stream) => spool(name, stream, dir)?,
         };
         Archive::open(file, name).map(End::Archive)
+    }
+}
+
+/// What is damaged as a whole is as wrong a thing to name as what is no archive at all: whoever named it is told so alike.
+fn unusable(error: Error) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    let told = Error::new(ErrorKind::InvalidInput, error.subject(), error.message()).on(Side::Source);
+    match error.hint() {
+        Some(hint) => told.with_hint(hint),
+        None => told,
     }
 }
 

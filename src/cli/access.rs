@@ -56,9 +56,14 @@ fn credentials(
     let mut names = registries.iter();
     let (Some(registry), None) = (names.next(), names.next()) else {
         let names: Vec<&str> = registries.iter().map(Registry::as_str).collect();
-        let why =
-            format!("they are for one registry, and the images are in {}: {}", names.len(), names.join(", "));
-        return Err(wrong(&why).with_hint("use docker login, --authfile, or a YAML list with credentials"));
+        let why = match names.as_slice() {
+            [] => "they are for a registry, and none is asked".to_owned(),
+            names => {
+                format!("they are for one registry, and this is about {}: {}", names.len(), names.join(", "))
+            }
+        };
+        let hint = "use docker login, --authfile or, where lists are taken, a YAML list with credentials";
+        return Err(wrong(&why).with_hint(hint));
     };
     let username = args.username.clone().unwrap_or_default();
     let credential = Credential::Basic { username, password: password()? };

@@ -274,9 +274,9 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Registries")]
 pub struct RegistryArgs {
-    /// User name for the one registry of the list; needs --password-stdin
+    /// User name for the one registry that is asked; needs --password-stdin
     ///
-    /// For several registries use docker login, --authfile or a YAML list.
+    /// For several registries use docker login, --authfile or, where lists are taken, a YAML list.
     #[arg(long, value_name = "NAME")]
     pub username: Option<String>,
     /// Read the password from stdin

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct Args {
     /// The directory that images are kept in; made if it is missing
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// The socket to listen on; its directory must be there
     #[arg(long, value_name = "unix://PATH", default_value = "unix:///run/saver.sock", value_parser = socket)]
     pub listen: String,
@@ -68,7 +68,11 @@ async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Resul
         return Err(Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why)
             .with_hint("for those that bring none, name a file with --authfile, or docker login"));
     }
-    let mut save = SaveOptions::new(&args.dir);
+    let mut save = SaveOptions::new(super::save::needed(
+        args.dir.as_ref(),
+        "--dir",
+        "DIR, the directory to keep images in",
+    )?);
     // Which registries there will be is not known yet, so none is told to be missing.
     save.access = access::resolve(&args.registry, environment, &BTreeSet::new(), screen, true)?;
     save.copy.jobs = usize::from(args.jobs);

@@ -1,6 +1,6 @@
 //! `saver export`: from a directory, or from registries, to archives and image layouts.
 
-use super::args::{GlobalArgs, IndexArg, ProgressMode, RegistryArgs};
+use super::args::{GlobalArgs, IndexArg, MissingPlatformArg, ProgressMode, RegistryArgs};
 use super::config::Environment;
 use super::exit::Exit;
 use super::outfile::Files;
@@ -8,7 +8,7 @@ use super::save::{ended, needed, screen};
 use super::screen::Screen;
 use super::showing::Showing;
 use super::words::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
-use super::{access, lists, ls, output, summary};
+use super::{access, lists, output, summary, tree};
 use crate::copy::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{
@@ -48,6 +48,9 @@ pub struct Args {
     /// Architectures to export: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
     #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = ArgAction::Append, default_value = "all")]
     pub arch: Vec<String>,
+    /// What to do with an image that lacks a platform asked for
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
+    pub missing_platform: MissingPlatformArg,
     /// Names in the directory, as they were saved with
     #[arg(long, value_name = "NAMES", default_value = "strip")]
     pub names: String,
@@ -166,7 +169,7 @@ fn options(
     };
     let from = match (&args.dir, args.from_registry) {
         (Some(dir), false) => {
-            ls::warn_unless_tree(dir);
+            tree::open(dir)?;
             ExportFrom::Tree(dir.clone(), args.names.parse()?)
         }
         // The directory may be a setting, that this command is to do without.
@@ -182,6 +185,7 @@ fn options(
     };
     let mut options = ExportOptions::new(format, from);
     options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
+    options.copy.missing_platform = args.missing_platform.into();
     options.copy.jobs = usize::from(args.jobs);
     options.copy.retry.retries = args.registry.retries;
     options.copy.index = match (args.index, format) {

@@ -1,6 +1,6 @@
 //! `saver import`: from archives and image layouts into a directory.
 
-use super::args::{GlobalArgs, ProgressMode};
+use super::args::{GlobalArgs, MissingPlatformArg, ProgressMode};
 use super::config::Environment;
 use super::exit::Exit;
 use super::outfile::Files;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Architectures to import: amd64, arm64, arm/v7, linux/arm64/v8, a comma list, or all that are there
     #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = clap::ArgAction::Append, default_value = "all")]
     pub arch: Vec<String>,
+    /// What to do with an image that lacks a platform asked for
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
+    pub missing_platform: MissingPlatformArg,
     /// Write what became of each image to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -52,6 +55,7 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
     let mut options =
         ImportOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to import into")?);
     options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
+    options.copy.missing_platform = args.missing_platform.into();
     options.names = args.names.parse()?;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
     let files = Files::prepare(None, args.report.as_deref(), None)?;

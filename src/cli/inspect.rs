@@ -10,7 +10,7 @@ use crate::content::retry::RetryPolicy;
 use crate::content::{Catalog, Source, document};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::{InspectOptions, Inspection, LayerInspection, ManifestInspection};
-use crate::oci::{PlatformSet, Reference, Tag};
+use crate::oci::{Digest, PlatformSet, Reference, Tag};
 use crate::registry::{Session, Sessions};
 use crate::save::NameRule;
 use crate::store::Store;
@@ -45,7 +45,7 @@ pub struct InspectArgs {
     #[arg(long)]
     pub json: bool,
     /// Print the manifest or index itself, byte for byte
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub raw: bool,
     /// Where to look.
     #[command(flatten)]
@@ -75,6 +75,9 @@ pub struct DigestArgs {
     /// Print the digest of this architecture's manifest, and not of the index
     #[arg(long, visible_alias = "platform", value_name = "ARCH")]
     pub arch: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// Where to look.
     #[command(flatten)]
     pub place: Place,
@@ -148,7 +151,7 @@ async fn listed(args: &TagsArgs, global: &GlobalArgs, environment: &Environment)
     let retry = retry(&args.place);
     let tags: Vec<Tag> = at!(end, source => document::retrying(&retry, || Catalog::tags(source, &reference.repository)).await)?;
     if args.json {
-        return Ok(json(&tags));
+        return Ok(json(&TagsTold { schema: SCHEMA, repository: asked_repository(&asked), tags }));
     }
     Ok(tags.iter().map(|tag| format!("{tag}\n")).collect::<String>().into_bytes())
 }
@@ -158,7 +161,35 @@ async fn digested(args: &DigestArgs, global: &GlobalArgs, environment: &Environm
     let asked = named(&args.image, "IMAGE")?;
     let (end, reference) = look(&args.place, &asked, true, global, environment)?;
     let digest = at!(end, source => crate::inspect::digest(source, &reference, &options).await)?;
-    Ok(format!("{digest}\n").into_bytes())
+    Ok(match args.json {
+        true => json(&DigestTold { schema: SCHEMA, reference: asked, digest }),
+        false => format!("{digest}\n").into_bytes(),
+    })
+}
+
+/// The version of the JSON forms below: raised when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// What `tags --json` prints.
+#[derive(serde::Serialize)]
+struct TagsTold {
+    schema: u32,
+    /// The repository as asked for, with its registry.
+    repository: String,
+    tags: Vec<Tag>,
+}
+
+/// What `digest --json` prints.
+#[derive(serde::Serialize)]
+struct DigestTold {
+    schema: u32,
+    /// The image as asked for, in normal form.
+    reference: Reference,
+    digest: Digest,
+}
+
+fn asked_repository(asked: &Reference) -> String {
+    format!("{}/{}", asked.registry, asked.repository)
 }
 
 fn options(arch: &str, place: &Place) -> Result<InspectOptions> {
@@ -193,8 +224,7 @@ fn look(
         let session = Sessions::new(access, 8).with(&asked.registry)?;
         return Ok((End::Registry(session), asked.clone()));
     };
-    let store = Store::open_read_only(dir)?;
-    super::ls::warn_unless_tree(dir);
+    let store = super::tree::open(dir)?;
     let names: NameRule = place.names.parse()?;
     let repository = match image {
         true => names.find(&store, asked)?.repository,

@@ -61,7 +61,7 @@ pub(super) fn settle(all: Parsed, screen: &Screen, quiet: bool) -> Result<Vec<En
         for problem in &all.problems {
             output::stderr(&clean(&problem.to_string()));
         }
-        let told = format!("{} wrong; nothing was fetched", are(all.problems.len()));
+        let told = format!("{} wrong; nothing was done", are(all.problems.len()));
         return Err(Error::new(ErrorKind::InvalidInput, "", told));
     }
     if !quiet {

@@ -4,10 +4,10 @@ use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::{self, clean};
 use super::screen::{self, Screen};
-use crate::error::{Error, ErrorKind, Result};
+use super::tree;
+use crate::error::Result;
 use crate::ls::{Listing, TagListing};
 use crate::oci::Repository;
-use crate::store::Store;
 use std::path::{Path, PathBuf};
 
 /// The arguments of listing.
@@ -42,30 +42,19 @@ pub(super) fn run(args: &Args, global: &GlobalArgs) -> Exit {
 }
 
 fn listing(args: &Args) -> Result<Listing> {
-    let dir = dir(args)?;
-    warn_unless_tree(dir);
+    let store = tree::open(dir(args)?)?;
     let only = args.repositories.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
-    crate::ls::list(&Store::open_read_only(dir)?, &only)
+    crate::ls::list(&store, &only)
 }
 
 fn dir(args: &Args) -> Result<&Path> {
-    args.dir.as_deref().ok_or_else(|| {
+    tree::dir(args.dir.as_ref()).map_err(|error| {
         let given = args.repositories.first().filter(|name| Path::new(name).is_dir());
-        let named = given.map_or_else(|| "DIR, the directory to list".to_owned(), |name| name.clone());
-        Error::new(ErrorKind::InvalidInput, "--dir", "is missing").with_hint(format!("add --dir {named}"))
+        match given {
+            Some(name) => error.with_hint(format!("add --dir {name}")),
+            None => error,
+        }
     })
-}
-
-/// Says so where a directory is no tree (yet), which an empty answer would not.
-pub(super) fn warn_unless_tree(dir: &Path) {
-    // That there is no such directory at all is an error, which says so itself.
-    if dir.is_dir() && !dir.join("docker/registry/v2").is_dir() {
-        let dir = dir.display().to_string();
-        output::stderr(&format!(
-            "warning: {}: nothing was saved here: there is no docker/registry/v2 in it",
-            clean(&dir)
-        ));
-    }
 }
 
 /// JSON escapes control characters by itself.

@@ -33,6 +33,7 @@ mod scripts;
 pub mod serve;
 mod showing;
 mod summary;
+mod tree;
 mod troubles;
 pub mod verify;
 mod words;

@@ -5,10 +5,10 @@ use super::exit::Exit;
 use super::lists;
 use super::output::{self, clean};
 use super::screen::{self, Screen};
+use super::tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::prune::{PruneOptions, PruneReport, prune};
-use crate::store::Store;
 use clap::ArgAction;
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub struct Args {
     /// The directory that images were saved to
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Keep the images listed in FILE, a list as saver save takes it; - is stdin; may be repeated
     #[arg(long, value_name = "FILE", action = ArgAction::Append)]
     pub keep: Vec<PathBuf>,
@@ -50,7 +50,7 @@ fn pruned(args: &Args, global: &GlobalArgs, log: &Screen) -> Result<PruneReport>
         .into_iter()
         .map(|entry| entry.reference)
         .collect();
-    prune(&Store::open_read_only(&args.dir)?, &keep, &options)
+    prune(&tree::open(tree::dir(args.dir.as_ref())?)?, &keep, &options)
 }
 
 pub(super) fn options(names: &str, dry_run: bool) -> Result<PruneOptions> {

@@ -8,14 +8,14 @@ use super::save::{ended, screen};
 use super::screen::Screen;
 use super::showing::Showing;
 use super::words::PUSHING;
-use super::{access, lists, output, troubles};
+use super::{access, lists, output, tree, troubles};
 use crate::copy::{CopyOptions, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry};
 use crate::oci::{PlatformSet, Reference};
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The arguments of pushing.
@@ -111,7 +111,8 @@ async fn pushed(
     environment: &Environment,
     screen: &Arc<Screen>,
 ) -> Result<Exit> {
-    let dir = dir(args.dir.as_deref())?;
+    let dir = tree::dir(args.dir.as_ref())?;
+    tree::open(dir)?;
     let Some((destination, images)) = args.names.split_last() else {
         return Err(Error::new(ErrorKind::InvalidInput, "", "no registry is named").with_hint(
             "saver push --dir DIR [IMAGE]... REGISTRY[/PREFIX]; without images, everything in DIR is pushed",
@@ -142,15 +143,6 @@ async fn pushed(
     let report = pusher.push_until(images, showing.asked()).await?;
     let failed = failed_list(&report, &entries, prefix.as_deref());
     showing.finished(&report, Some(failed))
-}
-
-fn dir(dir: Option<&Path>) -> Result<&Path> {
-    let dir = dir.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, "--dir", "is missing")
-            .with_hint("add --dir DIR, the directory that images were saved to")
-    })?;
-    super::ls::warn_unless_tree(dir);
-    Ok(dir)
 }
 
 /// The images that failed, as a list to give to `--list`: by the names that they were asked for with, else by the tree's.

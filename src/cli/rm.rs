@@ -4,11 +4,10 @@ use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::prune::{answer, options};
 use super::screen::{self, Screen};
-use super::{lists, output};
+use super::{lists, output, tree};
 use crate::error::Result;
 use crate::oci::Reference;
 use crate::prune::{PruneReport, remove};
-use crate::store::Store;
 use std::path::PathBuf;
 
 /// The arguments of removing.
@@ -19,7 +18,7 @@ pub struct Args {
     pub images: Vec<String>,
     /// The directory that images were saved to
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Names in the tree, as they were saved with
     #[arg(long, value_name = "NAMES", default_value = "strip")]
     pub names: String,
@@ -47,5 +46,5 @@ fn removed(args: &Args, log: &Screen) -> Result<PruneReport> {
     let options = options(&args.names, args.dry_run)?;
     let entries = lists::read(&[], &args.images, log, true)?;
     let images: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
-    remove(&Store::open_read_only(&args.dir)?, &images, &options)
+    remove(&tree::open(tree::dir(args.dir.as_ref())?)?, &images, &options)
 }

@@ -6,7 +6,6 @@ use super::output;
 use super::screen::{self, Screen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::serve::http::{ServeOptions, Server, TlsIdentity};
-use crate::store::Store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -18,7 +17,7 @@ const OPEN: &str =
 pub struct Args {
     /// The directory that images were saved to
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// The address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
@@ -47,8 +46,7 @@ pub(super) async fn run(args: &Args, global: &GlobalArgs) -> Exit {
 }
 
 async fn serve(args: &Args) -> Result<Exit> {
-    let store = Store::open_read_only(&args.dir)?;
-    super::ls::warn_unless_tree(&args.dir);
+    let store = super::tree::open(super::tree::dir(args.dir.as_ref())?)?;
     let options = options(args)?;
     if options.tls.is_none() && !args.listen.ip().is_loopback() {
         output::stderr(&format!("warning: {OPEN}"));

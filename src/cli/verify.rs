@@ -6,6 +6,7 @@ use super::exit::Exit;
 use super::lists;
 use super::output::{self, clean};
 use super::screen::{self, Screen};
+use super::tree;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use crate::verify::{
@@ -27,7 +28,7 @@ const PATHS_SHOWN: usize = 10;
 pub struct Args {
     /// The directory that images were saved to
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Hash every blob; else only manifests, and blobs of a wrong size
     #[arg(long)]
     pub deep: bool,
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -
 
 fn check(args: &Args, global: &GlobalArgs) -> Result<Exit> {
     let bar = Bar::new(global);
-    let store = Store::open_read_only(&args.dir)?;
+    let store = tree::there(tree::dir(args.dir.as_ref())?)?;
     let report = verify(&store, &options(args), &bar)?;
     bar.0.finish_and_clear();
     let text = if args.json { json(&report) } else { text(&report, global.quiet) };
@@ -97,7 +98,7 @@ fn mend(args: &Args, global: &GlobalArgs, environment: &Environment, log: &Arc<S
         Some(again)
     };
     let bar = Bar::new(global);
-    let store = Store::open_read_only(&args.dir)?;
+    let store = tree::there(tree::dir(args.dir.as_ref())?)?;
     let repair = repair(&store, &options(args), &bar)?;
     bar.0.finish_and_clear();
     let told = if args.json { json(&repair) } else { of_repair(&repair, global.quiet) };
@@ -131,7 +132,7 @@ fn save_args(args: &Args) -> Result<SaveArgs> {
     let mut save = default.map_err(|error| {
         Error::new(ErrorKind::InvalidInput, "saver save", format!("cannot be prepared: {error}"))
     })?;
-    save.dir = Some(args.dir.clone());
+    save.dir.clone_from(&args.dir);
     save.list = args.list.clone();
     save.run.arch = args.arch.clone();
     save.run.names = args.names.clone();

@@ -8,6 +8,7 @@ mod blob;
 pub mod event;
 mod flight;
 mod follower;
+mod foresee;
 mod lane;
 mod manifests;
 mod node;

@@ -4,7 +4,7 @@ use super::event::Event;
 use super::lane::{self, Turn};
 use super::node::Content;
 use super::plan::Walk;
-use super::report::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
+use super::report::{Failure, ImageReport, Report, Status};
 use super::tally::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Place, Publication, Sink, Source};
@@ -21,25 +21,25 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// What an image needs and how it stands in the sink.
-struct Prepared {
-    root: Digest,
+pub(super) struct Prepared {
+    pub(super) root: Digest,
     source_digest: Digest,
     /// What the tag names in the sink now, where that is another digest.
     replaced: Option<Digest>,
-    content: Content,
-    places: Vec<Place>,
+    pub(super) content: Content,
+    pub(super) places: Vec<Place>,
     /// Blobs that the sink lacks, each with the repository that it is wanted for.
     lacking: Vec<(Repository, Descriptor)>,
     /// Of these, the bytes that no other image of the run has claimed.
-    fetch_bytes: u64,
+    pub(super) fetch_bytes: u64,
     /// How many blobs these are.
-    fetch_blobs: u64,
-    reuse_bytes: u64,
-    unchanged: bool,
+    pub(super) fetch_blobs: u64,
+    pub(super) reuse_bytes: u64,
+    pub(super) unchanged: bool,
 }
 
 /// What planning an image comes to.
-enum Preparation {
+pub(super) enum Preparation {
     Ready(Box<Prepared>),
     /// It is left out, and why.
     Skip(Error),
@@ -75,29 +75,6 @@ impl<K: Sink> Engine<K> {
             images,
             seconds: lap(started),
             aborted: aborted.map(|error| Failure::from(&error)),
-        }
-    }
-
-    /// What a run would do: resolves everything, fetches no layer and writes nothing.
-    pub async fn plan<S: Source>(
-        self: &Arc<Self>,
-        images: Vec<Image<S>>,
-        cancel: &CancellationToken,
-    ) -> Plan {
-        let started = Instant::now();
-        self.observer.event(&Event::RunStarted { images: images.len() });
-        let work = |image, turn| {
-            let (engine, token) = (self.clone(), cancel.clone());
-            async move { engine.foresee(image, &token, turn).await }
-        };
-        let images = lane::each(self.jobs(), images, work).await;
-        Plan {
-            schema: Report::SCHEMA,
-            fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),
-            fetch_blobs: sum(images.iter().map(|image| image.fetch_blobs)),
-            reuse_bytes: sum(images.iter().map(|image| image.reuse_bytes)),
-            images,
-            seconds: lap(started),
         }
     }
 
@@ -172,35 +149,8 @@ impl<K: Sink> Engine<K> {
         Ok(Outcome::Done(prepared, self.verb.done()))
     }
 
-    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, turn: Turn) -> ImagePlan {
-        let tally = Tally::new(turn.lane);
-        let mut warnings = image.warnings.clone();
-        let result = tokio::select! {
-            biased;
-            () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
-            prepared = self.prepare(&image, &tally, &mut warnings) => prepared,
-        };
-        let mut plan = ImagePlan::new(image.reference, image.place);
-        plan.warnings = warnings;
-        match result {
-            Ok(Preparation::Ready(prepared)) => {
-                plan.status = if prepared.unchanged { Status::Unchanged } else { self.verb.planned() };
-                plan.digest = Some(prepared.root);
-                plan.platforms = names(&prepared.content);
-                plan.fetch_bytes = prepared.fetch_bytes;
-                plan.fetch_blobs = prepared.fetch_blobs;
-                plan.reuse_bytes = prepared.reuse_bytes;
-            }
-            Ok(Preparation::Skip(why)) => {
-                (plan.status, plan.error) = (Status::Skipped, Some(Failure::from(&why)))
-            }
-            Err(error) => plan.error = Some(Failure::from(&error)),
-        }
-        plan
-    }
-
     /// Resolves and plans an image and compares it with the sink.
-    async fn prepare<S: Source>(
+    pub(super) async fn prepare<S: Source>(
         &self,
         image: &Image<S>,
         tally: &Tally,
@@ -422,7 +372,7 @@ fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
 }
 
 /// Sizes are what manifests claim: their sum may be more than a number holds.
-fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
+pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
 
@@ -468,7 +418,7 @@ impl Stop {
     }
 }
 
-fn names(content: &Content) -> Vec<String> {
+pub(super) fn names(content: &Content) -> Vec<String> {
     content.platforms.iter().map(ToString::to_string).collect()
 }
 

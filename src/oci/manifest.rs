@@ -10,6 +10,8 @@ use super::platform::Platform;
 use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use serde::Deserialize;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 /// The largest manifest or index accepted, in bytes: what registries themselves accept.
 pub const MAX_MANIFEST_SIZE: u64 = 4 << 20;
@@ -93,6 +95,33 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
     /// The manifest that this one refers to.
     pub subject: Option<Box<Descriptor>>,
+}
+
+/// What an index names beyond what comes with it.
+#[derive(Clone, Debug)]
+pub struct Lacking {
+    /// The manifests.
+    pub digests: Vec<Digest>,
+    /// Their platforms in words, or how many there are where none is told.
+    pub names: String,
+}
+
+/// What `raw` names and is not among `manifests`; none when it is no index, or one of which all is there.
+#[must_use]
+pub fn lacking(raw: &RawManifest, manifests: &[Arc<RawManifest>]) -> Option<Lacking> {
+    let Ok(Manifest::Index(index)) = raw.parse() else { return None };
+    let there: HashSet<Digest> = manifests.iter().map(|raw| raw.digest).collect();
+    let entries: Vec<&Descriptor> =
+        index.manifests.iter().filter(|entry| !there.contains(&entry.digest)).collect();
+    let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
+    let known: BTreeSet<String> =
+        platforms.filter(|platform| !platform.is_unknown()).map(ToString::to_string).collect();
+    let names = match known.is_empty() {
+        true => format!("{} of its manifests", entries.len()),
+        false => known.into_iter().collect::<Vec<_>>().join(", "),
+    };
+    let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
+    (!digests.is_empty()).then_some(Lacking { digests, names })
 }
 
 /// The platform that an image configuration names (OCI config.md: architecture, os, variant).

@@ -26,6 +26,11 @@ pub(super) fn target(from: &Url, location: &str, seen: &[Url]) -> Result<Url, St
     if from.scheme() == "https" && to.scheme() == "http" {
         return Err(format!("a redirect from HTTPS to plain HTTP at {}", to.host_str().unwrap_or_default()));
     }
+    if to.scheme() == "http" && is_loopback(from) && !is_loopback(&to) {
+        // Plain HTTP was allowed for this machine's sake, where nobody listens in.
+        let host = to.host_str().unwrap_or_default();
+        return Err(format!("a redirect from this machine to plain HTTP at {host}"));
+    }
     if !to.username().is_empty() || to.password().is_some() {
         return Err("a redirect with a user in the address".into());
     }
@@ -56,6 +61,16 @@ pub(super) fn same_origin(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()
         && one.port_or_known_default() == other.port_or_known_default()
+}
+
+/// Whether the host is this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(_)) => is_private(url),
+        None => false,
+    }
 }
 
 /// Whether the host is this machine by name, or an address literal that no public network routes.
@@ -106,6 +121,10 @@ mod tests {
             ("https://r.io/v2/a", "//cdn.io/x", Ok("https://cdn.io/x")),
             ("http://r.io/v2/a", "https://cdn.io/x", Ok("https://cdn.io/x")),
             ("http://127.0.0.1:5000/a", "http://127.0.0.1:6000/b", Ok("http://127.0.0.1:6000/b")),
+            ("http://127.0.0.1:5000/a", "http://localhost:6000/b", Ok("http://localhost:6000/b")),
+            ("http://127.0.0.1:5000/a", "https://cdn.io/b", Ok("https://cdn.io/b")),
+            ("http://127.0.0.1:5000/a", "http://cdn.io/b", Err("plain HTTP at cdn.io")),
+            ("http://localhost:5000/a", "http://10.0.0.2/b", Err("plain HTTP at 10.0.0.2")),
             ("http://10.0.0.1/a", "http://10.0.0.2/b", Ok("http://10.0.0.2/b")),
             ("https://r.io/v2/a", "http://r.io/v2/b", Err("plain HTTP")),
             ("https://r.io/v2/a", "https://127.0.0.1/", Err("private")),

@@ -3,7 +3,7 @@
 use super::challenge::BearerChallenge;
 use super::credential::{Credential, Secret, refusal};
 use super::failure::{self, failure};
-use super::redirect::{check_reach, is_private};
+use super::redirect::{check_reach, is_loopback};
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use base64::Engine as _;
@@ -221,15 +221,6 @@ fn realm_url(base: &Url, realm: &str, shows_secret: bool) -> Result<Url, String>
     }
     check_reach(base, &url).map_err(|why| format!("it leads {why}"))?;
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(_)) => is_private(url),
-        None => false,
-    }
 }
 
 /// How long a token lives from now. The server's clock is compared with itself alone (`issued_at`

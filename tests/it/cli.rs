@@ -220,7 +220,7 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         (&["--dir", "d", "save", "--arch", "all", "nginx"], "stands before the command save"),
         (
             &["--dir", "d", "--arch", "all", "--username", "u", "--password-stdin", "nginx", "quay.io/a/b"],
-            "in 2: docker.io, quay.io",
+            "about 2: docker.io, quay.io",
         ),
     ] {
         let ran = place.run(args).expect(2);

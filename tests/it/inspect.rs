@@ -129,6 +129,23 @@ async fn tags_come_in_pages_and_no_page_leads_elsewhere() {
 }
 
 #[test]
+fn json_is_an_object_with_a_schema() {
+    let registry = Registry::serve(&samples());
+    let name = format!("{}/demo/app", registry.address);
+    let read = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&out(args)).unwrap() };
+    let tags = read(&["tags", "--json", &name]);
+    assert_eq!((&tags["schema"], &tags["repository"]), (&1.into(), &name.clone().into()));
+    assert!(tags["tags"].as_array().unwrap().contains(&"1.0".into()), "{tags}");
+    let image = format!("{name}:1.0");
+    let digest = read(&["digest", "--json", &image]);
+    assert_eq!((&digest["schema"], &digest["reference"]), (&1.into(), &image.clone().into()));
+    assert_eq!(digest["digest"], out(&["digest", &image]).trim());
+    let said = saver(&["inspect", "--raw", "--json", &image]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("--raw") && said.err.contains("--json"), "{}", said.err);
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let registry = Registry::serve(&samples());
     let nowhere = format!("{}/demo/none:1", registry.address);
@@ -147,5 +164,54 @@ fn what_is_not_there_is_named() {
         let said = saver(&args);
         assert_eq!(said.code, Some(code), "{args:?}: {}", said.err);
         assert!(said.err.contains(words), "{args:?}: {}", said.err);
+    }
+}
+
+/// Whichever command it is that reads a directory.
+#[test]
+fn a_directory_that_is_none_or_empty_is_told_alike() {
+    let dir = TempDir::new().unwrap();
+    let empty = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("keep"), "x:1\n").unwrap();
+    let (keep, out) = (format!("{empty}/keep"), format!("{empty}/a.tar"));
+    for command in [
+        vec!["ls"],
+        vec!["verify"],
+        vec!["prune", "--dry-run", "--keep", &keep],
+        vec!["rm", "x:1"],
+        vec!["push", "127.0.0.1:1"],
+        vec!["export", "x:1", "--format", "oci-archive", "-o", &out],
+        vec!["inspect", "x:1"],
+        vec!["tags", "x"],
+        vec!["digest", "x:1"],
+        vec!["serve", "--listen", "127.0.0.1:0"],
+    ] {
+        let is_registry = matches!(command[0], "inspect" | "tags" | "digest");
+        if !is_registry {
+            let said = saver(&command);
+            assert_eq!(said.code, Some(2), "{command:?}: {}", said.err);
+            assert!(
+                said.err.contains("--dir: is missing") && said.err.contains("hint: add --dir"),
+                "{command:?}: {}",
+                said.err
+            );
+        }
+        for (path, words) in [
+            ("/nonexistent/tree", "cannot open the directory: No such file"),
+            ("/etc/passwd", "cannot open the directory: Not a directory"),
+        ] {
+            let said = saver(&[&command[..], &["--dir", path]].concat());
+            assert_eq!(said.code, Some(3), "{command:?} {path}: {}", said.err);
+            let told = format!("error: {path}: {words}");
+            assert!(
+                said.err.starts_with(&told) && said.err.contains("hint: name the directory"),
+                "{command:?}: {}",
+                said.err
+            );
+        }
+        if !matches!(command[0], "verify" | "serve") {
+            let said = saver(&[&command[..], &["--dir", empty]].concat());
+            assert!(said.err.contains("nothing was saved here"), "{command:?}: {}", said.err);
+        }
     }
 }

@@ -302,6 +302,60 @@ async fn a_tag_that_may_not_move_and_need_not_is_no_failure() {
     assert!(ran.stderr.contains("hint: push it under another tag"), "{}", ran.stderr);
 }
 
+/// The word of a registry is not that it has something, but what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_registry_keeps_as_something_else_is_not_pushed() {
+    let other = Digest::of(b"other").to_string();
+    for (method, part, fault, word) in [
+        ("PUT", "/blobs/uploads/", Fault::header("Docker-Content-Digest", &other), "has other bytes"),
+        ("PUT", "/manifests/", Fault::header("Docker-Content-Digest", &other), "changed the bytes"),
+        ("PUT", "/manifests/", Fault::status(204), "204"),
+        ("PUT", "/manifests/", Fault::status(206), "206"),
+    ] {
+        let (server, (tree, _)) = (FaultServer::start().await, large());
+        server.on(method, part).answer(fault);
+        server.on("HEAD", "/big/app/").answer(Fault::status(404));
+        let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+        let pushed =
+            tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &["--retries", "1", &to], 1));
+        let (ran, report) = pushed.await.unwrap_or_else(|_| panic!("{method} {part} {word}"));
+        assert_eq!(statuses(&report), ["failed"], "{word}");
+        assert!(ran.stderr.contains(word), "{word}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_do_not_leave_this_machine_in_plain_http() {
+    let (server, (tree, _)) = (FaultServer::start().await, large());
+    server.on("POST", "/blobs/uploads/").answer(Fault::header("Location", "http://192.0.2.1/upload/1"));
+    let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+    let (ran, _) = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], 1)).await.unwrap();
+    assert!(ran.stderr.contains("plain HTTP at 192.0.2.1"), "{}", ran.stderr);
+}
+
+/// What docker-registry would refuse is not promised.
+#[test]
+fn a_dry_run_tells_of_an_index_that_would_come_in_part() {
+    let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
+    let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
+    home.save(tree.path(), "amd64", &[format!("{}/demo/app:1.0", source.address)], &[], 0);
+    let told = |more: &[&str]| {
+        let (ran, plan) = push(&home, tree.path(), &[more, &["--dry-run", &registry.address]].concat(), 0);
+        (ran.stderr, plan["images"][0]["warnings"].to_string())
+    };
+    let (stderr, warnings) = told(&[]);
+    for word in ["without linux/arm/v7, linux/arm64/v8", "only whole", "--index prune"] {
+        assert!(stderr.contains(word) && warnings.contains(word), "{word}: {stderr}{warnings}");
+    }
+    assert_eq!(told(&["--index", "prune"]), (String::new(), "null".into()));
+    // What is there already need not come.
+    let from = format!("docker://{}/demo/app:1.0", source.address);
+    let to = format!("docker://{}/demo/app:other", registry.address);
+    let flags = ["copy", "-q", "--all", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to];
+    succeed("skopeo", flags);
+    assert_eq!(told(&[]), (String::new(), "null".into()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_sends_nothing() {
     let (server, (tree, _)) = (FaultServer::start().await, large());

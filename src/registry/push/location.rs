@@ -53,6 +53,8 @@ mod tests {
             ("https://r.io:5000/v2/", "http://r.io:5000/u/1", Ok("https://r.io:5000/u/1")),
             ("https://r.io/v2/", "http://r.io/u/1", Ok("https://r.io/u/1")),
             ("http://r.lan:5000/v2/", "http://r.lan:5000/u/1", Ok("http://r.lan:5000/u/1")),
+            ("http://127.0.0.1:5000/v2/", "http://127.0.0.1:5001/u", Ok("http://127.0.0.1:5001/u")),
+            ("http://127.0.0.1:5000/v2/", "http://up.io/u/1", Err("plain HTTP")),
             ("https://r.io/v2/", "http://up.io/u/1", Err("plain HTTP")),
             ("https://r.io/v2/", "http://r.io:8080/u/1", Err("plain HTTP")),
             ("https://r.io/v2/", "https://127.0.0.1/u/1", Err("private")),

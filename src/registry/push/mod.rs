@@ -41,6 +41,8 @@ struct Known {
     absent: HashSet<(Repository, Digest)>,
     /// Manifests that are there.
     revisions: HashSet<(Repository, Digest)>,
+    /// Who puts a manifest by its digest: one after the other, for two images may have it.
+    turns: HashMap<(Repository, Digest), Arc<tokio::sync::Mutex<()>>>,
     /// A repository that blobs may be in of which nothing else is known.
     likely: Option<Repository>,
 }

@@ -3,6 +3,7 @@
 use super::{Inner, Pusher};
 use crate::content::{Publication, Sink, Target};
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::manifest::lacking;
 use crate::oci::{Digest, Manifest, RawManifest, Repository, Tag};
 use crate::registry::endpoint::Request;
 use crate::registry::failure::failure;
@@ -10,7 +11,10 @@ use crate::registry::manifest::content_digest;
 use futures::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
-use std::collections::{BTreeSet, HashSet};
+
+/// What says that a manifest was taken: 201 (distribution-spec "Pushing Manifests"); registries that are older than the spec say 200 or
+/// 202. Anything else was answered by something else than a registry, whatever it means by it.
+const TAKEN: [StatusCode; 3] = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED];
 
 /// Puts `image` into each of its places.
 pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> {
@@ -59,12 +63,18 @@ impl Put<'_> {
         &self.pusher.0
     }
 
+    /// Puts a manifest unless it is there. Never twice at once: a registry that writes its links in place (docker-registry) would have
+    /// one of them empty for a moment, and refuse the index that names it.
     async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
-        let there = self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest));
-        if there {
+        let key = (self.repository.clone(), raw.digest);
+        let turn = self.inner().known().turns.entry(key.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        if self.inner().known().revisions.contains(&key) {
             return Ok(());
         }
-        self.put(raw, &Target::Digest(raw.digest)).await.map_err(|not_taken| not_taken.error)
+        let put = self.put(raw, &Target::Digest(raw.digest)).await;
+        self.inner().known().turns.remove(&key);
+        put.map_err(|not_taken| not_taken.error)
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
@@ -103,7 +113,7 @@ impl Put<'_> {
         let endpoint = &self.inner().endpoint;
         let answer = endpoint.send(Request { headers, body: Some(raw.bytes.clone()), ..request }).await?;
         let status = answer.response.status();
-        if !status.is_success() {
+        if !TAKEN.contains(&status) {
             let error = endpoint.refusal(&subject, self.repository, answer.response).await;
             let error = self.sparse(raw, &error).unwrap_or(error);
             return Err(NotTaken { error, status: Some(status) });
@@ -124,20 +134,7 @@ impl Put<'_> {
         if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) {
             return None;
         }
-        let Ok(Manifest::Index(index)) = raw.parse() else { return None };
-        let pushed: HashSet<Digest> = self.image.manifests.iter().map(|raw| raw.digest).collect();
-        let lacking: Vec<_> =
-            index.manifests.iter().filter(|entry| !pushed.contains(&entry.digest)).collect();
-        if lacking.is_empty() {
-            return None;
-        }
-        let platforms = lacking.iter().filter_map(|entry| entry.platform.as_ref());
-        let names: BTreeSet<String> =
-            platforms.filter(|platform| !platform.is_unknown()).map(ToString::to_string).collect();
-        let names = match names.is_empty() {
-            true => format!("{} of its manifests", lacking.len()),
-            false => names.into_iter().collect::<Vec<_>>().join(", "),
-        };
+        let names = lacking(raw, &self.image.manifests)?.names;
         let message = format!(
             "the registry takes an index only whole, and this one would come without {names}: {}",
             error.message()

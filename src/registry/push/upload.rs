@@ -10,6 +10,7 @@ use crate::oci::{Descriptor, Digest, Repository};
 use crate::registry::endpoint::Begun;
 use crate::registry::failure::failure;
 use crate::registry::limit::Permit;
+use crate::registry::manifest::content_digest;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use reqwest::{Response, StatusCode};
@@ -211,7 +212,14 @@ impl Upload {
         match answer.response.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => {
                 answer.permit.succeeded();
-                Ok(())
+                match content_digest(answer.response.headers()).filter(|kept| kept != digest) {
+                    None => Ok(()),
+                    Some(kept) => {
+                        self.lost = true;
+                        let message = format!("the registry keeps it as {kept}: it has other bytes");
+                        Err(failure(ErrorKind::Corrupt, subject, message))
+                    }
+                }
             }
             StatusCode::NOT_FOUND => Err(self.forgotten()),
             _ => {

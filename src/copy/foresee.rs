@@ -1,0 +1,90 @@
+//! What a run would do, for dry runs.
+
+use super::event::Event;
+use super::lane::{self, Turn};
+use super::report::{Failure, ImagePlan, Plan, Report, Status};
+use super::run::{Preparation, Prepared, names, sum};
+use super::tally::Tally;
+use super::{Engine, Image, lap};
+use crate::content::{Sink, Source};
+use crate::error::{Error, ErrorKind};
+use crate::oci::manifest::lacking;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+impl<K: Sink> Engine<K> {
+    /// What a run would do: resolves everything, fetches no layer and writes nothing.
+    pub async fn plan<S: Source>(
+        self: &Arc<Self>,
+        images: Vec<Image<S>>,
+        cancel: &CancellationToken,
+    ) -> Plan {
+        let started = Instant::now();
+        self.observer.event(&Event::RunStarted { images: images.len() });
+        let work = |image, turn| {
+            let (engine, token) = (self.clone(), cancel.clone());
+            async move { engine.foresee(image, &token, turn).await }
+        };
+        let images = lane::each(self.jobs(), images, work).await;
+        Plan {
+            schema: Report::SCHEMA,
+            fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),
+            fetch_blobs: sum(images.iter().map(|image| image.fetch_blobs)),
+            reuse_bytes: sum(images.iter().map(|image| image.reuse_bytes)),
+            images,
+            seconds: lap(started),
+        }
+    }
+
+    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, turn: Turn) -> ImagePlan {
+        let tally = Tally::new(turn.lane);
+        let mut warnings = image.warnings.clone();
+        let result = tokio::select! {
+            biased;
+            () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
+            prepared = self.prepare(&image, &tally, &mut warnings) => prepared,
+        };
+        if let Ok(Preparation::Ready(prepared)) = &result
+            && !prepared.unchanged
+        {
+            warnings.extend(self.sparse(prepared, &tally).await);
+        }
+        let mut plan = ImagePlan::new(image.reference, image.place);
+        plan.warnings = warnings;
+        match result {
+            Ok(Preparation::Ready(prepared)) => {
+                plan.status = if prepared.unchanged { Status::Unchanged } else { self.verb.planned() };
+                plan.digest = Some(prepared.root);
+                plan.platforms = names(&prepared.content);
+                plan.fetch_bytes = prepared.fetch_bytes;
+                plan.fetch_blobs = prepared.fetch_blobs;
+                plan.reuse_bytes = prepared.reuse_bytes;
+            }
+            Ok(Preparation::Skip(why)) => {
+                (plan.status, plan.error) = (Status::Skipped, Some(Failure::from(&why)))
+            }
+            Err(error) => plan.error = Some(Failure::from(&error)),
+        }
+        plan
+    }
+
+    /// What there is to say of an index that would come without some of what it names, and the sink has not either.
+    async fn sparse(&self, prepared: &Prepared, tally: &Tally) -> Option<String> {
+        let place = prepared.places.first().filter(|_| !K::SHARED)?;
+        for raw in &prepared.content.manifests {
+            let Some(lacking) = lacking(raw, &prepared.content.manifests) else { continue };
+            let asked = lacking.digests.iter().map(|digest| {
+                self.attempt(tally, digest, || self.sink.is_revision(&place.repository, digest))
+            });
+            let there = futures::future::join_all(asked).await;
+            if there.iter().any(|there| !matches!(there, Ok(true))) {
+                return Some(format!(
+                    "its index would come without {}: a registry that takes an index only whole will refuse it (--index prune or flatten)",
+                    lacking.names
+                ));
+            }
+        }
+        None
+    }
+}
