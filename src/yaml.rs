@@ -6,7 +6,7 @@
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The most nodes that one document may unfold to.
 pub const MAX_NODES: usize = 2_000_000;
@@ -24,6 +24,37 @@ pub struct Node {
     pub value: Value,
     size: usize,
     bytes: usize,
+    order: Order,
+}
+
+/// Mappings of up to so many pairs are searched one by one.
+const FEW: usize = 32;
+
+/// The order of a large mapping's keys, made when one is first asked for: whoever asks for each of them, as a scan does, would
+/// otherwise be busy for the square of their number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order(OnceLock<Box<[u32]>>);
+
+impl Order {
+    /// The first place of `wanted` among so many keys, `key` of each place. They must always be the same.
+    pub(crate) fn find<'a>(
+        &self,
+        count: usize,
+        key: impl Fn(usize) -> &'a str,
+        wanted: &str,
+    ) -> Option<usize> {
+        let Some(last) = u32::try_from(count).ok().filter(|_| count > FEW) else {
+            return (0..count).find(|place| key(*place) == wanted);
+        };
+        let of = |place: &u32| key(*place as usize);
+        let sorted = self.0.get_or_init(|| {
+            let mut places: Vec<u32> = (0..last).collect();
+            places.sort_by(|one, other| of(one).cmp(of(other)));
+            places.into()
+        });
+        let at = sorted.partition_point(|place| of(place) < wanted);
+        sorted.get(at).filter(|place| of(place) == wanted).map(|place| *place as usize)
+    }
 }
 
 /// What a node holds.
@@ -91,7 +122,9 @@ impl Node {
     /// The value of a mapping's key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.pairs().iter().find(|(name, _)| name.text == key && !name.complex).map(|(_, node)| &**node)
+        let pairs = self.pairs();
+        let place = self.order.find(pairs.len(), |place| &pairs[place].0.text, key)?;
+        Some(&*pairs[place].1).filter(|_| !pairs[place].0.complex)
     }
 
     /// The text of a mapping's key.
@@ -203,13 +236,17 @@ impl Builder {
                 self.anchors.clear();
             }
             Event::Scalar(text, style, anchor, _) => {
-                // The span of a block starts at its first line with text; blank lines before it are content.
+                // The span of a block starts at its first line with text; blank lines before it are content. One that has
+                // no text at all may seem to start before the file does.
                 let blank = text.bytes().take_while(|byte| *byte == b'\n').count() as u64;
-                let content_line = (style == ScalarStyle::Literal).then(|| line.saturating_sub(blank));
+                let content_line = (style == ScalarStyle::Literal).then(|| line.saturating_sub(blank).max(1));
                 let plain = style == ScalarStyle::Plain;
                 let scalar = Scalar { text: text.into_owned(), plain, content_line };
                 let bytes = scalar.text.len();
-                return self.add(Node { line, value: Value::Scalar(scalar), size: 1, bytes }, anchor);
+                return self.add(
+                    Node { line, value: Value::Scalar(scalar), size: 1, bytes, order: Order::default() },
+                    anchor,
+                );
             }
             Event::SequenceStart(_, anchor, _) => self.open(line, anchor, Content::Sequence(Vec::new()))?,
             Event::MappingStart(_, anchor, _) => {
@@ -244,7 +281,8 @@ impl Builder {
             Content::Sequence(items) => Value::Sequence(items),
             Content::Mapping { pairs, .. } => Value::Mapping(merged(pairs)),
         };
-        self.add(Node { line: open.line, value, size: open.size, bytes: open.bytes }, open.anchor)
+        let Open { line, size, bytes, anchor, .. } = open;
+        self.add(Node { line, value, size, bytes, order: Order::default() }, anchor)
     }
 
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), &'static str> {
@@ -322,6 +360,38 @@ mod tests {
         assert_eq!(c.line, 10);
         assert!(c.get("d").unwrap().is_null() && c.text_of("e") == Some(""));
         assert!(read.documents[1].items()[0].pairs()[0].0.complex);
+    }
+
+    #[test]
+    fn a_block_of_blank_lines_starts_in_the_file() {
+        for text in ["d: |+\n\n\n\n\n", "- |+\n\n\n", "|+\n\n", "a: 1\nd: |+\n\n\n\n\n\n\n"] {
+            let read = read(text);
+            let mut open = vec![read.documents[0].clone()];
+            let mut blocks = 0;
+            while let Some(node) = open.pop() {
+                open.extend(
+                    node.pairs().iter().map(|(_, node)| node.clone()).chain(node.items().iter().cloned()),
+                );
+                if let Value::Scalar(Scalar { content_line: Some(line), .. }) = node.value {
+                    assert!((1..=text.lines().count() as u64).contains(&line), "{text:?}: {line}");
+                    blocks += 1;
+                }
+            }
+            assert_eq!(blocks, 1, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_keys_is_found_among_few_and_many() {
+        for count in [3, FEW, FEW + 1, 5000] {
+            let keys: Vec<String> =
+                (0..count).map(|number| format!("k{}", number % (count / 2 + 1))).collect();
+            let order = Order::default();
+            for wanted in keys.iter().map(String::as_str).chain(["", "k", "zz"]) {
+                let found = order.find(count, |place| &keys[place], wanted);
+                assert_eq!(found, keys.iter().position(|key| key == wanted), "{wanted} among {count}");
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::oci::Registry;
 use crate::yaml::Node;
 use std::sync::Arc;
 
-const LISTING: &str = "skopeo list-tags docker://REPOSITORY prints the tags: write those that are meant";
+const LISTING: &str = "saver tags REPOSITORY prints them: write those that are meant";
 
 /// Whether a mapping's value is what stands under a registry.
 pub(super) fn is_section(section: &Node) -> bool {
@@ -105,7 +105,7 @@ mod tests {
         for (told, start) in
             told.iter().zip(["sync.yaml:14: all tags of \"coreos/flannel\"", "sync.yaml:16: the tags of"])
         {
-            assert!(told.starts_with(start) && told.contains("skopeo list-tags"), "{told}");
+            assert!(told.starts_with(start) && told.contains("saver tags"), "{told}");
         }
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(!format!("{parsed:?}").contains("sample-password"));

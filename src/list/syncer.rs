@@ -20,13 +20,21 @@ pub(super) fn read(into: &mut Into, document: &Node) {
         let start = text.find('/').unwrap_or(0);
         let Some(colon) = text[start..].find(':').map(|at| start + at) else {
             let told = format!("all tags of {text:?} are asked for, and only named ones can be saved");
-            into.problem(source.line, told, Some("write the tags that are meant: name:tag,tag"));
+            into.problem(
+                source.line,
+                told,
+                Some("write the tags that are meant, name:tag,tag (saver tags REPOSITORY prints them)"),
+            );
             continue;
         };
         let (name, tags) = (&text[..colon], &text[colon + 1..]);
         if tags.starts_with('/') {
             let told = format!("the tags of {name:?} are given as a pattern, not one by one");
-            into.problem(source.line, told, Some("write the tags that are meant: name:tag,tag"));
+            into.problem(
+                source.line,
+                told,
+                Some("write the tags that are meant, name:tag,tag (saver tags REPOSITORY prints them)"),
+            );
             continue;
         }
         for tag in tags.split(',') {

@@ -455,6 +455,15 @@ mod tests {
         }
     }
 
+    /// Were each looked for among all, this would take minutes.
+    #[test]
+    fn a_hundred_thousand_settings_of_one_mapping_are_read() {
+        let keys =
+            |end: &str| (0..50_000).map(move |number| format!("k{number}{end}: a/b\n")).collect::<String>();
+        let found = found(&format!("{}{}", keys("Image"), keys("imageRepository")));
+        assert_eq!(found.doubts.len(), 50_000);
+    }
+
     #[test]
     fn texts_within_texts_know_their_lines() {
         let yaml = "kind: ConfigMap\napiVersion: v1\ndata:\n  a: |\n    x: 1\n    containers:\n    - image: a.io/one:1\n    inner: |\n      # c\n      containers:\n      - image: a.io/two:1\n  b: \"containers:\\n- image: a.io/three:1\\n\"\n  c: |\n\n    #!/bin/sh\n    run a.io/four:1\n";

@@ -1,7 +1,7 @@
 //! Charts' values as helm lays them over one another.
 
 use crate::list::Origin;
-use crate::yaml::{Node, Value};
+use crate::yaml::{Node, Order, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub(super) struct Setting {
     pub(super) origin: Origin,
     pub(super) value: Held,
+    order: Order,
 }
 
 /// What a value is.
@@ -22,6 +23,11 @@ pub(super) enum Held {
 }
 
 impl Setting {
+    /// A mapping, that comes from `origin`.
+    pub(super) fn map(origin: Origin, pairs: Vec<(String, Self)>) -> Self {
+        Self { origin, value: Held::Map(pairs), order: Order::default() }
+    }
+
     pub(super) fn of(node: &Node, file: &Arc<str>) -> Self {
         let origin = Origin { file: file.clone(), line: node.line, module: None };
         let value = match &node.value {
@@ -31,12 +37,15 @@ impl Setting {
                 Held::Map(pairs.iter().map(|(key, node)| (key.text.clone(), Self::of(node, file))).collect())
             }
         };
-        Self { origin, value }
+        Self { origin, value, order: Order::default() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
-            Held::Map(pairs) => pairs.iter().find(|(name, _)| name == key).map(|(_, setting)| setting),
+            Held::Map(pairs) => {
+                let place = self.order.find(pairs.len(), |place| &pairs[place].0, key)?;
+                Some(&pairs[place].1)
+            }
             _ => None,
         }
     }
@@ -67,6 +76,7 @@ impl Setting {
             *self = over.clone();
             return;
         };
+        self.order = Order::default();
         let mut places: HashMap<String, usize> = HashMap::with_capacity(own.len());
         for (place, (name, _)) in own.iter().enumerate() {
             places.entry(name.clone()).or_insert(place);

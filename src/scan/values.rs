@@ -117,7 +117,7 @@ impl Reading<'_> {
     fn chart(&mut self, dir: &str, over: Option<&Setting>, off: Option<&str>, depth: usize) {
         self.charts += 1;
         let origin = Origin { file: self.chart.place(dir), line: 0, module: None };
-        let mut values = Setting { origin, value: Held::Map(Vec::new()) };
+        let mut values = Setting::map(origin, Vec::new());
         if let Some((node, place)) = self.document(&format!("{dir}values.yaml"))
             && node.is_mapping()
         {
@@ -179,10 +179,9 @@ impl Reading<'_> {
                 let condition = node.and_then(|node| condition_off(node, values));
                 let mut over = values.get(&key).cloned();
                 if let Some(global) = values.get("global") {
-                    let empty = Setting { origin: global.origin.clone(), value: Held::Map(Vec::new()) };
-                    let mut all = empty.clone();
-                    all.value = Held::Map(vec![("global".to_owned(), global.clone())]);
-                    over.get_or_insert(empty).lay_over(&all);
+                    let map = |pairs| Setting::map(global.origin.clone(), pairs);
+                    let all = map(vec![("global".to_owned(), global.clone())]);
+                    over.get_or_insert_with(|| map(Vec::new())).lay_over(&all);
                 }
                 let off = off.map(str::to_owned).or(condition);
                 self.chart(&format!("{head}{name}/"), over.as_ref(), off.as_deref(), depth + 1);
