@@ -3,6 +3,7 @@
 use super::args::{GlobalArgs, RegistryArgs};
 use super::config::Environment;
 use super::exit::Exit;
+use super::interrupt::Interrupt;
 use super::screen::{self, Screen};
 use super::{access, output};
 use crate::cri::{CriOptions, Server};
@@ -12,7 +13,6 @@ use crate::save::SaveOptions;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The arguments of the image service.
 #[derive(clap::Args, Clone, Debug)]
@@ -88,21 +88,15 @@ async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Resul
     }
     options.max_connections = args.max_connections;
     options.drain_timeout = Duration::from_secs(args.drain_timeout.into());
-    let refused = |cause| Error::storage("signals", "wait for them", cause);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    // Heard, a write beyond the file size limit is an error like any other.
-    drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
+    let patience = args.drain_timeout;
+    let interrupt = Interrupt::listen(move || {
+        tracing::info!(
+            "stopping: calls under way have {patience} s to end; a second signal ends them at once"
+        );
+    })?;
     let server = Server::bind(&args.listen, options)?;
     // Nobody may be reading, which is no reason not to serve.
     let _ = output::stdout(format!("listening on unix://{}\n", server.path().display()).as_bytes());
-    server
-        .run(async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        })
-        .await;
+    server.run(async move { interrupt.asked().await }).await;
     Ok(Exit::Done)
 }

@@ -7,7 +7,11 @@
 //! Header blocks are compressed with a table that both sides build up from what was sent (HPACK, RFC 7541). The letters are
 //! as many as the value was long: entries keep their size, so the table evolves as the client thinks it does, and nothing of it
 //! has to be kept here. Blocks in which nothing has to change pass as they came, to the byte; so does what can't be understood.
+//!
+//! An empty authority is left out: encoders name it by its place in the static table, which adds nothing to the other. That `:authority` is named by
+//! a place in the table that grows is not looked for: the encoders of Go, grpc, hyper-h2 and nghttp2 look for names in the static table first.
 
+use super::hpack::{Reader, write_integer};
 use bytes::{Buf, BytesMut};
 use hyper::http::uri::Authority;
 use std::io;
@@ -26,6 +30,9 @@ const MAX_FRAME: usize = 16 << 10;
 const MAX_BLOCK: usize = 64 << 10;
 /// How much is read from the client at a time.
 const CHUNK: usize = 16 << 10;
+
+/// The place in the static table of `:authority` without a value (RFC 7541, appendix A).
+const STATIC_AUTHORITY: usize = 1;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -213,14 +220,17 @@ fn corrected(frames: &[u8]) -> Option<Vec<u8>> {
 /// A header block with an `:authority` that can be one; none when it has that already, or can't be read.
 fn corrected_block(block: &[u8]) -> Option<Vec<u8>> {
     let mut reader = Reader { bytes: block, at: 0 };
-    let mut changed = None;
+    let mut changed: Option<Vec<u8>> = None;
     let mut copied = 0;
     while reader.at < block.len() {
         // RFC 7541, section 6: what a field's first bits say.
-        let byte = block[reader.at];
+        let (byte, start) = (block[reader.at], reader.at);
         let prefix = match byte {
             0x80.. => {
-                reader.integer(7)?;
+                if reader.integer(7)? == STATIC_AUTHORITY {
+                    changed.get_or_insert_default().extend_from_slice(&block[copied..start]);
+                    copied = reader.at;
+                }
                 continue;
             }
             0x20..0x40 => {
@@ -231,15 +241,17 @@ fn corrected_block(block: &[u8]) -> Option<Vec<u8>> {
             _ => 4,
         };
         let is_authority = match reader.integer(prefix)? {
-            // The first entry of the static table.
-            1 => true,
+            STATIC_AUTHORITY => true,
             0 => reader.text()? == b":authority",
             _ => false,
         };
         let before = reader.at;
         let value = reader.text()?;
-        if is_authority && Authority::try_from(value.as_slice()).is_err() && !value.is_empty() {
-            let into: &mut Vec<u8> = changed.get_or_insert_default();
+        if is_authority && value.is_empty() && prefix == 4 {
+            changed.get_or_insert_default().extend_from_slice(&block[copied..start]);
+            copied = reader.at;
+        } else if is_authority && Authority::try_from(value.as_slice()).is_err() && !value.is_empty() {
+            let into = changed.get_or_insert_default();
             into.extend_from_slice(&block[copied..before]);
             write_integer(value.len(), into);
             into.resize(into.len() + value.len(), b'x');
@@ -251,130 +263,9 @@ fn corrected_block(block: &[u8]) -> Option<Vec<u8>> {
     Some(changed)
 }
 
-/// Reads the primitives of RFC 7541, section 5.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn integer(&mut self, prefix: u32) -> Option<usize> {
-        let mask = (1_usize << prefix) - 1;
-        let mut value = usize::from(*self.bytes.get(self.at)?) & mask;
-        self.at += 1;
-        if value < mask {
-            return Some(value);
-        }
-        let mut shift = 0;
-        loop {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            value = value.checked_add(usize::from(byte & 0x7f).checked_shl(shift)?)?;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-            shift += 7;
-            if shift > 21 {
-                return None;
-            }
-        }
-    }
-
-    fn text(&mut self) -> Option<Vec<u8>> {
-        let huffman = self.bytes.get(self.at)? & 0x80 != 0;
-        let length = self.integer(7)?;
-        let text = self.bytes.get(self.at..self.at.checked_add(length)?)?;
-        self.at += length;
-        if huffman { unpacked(text) } else { Some(text.to_vec()) }
-    }
-}
-
-/// Writes a string's length, not packed.
-fn write_integer(mut value: usize, into: &mut Vec<u8>) {
-    if value < 0x7f {
-        into.push(value as u8);
-        return;
-    }
-    into.push(0x7f);
-    value -= 0x7f;
-    while value > 0x7f {
-        into.push(0x80 | (value & 0x7f) as u8);
-        value >>= 7;
-    }
-    into.push(value as u8);
-}
-
-/// HPACK's Huffman code (RFC 7541, appendix B): how many codes there are of each length in bits. The code is canonical, so with the symbols
-/// in the order of their codes, this is all of it.
-const CODES: [(u32, u32); 21] = [
-    (5, 10),
-    (6, 26),
-    (7, 32),
-    (8, 6),
-    (10, 5),
-    (11, 3),
-    (12, 2),
-    (13, 6),
-    (14, 2),
-    (15, 3),
-    (19, 3),
-    (20, 8),
-    (21, 13),
-    (22, 26),
-    (23, 29),
-    (24, 12),
-    (25, 4),
-    (26, 15),
-    (27, 19),
-    (28, 29),
-    (30, 4),
-];
-
-/// The last code is none of a character, and may not be used.
-const END_OF_STRING: usize = 256;
-/// The symbols of the codes up to 15 bits and the one that `\` has; what has longer ones is in no authority, and how many they are is all that counts.
-const SYMBOLS: &[u8] =
-    b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz&*,;XZ!\"()?'+|#>\0$@[]~^}<`{\\";
-
-/// Unpacks a Huffman-coded string; a symbol that no authority has becomes a byte of all ones. None when it is wrongly coded.
-fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut text = Vec::with_capacity(packed.len() * 2);
-    let bit = |at: usize| u32::from(packed[at / 8] >> (7 - at % 8) & 1);
-    let end = packed.len() * 8;
-    let mut at = 0;
-    'symbols: while at < end {
-        let (mut code, mut length, mut first, mut index, mut read) = (0, 0, 0, 0, at);
-        for (bits, count) in CODES {
-            while length < bits {
-                if read == end {
-                    // What is left is padding: fewer than eight bits, all ones.
-                    let padding = (at..end).all(|at| bit(at) == 1) && end - at < 8;
-                    return padding.then_some(text);
-                }
-                code = code << 1 | bit(read);
-                read += 1;
-                first <<= 1;
-                length += 1;
-            }
-            if code < first + count {
-                let symbol = usize::try_from(index + code - first).ok()?;
-                if symbol == END_OF_STRING {
-                    return None;
-                }
-                text.push(SYMBOLS.get(symbol).copied().unwrap_or(u8::MAX));
-                at = read;
-                continue 'symbols;
-            }
-            first += count;
-            index += count;
-        }
-        return None;
-    }
-    Some(text)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::hpack::{CODES, unpacked};
     use super::*;
     use tokio::io::AsyncReadExt;
 
@@ -398,6 +289,11 @@ mod tests {
             let expect =
                 [&path[..], &literal(1, "x".repeat(bad.len()).as_bytes()), &[0x82, 0x3f, 0x01]].concat();
             assert_eq!(corrected_block(&block).as_deref(), Some(&expect[..]), "{bad}");
+        }
+        // Empty: from the static table, and in letters.
+        for empty in [&[0x81][..], &[0x01, 0], &[0x11, 0x80]] {
+            let block = [&path[..], empty, &[0x82]].concat();
+            assert_eq!(corrected_block(&block), Some([&path[..], &[0x82]].concat()), "{empty:?}");
         }
         // By its name in letters, and never to be indexed.
         let named = [&[0x10, 10][..], b":authority", &[2], b"/a"].concat();

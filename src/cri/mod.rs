@@ -10,6 +10,7 @@ mod authority;
 mod catalog;
 mod document;
 mod flight;
+mod hpack;
 mod images;
 mod name;
 pub mod proto;
@@ -48,6 +49,8 @@ use tonic::codegen::Service as _;
 
 /// How long a client may take to say that it speaks HTTP/2.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a client is asked whether it is still there, which its library answers, and how long it may take to.
+const SIGN_OF_LIFE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 /// How long to wait when there is no file descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The most calls at a time on one connection.
@@ -191,6 +194,8 @@ async fn converse(mut stream: UnixStream, service: Service, watcher: Watcher) {
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CALLS)
         .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(Some(SIGN_OF_LIFE.0))
+        .keep_alive_timeout(SIGN_OF_LIFE.1)
         .serve_connection(TokioIo::new(Acceptable::new(stream)), answer);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");

@@ -1,12 +1,19 @@
 //! The socket's file: made for its owner alone, taken over from a server that is gone, removed at the end.
 
 use crate::error::{Error, ErrorKind, Result};
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode};
+use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream as Dialled;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixListener;
+
+/// How often, and how far apart, a lock on the socket's directory is asked for.
+const TURN_TRIES: u32 = 100;
+const TURN_PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket that is listened on.
 pub(super) struct Socket {
@@ -36,6 +43,19 @@ pub fn path(address: &str) -> Result<PathBuf> {
     Ok(path.into())
 }
 
+/// Waits until no other server is at it in this directory, for a moment: somebody else may have it locked for reasons of their own.
+fn turn(directory: &Path) -> Option<File> {
+    let file = File::open(directory).ok()?;
+    for _ in 0..TURN_TRIES {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(file),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(TURN_PAUSE),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
 impl Socket {
     /// Makes the socket, mode 0600, in place of one that nobody listens on. Must be called on a runtime, before it has other work: the
     /// process's file mode mask is changed for a moment.
@@ -54,6 +74,8 @@ impl Socket {
             );
             return Err(error.with_hint("make it first, or choose another path with --listen"));
         }
+        // Of two that start at once and find a dead one's socket, the second must not take away the first's.
+        let _turn = turn(parent);
         match path.symlink_metadata() {
             Ok(metadata) if metadata.file_type().is_socket() => match Dialled::connect(path) {
                 Ok(_) => {

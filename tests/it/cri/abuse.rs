@@ -2,11 +2,11 @@
 
 use crate::support::cri::Cri;
 use crate::support::mount::{apart, mount_small};
-use crate::support::program::{Home, run};
+use crate::support::program::{Home, Victim, run};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -133,4 +133,29 @@ fn a_tree_on_a_read_only_disk_is_refused_at_the_start() {
         let ran = run(command.arg(format!("unix://{}", home.path("s").display()))).expect(3);
         assert!(ran.stderr.contains("Read-only file system"), "{ran:?}");
     });
+}
+
+#[test]
+fn of_many_that_start_at_once_over_a_dead_socket_one_serves_and_is_reached() {
+    let home = Home::new();
+    let socket = home.path("s");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let start = |number: usize| {
+        let mut command = home.saver(["cri", "--dir", &format!("tree{number}"), "--listen"]);
+        Victim::start(command.arg(format!("unix://{}", socket.display())))
+    };
+    let mut running: Vec<Victim> = (0..6).map(start).collect();
+    let begin = Instant::now();
+    while running.len() > 1 && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+        let (alive, ended): (Vec<_>, Vec<_>) =
+            running.into_iter().map(|mut one| (one.is_running(), one)).partition(|(alive, _)| *alive);
+        for (_, one) in ended {
+            let ran = one.finish().expect(3);
+            assert!(ran.stderr.contains("a server listens on this socket"), "{ran:?}");
+        }
+        running = alive.into_iter().map(|(_, one)| one).collect();
+    }
+    assert_eq!(running.len(), 1);
+    UnixStream::connect(&socket).unwrap();
 }

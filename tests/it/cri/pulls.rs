@@ -208,6 +208,24 @@ async fn it_is_asked_to_stop_and_lets_a_pull_end_first() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let server = FaultServer::start().await;
+    server.add_image("slow", "v1", &[b"a layer"]);
+    server.on("GET", "/blobs/").answer(Fault::Silence);
+    let cri = Cri::start();
+    let (client, name) = (cri.client().await, format!("{}/slow:v1", server.registry()));
+    let pull = tokio::spawn(async move { client.pull(&name).await });
+    eventually("a blob is asked for", || server.count("GET", "/blobs/") > 0).await;
+    cri.terminate();
+    eventually("it listens no more", || !cri.socket().exists()).await;
+    cri.terminate();
+    let begin = Instant::now();
+    cri.finish().expect(130);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(pull.await.unwrap().is_err());
+}
+
+#[tokio::test]
 async fn a_prune_next_to_it_is_waited_for() {
     let server = FaultServer::start().await;
     server.add_image("app", "v1", &[b"a layer"]);
