@@ -2,6 +2,7 @@
 
 use crate::list::{Origin, Remark};
 use crate::oci::Reference;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// The most lines that a list may have.
@@ -13,6 +14,8 @@ const MAX_LINES: u64 = 100_000;
 /// so. A name is matched in its full form and in Docker's short one.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
+    /// Those without a star: as many as a stranger's list may have, and asked about every image.
+    names: HashSet<String>,
     patterns: Vec<String>,
 }
 
@@ -36,7 +39,10 @@ impl Ignore {
                 let message = "a line holds one name or pattern".to_owned();
                 problems.push(Remark { origin, message, hint: None });
             } else {
-                self.patterns.push(pattern.to_owned());
+                match pattern.contains('*') {
+                    true => self.patterns.push(pattern.to_owned()),
+                    false => drop(self.names.insert(pattern.to_owned())),
+                }
             }
         }
         problems
@@ -45,7 +51,7 @@ impl Ignore {
     /// Whether an image is to be ignored.
     #[must_use]
     pub fn matches(&self, image: &Reference) -> bool {
-        if self.patterns.is_empty() {
+        if self.patterns.is_empty() && self.names.is_empty() {
             return false;
         }
         let name = format!("{}/{}", image.registry, image.repository);
@@ -60,7 +66,8 @@ impl Ignore {
         let ends: Vec<String> = [Some(String::new()), tag, digest, both].into_iter().flatten().collect();
         let forms: Vec<String> =
             names.iter().flat_map(|name| ends.iter().map(move |end| format!("{name}{end}"))).collect();
-        self.patterns.iter().any(|pattern| forms.iter().any(|form| glob(pattern, form)))
+        forms.iter().any(|form| self.names.contains(form))
+            || self.patterns.iter().any(|pattern| forms.iter().any(|form| glob(pattern, form)))
     }
 }
 
