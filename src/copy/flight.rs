@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 /// Where a blob can be had, and of what size it is said to be: one manifest's lie about that is no other's failure.
-pub(crate) type Origin = (Registry, Repository, u64);
+pub(crate) type Provenance = (Registry, Repository, u64);
 
 /// The blobs of a run: which are there, which are on their way.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Blob {
     failed: Mutex<Vec<Failed>>,
 }
 
-type Failed = (Origin, Option<Repository>, Error);
+type Failed = (Provenance, Option<Repository>, Error);
 
 impl Flight {
     /// Whether nobody in this run has asked for `digest` before; counts as asking.
@@ -56,7 +56,7 @@ impl Flight {
         &self,
         digest: Digest,
         apart: Option<&Repository>,
-        origin: Origin,
+        origin: Provenance,
         fetch: impl Fn() -> F,
     ) -> Result<u64>
     where
@@ -88,7 +88,12 @@ impl Blob {
         apart.entry(repository.clone()).or_default().clone()
     }
 
-    async fn fetch<F>(&self, origin: &Origin, to: Option<&Repository>, fetch: impl Fn() -> F) -> Result<u64>
+    async fn fetch<F>(
+        &self,
+        origin: &Provenance,
+        to: Option<&Repository>,
+        fetch: impl Fn() -> F,
+    ) -> Result<u64>
     where
         F: Future<Output = Result<u64>>,
     {
@@ -103,7 +108,7 @@ impl Blob {
         result
     }
 
-    fn failure_at(&self, origin: &Origin, to: Option<&Repository>) -> Option<Error> {
+    fn failure_at(&self, origin: &Provenance, to: Option<&Repository>) -> Option<Error> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |(from, apart, _): &&Failed| from == origin && apart.as_ref() == to;
         failed.iter().find(same).map(|(.., error)| error.clone())
@@ -116,7 +121,7 @@ mod tests {
     use crate::error::ErrorKind;
     use std::sync::atomic::AtomicUsize;
 
-    fn origin(name: &str) -> Origin {
+    fn origin(name: &str) -> Provenance {
         ("a.io".parse().unwrap(), name.parse().unwrap(), 1)
     }
 

@@ -386,7 +386,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     /// The platforms that there are, for messages.
     fn offered_names(&self) -> String {
         let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        let offered: Vec<&str> = offered.iter().map(String::as_str).collect();
+        // Signatures and the like have configurations that tell no platform.
+        let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| *name != "/").collect();
         if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
     }
 

@@ -13,9 +13,10 @@
 //! called from a thread that may wait. Errors are the operating system's; the caller adds what it was doing.
 
 mod beneath;
-pub(crate) mod extents;
+mod extents;
 pub mod fs;
 mod fs_partial;
+pub(crate) mod incoming;
 pub mod memory;
 mod touched;
 

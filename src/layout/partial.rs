@@ -3,7 +3,7 @@
 use super::{Inner, PARTIAL, storage};
 use crate::content::BlobWriter;
 use crate::driver::Partial;
-use crate::driver::extents::Extents;
+use crate::driver::incoming::Incoming;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::{HashMap, HashSet};
@@ -95,29 +95,20 @@ pub(super) fn path(digest: &Digest, size: u64) -> String {
 pub struct Writer {
     inner: Arc<Inner>,
     size: u64,
-    received: u64,
-    islands: Vec<Range<u64>>,
-    extents: Mutex<Extents>,
     digest: Digest,
     /// What is given up when the writer ends: the file before the claim.
-    open: Option<(Box<dyn Partial>, Claim)>,
+    open: Option<(Incoming, Claim)>,
 }
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, claim: Claim, file: Box<dyn Partial>, size: u64) -> Self {
-        let extents = Extents::found(&*file);
-        let (received, islands) = (extents.front, extents.islands().collect());
-        let (digest, extents) = (claim.digest, Mutex::new(extents));
-        Self { inner, size, received, islands, extents, digest, open: Some((file, claim)) }
+        let (digest, incoming) = (claim.digest, Incoming::found(file, size));
+        Self { inner, size, digest, open: Some((incoming, claim)) }
     }
 
-    fn extents(&self) -> MutexGuard<'_, Extents> {
-        self.extents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn file(&self) -> Result<&dyn Partial> {
+    fn incoming(&self) -> Result<&Incoming> {
         // Only `commit` and `discard` take it, and these consume the writer.
-        self.open.as_ref().map(|(file, _)| &**file).ok_or_else(|| self.corrupt("the writer has ended"))
+        self.open.as_ref().map(|(incoming, _)| incoming).ok_or_else(|| self.corrupt("the writer has ended"))
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -131,40 +122,36 @@ impl Writer {
 
 impl BlobWriter for Writer {
     fn received(&self) -> u64 {
-        self.received
+        self.incoming().map_or(0, Incoming::received)
     }
 
     fn islands(&self) -> Vec<Range<u64>> {
-        self.islands.clone()
+        self.incoming().map(|incoming| incoming.islands().to_vec()).unwrap_or_default()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size);
-        let Some(end) = end else {
-            let length = bytes.len();
-            let why = format!("{length} bytes at offset {offset} go beyond its {} bytes", self.size);
+        let incoming = self.incoming()?;
+        if let Some(why) = incoming.beyond(offset, bytes.len()) {
             return Err(self.corrupt(why));
-        };
-        self.file()?.write_at(offset, bytes).map_err(|error| self.failed("write", error))?;
-        self.extents().insert(offset, end);
-        Ok(())
+        }
+        incoming.write_at(offset, bytes).map_err(|error| self.failed("write", error))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.file()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
+        self.incoming()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
     }
 
     fn commit(mut self, digest: &Digest) -> Result<()> {
         if *digest != self.digest {
             return Err(self.corrupt(format!("committed as {digest}")));
         }
-        let front = self.extents().front;
-        if front != self.size {
-            return Err(self.corrupt(format!("committed with {front} of {} bytes", self.size)));
+        let incoming = self.incoming()?;
+        if let Some(front) = incoming.lacking() {
+            return Err(self.corrupt(format!("committed with {front} of its {} bytes", self.size)));
         }
-        self.file()?.finish().map_err(|error| self.failed("write out", error))?;
-        let Some((file, claim)) = self.open.take() else { return Ok(()) };
-        let committed = Committed { size: self.size, _file: file };
+        incoming.finish().map_err(|error| self.failed("write out", error))?;
+        let Some((incoming, claim)) = self.open.take() else { return Ok(()) };
+        let committed = Committed { size: self.size, _file: incoming.into_file() };
         self.inner.claims.lock().committed.insert(self.digest, committed);
         drop(claim);
         Ok(())
@@ -180,13 +167,12 @@ impl BlobWriter for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let Some((file, claim)) = self.open.take() else { return };
-        let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if !extents.leave(&*file) {
+        let Some((incoming, claim)) = self.open.take() else { return };
+        if !incoming.leave() {
             // Nothing to go on with.
             let _ = self.inner.driver.remove(&path(&self.digest, self.size));
         }
-        drop(file);
+        drop(incoming);
         drop(claim);
     }
 }

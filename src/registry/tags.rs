@@ -55,7 +55,14 @@ impl Endpoint {
         let path = format!("tags/list?{query}");
         let answer = self.send(Request::new(subject, repository, Method::GET, &path)).await?;
         if answer.response.status() != StatusCode::OK {
-            return Err(self.status_error(subject, repository, answer.response).await);
+            let error = self.status_error(subject, repository, answer.response).await;
+            return Err(match error.kind() {
+                // No tag was named that could be wrong.
+                ErrorKind::NotFound => error.with_hint(
+                    "check the repository's name, such as registry.example/team/app; some registries say this also of what you may not read",
+                ),
+                _ => error,
+            });
         }
         let url = answer.response.url().clone();
         let next = next_query(answer.response.headers());

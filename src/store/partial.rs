@@ -4,7 +4,7 @@ use super::publish::OpenWriter;
 use super::{Inner, path, storage};
 use crate::content::BlobWriter;
 use crate::driver::Partial;
-use crate::driver::extents::Extents;
+use crate::driver::incoming::Incoming;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::HashMap;
@@ -115,15 +115,12 @@ pub struct Writer {
     inner: Arc<Inner>,
     digest: Digest,
     size: u64,
-    received: u64,
-    islands: Vec<Range<u64>>,
-    extents: Mutex<Extents>,
     open: Option<Open>,
 }
 
 /// What a writer gives up when it ends.
 struct Open {
-    file: Box<dyn Partial>,
+    incoming: Incoming,
     claim: Claim,
     writer: OpenWriter,
 }
@@ -136,25 +133,13 @@ impl Writer {
         writer: OpenWriter,
         size: u64,
     ) -> Self {
-        let extents = Extents::found(&*file);
-        Self {
-            inner,
-            digest: claim.digest,
-            size,
-            received: extents.front,
-            islands: extents.islands().collect(),
-            extents: Mutex::new(extents),
-            open: Some(Open { file, claim, writer }),
-        }
+        let (digest, incoming) = (claim.digest, Incoming::found(file, size));
+        Self { inner, digest, size, open: Some(Open { incoming, claim, writer }) }
     }
 
-    fn extents(&self) -> MutexGuard<'_, Extents> {
-        self.extents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn file(&self) -> Result<&dyn Partial> {
+    fn incoming(&self) -> Result<&Incoming> {
         // Only `commit` and `discard` take it, and these consume the writer.
-        self.open.as_ref().map(|open| &*open.file).ok_or_else(|| self.corrupt("the writer has ended"))
+        self.open.as_ref().map(|open| &open.incoming).ok_or_else(|| self.corrupt("the writer has ended"))
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -168,44 +153,39 @@ impl Writer {
 
 impl BlobWriter for Writer {
     fn received(&self) -> u64 {
-        self.received
+        self.incoming().map_or(0, Incoming::received)
     }
 
     fn islands(&self) -> Vec<Range<u64>> {
-        self.islands.clone()
+        self.incoming().map(|incoming| incoming.islands().to_vec()).unwrap_or_default()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size);
-        let Some(end) = end else {
-            let length = bytes.len();
-            return Err(
-                self.corrupt(format!("{length} bytes at offset {offset} go beyond its {} bytes", self.size))
-            );
-        };
-        self.file()?.write_at(offset, bytes).map_err(|error| self.failed("write", error))?;
-        self.extents().insert(offset, end);
-        Ok(())
+        let incoming = self.incoming()?;
+        if let Some(why) = incoming.beyond(offset, bytes.len()) {
+            return Err(self.corrupt(why));
+        }
+        incoming.write_at(offset, bytes).map_err(|error| self.failed("write", error))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.file()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
+        self.incoming()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
     }
 
     fn commit(mut self, digest: &Digest) -> Result<()> {
         if *digest != self.digest {
             return Err(self.corrupt(format!("committed as {digest}")));
         }
-        let front = self.extents().front;
-        if front != self.size {
+        let incoming = self.incoming()?;
+        if let Some(front) = incoming.lacking() {
             return Err(self.corrupt(format!("committed with {front} of its {} bytes", self.size)));
         }
-        self.file()?.finish().map_err(|error| self.failed("finish", error))?;
-        let Some(Open { file, claim, writer }) = self.open.take() else {
+        incoming.finish().map_err(|error| self.failed("finish", error))?;
+        let Some(Open { incoming, claim, writer }) = self.open.take() else {
             return Err(self.corrupt("the writer has ended"));
         };
         claim.commit(self.size);
-        writer.commit(Committed { digest: self.digest, size: self.size, file, claim })
+        writer.commit(Committed { digest: self.digest, size: self.size, file: incoming.into_file(), claim })
     }
 
     fn discard(mut self) -> Result<()> {
@@ -219,9 +199,8 @@ impl BlobWriter for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let extents = self.extents.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &self.open else { return };
-        if !extents.leave(&*open.file) {
+        if !open.incoming.leave() {
             // Nothing to go on with. If it can't be removed, the next one to want the blob finds it empty.
             let _ = self.inner.driver.remove(&path::partial(&self.digest, self.size));
         }
