@@ -155,8 +155,8 @@ async fn blocking<T: Send + 'static>(
 /// What was opened to import from.
 enum Opened {
     Layout(Layout),
-    /// An archive that can be read by position as it stands.
-    Plain(File),
+    /// An archive that is read by position as it stands.
+    Archive(Archive),
     /// A stream, or what is compressed.
     Packed(Box<dyn Read + Send>),
 }
@@ -183,7 +183,7 @@ fn open(from: ImportFrom, name: &str) -> Result<Opened> {
         let _ = file.read_exact_at(&mut head, 0);
     }
     match kind.is_file() && Compression::of(&head) == Compression::None {
-        true => Ok(Opened::Plain(file)),
+        true => Archive::open(file, name).map(Opened::Archive),
         false => Ok(Opened::Packed(Box::new(file))),
     }
 }
@@ -193,7 +193,7 @@ impl Opened {
     fn end(self, name: &str, dir: &Path) -> Result<End> {
         let file = match self {
             Self::Layout(layout) => return Ok(End::Layout(layout)),
-            Self::Plain(file) => file,
+            Self::Archive(archive) => return Ok(End::Archive(archive)),
             Self::Packed(stream) => spool(name, stream, dir)?,
         };
         Archive::open(file, name).map(End::Archive)

@@ -245,7 +245,9 @@ impl Walk<'_> {
     /// What is wrong, or that this is no tar file, where its very beginning is.
     fn wrong(&self, why: &str) -> Error {
         if self.at <= BLOCK {
-            return Error::new(ErrorKind::InvalidInput, "", "it is no tar file").on(Side::Source);
+            return Error::new(ErrorKind::InvalidInput, "", "it is no tar file")
+                .on(Side::Source)
+                .with_hint("what docker save, podman save, skopeo copy and crane pull write can be read");
         }
         corrupt(format!("{why} (at byte {})", self.at))
     }
