@@ -14,7 +14,8 @@ use crate::archive::{self, ArchiveImage, Prepared};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
 use crate::copy::{
-    ArchiveStep, CopyOptions, Engine, Failure, Image, IndexMode, Observer, Report, Silent, Status, Verb,
+    ArchiveStep, CopyOptions, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent,
+    Status, Verb,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
@@ -266,7 +267,7 @@ impl Export {
         // Of the staging tree the engine has shown its work already.
         let mut exported = self.archive(saver.store(), &NameRule::Domain, output, Arc::new(Silent)).await?;
         merge(&mut exported.report, saved);
-        if exported.report.is_success() {
+        if exported.report.is_success() || exported.report.images.iter().all(is_final) {
             // What can't be removed is in nobody's way.
             let _ = std::fs::remove_dir_all(staging);
         }
@@ -329,7 +330,7 @@ impl Export {
         mut selected: BTreeMap<String, Publication>,
     ) -> (Vec<usize>, Vec<ArchiveImage>) {
         let rows = report.images.iter().zip(&self.places).enumerate();
-        let of_row = |(number, (row, place)): (usize, (&crate::copy::ImageReport, &Place))| {
+        let of_row = |(number, (row, place)): (usize, (&ImageReport, &Place))| {
             let content = selected.remove(&place.to_string())?;
             Some((number, ArchiveImage { name: row.reference.clone(), content }))
         };
@@ -416,6 +417,12 @@ fn give_up(report: &mut Report, numbers: impl Iterator<Item = usize>) {
             (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
         }
     }
+}
+
+/// Whether another try at the same would end the same way: then nothing of it is worth keeping.
+fn is_final(row: &ImageReport) -> bool {
+    let kind = row.error.as_ref().map(|failure| failure.kind);
+    matches!(kind, Some(ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported))
 }
 
 /// What saving came to, in the report of what was written.

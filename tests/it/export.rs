@@ -412,6 +412,8 @@ fn what_was_fetched_is_gone_on_with() {
         bench.command(&["demo/app:1.0", "no/such:1"], "oci-archive", "a.tar", &["--from-registry"]);
     let ran = run(&mut command).expect(1);
     assert!(ran.stderr.contains("is kept in"), "{}", ran.stderr);
+    let ran = run(&mut bench.command(&["no/such:1"], "oci-archive", "b.tar", &["--from-registry"])).expect(1);
+    assert!(!ran.stderr.contains("is kept in"), "nothing was fetched: {}", ran.stderr);
     assert_eq!(bench.there(), [".a.tar.saver-fetched", "a.tar"]);
     let report = bench.text("report.json");
     let mut again =
