@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench_report import Bar, print_table
 from bench_source import ACCEPT, Source, data_path, one_layer, realistic
-from loopback import Cost, certificate, claim_memory, docker_registry, measure, median, wait_until
+from loopback import Cost, certificate, docker_registry, empty_files, measure, median, wait_until
 
 # The bars: saver's figure divided by the other's, at most.
 WALL_TO_DOWNLOAD = 1.2
@@ -23,7 +23,8 @@ DURABILITY = 1.1
 ONE_STREAM = 0.9
 TLS_RATE = 0.7
 MEMORY = 3 << 30
-"""For the page cache: more bytes than any way writes."""
+"""More bytes than any way writes."""
+MEBIBYTE = bytes(1 << 20)
 CONNECTIONS = 40
 """Opened in a run of 40 images with 16 requests and 16 blobs at once, at most."""
 
@@ -91,11 +92,14 @@ class Ways:
         }
 
     def fresh(self, name: str) -> Path:
-        """A new directory, nothing left for the disk to write, and memory for what is to come."""
+        """A new directory, nothing left for the disk to write, and memory at hand for what comes."""
         out = fresh_path(self._scratch, name)
         out.mkdir()
+        with fresh_path(self._scratch, "memory").open("wb") as spare:
+            for _ in range(MEMORY >> 20):
+                spare.write(MEBIBYTE)
+        empty_files(self._scratch)
         os.sync()
-        claim_memory(MEMORY)
         return out
 
     def _curl(self, urls: list[tuple[str, Path]]) -> list[str | Path]:
