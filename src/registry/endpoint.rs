@@ -3,7 +3,7 @@
 use super::auth::{Auth, Authorization, Context, Rights};
 use super::credential::CredentialSource;
 use super::failure::{self, failure};
-use super::limit::{Gate, Limit, Permit};
+use super::limit::{Gate, Limit, Permit, Turn};
 use super::options::SessionOptions;
 use super::probe::{Speaks, probe};
 use super::redirect;
@@ -86,13 +86,25 @@ pub(super) struct Request<'a> {
     pub(super) beside: Option<&'a Repository>,
     /// What is sent with it.
     pub(super) body: Option<Bytes>,
+    /// Whether it lets others go first.
+    pub(super) turn: Turn,
 }
 
 impl<'a> Request<'a> {
     /// A request of the API's, with nothing special to it.
     pub(super) fn new(subject: &'a str, repository: &'a Repository, method: Method, path: &'a str) -> Self {
-        let (headers, purpose) = (Vec::new(), Purpose::Api);
-        Self { subject, repository, method, purpose, path, headers, instead: None, beside: None, body: None }
+        Self {
+            subject,
+            repository,
+            method,
+            purpose: Purpose::Api,
+            path,
+            headers: Vec::new(),
+            instead: None,
+            beside: None,
+            body: None,
+            turn: Turn::GoesOn,
+        }
     }
 }
 
@@ -216,7 +228,7 @@ impl Endpoint {
     /// # Errors
     /// When there is no answer at all, or it is 429 or 503.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
-        let permit = self.admit(request.purpose, request.subject).await?;
+        let permit = self.admit(request.purpose, request.turn, request.subject).await?;
         let result = self.send_admitted(&request).await;
         let (response, elsewhere) = match result {
             Ok(answer) => answer,
@@ -253,12 +265,12 @@ impl Endpoint {
     }
 
     /// Waits for a place and for the gate.
-    async fn admit(&self, purpose: Purpose, subject: &str) -> Result<Permit> {
+    async fn admit(&self, purpose: Purpose, turn: Turn, subject: &str) -> Result<Permit> {
         let limit = match purpose {
             Purpose::Api => &self.api,
             Purpose::Blob | Purpose::Upload => &self.blobs,
         };
-        let permit = limit.acquire().await;
+        let permit = limit.acquire(turn).await;
         self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
             failure(
                 ErrorKind::RateLimited,

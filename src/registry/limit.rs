@@ -5,57 +5,109 @@
 //! a success too: who has only giants to fetch need not wait for the end of one. A round ends
 //! with the first failure of a request that began in it, so that one bad moment halves once, not once per request.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// A limit that finds its own height, between 1 and a maximum.
 #[derive(Debug)]
-pub(super) struct Limit {
-    semaphore: Arc<Semaphore>,
-    state: Mutex<State>,
-}
+pub(super) struct Limit(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     limit: usize,
     max: usize,
-    /// Permits that are out and are to be dropped, not handed on, when they come back.
-    excess: usize,
+    /// Places that are taken: more than the limit for a while after that was lowered.
+    taken: usize,
     successes: usize,
     /// Counts the halvings.
     round: u64,
+    going_on: VecDeque<oneshot::Sender<Permit>>,
+    beginning: VecDeque<oneshot::Sender<Permit>>,
+}
+
+/// What a request that waits is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// More of what has been begun: goes first, so that what is first in a list is soon whole.
+    GoesOn,
+    /// Something new.
+    Begins,
 }
 
 /// The right to have one request in flight.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Arc<Limit>,
-    permit: Option<OwnedSemaphorePermit>,
     round: u64,
+}
+
+impl State {
+    fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
+        self.going_on.pop_front().or_else(|| self.beginning.pop_front())
+    }
 }
 
 impl Limit {
     pub(super) fn new(start: usize, max: usize) -> Arc<Self> {
         let max = max.max(1);
-        let start = start.clamp(1, max);
-        Arc::new(Self {
-            semaphore: Arc::new(Semaphore::new(start)),
-            state: Mutex::new(State { limit: start, max, excess: 0, successes: 0, round: 0 }),
-        })
+        let (going_on, beginning) = Default::default();
+        let limit = start.clamp(1, max);
+        Arc::new(Self(Mutex::new(State {
+            limit,
+            max,
+            taken: 0,
+            successes: 0,
+            round: 0,
+            going_on,
+            beginning,
+        })))
     }
 
     /// Waits for a free place.
-    pub(super) async fn acquire(self: &Arc<Self>) -> Permit {
-        // The semaphore is never closed; without a permit we would merely go unlimited.
-        let permit = Arc::clone(&self.semaphore).acquire_owned().await.ok();
-        let round = self.state().round;
-        Permit { limit: Arc::clone(self), permit, round }
+    pub(super) async fn acquire(self: &Arc<Self>, turn: Turn) -> Permit {
+        loop {
+            let place = {
+                let mut state = self.state();
+                if state.taken < state.limit {
+                    state.taken += 1;
+                    return Permit { limit: Arc::clone(self), round: state.round };
+                }
+                let (sender, place) = oneshot::channel();
+                match turn {
+                    Turn::GoesOn => state.going_on.push_back(sender),
+                    Turn::Begins => state.beginning.push_back(sender),
+                }
+                place
+            };
+            if let Ok(permit) = place.await {
+                return permit;
+            }
+        }
+    }
+
+    /// Gives free places to those who wait.
+    fn hand_on(self: &Arc<Self>) {
+        let mut refused = Vec::new();
+        let mut state = self.state();
+        while state.taken < state.limit
+            && let Some(sender) = state.next()
+        {
+            if sender.is_closed() {
+                continue;
+            }
+            state.taken += 1;
+            let permit = Permit { limit: Arc::clone(self), round: state.round };
+            refused.extend(sender.send(permit).err());
+        }
+        // Whoever gave up at this very moment gives the place back, which takes the lock.
+        drop(state);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
@@ -73,11 +125,8 @@ impl Permit {
         if state.limit < state.max && state.successes >= needed {
             state.successes = 0;
             state.limit += 1;
-            if state.excess > 0 {
-                state.excess -= 1;
-            } else {
-                self.limit.semaphore.add_permits(1);
-            }
+            drop(state);
+            self.limit.hand_on();
         }
     }
 
@@ -89,23 +138,14 @@ impl Permit {
         }
         state.round += 1;
         state.successes = 0;
-        let lower = (state.limit / 2).max(1);
-        let surplus = state.limit - lower;
-        state.limit = lower;
-        let free = self.limit.semaphore.forget_permits(surplus);
-        state.excess += surplus - free;
+        state.limit = (state.limit / 2).max(1);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.limit.state();
-        if state.excess > 0
-            && let Some(permit) = self.permit.take()
-        {
-            state.excess -= 1;
-            permit.forget();
-        }
+        self.limit.state().taken -= 1;
+        self.limit.hand_on();
     }
 }
 
@@ -146,14 +186,64 @@ impl Gate {
 mod tests {
     use super::*;
 
+    fn free(limit: &Limit) -> usize {
+        let state = limit.state();
+        state.limit - state.taken
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_goes_first_and_who_gave_up_takes_no_place() {
+        let limit = Limit::new(1, 1);
+        let held = limit.acquire(Turn::GoesOn).await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = Vec::new();
+        for (name, turn) in [
+            ("new", Turn::Begins),
+            ("gave up", Turn::GoesOn),
+            ("old", Turn::GoesOn),
+            ("newer", Turn::Begins),
+            ("older", Turn::GoesOn),
+        ] {
+            let (limit, order) = (limit.clone(), order.clone());
+            waiting.push(tokio::spawn(async move {
+                let _permit = limit.acquire(turn).await;
+                order.lock().unwrap().push(name);
+            }));
+            tokio::task::yield_now().await;
+        }
+        waiting.remove(1).abort();
+        tokio::task::yield_now().await;
+        drop(held);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), ["old", "older", "new", "newer"]);
+        assert_eq!(free(&limit), 1);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_given_and_not_taken_is_handed_on() {
+        let limit = Limit::new(1, 1);
+        let held = limit.acquire(Turn::GoesOn).await;
+        let mut one = Box::pin(limit.acquire(Turn::GoesOn));
+        let other = limit.acquire(Turn::GoesOn);
+        assert!(futures::poll!(&mut one).is_pending());
+        let mut other = Box::pin(other);
+        assert!(futures::poll!(&mut other).is_pending());
+        drop(held);
+        drop(one);
+        drop(other.await);
+        assert_eq!(free(&limit), 1);
+    }
+
     #[tokio::test]
     async fn grows_on_success_up_to_the_maximum() {
         let limit = Limit::new(2, 4);
         for _ in 0..10 {
-            limit.acquire().await.succeeded();
+            limit.acquire(Turn::GoesOn).await.succeeded();
         }
         assert_eq!(limit.height(), 4);
-        assert_eq!(limit.semaphore.available_permits(), 4);
+        assert_eq!(free(&limit), 4);
     }
 
     #[tokio::test]
@@ -161,47 +251,47 @@ mod tests {
         let limit = Limit::new(8, 8);
         let mut permits = Vec::new();
         for _ in 0..8 {
-            permits.push(limit.acquire().await);
+            permits.push(limit.acquire(Turn::GoesOn).await);
         }
         for permit in &permits {
             permit.overloaded();
         }
         assert_eq!(limit.height(), 4);
         permits.clear();
-        assert_eq!(limit.semaphore.available_permits(), 4, "the surplus was not handed on");
-        limit.acquire().await.overloaded();
+        assert_eq!(free(&limit), 4, "the surplus was not handed on");
+        limit.acquire(Turn::GoesOn).await.overloaded();
         assert_eq!(limit.height(), 2);
         for _ in 0..10 {
-            limit.acquire().await.overloaded();
+            limit.acquire(Turn::GoesOn).await.overloaded();
         }
         assert_eq!(limit.height(), 1);
-        assert_eq!(limit.semaphore.available_permits(), 1);
+        assert_eq!(free(&limit), 1);
     }
 
     #[tokio::test]
     async fn grows_slowly_after_a_failure() {
         let limit = Limit::new(8, 8);
-        limit.acquire().await.overloaded();
+        limit.acquire(Turn::GoesOn).await.overloaded();
         for _ in 0..4 {
-            limit.acquire().await.succeeded();
+            limit.acquire(Turn::GoesOn).await.succeeded();
         }
         assert_eq!(limit.height(), 5);
-        assert_eq!(limit.semaphore.available_permits(), 5);
+        assert_eq!(free(&limit), 5);
     }
 
     #[tokio::test]
     async fn comes_back_to_the_maximum_from_wherever_it_fell() {
         let limit = Limit::new(6, 16);
         for _ in 0..5 {
-            limit.acquire().await.overloaded();
+            limit.acquire(Turn::GoesOn).await.overloaded();
         }
         assert_eq!(limit.height(), 1);
         // A success for each place there is, for each place more.
         for _ in 0..(1..16).sum::<usize>() {
-            limit.acquire().await.succeeded();
+            limit.acquire(Turn::GoesOn).await.succeeded();
         }
         assert_eq!(limit.height(), 16);
-        assert_eq!(limit.semaphore.available_permits(), 16);
+        assert_eq!(free(&limit), 16);
     }
 
     #[tokio::test]

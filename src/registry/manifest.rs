@@ -2,6 +2,7 @@
 
 use super::endpoint::{Answer, Endpoint, Request};
 use super::failure::{self, failure};
+use super::limit::Turn;
 use crate::content::{Resolved, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -132,6 +133,8 @@ impl Endpoint {
         let path = format!("manifests/{target}");
         self.send(Request {
             headers: vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))],
+            // Asking for a tag begins an image; those that have begun are finished first.
+            turn: if matches!(target, Target::Tag(_)) { Turn::Begins } else { Turn::GoesOn },
             ..Request::new(subject, repository, method, &path)
         })
         .await

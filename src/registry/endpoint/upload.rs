@@ -6,7 +6,7 @@ use crate::oci::{Descriptor, Digest, Registry, Repository};
 use crate::registry::CredentialSource;
 use crate::registry::auth::{Auth, Context, Rights};
 use crate::registry::failure::{self, failure};
-use crate::registry::limit::Permit;
+use crate::registry::limit::{Permit, Turn};
 use crate::registry::options::SessionOptions;
 use crate::registry::push::location;
 use crate::registry::redirect;
@@ -207,7 +207,7 @@ impl Endpoint {
 
     /// Waits for the right to send a blob.
     pub(in crate::registry) async fn admit_upload(&self, subject: &str) -> Result<Permit> {
-        self.admit(Purpose::Upload, subject).await
+        self.admit(Purpose::Upload, Turn::GoesOn, subject).await
     }
 
     /// The error of an answer that was not had by [`send`](Self::send): holds back other requests where it asks for that.
