@@ -5,6 +5,8 @@ use super::interrupt::Guard;
 use crate::error::Result as Outcome;
 use crate::scan::{Chart, Render};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+#[cfg(target_os = "linux")]
+use rustix::process::{Resource, Rlimit};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +20,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most that it may print on stdout, and on stderr, in bytes.
 const MAX_OUTPUT: u64 = 64 << 20;
+/// The most memory that it may have for its data, in bytes. A template that repeats a text a few thousand million times
+/// takes all there is otherwise.
+const MAX_MEMORY: u64 = 2 << 30;
 /// How often it is looked whether it is done.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -87,7 +92,9 @@ impl Helm {
         let child = {
             let mut running = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             let child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
-            *running = Some(Running { group: Pid::from_child(&child), home: home.to_owned() });
+            let group = Pid::from_child(&child);
+            *running = Some(Running { group, home: home.to_owned() });
+            bound(group);
             child
         };
         let outcome = waited(child, printed);
@@ -142,6 +149,17 @@ fn waited(mut child: Child, printed: &[&File]) -> Result<bool, String> {
     end(group);
     let status = child.wait().map_err(|cause| cause.to_string())?;
     failure.map_or(Ok(status.success()), |why| Err(why.to_owned()))
+}
+
+/// Bounds a process's memory. Where the system can't, nothing is.
+fn bound(process: Pid) {
+    #[cfg(target_os = "linux")]
+    {
+        let limit = Rlimit { current: Some(MAX_MEMORY), maximum: Some(MAX_MEMORY) };
+        let _ = rustix::process::prlimit(Some(process), Resource::Data, limit);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (process, MAX_MEMORY);
 }
 
 /// Ends a process and all that it started. They may be gone by now, which is as well.

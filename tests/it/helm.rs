@@ -113,6 +113,7 @@ fn a_chart_that_helm_cannot_render_is_read_by_its_values() {
     for (name, template, why) in [
         ("required", "{{ required \"a domain is needed\" .Values.domain }}", "a domain is needed"),
         ("syntax", "{{ if }}", "missing value for if"),
+        ("bomb", "{{ repeat 3000000 (repeat 1000 \"x\") | len }}", "out of memory"),
         ("fail", "{{ fail \"not on this cluster\" }}", "not on this cluster"),
     ] {
         let home = Home::new();
