@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const RESERVE_FROM: u64 = 1 << 20;
 /// How far ahead: an announced length that is a lie holds no more than this.
 const RESERVE_AHEAD: u64 = 64 << 20;
-/// How much is written to a blob before the kernel is asked to start writing it out: the barrier finds little left to do.
+/// How much of a blob is read back before the kernel is asked to start writing it out: the barrier finds little left to do.
 const WRITE_OUT_EVERY: u64 = 8 << 20;
 
 pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -41,7 +41,7 @@ pub(super) struct FsPartial {
     touched: Option<Touched>,
     /// Up to where space is reserved.
     reserved: AtomicU64,
-    /// Bytes written since the kernel was last asked to write out.
+    /// Bytes read back since the kernel was last asked to write out.
     since: AtomicU64,
 }
 
@@ -66,6 +66,21 @@ impl FsPartial {
                 self.reserved.fetch_max(ahead, Ordering::Relaxed);
                 Ok(())
             }
+        }
+    }
+
+    /// After so many more bytes were read back the kernel is asked to start writing out. Whoever hashes does so, and not whoever
+    /// receives: that one has more to do where a single large blob comes.
+    fn write_out(&self, count: u64) {
+        if self.since.fetch_add(count, Ordering::Relaxed) + count < WRITE_OUT_EVERY {
+            return;
+        }
+        self.since.store(0, Ordering::Relaxed);
+        // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
+        // mean the whole file; what is already on its way out is skipped.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
         }
     }
 
@@ -115,21 +130,13 @@ impl Partial for FsPartial {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let count = bytes.len() as u64;
         self.reserve(offset + count)?;
-        self.file.write_all_at(bytes, offset)?;
-        if self.since.fetch_add(count, Ordering::Relaxed) + count >= WRITE_OUT_EVERY {
-            self.since.store(0, Ordering::Relaxed);
-            // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
-            // mean the whole file; what is already on its way out is skipped.
-            #[cfg(target_os = "linux")]
-            unsafe {
-                libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
-            }
-        }
-        Ok(())
+        self.file.write_all_at(bytes, offset)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_full(&self.file, offset, buffer)
+        let count = read_full(&self.file, offset, buffer)?;
+        self.write_out(count as u64);
+        Ok(count)
     }
 
     fn finish(&self) -> io::Result<()> {
