@@ -13,7 +13,7 @@ use crate::save::NameRule;
 use crate::store::Store;
 use crate::store::stock::{Shelf, Sizes, Stock};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ struct Known {
     sizes: Sizes,
     rooms: BTreeMap<Repository, Room>,
     snapshot: Arc<Snapshot>,
+    /// Whether the snapshot is what the rest says: not while a reading goes on, nor after one that failed on its way.
+    is_whole: bool,
     /// Which reading it was, and when it began.
     number: u64,
     when: Option<Instant>,
@@ -125,8 +127,9 @@ impl Catalog {
     /// As `read`.
     pub(super) fn read_for(&self, text: &str, asked: u64) -> Result<Arc<Snapshot>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let young =
-            known.when.is_some_and(|when| when.elapsed() < NAMES_LIFE) && known.changes == self.changes();
+        let young = known.is_whole
+            && known.when.is_some_and(|when| when.elapsed() < NAMES_LIFE)
+            && known.changes == self.changes();
         if known.number > asked || young && self.still_holds(&known, text)? {
             return Ok(known.snapshot.clone());
         }
@@ -164,6 +167,7 @@ impl Catalog {
     }
 
     fn refresh(&self, known: &mut Known) -> Result<()> {
+        let was_whole = std::mem::take(&mut known.is_whole);
         known.stock.refresh(&self.store)?;
         let sizes_changed = known.sizes.refresh(&self.store)?;
         let shelves = known.stock.repositories();
@@ -171,7 +175,8 @@ impl Catalog {
             *name == known && room.is_of(shelf)
         };
         let same = shelves.len() == known.rooms.len() && shelves.iter().zip(&known.rooms).all(same);
-        if same && !sizes_changed {
+        if was_whole && same && !sizes_changed {
+            known.is_whole = true;
             return Ok(());
         }
         let read: HashMap<Digest, Arc<Node>> = known
@@ -197,6 +202,7 @@ impl Catalog {
         }
         snapshot.finish();
         known.snapshot = Arc::new(snapshot);
+        known.is_whole = true;
         Ok(())
     }
 
@@ -224,11 +230,20 @@ impl Catalog {
             (None, Some(tag)) => self.store.read_tag(&place.repository, tag)?,
             (None, None) => None,
         };
-        root.map_or(Ok(None), |root| self.id_at(&place.repository, &root, 0))
+        let mut seen = HashSet::new();
+        root.map_or(Ok(None), |root| self.id_at(&place.repository, &root, 0, &mut seen))
     }
 
-    fn id_at(&self, repository: &Repository, digest: &Digest, depth: usize) -> Result<Option<Digest>> {
-        if depth > MAX_DEPTH || !self.store.has_revision(repository, digest)? {
+    /// `seen` is what was looked at before, and at what depth: as the search ends with the first image, none of that has one.
+    fn id_at(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        depth: usize,
+        seen: &mut HashSet<(Digest, usize)>,
+    ) -> Result<Option<Digest>> {
+        let is_new = depth <= MAX_DEPTH && seen.insert((*digest, depth));
+        if !is_new || !self.store.has_revision(repository, digest)? {
             return Ok(None);
         }
         match document::read(&self.store, &self.platform, digest)? {
@@ -241,7 +256,7 @@ impl Catalog {
             }
             Some(Node::Index { chosen, .. }) => {
                 for entry in &chosen {
-                    if let Some(id) = self.id_at(repository, entry, depth + 1)? {
+                    if let Some(id) = self.id_at(repository, entry, depth + 1, seen)? {
                         return Ok(Some(id));
                     }
                 }
@@ -274,8 +289,9 @@ fn content(room: &Room, sizes: &Sizes) -> Content {
             }
         }
     }
+    let mut resolving = Resolving { room, sizes, known: HashMap::new() };
     for digest in room.nodes.keys() {
-        if let Some(facts) = image(room, sizes, digest, 0) {
+        if let Some(facts) = resolving.image(digest, 0) {
             content.images.insert(*digest, facts);
         }
     }
@@ -283,22 +299,219 @@ fn content(room: &Room, sizes: &Sizes) -> Content {
     content
 }
 
-/// The image that `digest` stands for in a repository; none unless all of it is there.
-fn image(room: &Room, sizes: &Sizes, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
-    if depth > MAX_DEPTH {
-        return None;
+/// Finds out which images manifests stand for. Each is looked at once at each depth: there are as many ways through indexes that name
+/// the same ones again and again as somebody likes.
+struct Resolving<'a> {
+    room: &'a Room,
+    sizes: &'a Sizes,
+    known: HashMap<(Digest, usize), Option<Arc<Facts>>>,
+}
+
+impl Resolving<'_> {
+    /// The image that `digest` stands for in the repository; none unless all of it is there.
+    fn image(&mut self, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        if let Some(known) = self.known.get(&(*digest, depth)) {
+            return known.clone();
+        }
+        let found = self.look(digest, depth);
+        self.known.insert((*digest, depth), found.clone());
+        found
     }
-    let node = room.nodes.get(digest)?;
-    let here = |blob: &Blob| sizes.of(&blob.digest) == Some(blob.size);
-    match &**node {
-        Node::Other => None,
-        Node::Image(facts) => {
-            let linked = |blob: &Blob| room.shelf.has_layer(&blob.digest);
-            (facts.blobs().all(here) && linked(&facts.config) && facts.layers.iter().all(linked))
-                .then(|| facts.clone())
+
+    fn look(&mut self, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
+        let (room, sizes) = (self.room, self.sizes);
+        let here = |blob: &Blob| sizes.of(&blob.digest) == Some(blob.size);
+        match &**room.nodes.get(digest)? {
+            Node::Image(facts) => {
+                let linked = |blob: &Blob| room.shelf.has_layer(&blob.digest);
+                let whole =
+                    facts.blobs().all(here) && linked(&facts.config) && facts.layers.iter().all(linked);
+                whole.then(|| facts.clone())
+            }
+            Node::Index { own, chosen, .. } if here(own) => {
+                chosen.iter().find_map(|entry| self.image(entry, depth + 1))
+            }
+            Node::Index { .. } | Node::Other => None,
         }
-        Node::Index { own, chosen, .. } => {
-            here(own).then(|| chosen.iter().find_map(|entry| image(room, sizes, entry, depth + 1))).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{Driver, Entry, EntryKind, FreeSpace, FsDriver, Partial, Stamp};
+    use crate::oci::media_type;
+    use crate::store::StoreOptions;
+    use serde_json::{Value, json};
+    use std::path::{Path, PathBuf};
+    use std::{fs, io};
+
+    /// A driver that can't tell the size of one blob for as long as that is set.
+    struct Failing(FsDriver, Broken);
+    type Broken = Arc<Mutex<Option<Digest>>>;
+
+    impl Driver for Failing {
+        fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+            self.0.read(path, limit)
         }
+        fn size(&self, path: &str) -> io::Result<Option<u64>> {
+            match &*self.1.lock().unwrap() {
+                Some(broken) if path.contains(&broken.hex()) => Err(io::Error::other("no size now")),
+                _ => self.0.size(path),
+            }
+        }
+        fn open(&self, path: &str) -> io::Result<Option<(fs::File, u64)>> {
+            self.0.open(path)
+        }
+        fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+            self.0.list(path)
+        }
+        fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+            self.0.kind(path)
+        }
+        fn stamp(&self, path: &str) -> io::Result<Stamp> {
+            self.0.stamp(path)
+        }
+        fn create_dir(&self, path: &str) -> io::Result<()> {
+            self.0.create_dir(path)
+        }
+        fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+            self.0.set_aside(path, to)
+        }
+        fn stage_area(&self, parent: &str) -> io::Result<String> {
+            self.0.stage_area(parent)
+        }
+        fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
+            self.0.stage(path, content)
+        }
+        fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
+            self.0.publish(staged, path)
+        }
+        fn remove(&self, path: &str) -> io::Result<()> {
+            self.0.remove(path)
+        }
+        fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
+            self.0.partial(path, size)
+        }
+        fn barrier(&self) -> io::Result<()> {
+            self.0.barrier()
+        }
+        fn lock_file(&self, path: &str) -> io::Result<Option<fs::File>> {
+            self.0.lock_file(path)
+        }
+        fn free_space(&self) -> io::Result<FreeSpace> {
+            self.0.free_space()
+        }
+        fn location(&self, path: &str) -> String {
+            self.0.location(path)
+        }
+    }
+
+    /// A tree that is written by hand.
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        /// A catalog, and what makes its driver fail.
+        fn catalog(&self) -> (Catalog, Broken) {
+            let broken = Broken::default();
+            let driver = Failing(FsDriver::open(self.0.path()).unwrap(), broken.clone());
+            let store = Store::with_driver(Arc::new(driver), StoreOptions::default());
+            (Catalog::new(store, Platform::new("linux", "amd64")), broken)
+        }
+
+        fn v2(&self) -> PathBuf {
+            self.0.path().join("docker/registry/v2")
+        }
+
+        fn blob_dir(&self, digest: &Digest) -> PathBuf {
+            let hex = digest.hex();
+            self.v2().join(format!("blobs/sha256/{}/{hex}", &hex[..2]))
+        }
+
+        fn write(path: &Path, content: &[u8]) {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+
+        /// Puts content into repository `a`, linked below each of `links`.
+        fn add(&self, content: &[u8], links: &[&str]) -> Digest {
+            let digest = Digest::of(content);
+            Self::write(&self.blob_dir(&digest).join("data"), content);
+            for link in links {
+                let link = format!("repositories/a/{link}/sha256/{}/link", digest.hex());
+                Self::write(&self.v2().join(link), digest.to_string().as_bytes());
+            }
+            digest
+        }
+
+        fn add_json(&self, content: &Value, links: &[&str]) -> Value {
+            let bytes = serde_json::to_vec(content).unwrap();
+            let media_type = content["mediaType"].as_str().unwrap_or(media_type::OCI_CONFIG);
+            let digest = self.add(&bytes, links);
+            json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
+        }
+
+        /// An image with one layer; the layer's digest.
+        fn image(&self, layer: &[u8]) -> Digest {
+            let digest = self.add(layer, &["_layers"]);
+            let config = json!({
+                "architecture": "amd64", "os": "linux",
+                "rootfs": { "type": "layers", "diff_ids": [digest] },
+            });
+            let config = self.add_json(&config, &["_layers"]);
+            let layer = json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": layer.len() });
+            let manifest = json!({
+                "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [layer],
+            });
+            self.add_json(&manifest, &["_manifests/revisions"]);
+            digest
+        }
+
+        fn index(&self, entries: &[Value]) -> Value {
+            let index =
+                json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries });
+            self.add_json(&index, &["_manifests/revisions"])
+        }
+    }
+
+    fn count(catalog: &Catalog) -> Result<usize> {
+        Ok(catalog.read(catalog.begun())?.images().count())
+    }
+
+    #[test]
+    fn after_a_reading_that_failed_nothing_old_is_told() {
+        let tree = Tree(tempfile::tempdir().unwrap());
+        let first = tree.image(b"one");
+        let (catalog, broken) = tree.catalog();
+        assert_eq!(count(&catalog).unwrap(), 1);
+        let second = tree.image(b"other");
+        // On its way from what was known, and beyond that.
+        for layer in [first, second] {
+            *broken.lock().unwrap() = Some(layer);
+            assert!(count(&catalog).is_err());
+        }
+        *broken.lock().unwrap() = None;
+        assert_eq!(count(&catalog).unwrap(), 2);
+        assert_eq!(catalog.read_for("a:v1", catalog.begun()).unwrap().images().count(), 2);
+    }
+
+    #[test]
+    fn indexes_that_name_each_other_again_and_again_are_no_work_without_end() {
+        let tree = Tree(tempfile::tempdir().unwrap());
+        let missing = json!({ "mediaType": media_type::OCI_INDEX, "digest": Digest::of(b"none"), "size": 4 });
+        let mut below = missing;
+        for _ in 0..=MAX_DEPTH {
+            below = tree.index(&vec![below; 1000]);
+        }
+        let catalog = tree.catalog().0;
+        assert_eq!(count(&catalog).unwrap(), 0);
+        let root = below["digest"].as_str().unwrap();
+        let reference = Reference::parse(&format!("docker.io/library/a@{root}")).unwrap();
+        assert_eq!(catalog.id_of(&reference).unwrap(), None);
+        let root = root.parse().unwrap();
+        assert_eq!(catalog.id_at(&"a".parse().unwrap(), &root, 0, &mut HashSet::new()).unwrap(), None);
     }
 }
