@@ -41,7 +41,7 @@ struct Known {
     absent: HashSet<(Repository, Digest)>,
     /// Manifests that are there.
     revisions: HashSet<(Repository, Digest)>,
-    /// Who puts a manifest by its digest: one after the other, for two images may have it.
+    /// Who puts a manifest: one after the other, for two images may have it. Kept as long as the run, as `revisions` is.
     turns: HashMap<(Repository, Digest), Arc<tokio::sync::Mutex<()>>>,
     /// A repository that blobs may be in of which nothing else is known.
     likely: Option<Repository>,

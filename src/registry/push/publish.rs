@@ -11,6 +11,7 @@ use crate::registry::manifest::content_digest;
 use futures::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
+use tokio::sync::OwnedMutexGuard;
 
 /// What says that a manifest was taken: 201 (distribution-spec "Pushing Manifests"); registries that are older than the spec say 200 or
 /// 202. Anything else was answered by something else than a registry, whatever it means by it.
@@ -63,21 +64,25 @@ impl Put<'_> {
         &self.pusher.0
     }
 
-    /// Puts a manifest unless it is there. Never twice at once: a registry that writes its links in place (docker-registry) would have
-    /// one of them empty for a moment, and refuse the index that names it.
-    async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
+    /// The turn of who puts a manifest. Never is one put twice at once: a registry that writes its links in place (docker-registry) would
+    /// have one of them empty for a moment, and refuse the index that names it.
+    async fn turn(&self, raw: &RawManifest) -> OwnedMutexGuard<()> {
         let key = (self.repository.clone(), raw.digest);
-        let turn = self.inner().known().turns.entry(key.clone()).or_default().clone();
-        let _turn = turn.lock().await;
-        if self.inner().known().revisions.contains(&key) {
+        let turn = self.inner().known().turns.entry(key).or_default().clone();
+        turn.lock_owned().await
+    }
+
+    /// Puts a manifest unless it is there.
+    async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
+        let _turn = self.turn(raw).await;
+        if self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest)) {
             return Ok(());
         }
-        let put = self.put(raw, &Target::Digest(raw.digest)).await;
-        self.inner().known().turns.remove(&key);
-        put.map_err(|not_taken| not_taken.error)
+        self.put(raw, &Target::Digest(raw.digest)).await.map_err(|not_taken| not_taken.error)
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
+        let _turn = self.turn(raw).await;
         let Err(NotTaken { error, status }) = self.put(raw, &Target::Tag(tag.clone())).await else {
             return Ok(());
         };
