@@ -1,11 +1,11 @@
 //! Files that a command writes for others to read: whole, or not at all.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::is_written_straight;
+use crate::export::{is_written_straight, open_straight};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A file to be written at the end of a run and tried at its start, so that a long run does not
@@ -62,7 +62,8 @@ impl Outfile {
     pub(super) fn finish(mut self, content: &[u8]) -> Result<()> {
         let failed = |cause| Error::storage(self.path.display(), "write", cause);
         match &mut self.temporary {
-            None => write_through(&self.path, content).map_err(failed),
+            // A pipe that nobody reads is an error: it would be waited for without end.
+            None => open_straight(&self.path).and_then(|mut to| to.write_all(content)).map_err(failed),
             Some((temporary, file)) => {
                 let written = file.write_all(content).and_then(|()| file.sync_all());
                 written.and_then(|()| fs::rename(temporary, &self.path)).map_err(failed)
@@ -148,13 +149,6 @@ impl Identity {
         let parent = fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
         Some(Self::New(parent, path.file_name()?.to_owned()))
     }
-}
-
-/// Writes to what is not a file. A pipe that nobody reads is an error: it would be waited for without end.
-fn write_through(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut pipe = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::empty())?;
-    pipe.write_all(content)
 }
 
 impl Drop for Outfile {
@@ -243,6 +237,14 @@ mod tests {
             let error = Outfile::prepare("--report", &bad).unwrap_err();
             assert!(error.to_string().starts_with("--report "), "{error}");
         }
+        // What is open already keeps what it has.
+        let mut kept = tempfile::tempfile().unwrap();
+        kept.write_all(b"table ").unwrap();
+        let open = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept));
+        Outfile::prepare("--report", Path::new(&open)).unwrap().finish(b"new").unwrap();
+        let mut content = [0; 20];
+        let length = std::os::unix::fs::FileExt::read_at(&kept, &mut content, 0).unwrap();
+        assert_eq!(&content[..length], b"table new");
         Outfile::prepare("--report", Path::new("/dev/null")).unwrap().finish(b"x").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }

@@ -8,7 +8,7 @@ mod output;
 mod select;
 mod telling;
 
-pub use output::{ExportTo, is_written_straight};
+pub use output::{ExportTo, is_written_straight, open_straight};
 
 use crate::archive::{self, ArchiveImage, Prepared};
 use crate::content::retry::RetryPolicy;

@@ -6,12 +6,14 @@ use rustix::fs::{FlockOperation, OFlags};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// How many bytes are written at a time.
 const PIECE: usize = 1 << 20;
+/// How often a new file is tried for, where others come and go under its name.
+const TRIES: u32 = 8;
 
 /// Where an export goes.
 pub enum ExportTo {
@@ -37,7 +39,8 @@ pub(super) struct Output {
 enum Place {
     File {
         path: PathBuf,
-        temporary: PathBuf,
+        /// The name until it is whole; none after that, as somebody else may have a file there by then.
+        temporary: Option<PathBuf>,
         file: File,
     },
     /// A stream, or a file that is none: a pipe, a terminal.
@@ -64,7 +67,7 @@ impl Output {
             }
             // Renaming onto a pipe or a device would put a file in its place.
             Ok(found) if !found.is_file() || is_written_straight(&path) => {
-                let opened = ready(&path).map_err(|cause| match cause.raw_os_error() {
+                let opened = open_straight(&path).map_err(|cause| match cause.raw_os_error() {
                     Some(libc::ENXIO) if found.file_type().is_fifo() => {
                         refuse("nobody reads from this pipe".into())
                             .with_hint("start its reader first, or write to stdout: --output -")
@@ -82,7 +85,7 @@ impl Output {
             }
             _ => unwritable(&name, cause),
         })?;
-        Ok(Self { name, to: Place::File { path, temporary, file } })
+        Ok(Self { name, to: Place::File { path, temporary: Some(temporary), file } })
     }
 
     /// What messages call it.
@@ -127,9 +130,14 @@ impl Output {
             return Err(interrupted());
         }
         done?;
-        if let Place::File { path, temporary, file } = &self.to {
-            let renamed = file.sync_all().and_then(|()| fs::rename(temporary, path));
-            renamed.and_then(|()| sync_directory(path)).map_err(|cause| failed(&self.name, cause))?;
+        if let Place::File { path, temporary, file } = &mut self.to {
+            let failed = |cause| failed(&self.name, cause);
+            file.sync_all().map_err(failed)?;
+            if let Some(from) = &*temporary {
+                fs::rename(from, &*path).map_err(failed)?;
+            }
+            *temporary = None;
+            sync_directory(path).map_err(failed)?;
         }
         Ok(written)
     }
@@ -137,8 +145,8 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Place::File { temporary, .. } = &self.to {
-            // After a rename it is gone already.
+        if let Place::File { temporary: Some(temporary), .. } = &self.to {
+            // What can't be removed the next export takes away.
             let _ = fs::remove_file(temporary);
         }
     }
@@ -155,22 +163,45 @@ pub(super) fn beside(path: &Path, what: &str) -> Option<PathBuf> {
 /// A new file at `path`, locked as long as it is open. What a killed process left there is removed; never is anything written that
 /// somebody else put there, a link least of all.
 fn fresh(path: &Path) -> io::Result<File> {
-    for _ in 0..2 {
+    for _ in 0..TRIES {
         match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
             Ok(file) => {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-                return Ok(file);
+                // Before it was locked, it may have been taken for something left behind.
+                if names(path, &file)? {
+                    return Ok(file);
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => clear(path)?,
             Err(error) => return Err(error),
         }
-        let left = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-        if let Ok(left) = left {
-            rustix::fs::flock(&left, FlockOperation::NonBlockingLockExclusive)?;
-        }
-        fs::remove_file(path)?;
     }
-    Err(io::ErrorKind::AlreadyExists.into())
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Removes what a killed process left at `path`: locked until it is gone, so that it is nobody's new file.
+fn clear(path: &Path) -> io::Result<()> {
+    let left = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    if let Ok(left) = &left {
+        rustix::fs::flock(left, FlockOperation::NonBlockingLockExclusive)?;
+        if !names(path, left)? {
+            return Ok(());
+        }
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` names this file, and no other.
+fn names(path: &Path, file: &File) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn unwritable(name: &str, cause: io::Error) -> Error {
@@ -179,9 +210,12 @@ fn unwritable(name: &str, cause: io::Error) -> Error {
     if missing { error.with_hint("make the directory first, or choose another") } else { error }
 }
 
-/// A pipe, a device or what is open already, opened without waiting for whoever reads from it; writing waits as ever, and goes
+/// Opens a pipe, a device or what is open already for writing, without waiting for whoever reads from it; writing waits as ever, and goes
 /// to the end of a file.
-fn ready(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// What the system says; `ENXIO` where nobody reads from a pipe.
+pub fn open_straight(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
@@ -261,6 +295,38 @@ mod tests {
             Output::prepare(ExportTo::Path(dir.path().into())).err().unwrap().kind(),
             ErrorKind::InvalidInput
         );
+    }
+
+    /// Of all that begin at one moment, beside what a killed one left, each that may write has the file that the name stands for.
+    #[test]
+    fn of_many_exports_at_once_each_has_its_own_file_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let together = std::sync::Barrier::new(4);
+        let (mut all, mut own) = (0, 0);
+        std::thread::scope(|scope| {
+            let tries = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    let mut had = (0, 0);
+                    for _ in 0..500 {
+                        if together.wait().is_leader() {
+                            let _ = fs::write(&path, b"left");
+                        }
+                        together.wait();
+                        let Ok(file) = fresh(&path) else { continue };
+                        std::thread::yield_now();
+                        had = (had.0 + 1, had.1 + u32::from(names(&path, &file).unwrap()));
+                        let _ = fs::remove_file(&path);
+                    }
+                    had
+                })
+            });
+            for one in tries {
+                let had = one.join().unwrap();
+                (all, own) = (all + had.0, own + had.1);
+            }
+        });
+        assert!(all >= 500 && all == own, "{own} of {all} had the file that they wrote");
     }
 
     #[test]
