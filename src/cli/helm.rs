@@ -12,7 +12,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,17 +89,20 @@ impl Helm {
 
     /// Runs it to its end; whether it succeeded.
     fn run(&self, command: &mut Command, home: &Path, printed: &[&File]) -> Result<bool, String> {
-        let child = {
-            let mut running = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            let child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
-            let group = Pid::from_child(&child);
-            *running = Some(Running { group, home: home.to_owned() });
-            bound(group);
-            child
-        };
-        let outcome = waited(child, printed);
-        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        outcome
+        let under_way = || self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = under_way();
+        let mut child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
+        let group = Pid::from_child(&child);
+        *running = Some(Running { group, home: home.to_owned() });
+        bound(group);
+        drop(running);
+        let failure = watched(group, printed);
+        // Its number may be another's from here on, which no signal must end.
+        let mut running = under_way();
+        end(group);
+        let status = child.wait().map_err(|cause| cause.to_string());
+        *running = None;
+        failure.map_or(Ok(status?.success()), |why| Err(why.to_owned()))
     }
 }
 
@@ -127,28 +130,22 @@ impl Render for Helm {
     }
 }
 
-/// Waits for the end of the program; whether it succeeded. Nothing that it started is left.
-fn waited(mut child: Child, printed: &[&File]) -> Result<bool, String> {
+/// Waits for the end of a program; why it is not to go on, where that comes first.
+fn watched(program: Pid, printed: &[&File]) -> Option<&'static str> {
     let start = Instant::now();
-    let group = Pid::from_child(&child);
     // Looked at only: as long as the process is not waited for, nobody else gets its number.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let mut failure = None;
-    while rustix::process::waitid(WaitId::Pid(group), look).is_ok_and(|ended| ended.is_none()) {
+    while rustix::process::waitid(WaitId::Pid(program), look).is_ok_and(|ended| ended.is_none()) {
         let is_large = |file: &&File| file.metadata().is_ok_and(|file| file.len() > MAX_OUTPUT);
         if printed.iter().any(is_large) {
-            failure = Some("it prints too much");
-        } else if start.elapsed() > PATIENCE {
-            failure = Some("it takes too long");
+            return Some("it prints too much");
         }
-        if failure.is_some() {
-            break;
+        if start.elapsed() > PATIENCE {
+            return Some("it takes too long");
         }
         std::thread::sleep(PAUSE);
     }
-    end(group);
-    let status = child.wait().map_err(|cause| cause.to_string())?;
-    failure.map_or(Ok(status.success()), |why| Err(why.to_owned()))
+    None
 }
 
 /// Bounds a process's memory. Where the system can't, nothing is.

@@ -341,10 +341,14 @@ impl Reading<'_> {
     fn maybe(&mut self, image: &str, origin: Origin, why: &str) {
         let rendered = self.rendered.zip(Reference::parse(image).ok());
         // Whatever tag helm gave it: that one is known.
-        let same = |one: &Reference, other: &Reference| {
-            (&one.registry, &one.repository) == (&other.registry, &other.repository)
+        let is_known = |(rendered, image): (&BTreeSet<Reference>, Reference)| {
+            let first = Reference { tag: None, digest: None, ..image };
+            let next = rendered.range(&first..).next();
+            next.is_some_and(|next| {
+                (&next.registry, &next.repository) == (&first.registry, &first.repository)
+            })
         };
-        if !rendered.is_some_and(|(rendered, image)| rendered.iter().any(|one| same(one, &image))) {
+        if !rendered.is_some_and(is_known) {
             self.found.doubt(image, origin, why);
         }
     }
