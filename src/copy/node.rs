@@ -71,10 +71,12 @@ impl Node {
         }
     }
 
-    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is.
+    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is;
+    /// one within another of which nothing was, is left out.
     pub(super) fn prune(mut self) -> Result<Self> {
         let Kind::Index(index) = &self.kind else { return Ok(self) };
-        let children: Vec<Self> = self.children.into_iter().map(Self::prune).collect::<Result<_>>()?;
+        let children = self.children.into_iter().filter(|child| !child.is_bare());
+        let children: Vec<Self> = children.map(Self::prune).collect::<Result<_>>()?;
         let named = |child: &Self| {
             let now = child.raw.descriptor();
             child.entries.iter().map(|was| (was.clone(), now.clone())).collect::<Vec<_>>()
@@ -87,6 +89,12 @@ impl Node {
         }
         self.children = children;
         Ok(self)
+    }
+
+    /// Whether it is an index that names something, and nothing under it was selected.
+    fn is_bare(&self) -> bool {
+        let Kind::Index(index) = &self.kind else { return false };
+        !index.manifests.is_empty() && self.children.iter().all(Self::is_bare)
     }
 
     pub(super) fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {

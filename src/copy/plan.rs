@@ -86,6 +86,11 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         let root = self.node(raw, Vec::new(), 0).await?;
         let mut there = Vec::new();
         let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
+        if let Some(root) = root.as_ref().filter(|_| there.is_empty() && !artifacts)
+            && let Some(error) = self.nothing_held(root)
+        {
+            return Err(error);
+        }
         let missing = self.missing(&there, artifacts);
         if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
             return Err(self.no_platform(missing));
@@ -210,26 +215,31 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.node(raw, entries, depth + 1).await.map(Some)
         });
         let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
-        if self.engine.options.sparse && held.is_empty() && !self.offer_held(index).await {
-            let message = format!(
-                "nothing of it is there: none of the {} manifests that its index names",
-                index.manifests.len()
-            );
-            return Err(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source));
+        if self.engine.options.sparse && held.is_empty() {
+            self.offer_held(index).await;
         }
         Ok(held.into_iter().flatten().collect())
     }
 
-    /// Offers the platforms of a sparse index that are there; whether there are any, or it names none.
-    async fn offer_held(&self, index: &Index) -> bool {
-        let mut any = index.manifests.is_empty();
+    /// Offers the platforms of a sparse index that are there.
+    async fn offer_held(&self, index: &Index) {
         for entry in &index.manifests {
             if self.manifest(entry.digest).await.is_ok() {
-                any = true;
                 platforms_of(std::slice::from_ref(entry)).for_each(|platform| self.offer(platform));
             }
         }
-        any
+    }
+
+    /// The error for a sparse index of which no image is there at all, whatever was asked for.
+    fn nothing_held(&self, root: &Node) -> Option<Error> {
+        let Kind::Index(index) = &root.kind else { return None };
+        let offers = !self.offered.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if !self.engine.options.sparse || offers || index.manifests.is_empty() {
+            return None;
+        }
+        let count = index.manifests.len();
+        let message = format!("nothing of it is there: none of the {count} manifests that its index names");
+        Some(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source))
     }
 
     /// The entries that are asked for, those of one manifest together.
@@ -349,13 +359,24 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         match leaves.len() {
             1 => Ok(leaves.remove(0)),
             0 => Err(self.no_platform(self.asked())),
-            count => Err(Error::new(
-                ErrorKind::InvalidInput,
-                self.reference,
-                format!("it is to be one platform's manifest, and {count} were selected: {}", self.offered_names()),
-            )
-            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")),
+            count => Err(self.several(count, &leaves)),
         }
+    }
+
+    /// The error for several platforms where one's manifest is to be the image.
+    fn several(&self, count: usize, leaves: &[Node]) -> Error {
+        let mut selected = Vec::new();
+        leaves.iter().for_each(|leaf| {
+            leaf.platforms(&mut selected);
+        });
+        let selected: BTreeSet<String> = selected.iter().map(Platform::to_string).collect();
+        let selected: Vec<String> = selected.into_iter().collect();
+        let message = format!(
+            "it is to be one platform's manifest, and {count} were selected: {}",
+            selected.join(", ")
+        );
+        Error::new(ErrorKind::InvalidInput, self.reference, message)
+            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")
     }
 
     fn asked(&self) -> Vec<Platform> {

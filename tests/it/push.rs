@@ -133,6 +133,25 @@ fn a_registry_that_wants_indexes_whole_gets_them_pruned_or_flattened_or_the_user
     assert!(ran.stderr.contains("it is there for: linux/amd64"), "{}", ran.stderr);
 }
 
+/// An index of two indexes, one of which has nothing that was saved: the other is there all the same.
+#[test]
+fn an_index_of_indexes_is_pushed_as_far_as_it_is_there() {
+    let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
+    let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
+    home.save(tree.path(), "amd64", &[format!("{}/demo/nested:1.0", source.address)], &[], 0);
+    let (_, report) = push(&home, tree.path(), &["--index", "prune", &registry.address], 0);
+    assert_eq!(rows(&report)[0]["platforms"], serde_json::json!(["linux/amd64"]));
+    let index: Value = serde_json::from_str(&raw(&format!("{}/demo/nested:1.0", registry.address))).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "no index of nothing: {index:#}");
+    let flat = format!("{}/flat", registry.address);
+    push(&home, tree.path(), &["--index", "flatten", &flat], 0);
+    let (ran, _) = push(&home, tree.path(), &["--arch", "arm64", &flat], 1);
+    assert!(ran.stderr.contains("it is there for: linux/amd64"), "{}", ran.stderr);
+    // A registry that takes an index only whole is told of before.
+    let (ran, _) = push(&home, tree.path(), &["--dry-run", &registry.address], 0);
+    assert!(ran.stderr.contains("without linux/arm/v7, linux/arm64/v8"), "{}", ran.stderr);
+}
+
 #[test]
 fn passwords_and_tokens_are_shown_and_their_lack_is_told() {
     let (home, root, dir) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
