@@ -37,7 +37,12 @@ pub fn prepare(images: &[ArchiveImage], content: &Content<'_>, limit: u64) -> Pr
             measure(file, limit).map_err(|error| {
                 let told = Error::new(error.kind(), digest, error.message());
                 let too_large = error.kind() == ErrorKind::TooLarge;
-                if too_large { told.adding(", which is more than there is room for") } else { told }
+                match too_large {
+                    true => told
+                        .adding(", which is more than there is room for")
+                        .with_hint("free some space, or write to another disk"),
+                    false => told,
+                }
             })
         });
         (digest, found)

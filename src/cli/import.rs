@@ -51,7 +51,8 @@ pub(super) async fn run(args: &Args, global: &GlobalArgs, environment: &Environm
 }
 
 async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Result<Exit> {
-    let path = needed(args.path.as_ref(), "PATH", "an archive or the directory of an image layout")?;
+    let path =
+        needed(args.path.as_ref(), "PATH", "(an archive or the directory of an image layout; - is stdin)")?;
     let mut options =
         ImportOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to import into")?);
     options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;

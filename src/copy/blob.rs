@@ -233,7 +233,8 @@ pub(super) fn trickles(blob: &Descriptor, at: u64) -> Error {
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
 
-fn megabytes(bytes: u64) -> String {
+/// Bytes as messages tell them.
+pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 

@@ -24,6 +24,7 @@ mod stream;
 mod tally;
 mod upload;
 
+pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
 pub use options::{CopyOptions, IndexMode, MissingPlatform, PartPolicy};
 pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status, Verb};

@@ -15,7 +15,7 @@ use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
 use crate::copy::{
     ArchiveStep, CopyOptions, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent,
-    Status, Verb,
+    Status, Verb, megabytes,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
@@ -376,7 +376,8 @@ fn write(
     }
     let needed = prepared.size();
     if let Some(room) = room.filter(|room| *room < needed) {
-        let why = format!("the archive takes {needed} bytes, and the disk has room for {room}");
+        let (needed, room) = (megabytes(needed), megabytes(room));
+        let why = format!("the archive takes {needed}, and the disk has room for {room}");
         return Err(Error::new(ErrorKind::Storage, output.name(), why)
             .with_hint("free some space, or write to another disk"));
     }

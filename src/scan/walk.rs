@@ -40,9 +40,7 @@ pub struct ScanOptions<'a> {
 /// # Errors
 /// `InvalidInput` when there is no such file or directory. What can't be read below it is told in the result.
 pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
-    let kind = std::fs::metadata(root).map_err(|cause| {
-        Error::new(ErrorKind::InvalidInput, root.display(), format!("cannot be read: {cause}"))
-    })?;
+    let kind = std::fs::metadata(root).map_err(|cause| unreadable(root, &cause))?;
     let mut found = Found::default();
     if kind.is_dir() && root.join(BUILD_FILE).is_file() {
         found.note(
@@ -63,13 +61,18 @@ pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
     Ok(found)
 }
 
+fn unreadable(root: &Path, cause: &std::io::Error) -> Error {
+    Error::new(ErrorKind::InvalidInput, root.display(), format!("cannot be read: {cause}"))
+}
+
 /// Finds the images of a build context: those that its manifests and charts name.
 ///
 /// # Errors
 /// `InvalidInput` when it is no build context. What can't be read below it is told in the result.
 pub fn context(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
+    std::fs::metadata(root).map_err(|cause| unreadable(root, &cause))?;
     if !CONTEXT.iter().any(|part| root.join(part).is_dir()) {
-        let why = "this is no build context: there is no manifests and no charts directory in it";
+        let why = "this is no build context: there is neither a manifests nor a charts directory in it";
         return Err(Error::new(ErrorKind::InvalidInput, root.display(), why)
             .with_hint("name the directory that the Kubefile is in; saver scan looks for images anywhere"));
     }

@@ -117,6 +117,8 @@ fn what_is_wrong_is_told_before_anything_is_fetched() {
     home.write("empty/x", "");
     let ran = run(&mut home.saver(["build-context", "empty", "--arch", "amd64"])).expect(2);
     assert!(ran.stderr.contains("no build context"), "{}", ran.stderr);
+    let ran = run(&mut home.saver(["build-context", "nowhere", "--arch", "amd64"])).expect(2);
+    assert!(ran.stderr.contains("nowhere: cannot be read: No such file"), "{}", ran.stderr);
     home.write("none/manifests/a.yaml", "a: 1\n");
     let ran = run(&mut home.saver(["build-context", "none", "--arch", "amd64"])).expect(0);
     assert!(ran.stderr.contains("no images"), "{}", ran.stderr);
