@@ -43,19 +43,24 @@ pub(super) fn scan(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Ref
 /// The directories of subcharts by those that helm tells: it names each by its alias, or by its name.
 fn names(chart: &Chart) -> HashMap<String, String> {
     let mut names = HashMap::new();
+    // One directory may have many names: what is in it is read once.
+    let mut read: HashMap<String, Arc<Meta>> = HashMap::new();
+    let mut meta = |dir: &str| match read.get(dir) {
+        Some(known) => known.clone(),
+        None => read.entry(dir.to_owned()).or_insert(Arc::new(Meta::read(chart, dir))).clone(),
+    };
     let mut open = vec![(String::new(), String::new())];
     while let Some((told, dir)) = open.pop() {
-        let parent = meta(chart, &dir);
+        let parent = meta(&dir);
         for below in chart.subcharts(&dir) {
             let real = format!("{dir}charts/{below}/");
-            let own = meta(chart, &real);
-            let name = own.first().and_then(|meta| meta.text_of("name")).unwrap_or(&below).to_owned();
-            let listed = parent.iter().filter_map(|meta| meta.get("dependencies"));
-            let same = listed.flat_map(|list| list.items()).filter(|one| one.text_of("name") == Some(&name));
-            let aliases = same.filter_map(|one| one.text_of("alias"));
-            for name in aliases.chain([name.as_str()]) {
+            let name = meta(&real).name.clone().unwrap_or(below);
+            for name in parent.aliases.get(&name).into_iter().flatten().chain([&name]) {
                 let told = format!("{told}charts/{name}/");
-                if names.len() < MAX_NAMES && !names.contains_key(&told) {
+                if names.len() >= MAX_NAMES {
+                    return names;
+                }
+                if !names.contains_key(&told) {
                     names.insert(told.clone(), real.clone());
                     open.push((told, real.clone()));
                 }
@@ -66,10 +71,26 @@ fn names(chart: &Chart) -> HashMap<String, String> {
 }
 
 /// What a chart says of itself and of its subcharts.
-fn meta(chart: &Chart, dir: &str) -> Vec<Arc<yaml::Node>> {
-    let files = ["Chart.yaml", "requirements.yaml"].map(|file| chart.text(&format!("{dir}{file}")));
-    let read = files.iter().flatten().map(|text| yaml::read(text.trim_start_matches('\u{feff}')));
-    read.filter_map(|read| read.documents.into_iter().next()).collect()
+struct Meta {
+    name: Option<String>,
+    /// The other names of subcharts, by the names that they have of their own.
+    aliases: HashMap<String, BTreeSet<String>>,
+}
+
+impl Meta {
+    fn read(chart: &Chart, dir: &str) -> Self {
+        let files = ["Chart.yaml", "requirements.yaml"].map(|file| chart.text(&format!("{dir}{file}")));
+        let read = files.iter().flatten().map(|text| yaml::read(text.trim_start_matches('\u{feff}')));
+        let read: Vec<_> = read.filter_map(|read| read.documents.into_iter().next()).collect();
+        let mut aliases: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for listed in read.iter().filter_map(|meta| meta.get("dependencies")).flat_map(|list| list.items()) {
+            if let (Some(name), Some(alias)) = (listed.text_of("name"), listed.text_of("alias")) {
+                aliases.entry(name.to_owned()).or_default().insert(alias.to_owned());
+            }
+        }
+        let name = read.first().and_then(|meta| meta.text_of("name")).map(str::to_owned);
+        Self { name, aliases }
+    }
 }
 
 /// The path of the file that helm means.
@@ -107,5 +128,21 @@ mod tests {
         ] {
             assert_eq!(real(&names, told), expected);
         }
+    }
+
+    #[test]
+    fn a_chart_of_many_names_is_read_once() {
+        let aliases: String =
+            (0..MAX_NAMES / 2).map(|at| format!("- {{name: db, alias: a{at}}}\n")).collect();
+        let long = format!("name: x\nnotes:\n{}", "- a line\n".repeat(500));
+        let mut files = vec![
+            ("Chart.yaml".to_owned(), format!("name: c\ndependencies:\n{aliases}")),
+            ("charts/db/Chart.yaml".to_owned(), "name: db\n".to_owned()),
+        ];
+        files.extend((0..100).map(|at| (format!("charts/db/charts/s{at}/Chart.yaml"), long.clone())));
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
+        let start = std::time::Instant::now();
+        assert_eq!(names(&Chart::of("c", &files)).len(), MAX_NAMES);
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
     }
 }
