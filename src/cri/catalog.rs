@@ -62,6 +62,20 @@ impl Room {
     fn is_of(&self, shelf: &Arc<Shelf>) -> bool {
         self.is_complete && Arc::ptr_eq(&self.shelf, shelf)
     }
+
+    /// All that bears on which image `root` stands for.
+    fn nodes_below(&self, root: &Digest) -> Vec<&Node> {
+        let (mut nodes, mut seen, mut open) = (Vec::new(), HashSet::new(), vec![root]);
+        while let Some(digest) = open.pop() {
+            if let Some(node) = self.nodes.get(digest).filter(|_| seen.insert(digest)) {
+                if let Node::Index { chosen, .. } = &**node {
+                    open.extend(chosen);
+                }
+                nodes.push(&**node);
+            }
+        }
+        nodes
+    }
 }
 
 impl Known {
@@ -145,9 +159,9 @@ impl Catalog {
             Ok(Some(found)) => {
                 for (repository, root) in &found.image.roots {
                     places.push(repository.clone());
-                    let node = known.rooms.get(repository).and_then(|room| room.nodes.get(root));
-                    let blobs =
-                        found.image.facts.blobs().chain(node.into_iter().flat_map(|node| node.blobs()));
+                    let nodes =
+                        known.rooms.get(repository).map_or_else(Vec::new, |room| room.nodes_below(root));
+                    let blobs = nodes.into_iter().flat_map(Node::blobs);
                     if !all(blobs, |blob| known.sizes.is_as_it_was(&self.store, &blob.digest))? {
                         return Ok(false);
                     }
@@ -342,73 +356,11 @@ impl Resolving<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::{Driver, Entry, EntryKind, FreeSpace, FsDriver, Partial, Stamp};
     use crate::oci::media_type;
-    use crate::store::StoreOptions;
+    use crate::store::failing::{self, Broken};
     use serde_json::{Value, json};
+    use std::fs;
     use std::path::{Path, PathBuf};
-    use std::{fs, io};
-
-    /// A driver that can't tell the size of one blob for as long as that is set.
-    struct Failing(FsDriver, Broken);
-    type Broken = Arc<Mutex<Option<Digest>>>;
-
-    impl Driver for Failing {
-        fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-            self.0.read(path, limit)
-        }
-        fn size(&self, path: &str) -> io::Result<Option<u64>> {
-            match &*self.1.lock().unwrap() {
-                Some(broken) if path.contains(&broken.hex()) => Err(io::Error::other("no size now")),
-                _ => self.0.size(path),
-            }
-        }
-        fn open(&self, path: &str) -> io::Result<Option<(fs::File, u64)>> {
-            self.0.open(path)
-        }
-        fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
-            self.0.list(path)
-        }
-        fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
-            self.0.kind(path)
-        }
-        fn stamp(&self, path: &str) -> io::Result<Stamp> {
-            self.0.stamp(path)
-        }
-        fn create_dir(&self, path: &str) -> io::Result<()> {
-            self.0.create_dir(path)
-        }
-        fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
-            self.0.set_aside(path, to)
-        }
-        fn stage_area(&self, parent: &str) -> io::Result<String> {
-            self.0.stage_area(parent)
-        }
-        fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
-            self.0.stage(path, content)
-        }
-        fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
-            self.0.publish(staged, path)
-        }
-        fn remove(&self, path: &str) -> io::Result<()> {
-            self.0.remove(path)
-        }
-        fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
-            self.0.partial(path, size)
-        }
-        fn barrier(&self) -> io::Result<()> {
-            self.0.barrier()
-        }
-        fn lock_file(&self, path: &str) -> io::Result<Option<fs::File>> {
-            self.0.lock_file(path)
-        }
-        fn free_space(&self) -> io::Result<FreeSpace> {
-            self.0.free_space()
-        }
-        fn location(&self, path: &str) -> String {
-            self.0.location(path)
-        }
-    }
 
     /// A tree that is written by hand.
     struct Tree(tempfile::TempDir);
@@ -417,8 +369,7 @@ mod tests {
         /// A catalog, and what makes its driver fail.
         fn catalog(&self) -> (Catalog, Broken) {
             let broken = Broken::default();
-            let driver = Failing(FsDriver::open(self.0.path()).unwrap(), broken.clone());
-            let store = Store::with_driver(Arc::new(driver), StoreOptions::default());
+            let store = failing::open(self.0.path(), broken.clone()).unwrap();
             (Catalog::new(store, Platform::new("linux", "amd64")), broken)
         }
 
@@ -454,8 +405,8 @@ mod tests {
             json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
         }
 
-        /// An image with one layer; the layer's digest.
-        fn image(&self, layer: &[u8]) -> Digest {
+        /// An image with one layer: its manifest, and the layer's digest.
+        fn image(&self, layer: &[u8]) -> (Value, Digest) {
             let digest = self.add(layer, &["_layers"]);
             let config = json!({
                 "architecture": "amd64", "os": "linux",
@@ -466,8 +417,7 @@ mod tests {
             let manifest = json!({
                 "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [layer],
             });
-            self.add_json(&manifest, &["_manifests/revisions"]);
-            digest
+            (self.add_json(&manifest, &["_manifests/revisions"]), digest)
         }
 
         fn index(&self, entries: &[Value]) -> Value {
@@ -484,10 +434,10 @@ mod tests {
     #[test]
     fn after_a_reading_that_failed_nothing_old_is_told() {
         let tree = Tree(tempfile::tempdir().unwrap());
-        let first = tree.image(b"one");
+        let (_, first) = tree.image(b"one");
         let (catalog, broken) = tree.catalog();
         assert_eq!(count(&catalog).unwrap(), 1);
-        let second = tree.image(b"other");
+        let (_, second) = tree.image(b"other");
         // On its way from what was known, and beyond that.
         for layer in [first, second] {
             *broken.lock().unwrap() = Some(layer);
@@ -496,6 +446,24 @@ mod tests {
         *broken.lock().unwrap() = None;
         assert_eq!(count(&catalog).unwrap(), 2);
         assert_eq!(catalog.read_for("a:v1", catalog.begun()).unwrap().images().count(), 2);
+    }
+
+    /// Of one image's status too, which proves no more than it must.
+    #[test]
+    fn an_image_without_an_index_on_the_way_to_it_is_not_there() {
+        let tree = Tree(tempfile::tempdir().unwrap());
+        let between = tree.index(&[tree.image(b"one").0]);
+        let root = tree.index(std::slice::from_ref(&between));
+        let catalog = tree.catalog().0;
+        let name = format!("a@{}", root["digest"].as_str().unwrap());
+        let is_there = || {
+            let snapshot = catalog.read_for(&name, catalog.begun()).unwrap();
+            snapshot.find(&name).unwrap().is_some()
+        };
+        assert!(is_there() && is_there());
+        let between = between["digest"].as_str().unwrap().parse().unwrap();
+        fs::remove_file(tree.blob_dir(&between).join("data")).unwrap();
+        assert!(!is_there());
     }
 
     #[test]

@@ -15,6 +15,8 @@
 
 pub mod census;
 pub mod document;
+#[cfg(test)]
+pub(crate) mod failing;
 pub mod link;
 pub mod lock;
 mod partial;
