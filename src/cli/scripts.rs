@@ -30,7 +30,8 @@ pub(super) fn man(command: Option<&str>) -> Exit {
     };
     let mut page = Vec::new();
     // Writing to memory does not fail.
-    let _ = clap_mangen::Man::new(described).render(&mut page);
+    let source = concat!("saver ", env!("CARGO_PKG_VERSION"));
+    let _ = clap_mangen::Man::new(described).source(source).render(&mut page);
     output::stdout(tidy(&String::from_utf8_lossy(&page)).as_bytes())
 }
 

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use telling::{Step, Telling, Watched, interrupted};
 use tokio_util::sync::CancellationToken;
 
@@ -291,7 +292,10 @@ impl Export {
             give_up(&mut report, numbers.into_iter());
             return Ok(Exported { report, archive_bytes: None });
         }
-        let (outcomes, archive_bytes) = match self.written(images, store, output).await {
+        let began = Instant::now();
+        let written = self.written(images, store, output).await;
+        take_time(&mut report, &numbers, began.elapsed().as_secs_f64());
+        let (outcomes, archive_bytes) = match written {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::Defect => return Err(error),
             Err(error) => {
@@ -336,6 +340,12 @@ impl Export {
         };
         rows.filter_map(of_row).unzip()
     }
+}
+
+/// An archive's images are there when all of it is: its making is part of each one's time.
+fn take_time(report: &mut Report, rows: &[usize], seconds: f64) {
+    report.seconds += seconds;
+    rows.iter().for_each(|row| report.images[*row].seconds += seconds);
 }
 
 /// What an image is listed as in a layout; none where the place tells as well.

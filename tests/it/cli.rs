@@ -183,6 +183,7 @@ fn completions_and_the_manual_are_made() {
         "{page}"
     );
     let page = place.run(&["man", "verify"]).expect(0).out;
+    assert!(page.contains(concat!("\"saver ", env!("CARGO_PKG_VERSION"), "\"")), "{page}");
     assert!(page.contains(".TH saver-verify 1") && page.contains("\\-\\-deep"), "{page}");
     place.run(&["man", "nothing"]).expect(2);
     place.run(&["completions", "tcsh"]).expect(2);

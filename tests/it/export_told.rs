@@ -93,6 +93,12 @@ fn the_steps_of_an_archive_are_told_and_its_images_after_them() {
         at("run-finished", ""),
     ];
     assert!(order.is_sorted(), "{order:?}");
+    // The making of the archive is part of its images' time, and of the run's.
+    let number = |event: usize, field: &str| events[event][field].as_f64().unwrap();
+    let made = number(order[3], "elapsed") - number(order[0], "elapsed");
+    for event in [order[4], order[5]] {
+        assert!(number(event, "seconds") >= made - 0.002, "{made}: {:#}", events[event]);
+    }
     let length = fs::metadata(bench.path("a.tar")).unwrap().len();
     let written =
         events.iter().filter(|event| event["event"] == "archive-advanced" && event["step"] == "writing");
