@@ -1,4 +1,4 @@
-//! What is shown of a run, from its begin to its exit code, whatever the verb.
+//! What is shown of a run, from its beginning to its exit code, whatever the verb.
 
 use super::args::{GlobalArgs, ProgressMode};
 use super::exit::Exit;
