@@ -61,21 +61,13 @@ pub(super) fn settle(all: Parsed, screen: &Screen, quiet: bool) -> Result<Vec<En
         for problem in &all.problems {
             output::stderr(&clean(&problem.to_string()));
         }
-        let told = format!("{} wrong; nothing was done", are(all.problems.len()));
+        let told = format!("{}; nothing was done", count(all.problems.len(), "problem"));
         return Err(Error::new(ErrorKind::InvalidInput, "", told));
     }
     if !quiet {
         tell_notes(&all.notes, screen);
     }
     Ok(all.entries)
-}
-
-fn are(problems: usize) -> String {
-    format!(
-        "{} {}",
-        count(problems, "entry").replace("entrys", "entries"),
-        if problems == 1 { "is" } else { "are" }
-    )
 }
 
 fn tell_notes(notes: &[Remark], screen: &Screen) {

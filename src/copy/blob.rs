@@ -108,10 +108,10 @@ impl<K: Sink> Engine<K> {
             true => (ErrorKind::TooLarge, "the whole disk"),
             false => (ErrorKind::Storage, "the disk"),
         };
+        let lacking = megabytes(needed.saturating_sub(room.free));
         let message = format!(
-            "does not fit: {} are to come, and {place} has room for {}",
-            megabytes(needed),
-            megabytes(room.free)
+            "does not fit: {} are to come, {lacking} more than {place} has room for",
+            megabytes(needed)
         );
         Err(Error::new(kind, blob.digest, message)
             .on(Side::Sink)

@@ -224,7 +224,7 @@ mod tests {
     use crate::content::memory::Memory;
     use crate::content::retry::RetryPolicy;
     use crate::content::{BlobStream, Place, Resolved, Target};
-    use crate::copy::{CopyOptions, Image, PartPolicy, Report, Silent};
+    use crate::copy::{CopyOptions, Event, Image, Observer, PartPolicy, Report, Silent};
     use crate::oci::{RawManifest, Repository, Tag};
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;
@@ -345,10 +345,14 @@ mod tests {
         }
 
         async fn run_until(&self, cancel: &CancellationToken) -> Report {
+            self.run_observed(cancel, Arc::new(Silent)).await
+        }
+
+        async fn run_observed(&self, cancel: &CancellationToken, observer: Arc<dyn Observer>) -> Report {
             let retry =
                 RetryPolicy { first_delay: Duration::ZERO, retries: self.retries, ..RetryPolicy::default() };
             let options = CopyOptions { retry, parts: self.parts.clone(), ..CopyOptions::default() };
-            let engine = Engine::new(Arc::new(self.sink.clone()), options, Arc::new(Silent)).unwrap();
+            let engine = Engine::new(Arc::new(self.sink.clone()), options, observer).unwrap();
             let image = Image {
                 source: self.source.clone(),
                 reference: Reference::parse("r.io/a/b:v1").unwrap(),
@@ -474,5 +478,23 @@ mod tests {
         scene.parts.least = u64::MAX;
         scene.saves().await;
         assert_eq!(scene.asked(), [(0, None)]);
+    }
+
+    /// Interrupts the run when its image is done.
+    struct Late(CancellationToken);
+
+    impl Observer for Late {
+        fn event(&self, event: &Event<'_>) {
+            if matches!(event, Event::ImageFinished { .. }) {
+                self.0.cancel();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_interruption_that_comes_too_late_ends_nothing() {
+        let (scene, cancel) = (Scene::new(|_, _| Fate::Good), CancellationToken::new());
+        let report = scene.run_observed(&cancel, Arc::new(Late(cancel.clone()))).await;
+        assert!(cancel.is_cancelled() && report.is_success(), "{report:?}");
     }
 }

@@ -67,7 +67,9 @@ impl<K: Sink> Engine<K> {
             async move { engine.copy(image, &stop, turn).await }
         };
         let images = lane::each(self.jobs(), images, work).await;
-        let aborted = stop.cause(cancel);
+        // What came too late to keep any image from its end has ended nothing.
+        let is_whole = images.iter().all(|image| image.error.is_none());
+        let aborted = stop.cause(cancel).filter(|_| !is_whole);
         Report {
             schema: Report::SCHEMA,
             bytes_fetched: sum(images.iter().map(|image| image.bytes_fetched)),

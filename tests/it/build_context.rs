@@ -105,7 +105,7 @@ fn what_is_wrong_is_told_before_anything_is_fetched() {
     home.write("context/manifests/imageList", "Bad\ngood:1\nworse:\n");
     let ran = build(&home, &[], 2);
     assert!(ran.stderr.contains("imageList:1: ") && ran.stderr.contains("imageList:3: "), "{}", ran.stderr);
-    assert!(ran.stderr.contains("2 entries are wrong; nothing was done") && !path.join("registry").exists());
+    assert!(ran.stderr.contains("2 problems; nothing was done") && !path.join("registry").exists());
     home.write("context/manifests/imageList", "good:1\n");
     home.write("elsewhere/x", "");
     for (link, dir) in [("registry", "registry"), ("out", "out/below")] {
