@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -16,8 +17,8 @@ LINK_IDLE, TAIL_IDLE = 0.08, 0.08
 """Of a distant link, over the whole run and in the last tenth of it."""
 FIRST_BLOB = 6
 """Round trips from the program's start until a layer's first byte."""
-PIPELINING = 1.3
-"""Time of a run of small images, of requests x round trip / connections."""
+PIPELINING, AGAIN = 1.3, 1.2
+"""Time of a run of small images, and of one with nothing to do, of requests x round trip / connections."""
 
 
 def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
@@ -32,7 +33,8 @@ def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     }.items():
         source = Source(args.work, f"distant-{name.replace(' ', '-')}", profile)
         total = source.warm()
-        runs = [distant_run(args, source, scratch) for _ in range(args.rounds)]
+        outs = [Path(tempfile.mkdtemp(prefix="out-", dir=scratch)) for _ in range(args.rounds)]
+        runs = [distant_run(args, source, out) for out in outs]
         run = sorted(runs, key=lambda run: run.wall)[len(runs) // 2]
         share = run.share(total)
         print(f"{name:<22}{run.wall:>8.2f}{share:>11.2f}{run.last_tenth():>12.2f}"
@@ -40,6 +42,9 @@ def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
         if name == "1000 small images":
             what = f"{name}, of requests x round trip / {run.most_open}"
             found.append(Bar(what, run.pipelining(), PIPELINING))
+            again = distant_run(args, source, outs[0])
+            what = f"{name}, nothing to do, of requests x round trip / {again.most_open}"
+            found.append(Bar(what, again.pipelining(), AGAIN))
             continue
         if name == "mixed":
             found.append(Bar(f"{name}: link left idle", 1 - share, LINK_IDLE))
@@ -52,13 +57,13 @@ def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     return found
 
 
-def distant_run(args: argparse.Namespace, source: Source, scratch: Path) -> far.Passed:
-    """One run over a link of its own."""
-    scratch = Path(tempfile.mkdtemp(prefix="distant-", dir=scratch))
+def distant_run(args: argparse.Namespace, source: Source, out: Path) -> far.Passed:
+    """One run into `out`, over a link of its own."""
+    scratch = Path(tempfile.mkdtemp(prefix="distant-", dir=out.parent))
     with source.serve("nginx", scratch, args.saver) as server:
         with far.Link(server.address, scratch) as link:
             ways = Ways(args.saver, source, link.address, scratch)
-            out = ways.fresh("distant")
+            os.sync()
             begun = time.time()
             cost = ways.save_into(out, "--plain-http", link.address)
         return link.passed(begun, cost.wall)
