@@ -3,7 +3,7 @@
 use super::config::Environment;
 use super::interrupt::Guard;
 use crate::error::Result as Outcome;
-use crate::scan::{Chart, Render};
+use crate::scan::{Chart, MAX_CHART_BYTES, Render};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 #[cfg(target_os = "linux")]
 use rustix::process::{Resource, Rlimit};
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How long one chart may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most that it may print on stdout, and on stderr, in bytes.
-const MAX_OUTPUT: u64 = 64 << 20;
+/// The most that it may print on stdout, and on stderr, in bytes: as much as is read of it.
+const MAX_OUTPUT: u64 = MAX_CHART_BYTES as u64;
 /// The most memory that it may have for its data, in bytes. A template that repeats a text a few thousand million times
 /// takes all there is otherwise.
 const MAX_MEMORY: u64 = 2 << 30;

@@ -104,11 +104,11 @@ impl<K: Sink> Engine<K> {
             return Ok(());
         }
         // What no emptying makes room for is one image's trouble, true or made up; else the disk is full.
-        let (kind, place) = match needed > room.total {
-            true => (ErrorKind::TooLarge, "the whole disk"),
-            false => (ErrorKind::Storage, "the disk"),
+        let (kind, place, bytes) = match needed > room.total {
+            true => (ErrorKind::TooLarge, "the whole disk", room.total),
+            false => (ErrorKind::Storage, "the disk", room.free),
         };
-        let lacking = megabytes(needed.saturating_sub(room.free));
+        let lacking = megabytes(needed - bytes);
         let message = format!(
             "does not fit: {} are to come, {lacking} more than {place} has room for",
             megabytes(needed)

@@ -68,7 +68,7 @@ impl<K: Sink> Engine<K> {
         };
         let images = lane::each(self.jobs(), images, work).await;
         // What came too late to keep any image from its end has ended nothing.
-        let is_whole = images.iter().all(|image| image.error.is_none());
+        let is_whole = images.iter().all(|image| image.status != Status::Failed);
         let aborted = stop.cause(cancel).filter(|_| !is_whole);
         Report {
             schema: Report::SCHEMA,

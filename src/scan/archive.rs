@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path};
 
-/// The most that one chart may hold, with its subcharts, in bytes.
-pub(super) const MAX_CHART_BYTES: usize = 64 << 20;
+/// The most that one chart may hold, with its subcharts, and that it may be rendered to, in bytes.
+pub(crate) const MAX_CHART_BYTES: usize = 64 << 20;
 /// The most files that one chart may hold.
 pub(super) const MAX_CHART_FILES: usize = 20_000;
 

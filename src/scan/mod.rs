@@ -16,6 +16,7 @@ mod setting;
 mod values;
 mod walk;
 
+pub(crate) use archive::MAX_CHART_BYTES;
 pub use chart::{Chart, Render};
 pub use ignore::Ignore;
 pub use review::Review;
