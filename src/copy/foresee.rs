@@ -22,8 +22,9 @@ impl<K: Sink> Engine<K> {
     ) -> Plan {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
-        let work = |image, turn| {
-            let (engine, token) = (self.clone(), cancel.clone());
+        let (engine, token) = (self.clone(), cancel.clone());
+        let work = move |image, turn| {
+            let (engine, token) = (engine.clone(), token.clone());
             async move { engine.foresee(image, &token, turn).await }
         };
         let images = lane::each(self.jobs(), images, work).await;

@@ -73,9 +73,10 @@ impl Lane {
 pub(crate) async fn each<S, R, F>(
     jobs: usize,
     images: Vec<Image<S>>,
-    work: impl Fn(Image<S>, Turn) -> F,
+    work: impl Fn(Image<S>, Turn) -> F + Clone + Send + 'static,
 ) -> Vec<R>
 where
+    S: Send + Sync + 'static,
     R: Send + 'static,
     F: Future<Output = R> + Send + 'static,
 {
@@ -90,8 +91,15 @@ where
         }
         lanes[lane].push((number, image));
     }
-    let lanes = lanes.into_iter().map(|images| in_lane(Arc::new(Lane::new(jobs)), images, &work));
-    let mut rows: Vec<(usize, R)> = futures::future::join_all(lanes).await.into_iter().flatten().collect();
+    // Among the runtime's own tasks, which wake each other cheaply: the thread that waits for the run is woken at its end.
+    let mut tasks = JoinSet::new();
+    for images in lanes {
+        tasks.spawn(in_lane(Arc::new(Lane::new(jobs)), images, work.clone()));
+    }
+    let mut rows = Vec::new();
+    while let Some(joined) = tasks.join_next().await {
+        rows.extend(finished(joined).into_iter().flatten());
+    }
     rows.sort_by_key(|(number, _)| *number);
     rows.into_iter().map(|(_, row)| row).collect()
 }
@@ -99,7 +107,7 @@ where
 async fn in_lane<S, R, F>(
     lane: Arc<Lane>,
     images: Vec<(usize, Image<S>)>,
-    work: &impl Fn(Image<S>, Turn) -> F,
+    work: impl Fn(Image<S>, Turn) -> F,
 ) -> Vec<(usize, R)>
 where
     R: Send + 'static,
@@ -107,27 +115,32 @@ where
 {
     let mut rows = Vec::with_capacity(images.len());
     let mut tasks = JoinSet::new();
-    let mut keep = |joined: Result<(usize, R), JoinError>| match joined {
-        Ok(row) => rows.push(row),
-        // An observer's, most likely: a row left out would hide an image.
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => {}
-    };
     for (number, image) in images {
         let Ok(in_hand) = lane.in_hand.clone().acquire_owned().await else { break };
-        let done = work(image, Turn { lane: lane.clone(), in_hand });
+        // It is large, and a task is moved some times before it runs.
+        let done = Box::pin(work(image, Turn { lane: lane.clone(), in_hand }));
         tasks.spawn(async move { (number, done.await) });
         while tasks.len() >= IN_ALL
             && let Some(joined) = tasks.join_next().await
         {
-            keep(joined);
+            rows.extend(finished(joined));
         }
         while let Some(joined) = tasks.try_join_next() {
-            keep(joined);
+            rows.extend(finished(joined));
         }
     }
     while let Some(joined) = tasks.join_next().await {
-        keep(joined);
+        rows.extend(finished(joined));
     }
     rows
+}
+
+/// What a task brought; none when it was ended from outside.
+fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
+    match joined {
+        Ok(brought) => Some(brought),
+        // An observer's, most likely: a row left out would hide an image.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
+    }
 }
