@@ -142,9 +142,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         };
         let fetch = || async move {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
-            if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == digest)
-                && let Ok(raw) = RawManifest::new(bytes, None)
-            {
+            if let Some(Ok(raw)) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
                 self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
                 return Ok::<_, Error>(Arc::new(raw));
             }

@@ -115,7 +115,7 @@ fn facts(raw: &RawManifest, image: &ImageManifest, platform: &PlatformSet, confi
 /// `Storage` when it can't be read.
 pub(super) fn manifest(store: &Store, digest: &Digest) -> Result<Option<RawManifest>> {
     let Some(bytes) = store.read_content(digest, MAX_MANIFEST_SIZE)? else { return Ok(None) };
-    Ok(RawManifest::new(bytes, None).ok().filter(|raw| raw.digest == *digest))
+    Ok(RawManifest::verified(bytes, *digest).ok())
 }
 
 /// A configuration, as it is; none when it is not there or has other bytes.

@@ -33,7 +33,23 @@ impl RawManifest {
     /// # Errors
     /// `Unsupported` for schema 1 and unknown types, `Corrupt` for what is not a manifest at all.
     pub fn new(bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
-        let digest = Digest::of(&bytes);
+        Self::hashed(Digest::of(&bytes), bytes, content_type)
+    }
+
+    /// The manifest `digest`, of content that is to have it.
+    ///
+    /// # Errors
+    /// As [`RawManifest::new`]; `Corrupt` for other content.
+    pub fn verified(bytes: Bytes, digest: Digest) -> Result<Self> {
+        let found = Digest::of(&bytes);
+        if found != digest {
+            let message = format!("its bytes hash to {found}");
+            return Err(Error::new(ErrorKind::Corrupt, format!("manifest {digest}"), message));
+        }
+        Self::hashed(digest, bytes, None)
+    }
+
+    fn hashed(digest: Digest, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
         let (media_type, _) = read(&bytes, digest, content_type)?;
         Ok(Self { digest, media_type, bytes })
     }
@@ -231,6 +247,16 @@ mod tests {
 
     fn descriptor(media_type: &str) -> String {
         format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":2}}"#, Digest::of(b"{}"))
+    }
+
+    #[test]
+    fn content_is_a_manifest_only_under_its_own_digest() {
+        let json = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let right = raw(json, None).unwrap();
+        assert_eq!(RawManifest::verified(json.into(), right.digest).unwrap(), right);
+        let error = RawManifest::verified(json.into(), Digest::of(b"another")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&right.digest.to_string()), "{error}");
     }
 
     #[test]

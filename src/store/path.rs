@@ -19,6 +19,8 @@
 //!
 //! Names reach this file only as [`Repository`], [`Tag`] and [`Digest`], whose grammars have no
 //! empty, `.` or `..` component, no backslash and no NUL: no path leaves the store's directory.
+//!
+//! Paths are joined, not formatted: an image that is there already costs a dozen of them and little else.
 
 pub(super) use crate::driver::parent;
 use crate::oci::{Digest, Repository, Tag};
@@ -67,12 +69,12 @@ pub(crate) fn trunk() -> impl Iterator<Item = &'static str> {
 /// The content of `digest`.
 pub(crate) fn data(digest: &Digest) -> String {
     let hex = digest.hex();
-    format!("{BLOBS}/sha256/{}/{hex}/{DATA}", &hex[..2])
+    [BLOBS, SHA256, &hex[..2], &hex, DATA].join("/")
 }
 
 /// The repository's own directory.
 pub(crate) fn repository(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}")
+    [REPOSITORIES, repository.as_str()].join("/")
 }
 
 /// The directory of a blob's content.
@@ -82,62 +84,62 @@ pub(crate) fn blob(digest: &Digest) -> String {
 
 /// The directory of a repository's manifests and tags.
 pub(crate) fn manifests(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}/{MANIFESTS}")
+    [REPOSITORIES, repository.as_str(), MANIFESTS].join("/")
 }
 
 /// Where a repair puts what stands at `path`.
 pub(crate) fn damaged(path: &str) -> String {
-    format!("{DAMAGED}/{path}")
+    [DAMAGED, path].join("/")
 }
 
 /// The directory of the repository's blob links.
 pub(crate) fn layers(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}/{LAYERS}")
+    [REPOSITORIES, repository.as_str(), LAYERS].join("/")
 }
 
 /// The directory of the links that [`layer_link`] names.
 pub(crate) fn layer_links(repository: &Repository) -> String {
-    format!("{}/{SHA256}", layers(repository))
+    [&layers(repository), SHA256].join("/")
 }
 
 /// The link that lets the repository serve `digest` as a blob.
 pub(crate) fn layer_link(repository: &Repository, digest: &Digest) -> String {
-    format!("{}/{}/{LINK}", layer_links(repository), digest.hex())
+    [&layer_links(repository), &digest.hex(), LINK].join("/")
 }
 
 /// The directory of the repository's revision links.
 pub(crate) fn revisions(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}/{MANIFESTS}/revisions/sha256")
+    [REPOSITORIES, repository.as_str(), MANIFESTS, "revisions", SHA256].join("/")
 }
 
 /// The link that lets the repository serve `digest` as a manifest.
 pub(crate) fn revision_link(repository: &Repository, digest: &Digest) -> String {
-    format!("{}/{}/{LINK}", revisions(repository), digest.hex())
+    [&revisions(repository), &digest.hex(), LINK].join("/")
 }
 
 /// The directory of the repository's tags.
 pub(crate) fn tags(repository: &Repository) -> String {
-    format!("{REPOSITORIES}/{repository}/{MANIFESTS}/tags")
+    [REPOSITORIES, repository.as_str(), MANIFESTS, "tags"].join("/")
 }
 
 /// The directory of what the tag has named.
 pub(crate) fn tag_history(repository: &Repository, name: &Tag) -> String {
-    format!("{}/index/{SHA256}", tag(repository, name))
+    [&tag(repository, name), "index", SHA256].join("/")
 }
 
 /// One tag's directory.
 pub(crate) fn tag(repository: &Repository, tag: &Tag) -> String {
-    format!("{}/{tag}", tags(repository))
+    [&tags(repository), tag.as_str()].join("/")
 }
 
 /// What the tag names now.
 pub(crate) fn tag_current(repository: &Repository, name: &Tag) -> String {
-    format!("{}/current/{LINK}", tag(repository, name))
+    [&tag(repository, name), "current", LINK].join("/")
 }
 
 /// That the tag names, or has named, `digest`.
 pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) -> String {
-    format!("{}/index/sha256/{}/{LINK}", tag(repository, name), digest.hex())
+    [&tag_history(repository, name), &digest.hex(), LINK].join("/")
 }
 
 /// Where the blob `digest` is received. The size that was announced is part of the name, so that a lie about it harms no
