@@ -1,38 +1,31 @@
 //! One place that answers for repositories: the registry itself or a mirror.
 
 use super::auth::{Auth, Authorization, Context, Rights};
+use super::base::{self, Base};
 use super::credential::CredentialSource;
 use super::failure::{self, failure};
 use super::limit::{Gate, Limit, Permit, Turn};
 use super::options::SessionOptions;
-use super::probe::{Speaks, probe};
 use super::redirect;
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode, Version};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::OnceCell;
 use url::Url;
 
 mod upload;
 
 pub(super) use upload::Begun;
 
-/// Where Docker Hub answers.
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
-
 /// How many requests are in flight at first.
 const FIRST_API: usize = 8;
 const FIRST_BLOBS: usize = 6;
-
-/// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
-const PROBES: usize = 3;
 
 /// How long the body of an answer that says all in its head may take.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -56,19 +49,6 @@ pub(super) struct Endpoint {
     pub(super) wrong_ranges: AtomicU32,
     requests: AtomicU64,
     pub(super) is_mirror: bool,
-}
-
-enum Base {
-    /// Everything up to and with `/v2`.
-    Known(Url),
-    /// A loopback registry: HTTPS or, if it turns out not to speak TLS, plain HTTP.
-    Loopback(Box<Loopback>),
-}
-
-struct Loopback {
-    https: Url,
-    http: Url,
-    found: OnceCell<Url>,
 }
 
 /// One request, before it is known what authorises it and where it ends.
@@ -127,24 +107,8 @@ impl Endpoint {
         credentials: Arc<dyn CredentialSource>,
         options: Arc<SessionOptions>,
     ) -> Result<Self> {
-        let name = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.as_str() };
-        let address = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{name}/v2")).map_err(|error| {
-                failure(ErrorKind::InvalidInput, registry, format!("not an address: {error}"))
-            })
-        };
-        let base = if options.plain_http {
-            Base::Known(address("http")?)
-        } else if registry.is_loopback() {
-            Base::Loopback(Box::new(Loopback {
-                https: address("https")?,
-                http: address("http")?,
-                found: OnceCell::new(),
-            }))
-        } else {
-            Base::Known(address("https")?)
-        };
-        let host = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.host() };
+        let base = Base::origin(registry, &options)?;
+        let host = if registry.is_docker_hub() { base::DOCKER_HUB_HOST } else { registry.host() };
         Ok(Self::new(
             registry.clone(),
             Transport::new(Arc::clone(&options), host),
@@ -179,17 +143,10 @@ impl Endpoint {
             None => host.to_owned(),
         }
         .parse()?;
-        let (root, prefix) = split_mirror_path(url.path());
-        let mut base = url.clone();
-        base.set_path(&root);
-        base.set_fragment(None);
+        let (base, prefix) = Base::mirror(url, &registry);
         let options =
             Arc::new(SessionOptions { insecure_tls: false, client_identity: None, ..options.clone() });
         let transport = Transport::new(Arc::clone(&options), registry.host());
-        let base = match secured(&base).filter(|_| registry.is_loopback()) {
-            Some(https) => Base::Loopback(Box::new(Loopback { https, http: base, found: OnceCell::new() })),
-            None => Base::Known(base),
-        };
         Ok(Self { is_mirror: true, ..Self::new(registry, transport, base, &prefix, credentials, options) })
     }
 
@@ -208,8 +165,8 @@ impl Endpoint {
             base,
             prefix: prefix.to_owned(),
             gate: Gate::default(),
-            api: Limit::new(FIRST_API, options.max_connections),
-            blobs: Limit::new(FIRST_BLOBS, options.max_connections),
+            api: Limit::new(FIRST_API, options.max_connections, options.max_api_requests()),
+            blobs: Limit::new(FIRST_BLOBS, options.max_connections, options.max_connections),
             kept: Mutex::default(),
             wrong_ranges: AtomicU32::new(0),
             requests: AtomicU64::new(0),
@@ -228,7 +185,7 @@ impl Endpoint {
     /// # Errors
     /// When there is no answer at all, or it is 429 or 503.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
-        let permit = self.admit(request.purpose, request.turn, request.subject).await?;
+        let mut permit = self.admit(request.purpose, request.turn, request.subject).await?;
         let result = self.send_admitted(&request).await;
         let (response, elsewhere) = match result {
             Ok(answer) => answer,
@@ -239,6 +196,9 @@ impl Endpoint {
                 return Err(error);
             }
         };
+        if response.url().scheme() == "http" || response.version() == Version::HTTP_2 {
+            permit.set_cheap();
+        }
         if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             return Ok(Answer { response, permit, elsewhere });
         }
@@ -321,7 +281,7 @@ impl Endpoint {
     ) -> Result<(Response, bool)> {
         let mut url = match &request.instead {
             Some(url) => url.clone(),
-            None => self.address(base, name, request)?,
+            None => Self::address(base, name, request),
         };
         let mut seen = vec![url.clone()];
         loop {
@@ -378,11 +338,17 @@ impl Endpoint {
         result.map_err(|error| self.transport.failed(request.subject, url, error))
     }
 
-    fn address(&self, base: &Url, name: &Repository, request: &Request<'_>) -> Result<Url> {
-        let text = format!("{}/{name}/{}", base.as_str().trim_end_matches('/'), request.path);
-        Url::parse(&text).map_err(|error| {
-            failure(ErrorKind::InvalidInput, request.subject, format!("makes no address: {error}"))
-        })
+    /// The base with another path, whose parts need no escaping: names, tags and digests hold nothing that does.
+    fn address(base: &Url, name: &Repository, request: &Request<'_>) -> Url {
+        let (path, query) = request.path.split_once('?').unzip();
+        let mut url = base.clone();
+        url.set_path(&format!(
+            "{}/{name}/{}",
+            base.path().trim_end_matches('/'),
+            path.unwrap_or(request.path)
+        ));
+        url.set_query(query);
+        url
     }
 
     /// The repository's name here.
@@ -393,49 +359,9 @@ impl Endpoint {
         format!("{}{repository}", self.prefix).parse()
     }
 
+    /// Where the API begins.
     async fn base(&self, subject: &str) -> Result<Url> {
-        match &self.base {
-            Base::Known(url) => Ok(url.clone()),
-            Base::Loopback(base) => {
-                let Loopback { https, http, found } = &**base;
-                let result = found.get_or_try_init(|| self.detect(subject, https, http)).await;
-                match result {
-                    Ok(url) => Ok(url.clone()),
-                    Err(Undecided::Plain) => Ok(http.clone()),
-                    Err(Undecided::Failed(error)) => Err(error),
-                }
-            }
-        }
-    }
-
-    async fn detect(&self, subject: &str, https: &Url, http: &Url) -> Result<Url, Undecided> {
-        let port = https.port_or_known_default().unwrap_or(443);
-        let ask = || probe(self.registry.host(), port, self.options.connect_timeout);
-        let mut said = ask().await;
-        for _ in 1..PROBES {
-            if !matches!(said, Ok(Speaks::Nothing)) {
-                break;
-            }
-            said = ask().await;
-        }
-        match said {
-            Ok(Speaks::Tls) => Ok(https.clone()),
-            Ok(Speaks::Plain) => Ok(http.clone()),
-            Ok(Speaks::Nothing) => Err(Undecided::Plain),
-            // Without a port in the name, nobody at 443 means plain HTTP at 80.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
-                Err(Undecided::Plain)
-            }
-            Err(error) => Err(Undecided::Failed(
-                failure(
-                    ErrorKind::Unavailable,
-                    subject,
-                    format!("cannot connect to {}: {error}", self.registry),
-                )
-                .with_source(error)
-                .with_hint("is the registry running, and is this its port?"),
-            )),
-        }
+        self.base.url(subject, &self.registry, self.options.connect_timeout).await
     }
 
     /// Where `digest` was found behind a redirect.
@@ -448,93 +374,16 @@ impl Endpoint {
     }
 }
 
-enum Undecided {
-    /// Plain HTTP this time.
-    Plain,
-    Failed(Error),
-}
-
 /// Reads what little body there is, so that the connection can be used again.
 async fn drain(response: Response) {
     // A body that is long, slow or breaks costs the connection, nothing else.
     let _ = tokio::time::timeout(DRAIN_TIME, failure::read_bounded(response, 64 << 10)).await;
 }
 
-/// A plain address as it would be over TLS.
-fn secured(url: &Url) -> Option<Url> {
-    let mut https = url.clone();
-    (url.scheme() == "http" && https.set_scheme("https").is_ok()).then_some(https)
-}
-
-/// Splits a mirror's path into the API's root and what stands before repository names.
-fn split_mirror_path(path: &str) -> (String, String) {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let (root, prefix) = match parts.iter().position(|part| *part == "v2") {
-        Some(at) => (format!("/{}", parts[..=at].join("/")), &parts[at + 1..]),
-        None => ("/v2".to_owned(), &parts[..]),
-    };
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.join("/")) };
-    (root, prefix)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::registry::Anonymous;
-
-    fn origin(name: &str, options: SessionOptions) -> Endpoint {
-        Endpoint::origin(&name.parse().unwrap(), Arc::new(Anonymous), Arc::new(options)).unwrap()
-    }
-
-    #[test]
-    fn registries_are_asked_over_https_unless_told_otherwise() {
-        let known = |endpoint: &Endpoint| match &endpoint.base {
-            Base::Known(url) => url.to_string(),
-            Base::Loopback(_) => "detect".into(),
-        };
-        let plain = SessionOptions { plain_http: true, ..SessionOptions::default() };
-        for (name, options, expect) in [
-            ("docker.io", SessionOptions::default(), "https://registry-1.docker.io/v2"),
-            ("quay.io", SessionOptions::default(), "https://quay.io/v2"),
-            ("r.lan:5000", plain.clone(), "http://r.lan:5000/v2"),
-            ("[2001:db8::1]:5000", SessionOptions::default(), "https://[2001:db8::1]:5000/v2"),
-            ("10.0.0.1:5000", SessionOptions::default(), "https://10.0.0.1:5000/v2"),
-            ("127.0.0.1:5000", SessionOptions::default(), "detect"),
-            ("localhost:5000", plain, "http://localhost:5000/v2"),
-        ] {
-            assert_eq!(known(&origin(name, options)), expect, "{name}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_cut_connection_does_not_make_a_registry_plain() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = origin(&listener.local_addr().unwrap().to_string(), SessionOptions::default());
-        let server = async {
-            drop(listener.accept().await.unwrap());
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read_exact(&mut [0; 5]).await.unwrap();
-            stream.write_all(&[21]).await.unwrap();
-            stream
-        };
-        let (base, _stream) = tokio::join!(endpoint.base("x"), server);
-        assert_eq!(base.unwrap().scheme(), "https");
-    }
-
-    #[test]
-    fn a_mirror_s_path_is_a_prefix_or_the_api_s_root() {
-        for (path, root, prefix) in [
-            ("", "/v2", ""),
-            ("/", "/v2", ""),
-            ("/hub", "/v2", "hub/"),
-            ("/a/b/", "/v2", "a/b/"),
-            ("/v2/hub", "/v2", "hub/"),
-            ("/x/v2/", "/x/v2", ""),
-        ] {
-            assert_eq!(split_mirror_path(path), (root.to_owned(), prefix.to_owned()), "{path}");
-        }
-    }
 
     #[test]
     fn a_mirror_s_address_is_checked() {

@@ -1,7 +1,8 @@
 //! How many requests are in flight, and the gate that a Retry-After closes.
 //!
-//! Additive increase, multiplicative decrease: each round of successes raises the limit by one (until
-//! the first failure, each success does), each round with a failure halves it. Some megabytes of a long answer count as
+//! Additive increase, multiplicative decrease: each round of successes raises the limit by one, each round with a failure halves it. Until
+//! the first failure each success raises it, where another connection costs nothing or the limit is low still: a TLS handshake
+//! takes longer than a short answer, so that only who has much to ask should make many. Some megabytes of a long answer count as
 //! a success too: who has only giants to fetch need not wait for the end of one. A round ends
 //! with the first failure of a request that began in it, so that one bad moment halves once, not once per request.
 
@@ -18,6 +19,8 @@ pub(super) struct Limit(Mutex<State>);
 #[derive(Debug)]
 struct State {
     limit: usize,
+    /// Up to where each success raises the limit, whatever connections cost.
+    eager: usize,
     max: usize,
     /// Places that are taken: more than the limit for a while after that was lowered.
     taken: usize,
@@ -42,6 +45,8 @@ pub(super) enum Turn {
 pub(super) struct Permit {
     limit: Arc<Limit>,
     round: u64,
+    /// Whether it went over a connection that costs next to nothing: a plain one, or one that carries many requests.
+    cheap: bool,
 }
 
 impl State {
@@ -51,12 +56,14 @@ impl State {
 }
 
 impl Limit {
-    pub(super) fn new(start: usize, max: usize) -> Arc<Self> {
+    /// A limit of `start` at first, which rises readily up to `eager` and not beyond `max`.
+    pub(super) fn new(start: usize, eager: usize, max: usize) -> Arc<Self> {
         let max = max.max(1);
         let (going_on, beginning) = Default::default();
         let limit = start.clamp(1, max);
         Arc::new(Self(Mutex::new(State {
             limit,
+            eager,
             max,
             taken: 0,
             successes: 0,
@@ -68,24 +75,34 @@ impl Limit {
 
     /// Waits for a free place.
     pub(super) async fn acquire(self: &Arc<Self>, turn: Turn) -> Permit {
+        let mut was_first = false;
         loop {
             let place = {
                 let mut state = self.state();
                 if state.taken < state.limit {
                     state.taken += 1;
-                    return Permit { limit: Arc::clone(self), round: state.round };
+                    return self.permit(&state);
                 }
                 let (sender, place) = oneshot::channel();
                 match turn {
                     Turn::GoesOn => state.going_on.push_back(sender),
+                    Turn::Begins if was_first => state.beginning.push_front(sender),
                     Turn::Begins => state.beginning.push_back(sender),
                 }
                 place
             };
-            if let Ok(permit) = place.await {
-                return permit;
-            }
+            let Ok(permit) = place.await else { continue };
+            // Until this one was awake, whoever left the place may have come back for more of what it had begun.
+            let before = if turn == Turn::Begins { self.state().going_on.pop_front() } else { None };
+            let Some(before) = before else { return permit };
+            // Whoever gave up meanwhile leaves the place to the next.
+            drop(before.send(permit));
+            was_first = true;
         }
+    }
+
+    fn permit(self: &Arc<Self>, state: &State) -> Permit {
+        Permit { limit: Arc::clone(self), round: state.round, cheap: false }
     }
 
     /// Gives free places to those who wait.
@@ -99,7 +116,7 @@ impl Limit {
                 continue;
             }
             state.taken += 1;
-            let permit = Permit { limit: Arc::clone(self), round: state.round };
+            let permit = self.permit(&state);
             refused.extend(sender.send(permit).err());
         }
         // Whoever gave up at this very moment gives the place back, which takes the lock.
@@ -117,11 +134,17 @@ impl Limit {
 }
 
 impl Permit {
+    /// The request goes over a connection that costs next to nothing.
+    pub(super) fn set_cheap(&mut self) {
+        self.cheap = true;
+    }
+
     /// The request succeeded.
     pub(super) fn succeeded(&self) {
         let mut state = self.limit.state();
         state.successes += 1;
-        let needed = if state.round == 0 { 1 } else { state.limit };
+        let readily = state.round == 0 && (self.cheap || state.limit < state.eager);
+        let needed = if readily { 1 } else { state.limit };
         if state.limit < state.max && state.successes >= needed {
             state.successes = 0;
             state.limit += 1;
@@ -193,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_on_goes_first_and_who_gave_up_takes_no_place() {
-        let limit = Limit::new(1, 1);
+        let limit = Limit::new(1, 1, 1);
         let held = limit.acquire(Turn::GoesOn).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
@@ -223,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_was_given_and_not_taken_is_handed_on() {
-        let limit = Limit::new(1, 1);
+        let limit = Limit::new(1, 1, 1);
         let held = limit.acquire(Turn::GoesOn).await;
         let mut one = Box::pin(limit.acquire(Turn::GoesOn));
         let other = limit.acquire(Turn::GoesOn);
@@ -238,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn grows_on_success_up_to_the_maximum() {
-        let limit = Limit::new(2, 4);
+        let limit = Limit::new(2, 4, 4);
         for _ in 0..10 {
             limit.acquire(Turn::GoesOn).await.succeeded();
         }
@@ -247,8 +270,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn beyond_what_is_eager_it_grows_with_each_success_only_where_connections_cost_nothing() {
+        for (cheap, expect) in [(false, 6), (true, 12)] {
+            let limit = Limit::new(2, 4, 12);
+            // Two to four places, four more to a fifth, five to a sixth.
+            for _ in 0..2 + 4 + 5 {
+                let mut permit = limit.acquire(Turn::GoesOn).await;
+                if cheap {
+                    permit.set_cheap();
+                }
+                permit.succeeded();
+            }
+            assert_eq!(limit.height(), expect, "cheap: {cheap}");
+            assert_eq!(free(&limit), expect);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_for_more_goes_before_one_that_was_just_let_in() {
+        let limit = Limit::new(1, 1, 1);
+        let held = limit.acquire(Turn::Begins).await;
+        let mut new = Box::pin(limit.acquire(Turn::Begins));
+        let mut newer = Box::pin(limit.acquire(Turn::Begins));
+        assert!(futures::poll!(&mut new).is_pending());
+        assert!(futures::poll!(&mut newer).is_pending());
+        drop(held);
+        // The place is the new one's, which has not been awake yet.
+        let mut more = Box::pin(limit.acquire(Turn::GoesOn));
+        assert!(futures::poll!(&mut more).is_pending());
+        assert!(futures::poll!(&mut new).is_pending());
+        let std::task::Poll::Ready(held) = futures::poll!(&mut more) else {
+            panic!("the new one kept the place")
+        };
+        drop(held);
+        assert!(futures::poll!(&mut newer).is_pending(), "it does not pass the new one");
+        drop(new.await);
+        drop(newer.await);
+        assert_eq!(free(&limit), 1);
+    }
+
+    #[tokio::test]
     async fn one_bad_moment_halves_once() {
-        let limit = Limit::new(8, 8);
+        let limit = Limit::new(8, 8, 8);
         let mut permits = Vec::new();
         for _ in 0..8 {
             permits.push(limit.acquire(Turn::GoesOn).await);
@@ -270,7 +333,7 @@ mod tests {
 
     #[tokio::test]
     async fn grows_slowly_after_a_failure() {
-        let limit = Limit::new(8, 8);
+        let limit = Limit::new(8, 8, 8);
         limit.acquire(Turn::GoesOn).await.overloaded();
         for _ in 0..4 {
             limit.acquire(Turn::GoesOn).await.succeeded();
@@ -281,7 +344,7 @@ mod tests {
 
     #[tokio::test]
     async fn comes_back_to_the_maximum_from_wherever_it_fell() {
-        let limit = Limit::new(6, 16);
+        let limit = Limit::new(6, 16, 16);
         for _ in 0..5 {
             limit.acquire(Turn::GoesOn).await.overloaded();
         }

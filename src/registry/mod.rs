@@ -17,6 +17,7 @@
 //! - Every body that is kept in memory has a bound.
 
 mod auth;
+mod base;
 mod blob;
 mod certificate;
 mod challenge;

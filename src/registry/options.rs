@@ -30,7 +30,8 @@ pub struct SessionOptions {
     pub request_timeout: Duration,
     /// How long connecting, TLS included, may take.
     pub connect_timeout: Duration,
-    /// The most requests for blobs, and the most other requests, in flight at once. The session starts lower and finds its way.
+    /// The most requests for blobs in flight at once; three times as many other requests, whose answers are short, go beside them. The
+    /// session starts lower and finds its way.
     pub max_connections: usize,
     /// The longest Retry-After that requests wait for; beyond it they fail at once.
     pub max_retry_after: Duration,
@@ -54,6 +55,13 @@ impl Default for SessionOptions {
             max_retry_after: Duration::from_secs(600),
             user_agent: concat!("saver/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
+    }
+}
+
+impl SessionOptions {
+    /// The most requests in flight at once that are not for blobs. Far away each takes a round trip, however little it brings.
+    pub(super) fn max_api_requests(&self) -> usize {
+        self.max_connections.max(1).saturating_mul(3)
     }
 }
 

@@ -24,6 +24,26 @@ async fn a_tag_costs_one_head_and_its_manifest_one_get() {
 }
 
 #[tokio::test]
+async fn what_is_short_goes_over_three_times_as_many_connections_as_blobs() {
+    let server = FaultServer::start().await;
+    server.add_image("team/app", "v1", &[b"layer"]);
+    server.on("HEAD", "").answer(Fault::Delay(std::time::Duration::from_millis(50)));
+    let mut options = options();
+    options.max_connections = 4;
+    let session = session(server.registry(), options);
+    let (repository, tag) = (repository(), tag());
+    for _ in 0..2 {
+        let asked = (0..60).map(|_| session.resolve(&repository, &tag));
+        futures::future::try_join_all(asked).await.unwrap();
+    }
+    assert_eq!(
+        server.connections(),
+        12,
+        "made for 120 requests of which 12 may be under way, and none is closed early"
+    );
+}
+
+#[tokio::test]
 async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
     for fault in [
         Fault::header("Docker-Content-Digest", ""),

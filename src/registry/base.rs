@@ -1,0 +1,195 @@
+//! Where an endpoint's API begins: its address up to and with `/v2`, and whether that is reached over TLS.
+
+use super::failure::failure;
+use super::options::SessionOptions;
+use super::probe::{Speaks, probe};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Registry;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use url::Url;
+
+/// Where Docker Hub answers.
+pub(super) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
+const PROBES: usize = 3;
+
+pub(super) enum Base {
+    /// Everything up to and with `/v2`.
+    Known(Url),
+    /// A loopback registry: HTTPS or, if it turns out not to speak TLS, plain HTTP.
+    Loopback(Box<Loopback>),
+}
+
+pub(super) struct Loopback {
+    https: Url,
+    http: Url,
+    found: OnceCell<Url>,
+}
+
+enum Undecided {
+    /// Plain HTTP this time.
+    Plain,
+    Failed(Error),
+}
+
+impl Base {
+    /// The registry's own.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a registry whose name makes no address.
+    pub(super) fn origin(registry: &Registry, options: &SessionOptions) -> Result<Self> {
+        let name = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.as_str() };
+        let address = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{name}/v2")).map_err(|error| {
+                failure(ErrorKind::InvalidInput, registry, format!("not an address: {error}"))
+            })
+        };
+        Ok(if options.plain_http {
+            Self::Known(address("http")?)
+        } else if registry.is_loopback() {
+            Self::loopback(address("https")?, address("http")?)
+        } else {
+            Self::Known(address("https")?)
+        })
+    }
+
+    /// That of a mirror at `url`, which is `registry`; and what stands there before each repository's name, with its slash.
+    pub(super) fn mirror(url: &Url, registry: &Registry) -> (Self, String) {
+        let (root, prefix) = split_mirror_path(url.path());
+        let mut base = url.clone();
+        base.set_path(&root);
+        base.set_fragment(None);
+        let base = match secured(&base).filter(|_| registry.is_loopback()) {
+            Some(https) => Self::loopback(https, base),
+            None => Self::Known(base),
+        };
+        (base, prefix)
+    }
+
+    fn loopback(https: Url, http: Url) -> Self {
+        Self::Loopback(Box::new(Loopback { https, http, found: OnceCell::new() }))
+    }
+
+    /// The address, which may take asking what `registry` speaks; connecting to it may take `patience`.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody is there to be asked; `subject` is what it was asked for.
+    pub(super) async fn url(&self, subject: &str, registry: &Registry, patience: Duration) -> Result<Url> {
+        let Loopback { https, http, found } = match self {
+            Self::Known(url) => return Ok(url.clone()),
+            Self::Loopback(loopback) => &**loopback,
+        };
+        match found.get_or_try_init(|| detect(subject, registry, https, http, patience)).await {
+            Ok(url) => Ok(url.clone()),
+            Err(Undecided::Plain) => Ok(http.clone()),
+            Err(Undecided::Failed(error)) => Err(error),
+        }
+    }
+}
+
+async fn detect(
+    subject: &str,
+    registry: &Registry,
+    https: &Url,
+    http: &Url,
+    patience: Duration,
+) -> Result<Url, Undecided> {
+    let port = https.port_or_known_default().unwrap_or(443);
+    let ask = || probe(registry.host(), port, patience);
+    let mut said = ask().await;
+    for _ in 1..PROBES {
+        if !matches!(said, Ok(Speaks::Nothing)) {
+            break;
+        }
+        said = ask().await;
+    }
+    match said {
+        Ok(Speaks::Tls) => Ok(https.clone()),
+        Ok(Speaks::Plain) => Ok(http.clone()),
+        Ok(Speaks::Nothing) => Err(Undecided::Plain),
+        // Without a port in the name, nobody at 443 means plain HTTP at 80.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
+            Err(Undecided::Plain)
+        }
+        Err(error) => {
+            let message = format!("cannot connect to {registry}: {error}");
+            let error = failure(ErrorKind::Unavailable, subject, message).with_source(error);
+            Err(Undecided::Failed(error.with_hint("is the registry running, and is this its port?")))
+        }
+    }
+}
+
+/// A plain address as it would be over TLS.
+fn secured(url: &Url) -> Option<Url> {
+    let mut https = url.clone();
+    (url.scheme() == "http" && https.set_scheme("https").is_ok()).then_some(https)
+}
+
+/// Splits a mirror's path into the API's root and what stands before repository names.
+fn split_mirror_path(path: &str) -> (String, String) {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let (root, prefix) = match parts.iter().position(|part| *part == "v2") {
+        Some(at) => (format!("/{}", parts[..=at].join("/")), &parts[at + 1..]),
+        None => ("/v2".to_owned(), &parts[..]),
+    };
+    let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.join("/")) };
+    (root, prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_are_asked_over_https_unless_told_otherwise() {
+        let plain = SessionOptions { plain_http: true, ..SessionOptions::default() };
+        for (name, options, expect) in [
+            ("docker.io", SessionOptions::default(), "https://registry-1.docker.io/v2"),
+            ("quay.io", SessionOptions::default(), "https://quay.io/v2"),
+            ("r.lan:5000", plain.clone(), "http://r.lan:5000/v2"),
+            ("[2001:db8::1]:5000", SessionOptions::default(), "https://[2001:db8::1]:5000/v2"),
+            ("10.0.0.1:5000", SessionOptions::default(), "https://10.0.0.1:5000/v2"),
+            ("127.0.0.1:5000", SessionOptions::default(), "detect"),
+            ("localhost:5000", plain, "http://localhost:5000/v2"),
+        ] {
+            let known = match Base::origin(&name.parse().unwrap(), &options).unwrap() {
+                Base::Known(url) => url.to_string(),
+                Base::Loopback(_) => "detect".into(),
+            };
+            assert_eq!(known, expect, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_cut_connection_does_not_make_a_registry_plain() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry: Registry = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let base = Base::origin(&registry, &SessionOptions::default()).unwrap();
+        let server = async {
+            drop(listener.accept().await.unwrap());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 5]).await.unwrap();
+            stream.write_all(&[21]).await.unwrap();
+            stream
+        };
+        let (url, _stream) = tokio::join!(base.url("x", &registry, Duration::from_secs(15)), server);
+        assert_eq!(url.unwrap().scheme(), "https");
+    }
+
+    #[test]
+    fn a_mirror_s_path_is_a_prefix_or_the_api_s_root() {
+        for (path, root, prefix) in [
+            ("", "/v2", ""),
+            ("/", "/v2", ""),
+            ("/hub", "/v2", "hub/"),
+            ("/a/b/", "/v2", "a/b/"),
+            ("/v2/hub", "/v2", "hub/"),
+            ("/x/v2/", "/x/v2", ""),
+        ] {
+            assert_eq!(split_mirror_path(path), (root.to_owned(), prefix.to_owned()), "{path}");
+        }
+    }
+}
