@@ -62,10 +62,13 @@ def run(args: argparse.Namespace, source: Source, ways: Ways, address: str) -> t
     first = ways.save_into(out)
     before = entries(out)
     again, heads = [], []
-    for _ in range(args.rounds):
-        os.sync()
-        again.append(ways.save_into(out))
-        heads.append(Cost(head_all(address, paths, ACCEPT, args.connections), 0, 0))
+    for number in range(args.rounds):
+        for is_tool in (number % 2 == 0, number % 2 == 1):
+            os.sync()
+            if is_tool:
+                heads.append(Cost(head_all(address, paths, ACCEPT, args.connections), 0, 0))
+            else:
+                again.append(ways.save_into(out))
     changed = len(before ^ entries(out))
     found = Found(count, first, median(again), median(heads).wall)
     peak, files = max(first.peak, found.again.peak), max(first.files, found.again.files)

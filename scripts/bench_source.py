@@ -11,7 +11,8 @@ import image_tree as it
 from loopback import Server, Tls, docker_registry, nginx, saver_serve
 
 SCRIPTS = Path(__file__).resolve().parent
-ACCEPT = f"{it.OCI_INDEX}, {it.OCI_MANIFEST}"
+ACCEPT = ", ".join([it.OCI_INDEX, it.OCI_MANIFEST, it.DOCKER_LIST, it.DOCKER_MANIFEST, "*/*;q=0.1"])
+"""What saver says too: docker-registry takes longer to read it than to read a shorter one."""
 
 
 class Source:

@@ -45,7 +45,7 @@ def median(costs: list[Cost]) -> Cost:
 def measure(command: list[str | Path], log: Path) -> Cost:
     """Runs a command to its end, with its output in `log`; raises RuntimeError if it fails.
 
-    Peak memory and open files are the first process's, looked at every few milliseconds. (What the
+    Peak memory and open files are the first process's, looked at now and then. (What the
     kernel tells at the end counts this script's memory too, of which every process starts as a copy.)
     """
     watched = Watched()
@@ -83,7 +83,7 @@ class Watched:
         """Looks until the process ends."""
         try:
             while True:
-                time.sleep(0.01)
+                time.sleep(0.03)
                 status = Path(f"/proc/{pid}/status").read_text()
                 peak = status.partition("VmHWM:")[2].split()
                 self.peak = max(self.peak, int(peak[0]) << 10 if peak else 0)
