@@ -26,7 +26,7 @@ MEMORY = 3 << 30
 """More bytes than any way writes."""
 MEBIBYTE = bytes(1 << 20)
 CONNECTIONS = 40
-"""Opened in a run of 40 images with 16 requests and 16 blobs at once, and some more the longer it takes, at most."""
+"""Opened over TLS in a run of 40 images, at most: 16 for blobs, 16 for what else is asked, and one more now and then."""
 
 
 class Ways:

@@ -136,8 +136,19 @@ fn tell(mut error: clap::Error) -> Exit {
     }
 }
 
+/// Connections and blobs that come in take a descriptor or two each, and a shell's usual soft limit is 1024. Raising it to the hard limit
+/// needs no permission; if it fails, less is done at a time, or what is too much fails.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
 /// Runs `work` on a runtime of all cores.
 fn block_on(work: impl Future<Output = Exit>) -> Exit {
+    raise_descriptor_limit();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(work);

@@ -51,7 +51,6 @@ async fn serve(args: &Args) -> Result<Exit> {
     if options.tls.is_none() && !args.listen.ip().is_loopback() {
         output::stderr(&format!("warning: {OPEN}"));
     }
-    raise_descriptor_limit();
     let mut stop = Stop::new().map_err(|error| Error::storage("signals", "wait for them", error))?;
     let server = Server::bind(store, args.listen, options).await?;
     // Nobody may be reading, which is no reason not to serve.
@@ -72,16 +71,6 @@ fn options(args: &Args) -> Result<ServeOptions> {
     let mut options = ServeOptions::new(tls);
     options.max_connections = args.max_connections;
     Ok(options)
-}
-
-/// A connection takes up to two descriptors, and a shell's usual soft limit is 1024. Raising it to the hard limit
-/// needs no permission; if it fails, fewer connections are accepted at a time.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
-    }
 }
 
 /// The signals that ask to stop.

@@ -91,7 +91,7 @@ where
         }
         lanes[lane].push((number, image));
     }
-    // Among the runtime's own tasks, which wake each other cheaply: the thread that waits for the run is woken at its end.
+    // Among the runtime's own tasks, which wake each other cheaply: the thread that waits for the run is woken at each lane's end.
     let mut tasks = JoinSet::new();
     for images in lanes {
         tasks.spawn(in_lane(Arc::new(Lane::new(jobs)), images, work.clone()));

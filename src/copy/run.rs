@@ -62,9 +62,9 @@ impl<K: Sink> Engine<K> {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
         let stop = Arc::new(Stop::new(cancel, self.options.fail_fast));
-        let (engine, stopped) = (self.clone(), stop.clone());
+        let (engine, shared) = (self.clone(), stop.clone());
         let work = move |image, turn| {
-            let (engine, stop) = (engine.clone(), stopped.clone());
+            let (engine, stop) = (engine.clone(), shared.clone());
             async move { engine.copy(image, &stop, turn).await }
         };
         let images = lane::each(self.jobs(), images, work).await;

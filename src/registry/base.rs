@@ -15,6 +15,7 @@ pub(super) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
 const PROBES: usize = 3;
 
+/// Where an endpoint's API begins.
 pub(super) enum Base {
     /// Everything up to and with `/v2`.
     Known(Url),
@@ -22,7 +23,11 @@ pub(super) enum Base {
     Loopback(Box<Loopback>),
 }
 
+/// A registry on this machine, which is asked what it speaks.
 pub(super) struct Loopback {
+    registry: Registry,
+    /// How long connecting may take.
+    patience: Duration,
     https: Url,
     http: Url,
     found: OnceCell<Url>,
@@ -49,74 +54,72 @@ impl Base {
         Ok(if options.plain_http {
             Self::Known(address("http")?)
         } else if registry.is_loopback() {
-            Self::loopback(address("https")?, address("http")?)
+            Self::loopback(registry, options, address("https")?, address("http")?)
         } else {
             Self::Known(address("https")?)
         })
     }
 
     /// That of a mirror at `url`, which is `registry`; and what stands there before each repository's name, with its slash.
-    pub(super) fn mirror(url: &Url, registry: &Registry) -> (Self, String) {
+    pub(super) fn mirror(url: &Url, registry: &Registry, options: &SessionOptions) -> (Self, String) {
         let (root, prefix) = split_mirror_path(url.path());
         let mut base = url.clone();
         base.set_path(&root);
         base.set_fragment(None);
         let base = match secured(&base).filter(|_| registry.is_loopback()) {
-            Some(https) => Self::loopback(https, base),
+            Some(https) => Self::loopback(registry, options, https, base),
             None => Self::Known(base),
         };
         (base, prefix)
     }
 
-    fn loopback(https: Url, http: Url) -> Self {
-        Self::Loopback(Box::new(Loopback { https, http, found: OnceCell::new() }))
+    fn loopback(registry: &Registry, options: &SessionOptions, https: Url, http: Url) -> Self {
+        let (registry, patience) = (registry.clone(), options.connect_timeout);
+        Self::Loopback(Box::new(Loopback { registry, patience, https, http, found: OnceCell::new() }))
     }
 
-    /// The address, which may take asking what `registry` speaks; connecting to it may take `patience`.
+    /// The address, which may take asking what the registry speaks.
     ///
     /// # Errors
     /// `Unavailable` when nobody is there to be asked; `subject` is what it was asked for.
-    pub(super) async fn url(&self, subject: &str, registry: &Registry, patience: Duration) -> Result<Url> {
-        let Loopback { https, http, found } = match self {
+    pub(super) async fn url(&self, subject: &str) -> Result<Url> {
+        let loopback = match self {
             Self::Known(url) => return Ok(url.clone()),
-            Self::Loopback(loopback) => &**loopback,
+            Self::Loopback(loopback) => loopback,
         };
-        match found.get_or_try_init(|| detect(subject, registry, https, http, patience)).await {
+        match loopback.found.get_or_try_init(|| loopback.detect(subject)).await {
             Ok(url) => Ok(url.clone()),
-            Err(Undecided::Plain) => Ok(http.clone()),
+            Err(Undecided::Plain) => Ok(loopback.http.clone()),
             Err(Undecided::Failed(error)) => Err(error),
         }
     }
 }
 
-async fn detect(
-    subject: &str,
-    registry: &Registry,
-    https: &Url,
-    http: &Url,
-    patience: Duration,
-) -> Result<Url, Undecided> {
-    let port = https.port_or_known_default().unwrap_or(443);
-    let ask = || probe(registry.host(), port, patience);
-    let mut said = ask().await;
-    for _ in 1..PROBES {
-        if !matches!(said, Ok(Speaks::Nothing)) {
-            break;
+impl Loopback {
+    async fn detect(&self, subject: &str) -> Result<Url, Undecided> {
+        let Self { registry, https, http, .. } = self;
+        let port = https.port_or_known_default().unwrap_or(443);
+        let ask = || probe(registry.host(), port, self.patience);
+        let mut said = ask().await;
+        for _ in 1..PROBES {
+            if !matches!(said, Ok(Speaks::Nothing)) {
+                break;
+            }
+            said = ask().await;
         }
-        said = ask().await;
-    }
-    match said {
-        Ok(Speaks::Tls) => Ok(https.clone()),
-        Ok(Speaks::Plain) => Ok(http.clone()),
-        Ok(Speaks::Nothing) => Err(Undecided::Plain),
-        // Without a port in the name, nobody at 443 means plain HTTP at 80.
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
-            Err(Undecided::Plain)
-        }
-        Err(error) => {
-            let message = format!("cannot connect to {registry}: {error}");
-            let error = failure(ErrorKind::Unavailable, subject, message).with_source(error);
-            Err(Undecided::Failed(error.with_hint("is the registry running, and is this its port?")))
+        match said {
+            Ok(Speaks::Tls) => Ok(https.clone()),
+            Ok(Speaks::Plain) => Ok(http.clone()),
+            Ok(Speaks::Nothing) => Err(Undecided::Plain),
+            // Without a port in the name, nobody at 443 means plain HTTP at 80.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
+                Err(Undecided::Plain)
+            }
+            Err(error) => {
+                let message = format!("cannot connect to {registry}: {error}");
+                let error = failure(ErrorKind::Unavailable, subject, message).with_source(error);
+                Err(Undecided::Failed(error.with_hint("is the registry running, and is this its port?")))
+            }
         }
     }
 }
@@ -175,7 +178,7 @@ mod tests {
             stream.write_all(&[21]).await.unwrap();
             stream
         };
-        let (url, _stream) = tokio::join!(base.url("x", &registry, Duration::from_secs(15)), server);
+        let (url, _stream) = tokio::join!(base.url("x"), server);
         assert_eq!(url.unwrap().scheme(), "https");
     }
 

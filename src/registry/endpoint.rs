@@ -143,7 +143,7 @@ impl Endpoint {
             None => host.to_owned(),
         }
         .parse()?;
-        let (base, prefix) = Base::mirror(url, &registry);
+        let (base, prefix) = Base::mirror(url, &registry, options);
         let options =
             Arc::new(SessionOptions { insecure_tls: false, client_identity: None, ..options.clone() });
         let transport = Transport::new(Arc::clone(&options), registry.host());
@@ -338,15 +338,12 @@ impl Endpoint {
         result.map_err(|error| self.transport.failed(request.subject, url, error))
     }
 
-    /// The base with another path, whose parts need no escaping: names, tags and digests hold nothing that does.
+    /// What `base` has for `request`. Names, tags and digests hold nothing that needs escaping; a query is made, or made again, by whoever asks.
     fn address(base: &Url, name: &Repository, request: &Request<'_>) -> Url {
-        let (path, query) = request.path.split_once('?').unzip();
+        let (path, query) =
+            request.path.split_once('?').map_or((request.path, None), |(path, query)| (path, Some(query)));
         let mut url = base.clone();
-        url.set_path(&format!(
-            "{}/{name}/{}",
-            base.path().trim_end_matches('/'),
-            path.unwrap_or(request.path)
-        ));
+        url.set_path(&format!("{}/{name}/{}", base.path().trim_end_matches('/'), path));
         url.set_query(query);
         url
     }
@@ -361,7 +358,7 @@ impl Endpoint {
 
     /// Where the API begins.
     async fn base(&self, subject: &str) -> Result<Url> {
-        self.base.url(subject, &self.registry, self.options.connect_timeout).await
+        self.base.url(subject).await
     }
 
     /// Where `digest` was found behind a redirect.
@@ -384,6 +381,24 @@ async fn drain(response: Response) {
 mod tests {
     use super::*;
     use crate::registry::Anonymous;
+
+    #[test]
+    fn a_request_s_address_is_the_base_s_with_name_path_and_query() {
+        for (base, path, expect) in [
+            ("https://r.io/v2", "manifests/v1.0_x", "https://r.io/v2/team/app/manifests/v1.0_x"),
+            ("http://[::1]:5000/x/v2/", "manifests/v1", "http://[::1]:5000/x/v2/team/app/manifests/v1"),
+            ("https://r.io/v2", "tags/list?last=b%23x+y", "https://r.io/v2/team/app/tags/list?last=b%23x+y"),
+            (
+                "https://r.io/v2",
+                "blobs/uploads/?mount=sha256:ab&from=a/b",
+                "https://r.io/v2/team/app/blobs/uploads/?mount=sha256:ab&from=a/b",
+            ),
+        ] {
+            let name: Repository = "team/app".parse().unwrap();
+            let request = Request::new("x", &name, Method::GET, path);
+            assert_eq!(Endpoint::address(&Url::parse(base).unwrap(), &name, &request).as_str(), expect);
+        }
+    }
 
     #[test]
     fn a_mirror_s_address_is_checked() {

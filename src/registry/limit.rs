@@ -1,10 +1,11 @@
 //! How many requests are in flight, and the gate that a Retry-After closes.
 //!
-//! Additive increase, multiplicative decrease: each round of successes raises the limit by one, each round with a failure halves it. Until
-//! the first failure each success raises it, where another connection costs nothing or the limit is low still: a TLS handshake
-//! takes longer than a short answer, so that only who has much to ask should make many. Some megabytes of a long answer count as
-//! a success too: who has only giants to fetch need not wait for the end of one. A round ends
-//! with the first failure of a request that began in it, so that one bad moment halves once, not once per request.
+//! Additive increase, multiplicative decrease: each round of successes raises the limit by one, each round with a failure halves it. A round ends
+//! with the first failure of a request that began in it, so that one bad moment halves once, not once per request. Some megabytes of a
+//! long answer count as a success too: who has only giants to fetch need not wait for the end of one.
+//!
+//! Until the first failure each success raises the limit, as long as it is low or another connection is cheap: plain, or none at all
+//! where one carries many requests. A TLS handshake takes longer than a short answer, so only who has much to ask makes many.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,8 @@ struct State {
 /// What a request that waits is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// More of what has been begun: goes first, so that what is first in a list is soon whole.
+    /// More of what has been begun: goes first, so that what is first in a list is soon whole; also before one that was let in to begin
+    /// and is not awake yet.
     GoesOn,
     /// Something new.
     Begins,
@@ -50,6 +52,13 @@ pub(super) struct Permit {
 }
 
 impl State {
+    fn queue(&mut self, turn: Turn) -> &mut VecDeque<oneshot::Sender<Permit>> {
+        match turn {
+            Turn::GoesOn => &mut self.going_on,
+            Turn::Begins => &mut self.beginning,
+        }
+    }
+
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         self.going_on.pop_front().or_else(|| self.beginning.pop_front())
     }
@@ -75,30 +84,42 @@ impl Limit {
 
     /// Waits for a free place.
     pub(super) async fn acquire(self: &Arc<Self>, turn: Turn) -> Permit {
-        let mut was_first = false;
         loop {
-            let place = {
-                let mut state = self.state();
-                if state.taken < state.limit {
-                    state.taken += 1;
-                    return self.permit(&state);
-                }
-                let (sender, place) = oneshot::channel();
-                match turn {
-                    Turn::GoesOn => state.going_on.push_back(sender),
-                    Turn::Begins if was_first => state.beginning.push_front(sender),
-                    Turn::Begins => state.beginning.push_back(sender),
-                }
-                place
+            let mut place = match self.take(turn) {
+                Ok(permit) => return permit,
+                Err(place) => place,
             };
-            let Ok(permit) = place.await else { continue };
-            // Until this one was awake, whoever left the place may have come back for more of what it had begun.
-            let before = if turn == Turn::Begins { self.state().going_on.pop_front() } else { None };
-            let Some(before) = before else { return permit };
-            // Whoever gave up meanwhile leaves the place to the next.
-            drop(before.send(permit));
-            was_first = true;
+            while let Ok(permit) = place.await {
+                match self.gives_way(turn) {
+                    Some(again) => place = again,
+                    None => return permit,
+                }
+            }
         }
+    }
+
+    /// A place that is free, or one in the queue.
+    fn take(self: &Arc<Self>, turn: Turn) -> Result<Permit, oneshot::Receiver<Permit>> {
+        let mut state = self.state();
+        if state.taken < state.limit {
+            state.taken += 1;
+            return Ok(self.permit(&state));
+        }
+        let (sender, place) = oneshot::channel();
+        state.queue(turn).push_back(sender);
+        Err(place)
+    }
+
+    /// Whether one that was let in waits once more, before all others that begin: until it was awake, whoever left the place may have
+    /// come back for more of what it had begun.
+    fn gives_way(&self, turn: Turn) -> Option<oneshot::Receiver<Permit>> {
+        let mut state = self.state();
+        let is_late = turn == Turn::Begins && state.going_on.iter().any(|waiting| !waiting.is_closed());
+        is_late.then(|| {
+            let (sender, place) = oneshot::channel();
+            state.beginning.push_front(sender);
+            place
+        })
     }
 
     fn permit(self: &Arc<Self>, state: &State) -> Permit {
@@ -302,7 +323,11 @@ mod tests {
         let std::task::Poll::Ready(held) = futures::poll!(&mut more) else {
             panic!("the new one kept the place")
         };
+        // One that gave up does not send the new one to the end again.
+        let mut given_up = Box::pin(limit.acquire(Turn::GoesOn));
+        assert!(futures::poll!(&mut given_up).is_pending());
         drop(held);
+        drop(given_up);
         assert!(futures::poll!(&mut newer).is_pending(), "it does not pass the new one");
         drop(new.await);
         drop(newer.await);

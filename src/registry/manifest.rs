@@ -23,7 +23,7 @@ impl Endpoint {
         tag: &Tag,
     ) -> Result<Resolved> {
         let target = Target::Tag(tag.clone());
-        let answer = self.ask(subject, repository, &target, Method::HEAD).await?;
+        let answer = self.ask(subject, repository, &target, Method::HEAD, Turn::Begins).await?;
         match answer.response.status() {
             StatusCode::OK => {
                 answer.permit.succeeded();
@@ -40,7 +40,9 @@ impl Endpoint {
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if !self.is_mirror => {}
             _ => return Err(self.status_error(subject, repository, answer.response).await),
         }
-        let manifest = self.manifest(subject, repository, &target).await?;
+        // Its place first: where all that have one waited for a second, nobody would get it.
+        drop(answer);
+        let manifest = self.fetch(subject, repository, &target, Turn::GoesOn).await?;
         Ok(Resolved { digest: manifest.digest, manifest: Some(manifest) })
     }
 
@@ -51,7 +53,19 @@ impl Endpoint {
         repository: &Repository,
         target: &Target,
     ) -> Result<RawManifest> {
-        let answer = self.ask(subject, repository, target, Method::GET).await?;
+        // Asking for a tag begins an image; those that have begun are finished first.
+        let turn = if matches!(target, Target::Tag(_)) { Turn::Begins } else { Turn::GoesOn };
+        self.fetch(subject, repository, target, turn).await
+    }
+
+    async fn fetch(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        target: &Target,
+        turn: Turn,
+    ) -> Result<RawManifest> {
+        let answer = self.ask(subject, repository, target, Method::GET, turn).await?;
         if answer.response.status() != StatusCode::OK {
             let status = answer.response.status();
             let error = self.status_error(subject, repository, answer.response).await;
@@ -129,12 +143,12 @@ impl Endpoint {
         repository: &Repository,
         target: &Target,
         method: Method,
+        turn: Turn,
     ) -> Result<Answer> {
         let path = format!("manifests/{target}");
         self.send(Request {
             headers: vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))],
-            // Asking for a tag begins an image; those that have begun are finished first.
-            turn: if matches!(target, Target::Tag(_)) { Turn::Begins } else { Turn::GoesOn },
+            turn,
             ..Request::new(subject, repository, method, &path)
         })
         .await

@@ -50,13 +50,14 @@ impl fmt::Debug for Access {
 #[derive(Debug)]
 pub struct Sessions {
     access: Access,
-    /// The most requests in flight at once to one registry.
+    /// The most requests for blobs in flight at once to one registry.
     connections: usize,
     open: Mutex<HashMap<Registry, Arc<Session>>>,
 }
 
 impl Sessions {
-    /// Sessions that are reached by `access`, each with at most `connections` requests of a kind in flight.
+    /// Sessions that are reached by `access`, each with at most `connections` requests for blobs in flight, and three times as many
+    /// others ([`SessionOptions::max_connections`]).
     #[must_use]
     pub fn new(access: Access, connections: usize) -> Self {
         Self { access, connections: connections.max(1), open: Mutex::default() }

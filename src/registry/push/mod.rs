@@ -8,6 +8,7 @@ pub use upload::Upload;
 
 use super::credential::CredentialSource;
 use super::endpoint::{Begun, Endpoint};
+use super::limit::Turn;
 use super::manifest::content_digest;
 use super::options::SessionOptions;
 use crate::content::{Ingest, Publication, Sink, Target};
@@ -77,7 +78,7 @@ impl Pusher {
     async fn head(&self, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
         let endpoint = &self.0.endpoint;
         let subject = self.0.subject(repository, target);
-        let answer = endpoint.ask(&subject, repository, target, Method::HEAD).await?;
+        let answer = endpoint.ask(&subject, repository, target, Method::HEAD, Turn::GoesOn).await?;
         let status = answer.response.status();
         match (status, target) {
             (StatusCode::OK, Target::Digest(digest)) => {
@@ -88,7 +89,10 @@ impl Pusher {
             }
             (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED, _) => {
                 answer.permit.succeeded();
-                match content_digest(answer.response.headers()).filter(|_| status == StatusCode::OK) {
+                let told = content_digest(answer.response.headers()).filter(|_| status == StatusCode::OK);
+                // Its place first: where all that have one waited for a second, nobody would get it.
+                drop(answer);
+                match told {
                     Some(digest) => Ok(Some(digest)),
                     None => self.get(&subject, repository, target).await,
                 }

@@ -24,23 +24,41 @@ async fn a_tag_costs_one_head_and_its_manifest_one_get() {
 }
 
 #[tokio::test]
-async fn what_is_short_goes_over_three_times_as_many_connections_as_blobs() {
+async fn three_times_as_many_requests_go_beside_those_for_blobs() {
     let server = FaultServer::start().await;
-    server.add_image("team/app", "v1", &[b"layer"]);
-    server.on("HEAD", "").answer(Fault::Delay(std::time::Duration::from_millis(50)));
+    server.on("HEAD", "").answer(Fault::Silence);
     let mut options = options();
-    options.max_connections = 4;
+    options.max_connections = 2;
     let session = session(server.registry(), options);
     let (repository, tag) = (repository(), tag());
-    for _ in 0..2 {
-        let asked = (0..60).map(|_| session.resolve(&repository, &tag));
-        futures::future::try_join_all(asked).await.unwrap();
+    let mut asked = futures::future::join_all((0..20).map(|_| session.resolve(&repository, &tag)));
+    let six_came = async {
+        while server.count("HEAD", "") < 6 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        // A seventh would be under way by now.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    tokio::select! {
+        _ = &mut asked => panic!("nobody answers"),
+        () = six_came => {}
     }
-    assert_eq!(
-        server.connections(),
-        12,
-        "made for 120 requests of which 12 may be under way, and none is closed early"
-    );
+    assert_eq!(server.count("HEAD", ""), 6);
+}
+
+#[tokio::test]
+async fn tags_that_take_a_second_request_each_do_not_wait_for_each_other_s_places() {
+    for status in [404, 405] {
+        let server = FaultServer::start().await;
+        server.on("HEAD", "").answer(Fault::status(status));
+        let session = anonymous(&server);
+        let (repository, tag) = (repository(), tag());
+        let asked = futures::future::join_all((0..60).map(|_| session.resolve(&repository, &tag)));
+        let answers = tokio::time::timeout(std::time::Duration::from_secs(60), asked).await;
+        for answer in answers.expect("all places are taken by who waits for another") {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::NotFound, "{status}");
+        }
+    }
 }
 
 #[tokio::test]
