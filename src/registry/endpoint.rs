@@ -165,7 +165,7 @@ impl Endpoint {
             base,
             prefix: prefix.to_owned(),
             gate: Gate::default(),
-            api: Limit::new(FIRST_API, options.max_connections, options.max_api_requests()),
+            api: Limit::new(FIRST_API, options.max_connections, options.max_requests),
             blobs: Limit::new(FIRST_BLOBS, options.max_connections, options.max_connections),
             kept: Mutex::default(),
             wrong_ranges: AtomicU32::new(0),

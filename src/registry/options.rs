@@ -30,9 +30,11 @@ pub struct SessionOptions {
     pub request_timeout: Duration,
     /// How long connecting, TLS included, may take.
     pub connect_timeout: Duration,
-    /// The most requests for blobs in flight at once; three times as many other requests, whose answers are short, go beside them. The
-    /// session starts lower and finds its way.
+    /// The most requests for blobs in flight at once. The session starts lower and finds its way.
     pub max_connections: usize,
+    /// The most other requests in flight at once, found likewise. Their answers are short, but far away each takes a round trip, however
+    /// little it brings.
+    pub max_requests: usize,
     /// The longest Retry-After that requests wait for; beyond it they fail at once.
     pub max_retry_after: Duration,
     /// The User-Agent header.
@@ -52,16 +54,10 @@ impl Default for SessionOptions {
             request_timeout: Duration::from_secs(180),
             connect_timeout: Duration::from_secs(15),
             max_connections: 16,
+            max_requests: 48,
             max_retry_after: Duration::from_secs(600),
             user_agent: concat!("saver/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
-    }
-}
-
-impl SessionOptions {
-    /// The most requests in flight at once that are not for blobs. Far away each takes a round trip, however little it brings.
-    pub(super) fn max_api_requests(&self) -> usize {
-        self.max_connections.max(1).saturating_mul(3)
     }
 }
 
@@ -78,6 +74,7 @@ impl fmt::Debug for SessionOptions {
             .field("request_timeout", &self.request_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("max_connections", &self.max_connections)
+            .field("max_requests", &self.max_requests)
             .finish_non_exhaustive()
     }
 }

@@ -46,6 +46,9 @@ impl fmt::Debug for Access {
     }
 }
 
+/// How many sessions may have more requests than blobs in flight.
+const WIDE: usize = 4;
+
 /// One session per registry, opened when it is first asked for. Sessions share nothing but the settings.
 #[derive(Debug)]
 pub struct Sessions {
@@ -56,8 +59,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions that are reached by `access`, each with at most `connections` requests for blobs in flight, and three times as many
-    /// others ([`SessionOptions::max_connections`]).
+    /// Sessions that are reached by `access`, each with at most `connections` requests for blobs in flight. The first few may have three
+    /// times as many other requests, those after them no more than for blobs: each connection is an open file.
     #[must_use]
     pub fn new(access: Access, connections: usize) -> Self {
         Self { access, connections: connections.max(1), open: Mutex::default() }
@@ -72,7 +75,7 @@ impl Sessions {
         if let Some(session) = open.get(registry) {
             return Ok(session.clone());
         }
-        let options = self.options(registry)?;
+        let options = self.options(registry, open.len())?;
         let session = Session::new(registry.clone(), self.access.credentials.clone(), options)?;
         let session = Arc::new(session);
         open.insert(registry.clone(), session.clone());
@@ -84,13 +87,16 @@ impl Sessions {
     /// # Errors
     /// As [`Pusher::new`].
     pub fn pusher(&self, registry: &Registry) -> Result<Pusher> {
-        Pusher::new(registry, self.access.credentials.clone(), self.options(registry)?)
+        Pusher::new(registry, self.access.credentials.clone(), self.options(registry, 0)?)
     }
 
-    fn options(&self, registry: &Registry) -> Result<SessionOptions> {
+    /// The options for `registry`, with which `others` are open already.
+    fn options(&self, registry: &Registry, others: usize) -> Result<SessionOptions> {
         let own = self.access.own.settings(registry)?;
         let options = own.unwrap_or_else(|| self.access.session.clone());
-        Ok(SessionOptions { max_connections: self.connections, ..options })
+        let times = if others < WIDE { 3 } else { 1 };
+        let max_requests = self.connections.saturating_mul(times);
+        Ok(SessionOptions { max_connections: self.connections, max_requests, ..options })
     }
 }
 
@@ -105,5 +111,15 @@ mod tests {
         let first = sessions.with(&one).unwrap();
         assert!(Arc::ptr_eq(&first, &sessions.with(&one).unwrap()));
         assert!(!Arc::ptr_eq(&first, &sessions.with(&two).unwrap()));
+    }
+
+    #[test]
+    fn only_the_first_few_registries_are_asked_more_than_blobs_are_fetched() {
+        let sessions = Sessions::new(Access::default(), 5);
+        let registry: Registry = "a.io".parse().unwrap();
+        for (others, expect) in [(0, 15), (WIDE - 1, 15), (WIDE, 5), (99, 5)] {
+            let options = sessions.options(&registry, others).unwrap();
+            assert_eq!((options.max_connections, options.max_requests), (5, expect), "{others}");
+        }
     }
 }

@@ -85,7 +85,7 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(options.connect_timeout)
-            .pool_max_idle_per_host(options.max_api_requests())
+            .pool_max_idle_per_host(options.max_connections.max(options.max_requests).max(1))
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_max_header_list_size(64 << 10)
             // A connection that died quietly would otherwise be used again for every retry.

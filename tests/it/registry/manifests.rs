@@ -24,11 +24,11 @@ async fn a_tag_costs_one_head_and_its_manifest_one_get() {
 }
 
 #[tokio::test]
-async fn three_times_as_many_requests_go_beside_those_for_blobs() {
+async fn other_requests_than_for_blobs_have_a_bound_of_their_own() {
     let server = FaultServer::start().await;
     server.on("HEAD", "").answer(Fault::Silence);
     let mut options = options();
-    options.max_connections = 2;
+    (options.max_connections, options.max_requests) = (2, 6);
     let session = session(server.registry(), options);
     let (repository, tag) = (repository(), tag());
     let mut asked = futures::future::join_all((0..20).map(|_| session.resolve(&repository, &tag)));
