@@ -326,8 +326,11 @@ impl Driver for FsDriver {
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
             let path = format!("{parent}/{}-{count}-{:08x}", std::process::id(), fastrand::u32(..));
-            self.ensure(&path, true)?;
-            let fd = self.beneath.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+            // Whoever ends just now may take the parent away, which is empty until then.
+            let fd = self.with_directories(|| {
+                self.ensure(&path, true)?;
+                Ok(self.beneath.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?)
+            })?;
             // A process that cleans up may have taken it away before it was locked.
             let held = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok();
             if held && self.beneath.open(&path, OFlags::PATH | OFlags::DIRECTORY, 0).is_ok() {

@@ -281,4 +281,23 @@ mod tests {
         assert!(outside.path().join("below").exists());
         assert_eq!(fs.kind("away/link").unwrap(), Some(EntryKind::Other));
     }
+
+    #[test]
+    fn a_stage_area_is_made_though_whoever_ends_takes_the_empty_parent_away() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = std::fs::remove_dir(dir.path().join("stage"));
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+            });
+            let made = (0..2000)
+                .try_for_each(|_| FsDriver::create(dir.path()).unwrap().stage_area("stage").map(drop));
+            over.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
 }
