@@ -246,7 +246,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
 
-    /// The most blobs to fetch from a registry at once, 1 to 256; up to three times as many requests for manifests go beside them
+    /// The most blobs to fetch at once from each registry, 1 to 256; manifests beside them, up to three times as many
     #[arg(long, value_name = "N", default_value = "16", value_parser = jobs, help_heading = "The run")]
     pub jobs: u16,
     /// Stop at the first image that fails

@@ -57,7 +57,7 @@ pub struct Args {
     /// What becomes of an index of which only some platforms are exported; docker-archive has no indexes
     #[arg(long, value_name = "MODE", default_value = "keep")]
     pub index: IndexArg,
-    /// The most blobs to fetch from a registry at once, 1 to 256; up to three times as many requests for manifests go beside them
+    /// The most blobs to fetch at once from each registry, 1 to 256; manifests beside them, up to three times as many
     #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs)]
     pub jobs: u16,
     /// Write what became of each image to FILE, as JSON

@@ -63,7 +63,7 @@ pub struct SendArgs {
     /// How to reach the registries, and as whom.
     #[command(flatten)]
     pub registry: RegistryArgs,
-    /// The most blobs to send at once, 1 to 256; up to three times as many other requests go beside them
+    /// The most blobs to send at once, 1 to 256; other requests beside them, up to three times as many
     #[arg(long, value_name = "N", default_value = "16", value_parser = super::args::jobs, help_heading = "The run")]
     pub jobs: u16,
     /// Stop at the first image that fails

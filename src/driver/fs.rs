@@ -255,7 +255,11 @@ impl Driver for FsDriver {
         };
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::read_from(&fd)? {
-            let entry = entry?;
+            let entry = match entry {
+                // It was taken away after it was opened, so it was empty.
+                Err(Errno::NOENT) => break,
+                entry => entry?,
+            };
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;

@@ -291,7 +291,7 @@ mod tests {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let _ = std::fs::remove_dir(dir.path().join("stage"));
-                    std::thread::sleep(std::time::Duration::from_micros(50));
+                    std::thread::sleep(std::time::Duration::from_millis(1));
                 }
             });
             let made = (0..2000)
