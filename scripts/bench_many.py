@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from bench_report import Bar
-from bench_save import Ways
+from bench_save import Ways, in_turn
 from bench_source import ACCEPT, Source, tiny
-from loopback import Cost, head_all, median
+from loopback import Cost, head_all
 
 WALL_TO_SKOPEO = 0.6
 RECHECK_TO_HEADS = 1.2
@@ -22,6 +23,10 @@ OPEN_FILES = 512
 REQUESTS = 3
 """For each new image, beside its blobs."""
 SKOPEO_IMAGES = 1000
+
+
+RECHECKS = 3000
+"""Images that are looked at again in all runs of a round, about: a run of 1000 takes less than a second, so there are three."""
 
 
 class Found(NamedTuple):
@@ -61,16 +66,13 @@ def run(args: argparse.Namespace, source: Source, ways: Ways, address: str) -> t
     out = ways.fresh("many")
     first = ways.save_into(out)
     before = entries(out)
-    again, heads = [], []
-    for number in range(args.rounds):
-        for is_tool in (number % 2 == 0, number % 2 == 1):
-            os.sync()
-            if is_tool:
-                heads.append(Cost(head_all(address, paths, ACCEPT, args.connections), 0, 0))
-            else:
-                again.append(ways.save_into(out))
+    rounds = in_turn(args.rounds * max(1, RECHECKS // count), [
+        lambda: {"saver": synced(lambda: ways.save_into(out))},
+        lambda: {"HEADs": synced(lambda: Cost(head_all(address, paths, ACCEPT, args.connections), 0, 0))},
+    ])
     changed = len(before ^ entries(out))
-    found = Found(count, first, median(again), median(heads).wall)
+    medians = rounds.medians()
+    found = Found(count, first, medians["saver"], medians["HEADs"].wall)
     peak, files = max(first.peak, found.again.peak), max(first.files, found.again.files)
     print(f"\n{count} tiny images from {args.source}, medians of {args.rounds}\n")
     for name, cost in (("first run", first), ("nothing to do", found.again)):
@@ -86,8 +88,14 @@ def run(args: argparse.Namespace, source: Source, ways: Ways, address: str) -> t
     # From a source that answers faster than anybody can ask, a run takes what its own work takes.
     if args.source == "registry":
         bars.append(Bar(f"{count}: run with nothing to do, of the HEADs",
-                        found.again.wall / found.heads, RECHECK_TO_HEADS))
+                        rounds.part("saver", "HEADs"), RECHECK_TO_HEADS))
     return found, bars
+
+
+def synced(run: Callable[[], Cost]) -> Cost:
+    """What `run` costs with nothing left for the disk to write."""
+    os.sync()
+    return run()
 
 
 def beside_skopeo(args: argparse.Namespace, ways: Ways, own: Found) -> list[Bar]:

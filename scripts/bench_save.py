@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench_report import Bar, print_table
+from bench_report import Bar, Rounds, print_table
 from bench_source import ACCEPT, Source, data_path, one_layer, realistic
-from loopback import Cost, certificate, docker_registry, empty_files, measure, median, wait_until
+from loopback import Cost, certificate, docker_registry, empty_files, measure, wait_until
 
 # The bars: saver's figure divided by the other's, at most.
 WALL_TO_DOWNLOAD = 1.2
@@ -117,16 +117,15 @@ def fresh_path(scratch: Path, name: str) -> Path:
     return scratch / f"{sum(1 for _ in scratch.iterdir()):03}-{name}"
 
 
-def in_turn(rounds: int, ways: list[Callable[[], dict[str, Cost]]]) -> dict[str, Cost]:
-    """Medians of all ways; each round starts with another, so that none is always first."""
-    costs: dict[str, list[Cost]] = {}
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+def in_turn(count: int, ways: list[Callable[[], dict[str, Cost]]]) -> Rounds:
+    """Rounds of all ways; each starts with another, so that none is always first."""
+    rounds = Rounds()
+    for number in range(count):
+        print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
         by = number % len(ways)
         for way in ways[by:] + ways[:by]:
-            for name, cost in way().items():
-                costs.setdefault(name, []).append(cost)
-    return {name: median(found) for name, found in costs.items()}
+            rounds.add(way())
+    return rounds
 
 
 def compare(args: argparse.Namespace, scratch: Path) -> list[Bar]:
@@ -135,24 +134,23 @@ def compare(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     total = source.warm()
     with source.serve(args.source, scratch, args.saver) as server:
         ways = Ways(args.saver, source, server.address, scratch)
-        medians = in_turn(args.rounds, [getattr(ways, name) for name in args.ways])
+        rounds = in_turn(args.rounds, [getattr(ways, name) for name in args.ways])
     print(f"\n{len(source.images())} images, {total / 1e6:.0f} MB of unique blobs for amd64, "
           f"from {args.source}, medians of {args.rounds}\n")
-    print_table(medians)
-    return compare_bars(medians)
+    print_table(rounds)
+    return compare_bars(rounds)
 
 
-def compare_bars(medians: dict[str, Cost]) -> list[Bar]:
+def compare_bars(rounds: Rounds) -> list[Bar]:
     """The bars that the ways that were run allow to judge."""
-    own, found = medians.get("saver"), []
-    if own and "curl -Z" in medians:
-        plain, hashed = medians["curl -Z"], medians["curl -Z, sha256sum"]
-        found += [Bar("wall time, of curl -Z alone", own.wall / plain.wall, WALL_TO_DOWNLOAD),
-                  Bar("CPU time, of curl -Z and sha256sum", own.cpu / hashed.cpu, CPU_TO_HASH)]
-    if own and "skopeo sync" in medians:
-        other = medians["skopeo sync"]
-        found += [Bar("wall time, of skopeo sync", own.wall / other.wall, TO_SKOPEO),
-                  Bar("CPU time, of skopeo sync", own.cpu / other.cpu, TO_SKOPEO)]
+    found = []
+    if "saver" in rounds and "curl -Z" in rounds:
+        found += [Bar("wall time, of curl -Z alone", rounds.part("saver", "curl -Z"), WALL_TO_DOWNLOAD),
+                  Bar("CPU time, of curl -Z and sha256sum", rounds.part("saver", "curl -Z, sha256sum", "cpu"),
+                      CPU_TO_HASH)]
+    if "saver" in rounds and "skopeo sync" in rounds:
+        found += [Bar("wall time, of skopeo sync", rounds.part("saver", "skopeo sync"), TO_SKOPEO),
+                  Bar("CPU time, of skopeo sync", rounds.part("saver", "skopeo sync", "cpu"), TO_SKOPEO)]
     return found
 
 
@@ -172,19 +170,20 @@ def one(args: argparse.Namespace, scratch: Path) -> list[Bar]:
             # What receiving it and hashing it takes on these processors, which also send it, and nothing written.
             "curl | openssl": ["sh", "-c", f"curl -q -sS --fail {url} | openssl dgst -sha256"],
         }
-        medians = in_turn(args.rounds, [
+        rounds = in_turn(args.rounds, [
             ways.saver,
             lambda: {name: measure(command, scratch / "hash.log") for name, command in hashed.items()},
             lambda: {"saver, not synced": ways.save_into(ways.fresh("saver"), "--durability", "none")},
         ])
     print(f"\none layer of {total / (1 << 30):.2f} GiB from nginx, medians of {args.rounds}\n")
-    print_table(medians)
-    fastest = min(medians["openssl"].wall, medians["sha256sum"].wall)
+    print_table(rounds)
+    medians = rounds.medians()
+    fastest = min("openssl", "sha256sum", key=lambda name: medians[name].wall)
     # What the disk takes longer for than the processor is the disk's.
     return [Bar("rate, of one stream's hashing, not synced",
-                fastest / medians["saver, not synced"].wall, ONE_STREAM, at_least=True),
+                rounds.part(fastest, "saver, not synced"), ONE_STREAM, at_least=True),
             Bar("rate, of curl | openssl, which writes nothing",
-                medians["curl | openssl"].wall / medians["saver, not synced"].wall, ONE_STREAM, at_least=True)]
+                rounds.part("curl | openssl", "saver, not synced"), ONE_STREAM, at_least=True)]
 
 
 def durability(args: argparse.Namespace, scratch: Path) -> list[Bar]:
@@ -202,12 +201,12 @@ def durability(args: argparse.Namespace, scratch: Path) -> list[Bar]:
             whole = Cost(cost.wall + time.perf_counter() - started, 0, 0)
             return {"not synced": cost, "not synced, then sync": whole}
 
-        medians = in_turn(args.rounds, [
+        rounds = in_turn(args.rounds, [
             lambda: {"saver": ways.save_into(ways.fresh("batch"), "--durability", "batch")}, unsynced,
         ])
     print(f"\ngroup commit and none, from nginx, medians of {args.rounds}\n")
-    print_table(medians)
-    price = medians["saver"].wall / medians["not synced, then sync"].wall
+    print_table(rounds)
+    price = rounds.part("saver", "not synced, then sync")
     return [Bar("wall time, of a run without syncs and one sync after it", price, DURABILITY)]
 
 
@@ -223,13 +222,13 @@ def tls(args: argparse.Namespace, scratch: Path) -> list[Bar]:
             over_http = Ways(args.saver, source, plain.address, scratch)
             over_tls = Ways(args.saver, source, secure.address, scratch)
             trust = ["--ca-file", identity.certificate]
-            medians = in_turn(args.rounds, [
+            rounds = in_turn(args.rounds, [
                 lambda: {"HTTP": over_http.save_into(over_http.fresh("plain"))},
                 lambda: {"saver": over_tls.save_into(over_tls.fresh("tls"), *trust)},
             ])
         print(f"\n{total / 1e6:.0f} MB over HTTPS (saver) and HTTP, from {kind}\n")
-        print_table(medians)
-        rate = medians["HTTP"].wall / medians["saver"].wall
+        print_table(rounds)
+        rate = rounds.part("HTTP", "saver")
         bars.append(Bar(f"HTTPS, of the plain rate, from {kind}", rate, TLS_RATE, at_least=True))
         if kind == "nginx":
             opened, resumed = secure.connections()

@@ -28,14 +28,14 @@ def verify(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     blobs = list((source.root / "docker/registry/v2/blobs").rglob("data"))
     listed.write_bytes(b"\0".join(str(path).encode() for path in blobs))
     log = scratch / "verify.log"
-    medians = in_turn(args.rounds, [
+    rounds = in_turn(args.rounds, [
         lambda: {"saver": measure([args.saver, "verify", "--deep", "--dir", source.root], log)},
         lambda: {"xargs -P2 sha256sum": measure(
             ["xargs", "-0", "-P2", "-n8", "-a", listed, "sha256sum"], log)},
     ])
     print(f"\nverify --deep of {total / 1e6:.0f} MB, medians of {args.rounds}\n")
-    print_table(medians)
-    rate = medians["xargs -P2 sha256sum"].wall / medians["saver"].wall
+    print_table(rounds)
+    rate = rounds.part("xargs -P2 sha256sum", "saver")
     return [Bar("verify --deep, of sha256sum's rate", rate, VERIFY_RATE, at_least=True)]
 
 
@@ -58,9 +58,9 @@ def serve(args: argparse.Namespace, scratch: Path) -> list[Bar]:
             wall = measure(command, scratch / "curl.log").wall
             return {name: Cost(wall, servers[name].cpu_seconds() - before, 0)}
 
-        medians = in_turn(args.rounds, [lambda name=name: fetch(name) for name in servers])
+        rounds = in_turn(args.rounds, [lambda name=name: fetch(name) for name in servers])
         print(f"\n{total * 3 / 1e6:.0f} MB in big blobs; the processor time is the server's\n")
-        print_table(medians)
+        print_table(rounds)
         name, tag = source.images()[0]
         rates = {}
         for label in ("saver", "docker-registry") * args.rounds:
@@ -69,7 +69,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     own, other = (sorted(rates[label])[args.rounds // 2] for label in ("saver", "docker-registry"))
     print(f"\nmanifests a second: {own:.0f}, docker-registry {other:.0f}")
     return [
-        Bar("big blobs, of nginx's rate", medians["nginx"].wall / medians["saver"].wall, SENDFILE, at_least=True),
+        Bar("big blobs, of nginx's rate", rounds.part("nginx", "saver"), SENDFILE, at_least=True),
         Bar("manifests a second, of docker-registry's", own / other, REQUESTS, at_least=True),
     ]
 

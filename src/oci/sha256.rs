@@ -3,7 +3,7 @@
 //! One stream of SHA-256 is bound by the *latency* of the processor's SHA instructions: each needs
 //! the result of the one before, so the unit stands idle for most of the time. Streams don't depend on
 //! each other, so a kernel that interleaves the rounds of several ("lanes") fills the gaps. On an AMD
-//! EPYC with SHA-NI a core needs 0.59 s/GiB with one lane, 0.38 with two, 0.34 with three and 0.31 with
+//! EPYC with SHA-NI a core needs 0.58 s/GiB with one lane, 0.38 with two, 0.33 with three and 0.32 with
 //! four; more lanes gain little, as the message schedules then no longer fit the registers. A processor
 //! without SHA instructions but with AVX2 takes eight streams at once, one in each 32-bit element of its registers.
 //!

@@ -15,9 +15,7 @@ pub(super) struct Available(());
 impl Available {
     /// Asks the processor.
     pub(super) fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("sha")
-            && is_x86_feature_detected!("ssse3")
-            && is_x86_feature_detected!("sse4.1");
+        let has = is_x86_feature_detected!("sha") && is_x86_feature_detected!("avx");
         has.then_some(Self(()))
     }
 
@@ -29,27 +27,37 @@ impl Available {
     }
 }
 
-// The lanes' loops are innermost and have constant bounds, so they are unrolled and neighbouring
-// instructions belong to different lanes. What doesn't fit the 16 registers is spilled, and the
+/// What is to be done for each lane, lane after lane, its number a constant. A loop would have to be unrolled, which a build for
+/// size does not do: the registers of all lanes would live in memory, and two lanes take longer than one after the other.
+macro_rules! each_lane {
+    ($lane:ident => $body:expr) => {
+        each_lane!(0 1 2 3; $lane => $body)
+    };
+    ($($number:literal)*; $lane:ident => $body:expr) => {$(
+        if $number < N {
+            let $lane = $number;
+            $body;
+        }
+    )*};
+}
+
+// Neighbouring instructions belong to different lanes. What doesn't fit the 16 registers is spilled, and the
 // spare load ports hide it: measured, neither AVX-512's 32 registers nor a schedule computed ahead
-// in memory were faster. The shape matters, each by about a tenth: `map` or `zip` over registers
-// (a closure is no part of this function until late, so the arrays must exist in memory) and a
-// bounds check between the lanes' loads both cost spills.
-#[expect(clippy::needless_range_loop, reason = "a lane indexes several arrays")]
-#[target_feature(enable = "sha,ssse3,sse4.1")]
+// in memory were faster. AVX is for its three operands: without it a tenth of the time is moves from register to register.
+// The shape matters, each by about a tenth: `map` or `zip` over registers (a closure is no part of this function until
+// late, so the arrays must exist in memory) and a bounds check between the lanes' loads both cost spills.
+#[target_feature(enable = "sha,avx")]
 fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
-    let mut count = usize::MAX;
-    for lane in 0..N {
-        count = count.min(blocks[lane].len());
-    }
+    const { assert!(N <= LANES) };
+    let count = blocks.iter().map(|lane| lane.len()).min().unwrap_or(0);
     let starts = blocks.map(<[Block]>::as_ptr);
     let mut abef = [_mm_setzero_si128(); N];
     let mut cdgh = [_mm_setzero_si128(); N];
-    for lane in 0..N {
+    each_lane!(lane => {
         let [a, b, c, d, e, f, g, h] = chains[lane];
         abef[lane] = words([f, e, b, a]);
         cdgh[lane] = words([h, g, d, c]);
-    }
+    });
     let swap = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     for at in 0..count {
         let (abef_before, cdgh_before) = (abef, cdgh);
@@ -58,7 +66,7 @@ fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
         macro_rules! rounds {
             ($($quad:literal)*) => {$(
                 let k = words(K[$quad]);
-                for lane in 0..N {
+                each_lane!(lane => {
                     let w = schedule[lane];
                     schedule[lane][$quad % 4] = if $quad < 4 {
                         // SAFETY: `at` is below the length of every lane's slice, four quads are
@@ -74,31 +82,31 @@ fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
                     cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], wk);
                     let wk = _mm_shuffle_epi32::<0b00_00_11_10>(wk);
                     abef[lane] = _mm_sha256rnds2_epu32(abef[lane], cdgh[lane], wk);
-                }
+                });
             )*};
         }
         rounds!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-        for lane in 0..N {
+        each_lane!(lane => {
             abef[lane] = _mm_add_epi32(abef[lane], abef_before[lane]);
             cdgh[lane] = _mm_add_epi32(cdgh[lane], cdgh_before[lane]);
-        }
+        });
     }
-    for lane in 0..N {
+    each_lane!(lane => {
         let ([f, e, b, a], [h, g, d, c]) = (split(abef[lane]), split(cdgh[lane]));
         chains[lane] = [a, b, c, d, e, f, g, h];
-    }
+    });
 }
 
 /// Four words as a register, the first lowest.
 #[inline]
-#[target_feature(enable = "sse4.1")]
+#[target_feature(enable = "avx")]
 fn words([a, b, c, d]: [u32; 4]) -> __m128i {
     _mm_set_epi32(d.cast_signed(), c.cast_signed(), b.cast_signed(), a.cast_signed())
 }
 
 /// The four words of a register, the lowest first.
 #[inline]
-#[target_feature(enable = "sse4.1")]
+#[target_feature(enable = "avx")]
 fn split(words: __m128i) -> [u32; 4] {
     [
         _mm_extract_epi32::<0>(words).cast_unsigned(),
@@ -110,7 +118,7 @@ fn split(words: __m128i) -> [u32; 4] {
 
 /// The four schedule words that follow these sixteen (FIPS 180-4, section 6.2.2, step 1).
 #[inline]
-#[target_feature(enable = "sha,ssse3")]
+#[target_feature(enable = "sha,avx")]
 fn next_words(w0: __m128i, w1: __m128i, w2: __m128i, w3: __m128i) -> __m128i {
     let sum = _mm_add_epi32(_mm_sha256msg1_epu32(w0, w1), _mm_alignr_epi8::<4>(w3, w2));
     _mm_sha256msg2_epu32(sum, w3)
