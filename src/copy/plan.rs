@@ -123,8 +123,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         let Place { repository, tag: Some(tag) } = self.home else { return Ok(there) };
         let Some(root) = sink.tag(repository, tag).await? else { return Ok(there) };
         let Some(bytes) = sink.content(&root, MAX_MANIFEST_SIZE).await? else { return Ok(there) };
-        let parsed = RawManifest::new(bytes, None).and_then(|raw| raw.parse());
-        if let Ok(Manifest::Index(index)) = parsed {
+        if let Ok(Some((_, Manifest::Index(index)))) = RawManifest::verified(bytes, root) {
             for entry in index.manifests {
                 if sink.is_revision(repository, &entry.digest).await? {
                     there.insert(entry.digest);
@@ -142,7 +141,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         };
         let fetch = || async move {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
-            if let Some(Ok(raw)) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
+            if let Some(Ok(Some((raw, _)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
                 self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
                 return Ok::<_, Error>(Arc::new(raw));
             }

@@ -79,9 +79,9 @@ impl Facts {
 /// # Errors
 /// `Storage` when it can't be read.
 pub(super) fn read(store: &Store, platform: &PlatformSet, digest: &Digest) -> Result<Option<Node>> {
-    let Some(raw) = manifest(store, digest)? else { return Ok(None) };
-    Ok(Some(match raw.parse() {
-        Ok(Manifest::Index(index)) => {
+    let Some((raw, manifest)) = manifest(store, digest)? else { return Ok(None) };
+    Ok(Some(match manifest {
+        Manifest::Index(index) => {
             let (chosen, _) = platform.choose(&index.manifests);
             Node::Index {
                 own: Blob::from(&raw.descriptor()),
@@ -89,11 +89,11 @@ pub(super) fn read(store: &Store, platform: &PlatformSet, digest: &Digest) -> Re
                 below: index.manifests.iter().map(|entry| entry.digest).collect(),
             }
         }
-        Ok(Manifest::Image(image)) if image.is_image() && image.subject.is_none() => {
+        Manifest::Image(image) if image.is_image() && image.subject.is_none() => {
             let Some(config) = config(store, &image.config.digest)? else { return Ok(None) };
             facts(&raw, &image, platform, &config).map_or(Node::Other, |facts| Node::Image(Arc::new(facts)))
         }
-        _ => Node::Other,
+        Manifest::Image(_) => Node::Other,
     }))
 }
 
@@ -109,13 +109,13 @@ fn facts(raw: &RawManifest, image: &ImageManifest, platform: &PlatformSet, confi
     })
 }
 
-/// A manifest, as it is; none when it is not there or has other bytes.
+/// A manifest, as it is, and what it says; none when it is not there, has other bytes or is none.
 ///
 /// # Errors
 /// `Storage` when it can't be read.
-pub(super) fn manifest(store: &Store, digest: &Digest) -> Result<Option<RawManifest>> {
+pub(super) fn manifest(store: &Store, digest: &Digest) -> Result<Option<(RawManifest, Manifest)>> {
     let Some(bytes) = store.read_content(digest, MAX_MANIFEST_SIZE)? else { return Ok(None) };
-    Ok(RawManifest::verified(bytes, *digest).ok())
+    Ok(RawManifest::verified(bytes, *digest).ok().flatten())
 }
 
 /// A configuration, as it is; none when it is not there or has other bytes.

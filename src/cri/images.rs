@@ -190,7 +190,7 @@ impl Images {
     pub(super) async fn documents(&self, facts: Arc<Facts>) -> Result<Option<(RawManifest, Bytes)>> {
         let store = self.saver.store().clone();
         blocking(move || {
-            let manifest = document::manifest(&store, &facts.manifest.digest)?;
+            let manifest = document::manifest(&store, &facts.manifest.digest)?.map(|(raw, _)| raw);
             Ok(manifest.zip(document::config(&store, &facts.config.digest)?))
         })
         .await

@@ -112,17 +112,16 @@ impl Store {
             Err(error) => return Ok(fault(size, Fault::Unreadable(error.to_string()))),
         };
         let size = bytes.len() as u64;
-        if Digest::of(&bytes) != *digest {
-            let found = if size == 0 { "it is empty".into() } else { hashes_to(&Digest::of(&bytes)) };
-            return Ok(fault(size, Fault::Corrupt(found)));
-        }
-        let parsed = RawManifest::new(bytes, None).and_then(|raw| raw.parse());
-        Ok(match parsed {
-            Ok(Manifest::Index(index)) => {
+        Ok(match RawManifest::verified(bytes.clone(), *digest) {
+            Ok(None) => {
+                let found = if size == 0 { "it is empty".into() } else { hashes_to(&Digest::of(&bytes)) };
+                fault(size, Fault::Corrupt(found))
+            }
+            Ok(Some((_, Manifest::Index(index)))) => {
                 let subject = index.subject.map(|subject| subject.digest);
                 of(DocumentContent::Index(index.manifests), subject, size)
             }
-            Ok(Manifest::Image(image)) => {
+            Ok(Some((_, Manifest::Image(image)))) => {
                 let is_foreign = |blob: &Descriptor| media_type::is_foreign_layer(&blob.media_type);
                 let (foreign, own): (Vec<_>, Vec<_>) = image.blobs().cloned().partition(is_foreign);
                 let subject = image.subject.map(|subject| subject.digest);

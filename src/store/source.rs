@@ -5,7 +5,7 @@ use crate::content::file::FileBlob;
 use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+use crate::oci::{Descriptor, RawManifest, Repository, Tag};
 
 /// Where to look for what there is.
 const LS: &str = "saver ls --dir DIR shows what the tree holds";
@@ -35,10 +35,11 @@ impl Source for Store {
         let Some(bytes) = self.read_content(&digest, MAX_MANIFEST_SIZE)? else {
             return Err(damaged("the manifest's content is missing, or too long for one"));
         };
-        if Digest::of(&bytes) != digest {
-            return Err(damaged("the manifest has other bytes than its digest promises"));
+        match RawManifest::verified(bytes, digest) {
+            Ok(Some((raw, _))) => Ok(raw),
+            Ok(None) => Err(damaged("the manifest has other bytes than its digest promises")),
+            Err(error) => Err(error.on(Side::Source)),
         }
-        RawManifest::new(bytes, None).map_err(|error| error.on(Side::Source))
     }
 
     async fn blob(
