@@ -26,6 +26,13 @@ const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// The most bytes of configurations that are kept from an image's planning to its writing.
 const MAX_KEPT_CONFIGS: u64 = 8 << 20;
 
+/// A manifest on its way into the walk.
+struct Found {
+    raw: Arc<RawManifest>,
+    /// What it says, where it was read already to prove it.
+    says: Option<Manifest>,
+}
+
 /// One image's walk from its root down.
 pub(crate) struct Walk<'a, S, K: Sink> {
     engine: &'a Engine<K>,
@@ -79,11 +86,11 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     ///
     /// Where none of the platforms asked for is there, and that is allowed, the content is empty.
     pub(crate) async fn content(&self, digest: Digest, known: Option<RawManifest>) -> Result<Content> {
-        let raw = match known {
-            Some(raw) => Arc::new(raw),
+        let found = match known {
+            Some(raw) => Found { raw: Arc::new(raw), says: None },
             None => self.manifest(digest).await?,
         };
-        let root = self.node(raw, Vec::new(), 0).await?;
+        let root = self.node(found, Vec::new(), 0).await?;
         let mut there = Vec::new();
         let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
         if let Some(root) = root.as_ref().filter(|_| there.is_empty() && !artifacts)
@@ -134,14 +141,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     }
 
     /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
-    async fn manifest(&self, digest: Digest) -> Result<Arc<RawManifest>> {
+    async fn manifest(&self, digest: Digest) -> Result<Found> {
         let cell = {
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
             cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
         };
-        let fetch = || async move {
+        let mut says = None;
+        let fetch = async {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
-            if let Some(Ok(Some((raw, _)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
+            if let Some(Ok(Some((raw, manifest)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
+                says = Some(manifest);
                 self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
                 return Ok::<_, Error>(Arc::new(raw));
             }
@@ -161,26 +170,27 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.engine.count_read(self.tally, fetched.bytes.len());
             Ok(Arc::new(fetched))
         };
-        let manifest = cell.get_or_try_init(fetch).await?;
-        self.engine.manifests.keep(manifest);
-        Ok(manifest.clone())
+        let raw = cell.get_or_try_init(|| fetch).await?.clone();
+        self.engine.manifests.keep(&raw);
+        Ok(Found { raw, says })
     }
 
     /// The manifest and what is selected under it; `None` for an image of a platform not asked for.
     fn node(
         &self,
-        raw: Arc<RawManifest>,
+        found: Found,
         entries: Vec<Descriptor>,
         depth: usize,
     ) -> BoxFuture<'_, Result<Option<Node>>> {
         async move {
+            let Found { raw, says } = found;
             self.count(&raw)?;
             if let Some(entry) = entries.iter().find(|entry| entry.size != raw.bytes.len() as u64) {
                 let wrong = format!("its index says it has {} bytes, it has {}", entry.size, raw.bytes.len());
                 return Err(Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), wrong)
                     .on(Side::Source));
             }
-            match raw.parse()? {
+            match says.map_or_else(|| raw.parse(), Ok)? {
                 Manifest::Index(index) => {
                     let children = self.children(&index, depth).await?;
                     Ok(Some(Node { raw, kind: Kind::Index(index), children, entries }))
@@ -202,14 +212,14 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
         let grouped = self.choose(index).await?;
         let nodes = grouped.into_iter().map(|entries| async move {
-            let raw = match self.manifest(entries[0].digest).await {
+            let found = match self.manifest(entries[0].digest).await {
                 Err(error) if self.engine.options.sparse && error.kind() == ErrorKind::NotFound => {
                     return Ok(None);
                 }
-                raw => raw?,
+                found => found?,
             };
             platforms_of(&entries).for_each(|platform| self.offer(platform));
-            self.node(raw, entries, depth + 1).await.map(Some)
+            self.node(found, entries, depth + 1).await.map(Some)
         });
         let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
         if self.engine.options.sparse && held.is_empty() {
