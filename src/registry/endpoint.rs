@@ -209,6 +209,19 @@ impl Endpoint {
         Err(self.status_error(request.subject, request.repository, response).await)
     }
 
+    /// Sends `request` as a HEAD. There is no body to wait for, so the answer holds no place: whoever asks once more because of it
+    /// waits for one, and where all that have one waited for a second, nobody would get it.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(super) async fn head(&self, request: Request<'_>) -> Result<Response> {
+        let Answer { response, permit, .. } = self.send(Request { method: Method::HEAD, ..request }).await?;
+        if response.status() == StatusCode::OK {
+            permit.succeeded();
+        }
+        Ok(response)
+    }
+
     /// The error that an answer's status means.
     pub(super) async fn status_error(
         &self,

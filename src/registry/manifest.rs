@@ -9,7 +9,7 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, RawManifest, Repository, Tag, media_type};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 
 /// What a registry calls the digest of what it serves.
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
@@ -23,12 +23,11 @@ impl Endpoint {
         tag: &Tag,
     ) -> Result<Resolved> {
         let target = Target::Tag(tag.clone());
-        let answer = self.ask(subject, repository, &target, Method::HEAD, Turn::Begins).await?;
-        match answer.response.status() {
+        let response = self.head_manifest(subject, repository, &target, Turn::Begins).await?;
+        match response.status() {
             StatusCode::OK => {
-                answer.permit.succeeded();
-                if let Some(digest) = content_digest(answer.response.headers())
-                    && !failure::is_html(answer.response.headers())
+                if let Some(digest) = content_digest(response.headers())
+                    && !failure::is_html(response.headers())
                 {
                     return Ok(Resolved { digest, manifest: None });
                 }
@@ -38,12 +37,21 @@ impl Endpoint {
             // No body, so no words: a GET has them, and is not counted as a pull where there is nothing to pull.
             // Not for 401: a password that was refused is not shown again and again.
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if !self.is_mirror => {}
-            _ => return Err(self.status_error(subject, repository, answer.response).await),
+            _ => return Err(self.status_error(subject, repository, response).await),
         }
-        // Its place first: where all that have one waited for a second, nobody would get it.
-        drop(answer);
         let manifest = self.fetch(subject, repository, &target, Turn::GoesOn).await?;
         Ok(Resolved { digest: manifest.digest, manifest: Some(manifest) })
+    }
+
+    /// What a HEAD has to say of the manifest that `target` names, whatever its status.
+    pub(super) async fn head_manifest(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        target: &Target,
+        turn: Turn,
+    ) -> Result<Response> {
+        self.head(request(subject, repository, &path(target), turn)).await
     }
 
     /// The manifest that `target` names.
@@ -65,58 +73,21 @@ impl Endpoint {
         target: &Target,
         turn: Turn,
     ) -> Result<RawManifest> {
-        let answer = self.ask(subject, repository, target, Method::GET, turn).await?;
-        if answer.response.status() != StatusCode::OK {
-            let status = answer.response.status();
-            let error = self.status_error(subject, repository, answer.response).await;
-            drop(answer.permit);
-            return Err(match target {
-                Target::Tag(tag) if status == StatusCode::NOT_FOUND && !self.is_mirror => {
-                    self.missing(error, repository, tag).await
-                }
-                _ => error,
-            });
+        let answer = self.send(request(subject, repository, &path(target), turn)).await?;
+        let status = answer.response.status();
+        if status == StatusCode::OK {
+            return read(subject, target, answer).await;
         }
         let Answer { response, permit, .. } = answer;
-        let url = response.url().clone();
-        if failure::is_html(response.headers()) {
-            return Err(failure::web_page(subject, &url));
-        }
-        if let Some(encoding) = foreign_encoding(response.headers()) {
-            return Err(encoded(subject, &encoding));
-        }
-        let too_long = |length: u64| {
-            let message = format!(
-                "a manifest of {length} bytes or more: more than the {MAX_MANIFEST_SIZE} it may have"
-            );
-            failure(ErrorKind::Corrupt, subject, message)
-        };
-        let announced = response.content_length();
-        if let Some(length) = announced.filter(|length| *length > MAX_MANIFEST_SIZE) {
-            return Err(too_long(length));
-        }
-        let content_type =
-            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let claimed = content_digest(response.headers());
-        let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
-        let body = failure::read_bounded(response, limit).await.map_err(|error| {
-            permit.overloaded();
-            failure::from_transport(subject, &url, error)
-        })?;
-        permit.succeeded();
-        let body = Bytes::from(body.ok_or_else(|| too_long(MAX_MANIFEST_SIZE))?);
-        if failure::looks_like_html(&body) {
-            return Err(failure::web_page(subject, &url));
-        }
-        let digest = Digest::of(&body);
-        if let Some(claimed) =
-            claimed.filter(|claimed| *claimed != digest && matches!(target, Target::Tag(_)))
-        {
-            // By digest the engine compares with what it asked for; by tag this is all there is to compare with.
-            let message = format!("its bytes hash to {digest}, not to {claimed} as the registry says");
-            return Err(failure(ErrorKind::Corrupt, subject, message));
-        }
-        RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
+        let error = self.status_error(subject, repository, response).await;
+        // Its place first: the next request waits for one, as in `head`.
+        drop(permit);
+        Err(match target {
+            Target::Tag(tag) if status == StatusCode::NOT_FOUND && !self.is_mirror => {
+                self.missing(error, repository, tag).await
+            }
+            _ => error,
+        })
     }
 
     /// The error of a tag that was not found, with what it is that is missing: many registries
@@ -136,23 +107,59 @@ impl Endpoint {
             None => told,
         }
     }
+}
 
-    pub(super) async fn ask(
-        &self,
-        subject: &str,
-        repository: &Repository,
-        target: &Target,
-        method: Method,
-        turn: Turn,
-    ) -> Result<Answer> {
-        let path = format!("manifests/{target}");
-        self.send(Request {
-            headers: vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))],
-            turn,
-            ..Request::new(subject, repository, method, &path)
-        })
-        .await
+fn path(target: &Target) -> String {
+    format!("manifests/{target}")
+}
+
+/// A request for the manifest at `path`, of any type that there is.
+fn request<'a>(subject: &'a str, repository: &'a Repository, path: &'a str, turn: Turn) -> Request<'a> {
+    let headers = vec![(ACCEPT, HeaderValue::from_static(media_type::ACCEPT))];
+    Request { headers, turn, ..Request::new(subject, repository, Method::GET, path) }
+}
+
+/// The manifest that an answer brings.
+async fn read(subject: &str, target: &Target, answer: Answer) -> Result<RawManifest> {
+    let Answer { response, permit, .. } = answer;
+    let url = response.url().clone();
+    if failure::is_html(response.headers()) {
+        return Err(failure::web_page(subject, &url));
     }
+    if let Some(encoding) = foreign_encoding(response.headers()) {
+        return Err(encoded(subject, &encoding));
+    }
+    let too_long = |length: u64| {
+        let message =
+            format!("a manifest of {length} bytes or more: more than the {MAX_MANIFEST_SIZE} it may have");
+        failure(ErrorKind::Corrupt, subject, message)
+    };
+    let announced = response.content_length();
+    if let Some(length) = announced.filter(|length| *length > MAX_MANIFEST_SIZE) {
+        return Err(too_long(length));
+    }
+    let content_type =
+        response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let claimed = content_digest(response.headers());
+    let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
+    let body = failure::read_bounded(response, limit).await.map_err(|error| {
+        permit.overloaded();
+        failure::from_transport(subject, &url, error)
+    })?;
+    permit.succeeded();
+    let body = Bytes::from(body.ok_or_else(|| too_long(MAX_MANIFEST_SIZE))?);
+    if failure::looks_like_html(&body) {
+        return Err(failure::web_page(subject, &url));
+    }
+    // By digest the engine compares with what it asked for; by tag this is all there is to compare with.
+    if let (Target::Tag(_), Some(claimed)) = (target, claimed)
+        && let digest = Digest::of(&body)
+        && digest != claimed
+    {
+        let message = format!("its bytes hash to {digest}, not to {claimed} as the registry says");
+        return Err(failure(ErrorKind::Corrupt, subject, message));
+    }
+    RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
 }
 
 /// The digest that the headers name, if it is one.

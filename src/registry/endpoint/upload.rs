@@ -67,11 +67,9 @@ impl Endpoint {
         digest: &Digest,
     ) -> Result<Option<Option<u64>>> {
         let path = format!("blobs/{digest}");
-        let answer = self.send(Request::new(subject, repository, Method::HEAD, &path)).await?;
-        let Answer { response, permit, .. } = answer;
+        let response = self.head(Request::new(subject, repository, Method::HEAD, &path)).await?;
         match response.status() {
             StatusCode::OK => {
-                permit.succeeded();
                 let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
                 Ok(Some(length.and_then(|length| length.parse().ok())))
             }

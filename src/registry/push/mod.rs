@@ -15,7 +15,7 @@ use crate::content::{Ingest, Publication, Sink, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Registry, Repository, Tag};
 use bytes::Bytes;
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
@@ -78,27 +78,22 @@ impl Pusher {
     async fn head(&self, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
         let endpoint = &self.0.endpoint;
         let subject = self.0.subject(repository, target);
-        let answer = endpoint.ask(&subject, repository, target, Method::HEAD, Turn::GoesOn).await?;
-        let status = answer.response.status();
+        let response = endpoint.head_manifest(&subject, repository, target, Turn::GoesOn).await?;
+        let status = response.status();
         match (status, target) {
             (StatusCode::OK, Target::Digest(digest)) => {
-                answer.permit.succeeded();
                 // A registry that names another digest has something else there.
-                let told = content_digest(answer.response.headers());
+                let told = content_digest(response.headers());
                 Ok(told.is_none_or(|told| told == *digest).then_some(*digest))
             }
             (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED, _) => {
-                answer.permit.succeeded();
-                let told = content_digest(answer.response.headers()).filter(|_| status == StatusCode::OK);
-                // Its place first: where all that have one waited for a second, nobody would get it.
-                drop(answer);
-                match told {
+                match content_digest(response.headers()).filter(|_| status == StatusCode::OK) {
                     Some(digest) => Ok(Some(digest)),
                     None => self.get(&subject, repository, target).await,
                 }
             }
             _ if status == StatusCode::UNAUTHORIZED || status.is_server_error() => {
-                Err(endpoint.status_error(&subject, repository, answer.response).await)
+                Err(endpoint.status_error(&subject, repository, response).await)
             }
             // A repository that is not there yet, or whose tags may not be read: writing tells more.
             _ => Ok(None),
