@@ -23,8 +23,6 @@ OPEN_FILES = 512
 REQUESTS = 3
 """For each new image, beside its blobs."""
 SKOPEO_IMAGES = 1000
-
-
 RECHECKS = 3000
 """Images that are looked at again in all runs of a round, about: a run of 1000 takes less than a second, so there are three."""
 
@@ -66,7 +64,8 @@ def run(args: argparse.Namespace, source: Source, ways: Ways, address: str) -> t
     out = ways.fresh("many")
     first = ways.save_into(out)
     before = entries(out)
-    rounds = in_turn(args.rounds * max(1, RECHECKS // count), [
+    times = args.rounds * max(1, RECHECKS // count)
+    rounds = in_turn(times, [
         lambda: {"saver": synced(lambda: ways.save_into(out))},
         lambda: {"HEADs": synced(lambda: Cost(head_all(address, paths, ACCEPT, args.connections), 0, 0))},
     ])
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace, source: Source, ways: Ways, address: str) -> t
     medians = rounds.medians()
     found = Found(count, first, medians["saver"], medians["HEADs"].wall)
     peak, files = max(first.peak, found.again.peak), max(first.files, found.again.files)
-    print(f"\n{count} tiny images from {args.source}, medians of {args.rounds}\n")
+    print(f"\n{count} tiny images from {args.source}, medians of {times} runs with nothing to do\n")
     for name, cost in (("first run", first), ("nothing to do", found.again)):
         print(f"{name:<21}{cost.wall:7.2f} s, {cost.cpu:6.2f} s CPU, {cost.wall / count * 1e3:6.2f} ms an image, "
               f"{cost.peak / 1e6:3.0f} MB, {cost.files} files open")

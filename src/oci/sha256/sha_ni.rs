@@ -13,7 +13,8 @@ pub(super) const LANES: usize = 4;
 pub(super) struct Available(());
 
 impl Available {
-    /// Asks the processor.
+    /// Asks the processor. Small cores that have the SHA instructions and no AVX (Intel's Goldmont and Tremont) hash one stream after
+    /// the other, which `sha2` does with these instructions too.
     pub(super) fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("sha") && is_x86_feature_detected!("avx");
         has.then_some(Self(()))
@@ -48,7 +49,7 @@ macro_rules! each_lane {
 // late, so the arrays must exist in memory) and a bounds check between the lanes' loads both cost spills.
 #[target_feature(enable = "sha,avx")]
 fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
-    const { assert!(N <= LANES) };
+    const { assert!(N <= LANES && LANES == 4, "`each_lane` names four") };
     let count = blocks.iter().map(|lane| lane.len()).min().unwrap_or(0);
     let starts = blocks.map(<[Block]>::as_ptr);
     let mut abef = [_mm_setzero_si128(); N];
