@@ -15,6 +15,7 @@ mod node;
 pub mod options;
 mod parts;
 mod plan;
+mod platforms;
 mod receive;
 pub mod report;
 mod rewrite;

@@ -4,6 +4,7 @@ use super::blob::SMALL;
 use super::manifests::Cell;
 use super::node::{Content, Kind, Node, Seen};
 use super::options::{IndexMode, MissingPlatform};
+use super::platforms::Platforms;
 use super::tally::Tally;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
@@ -13,7 +14,7 @@ use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
@@ -44,10 +45,8 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     there: Mutex<HashSet<Digest>>,
     /// For pruning: the manifests that its tag there reaches now.
     held: OnceCell<HashSet<Digest>>,
-    platforms: &'a PlatformSet,
+    pub(super) platforms: Platforms<'a>,
     tally: &'a Tally,
-    /// The platforms that the image has, for the message when it lacks one.
-    offered: Mutex<BTreeSet<String>>,
     /// Manifests met so far, and their bytes.
     met: Mutex<(usize, u64)>,
     /// Kept for as long as the walk lasts: a manifest that several indexes of the image name is asked for once.
@@ -64,7 +63,6 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         platforms: &'a PlatformSet,
         tally: &'a Tally,
     ) -> Self {
-        let (offered, met) = (Mutex::default(), Mutex::default());
         let (source, reference, home) = (&*image.source, &image.reference, &image.place);
         Self {
             engine,
@@ -73,10 +71,9 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             home,
             there: Mutex::default(),
             held: OnceCell::new(),
-            platforms,
+            platforms: Platforms::new(reference, platforms),
             tally,
-            offered,
-            met,
+            met: Mutex::default(),
             cells: Mutex::default(),
             kept: Mutex::default(),
         }
@@ -93,14 +90,17 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         let root = self.node(found, Vec::new(), 0).await?;
         let mut there = Vec::new();
         let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
-        if let Some(root) = root.as_ref().filter(|_| there.is_empty() && !artifacts)
-            && let Some(error) = self.nothing_held(root)
+        if let Some(Node { kind: Kind::Index(index), .. }) = &root
+            && self.engine.options.sparse
+            && there.is_empty()
+            && !artifacts
+            && let Some(error) = self.platforms.nothing_held(index)
         {
             return Err(error);
         }
-        let missing = self.missing(&there, artifacts);
+        let missing = self.platforms.missing(&there, artifacts);
         if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
-            return Err(self.no_platform(missing));
+            return Err(self.platforms.lacks(missing));
         }
         let mut content = Content { missing, ..Content::default() };
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
@@ -218,7 +218,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                 }
                 found => found?,
             };
-            platforms_of(&entries).for_each(|platform| self.offer(platform));
+            self.platforms.offer_all(&entries);
             self.node(found, entries, depth + 1).await.map(Some)
         });
         let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
@@ -232,29 +232,17 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     async fn offer_held(&self, index: &Index) {
         for entry in &index.manifests {
             if self.manifest(entry.digest).await.is_ok() {
-                platforms_of(std::slice::from_ref(entry)).for_each(|platform| self.offer(platform));
+                self.platforms.offer_all(std::slice::from_ref(entry));
             }
         }
-    }
-
-    /// The error for a sparse index of which no image is there at all, whatever was asked for.
-    fn nothing_held(&self, root: &Node) -> Option<Error> {
-        let Kind::Index(index) = &root.kind else { return None };
-        let offers = !self.offered.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if !self.engine.options.sparse || offers || index.manifests.is_empty() {
-            return None;
-        }
-        let count = index.manifests.len();
-        let message = format!("nothing of it is there: none of the {count} manifests that its index names");
-        Some(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source))
     }
 
     /// The entries that are asked for, those of one manifest together.
     async fn choose(&self, index: &Index) -> Result<Vec<Vec<Descriptor>>> {
         if !self.engine.options.sparse {
-            platforms_of(&index.manifests).for_each(|platform| self.offer(platform));
+            self.platforms.offer_all(&index.manifests);
         }
-        let (mut chosen, _) = self.platforms.choose(&index.manifests);
+        let (mut chosen, _) = self.platforms.wanted.choose(&index.manifests);
         if self.engine.options.attestations {
             let images: HashSet<Digest> = chosen.iter().map(|entry| entry.digest).collect();
             let speaks =
@@ -303,8 +291,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         if manifest.is_image() && (entries.is_empty() || entries.iter().any(unsaid)) {
             let bytes = self.config(&manifest.config).await?;
             let own = config_platform(&bytes)?;
-            self.offer(&own);
-            if self.platforms.accepts(&own) {
+            self.platforms.offer(&own);
+            if self.platforms.wanted.accepts(&own) {
                 platforms.push(own);
                 config = self.worth_keeping(&bytes).then_some((manifest.config.digest, bytes));
             } else {
@@ -365,73 +353,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         leaves.retain(|leaf| !leaf.is_attestation() && once.insert(leaf.raw.digest));
         match leaves.len() {
             1 => Ok(leaves.remove(0)),
-            0 => Err(self.no_platform(self.asked())),
-            count => Err(self.several(count, &leaves)),
+            0 => Err(self.platforms.lacks(self.platforms.named())),
+            count => {
+                let mut selected = Vec::new();
+                leaves.iter().for_each(|leaf| {
+                    leaf.platforms(&mut selected);
+                });
+                Err(self.platforms.several(count, &selected))
+            }
         }
     }
-
-    /// The error for several platforms where one's manifest is to be the image.
-    fn several(&self, count: usize, leaves: &[Node]) -> Error {
-        let mut selected = Vec::new();
-        leaves.iter().for_each(|leaf| {
-            leaf.platforms(&mut selected);
-        });
-        let selected: BTreeSet<String> = selected.iter().map(Platform::to_string).collect();
-        let selected: Vec<String> = selected.into_iter().collect();
-        let message = format!(
-            "it is to be one platform's manifest, and {count} were selected: {}",
-            selected.join(", ")
-        );
-        Error::new(ErrorKind::InvalidInput, self.reference, message)
-            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")
-    }
-
-    fn asked(&self) -> Vec<Platform> {
-        match self.platforms {
-            PlatformSet::Only(asked) => asked.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The platforms asked for that none of those `there` serves. What has only `artifacts` misses none.
-    fn missing(&self, there: &[Platform], artifacts: bool) -> Vec<Platform> {
-        if artifacts && there.is_empty() {
-            return Vec::new();
-        }
-        let serves = |platform: &Platform| {
-            let one = PlatformSet::Only(vec![platform.clone()]);
-            there.iter().any(|there| one.accepts(there))
-        };
-        self.asked().into_iter().filter(|platform| !serves(platform)).collect()
-    }
-
-    fn offer(&self, platform: &Platform) {
-        if !platform.is_unknown() {
-            self.offered.lock().unwrap_or_else(PoisonError::into_inner).insert(platform.to_string());
-        }
-    }
-
-    /// The platforms that there are, for messages.
-    fn offered_names(&self) -> String {
-        let offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        // Signatures and the like have configurations that tell no platform.
-        let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| *name != "/").collect();
-        if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
-    }
-
-    /// The error that names what is missing and what is there.
-    pub(crate) fn no_platform(&self, missing: Vec<Platform>) -> Error {
-        let has = self.offered_names();
-        let message =
-            format!("the image is not there for {}; it is there for: {has}", PlatformSet::Only(missing));
-        Error::new(ErrorKind::NotFound, self.reference, message).with_hint(MISSING_HINT)
-    }
-}
-
-const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
-
-fn platforms_of(entries: &[Descriptor]) -> impl Iterator<Item = &Platform> {
-    entries.iter().filter_map(|entry| entry.platform.as_ref())
 }
 
 #[cfg(test)]

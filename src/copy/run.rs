@@ -164,7 +164,7 @@ impl<K: Sink> Engine<K> {
         let walk = Walk::new(self, image, platforms, tally);
         let content = walk.content(source_digest, known).await?;
         if !content.missing.is_empty() {
-            let missing = walk.no_platform(content.missing.clone());
+            let missing = walk.platforms.lacks(content.missing.clone());
             if content.manifests.is_empty() {
                 return Ok(Preparation::Skip(missing));
             }

@@ -1,0 +1,136 @@
+//! The platforms that were asked for, those that an image has, and what to say where they don't meet.
+
+use crate::error::{Error, ErrorKind, Side};
+use crate::oci::{Descriptor, Index, Platform, PlatformSet, Reference};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
+
+/// Of one image.
+pub(super) struct Platforms<'a> {
+    reference: &'a Reference,
+    pub(super) wanted: &'a PlatformSet,
+    /// Those that the image was found to have, in words.
+    offered: Mutex<BTreeSet<String>>,
+}
+
+impl<'a> Platforms<'a> {
+    /// Those that are `wanted` of `reference`; nothing is known yet of what there is.
+    pub(super) fn new(reference: &'a Reference, wanted: &'a PlatformSet) -> Self {
+        Self { reference, wanted, offered: Mutex::default() }
+    }
+
+    /// The image is there for `platform`.
+    pub(super) fn offer(&self, platform: &Platform) {
+        if !platform.is_unknown() {
+            self.offered().insert(platform.to_string());
+        }
+    }
+
+    /// The image is there for what these entries of its index say.
+    pub(super) fn offer_all(&self, entries: &[Descriptor]) {
+        entries.iter().filter_map(|entry| entry.platform.as_ref()).for_each(|platform| self.offer(platform));
+    }
+
+    fn offered(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that were asked for by name.
+    pub(super) fn named(&self) -> Vec<Platform> {
+        match self.wanted {
+            PlatformSet::Only(named) => named.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Those asked for by name that none of those `there` serves. What has only `artifacts` misses none.
+    pub(super) fn missing(&self, there: &[Platform], artifacts: bool) -> Vec<Platform> {
+        if artifacts && there.is_empty() {
+            return Vec::new();
+        }
+        let serves = |platform: &Platform| {
+            let one = PlatformSet::Only(vec![platform.clone()]);
+            there.iter().any(|there| one.accepts(there))
+        };
+        self.named().into_iter().filter(|platform| !serves(platform)).collect()
+    }
+
+    /// The error that names what is missing and what is there.
+    pub(super) fn lacks(&self, missing: Vec<Platform>) -> Error {
+        let offered = self.offered();
+        // Signatures and the like have configurations that tell no platform.
+        let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| *name != "/").collect();
+        let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+        let message =
+            format!("the image is not there for {}; it is there for: {has}", PlatformSet::Only(missing));
+        Error::new(ErrorKind::NotFound, self.reference, message).with_hint(MISSING_HINT)
+    }
+
+    /// The error for a sparse index of which no image is there at all, whatever was asked for.
+    pub(super) fn nothing_held(&self, index: &Index) -> Option<Error> {
+        if index.manifests.is_empty() || !self.offered().is_empty() {
+            return None;
+        }
+        let count = index.manifests.len();
+        let message = format!("nothing of it is there: none of the {count} manifests that its index names");
+        Some(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source))
+    }
+
+    /// The error for `count` manifests, of the platforms `selected`, where one platform's is to be the image.
+    pub(super) fn several(&self, count: usize, selected: &[Platform]) -> Error {
+        let selected: BTreeSet<String> = selected.iter().map(Platform::to_string).collect();
+        let selected: Vec<String> = selected.into_iter().collect();
+        let message = format!(
+            "it is to be one platform's manifest, and {count} were selected: {}",
+            selected.join(", ")
+        );
+        Error::new(ErrorKind::InvalidInput, self.reference, message)
+            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        Platform::parse(text, "linux").unwrap()
+    }
+
+    #[test]
+    fn what_was_asked_for_and_is_not_there_is_missing() {
+        let reference = Reference::parse("r.io/a:v1").unwrap();
+        let parse = |text: &str| text.split_whitespace().map(platform).collect();
+        for (wanted, there, artifacts, expect) in [
+            ("linux/amd64", "linux/amd64", false, ""),
+            ("linux/amd64 linux/arm64", "linux/amd64", false, "linux/arm64"),
+            ("linux/arm", "linux/arm/v7", false, ""),
+            ("linux/amd64", "", false, "linux/amd64"),
+            ("linux/amd64", "", true, ""),
+            ("linux/arm64", "linux/amd64", true, "linux/arm64"),
+        ] {
+            let wanted = PlatformSet::Only(parse(wanted));
+            let (there, expect): (Vec<Platform>, Vec<Platform>) = (parse(there), parse(expect));
+            let missing = Platforms::new(&reference, &wanted).missing(&there, artifacts);
+            assert_eq!(missing, expect, "{wanted}, there: {there:?}");
+        }
+        assert!(Platforms::new(&reference, &PlatformSet::All).missing(&[], false).is_empty());
+    }
+
+    #[test]
+    fn the_error_names_what_there_is() {
+        let reference = Reference::parse("r.io/a:v1").unwrap();
+        let platforms = Platforms::new(&reference, &PlatformSet::All);
+        let missing = || vec![platform("linux/arm64")];
+        assert!(platforms.lacks(missing()).message().ends_with("it is there for: none"));
+        platforms.offer(&Platform::new("unknown", "unknown"));
+        for offered in ["linux/amd64", "linux/386", "linux/amd64"] {
+            platforms.offer(&platform(offered));
+        }
+        let error = platforms.lacks(missing());
+        assert!(error.message().contains("not there for linux/arm64"), "{error}");
+        assert!(error.message().ends_with("it is there for: linux/386, linux/amd64"), "{error}");
+    }
+}
