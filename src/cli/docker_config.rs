@@ -3,7 +3,7 @@
 //! Both are one format (`docker login`, podman's containers-auth.json(5)); the second also knows keys
 //! with a path, which are good for the repositories under it.
 
-use crate::oci::reference::DOCKER_HUB;
+use crate::oci::name::DOCKER_HUB;
 use crate::oci::{Registry, Repository};
 use crate::registry::{Credential, Secret};
 use base64::Engine as _;

@@ -7,7 +7,8 @@
 use super::descriptor::Descriptor;
 use super::digest::Digest;
 use super::media_type;
-use super::reference::{Reference, Repository, Tag};
+use super::name::{Repository, Tag};
+use super::reference::Reference;
 use crate::error::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
