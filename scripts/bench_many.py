@@ -24,7 +24,7 @@ REQUESTS = 3
 """For each new image, beside its blobs."""
 SKOPEO_IMAGES = 1000
 RECHECKS = 3000
-"""Images that are looked at again in all runs of a round, about: a run of 1000 takes less than a second, so there are three."""
+"""Images that a round looks at again, about: for 1000, which take less than a second, three runs."""
 
 
 class Found(NamedTuple):
