@@ -61,7 +61,7 @@ async fn copied(
     let asked = showing.asked();
     if sending.dry_run {
         let plan = plan_copy_until(from, &to.registry, place, options, asked).await?;
-        return showing.planned(&plan, None);
+        return showing.planned(&plan, None, None);
     }
     let report = copy_until(from, &to.registry, place, options, asked).await?;
     showing.finished(&report, None)

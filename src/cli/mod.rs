@@ -13,6 +13,7 @@ pub mod cri;
 pub mod docker_config;
 pub mod exit;
 pub mod export;
+mod failed;
 mod helm;
 pub mod import;
 pub mod inspect;

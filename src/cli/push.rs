@@ -3,16 +3,16 @@
 use super::args::{GlobalArgs, IndexArg, MissingPlatformArg, ProgressMode, RegistryArgs};
 use super::config::Environment;
 use super::exit::Exit;
+use super::failed::{Failed, not_pushed};
 use super::outfile::Files;
 use super::save::{ended, screen};
 use super::screen::Screen;
 use super::showing::Showing;
 use super::words::PUSHING;
-use super::{access, lists, output, tree, troubles};
-use crate::copy::{CopyOptions, Report, Status};
+use super::{access, lists, tree};
+use crate::copy::CopyOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, Entry};
-use crate::oci::{PlatformSet, Reference};
+use crate::oci::PlatformSet;
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -138,36 +138,10 @@ async fn pushed(
     let images: Vec<PushImage> = entries.iter().cloned().map(PushImage::from).collect();
     if sending.dry_run {
         let plan = pusher.plan_until(images, showing.asked()).await?;
-        return showing.planned(&plan, None);
+        let failed = not_pushed(&Failed::of_plan(&plan), &entries, prefix.as_deref());
+        return showing.planned(&plan, None, Some(failed));
     }
     let report = pusher.push_until(images, showing.asked()).await?;
-    let failed = failed_list(&report, &entries, prefix.as_deref());
+    let failed = not_pushed(&Failed::of_report(&report), &entries, prefix.as_deref());
     showing.finished(&report, Some(failed))
-}
-
-/// The images that failed, as a list to give to `--list`: by the names that they were asked for with, else by the tree's.
-fn failed_list(report: &Report, entries: &[Entry], prefix: Option<&str>) -> String {
-    let mut text = String::new();
-    for (number, image) in report.images.iter().enumerate() {
-        if image.status != Status::Failed {
-            continue;
-        }
-        let reason = troubles::reason(&image.reference.to_string(), image.error.as_ref());
-        let reason = output::clean(reason);
-        let line = match entries.get(number) {
-            Some(entry) => list::failed_line(&entry.reference, entry.platforms.as_ref(), &reason),
-            None => {
-                let name = image.repository.as_str();
-                let name = prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-                let tag = image.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
-                match Reference::parse(&format!("{name}{tag}")) {
-                    Ok(reference) => list::failed_line(&reference, None, &reason),
-                    Err(_) => format!("# {name}{tag}"),
-                }
-            }
-        };
-        text.push_str(&line);
-        text.push('\n');
-    }
-    if text.is_empty() { "# no image failed\n".to_owned() } else { text }
 }

@@ -3,26 +3,21 @@
 use super::args::{Color, DurabilityArg, GlobalArgs, IndexArg, RunArgs, SaveArgs};
 use super::config::Environment;
 use super::exit::Exit;
+use super::failed::{Failed, not_saved};
 use super::outfile::Files;
 use super::screen::{self, Screen};
 use super::showing::Showing;
 use super::words::SAVING;
-use super::{access, lists, output, troubles};
-use crate::copy::{CopyOptions, Report, Status};
+use super::{access, lists, output};
+use crate::copy::CopyOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, Entry};
+use crate::list::Entry;
 use crate::oci::PlatformSet;
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
 use crate::store::Durability;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The head of a failed list whose images had credentials in their own list: secrets are not copied to more files.
-const CREDENTIALS_LEFT_OUT: &str = "\
-# The credentials of the first list are not copied here. To use this list, docker login to the registries
-# below, or name a file that has the credentials with --authfile.
-";
 
 /// Saves, and says how that ended.
 pub(super) async fn run(args: &SaveArgs, global: &GlobalArgs, environment: &Environment) -> Exit {
@@ -127,10 +122,11 @@ impl Job {
             let plan = saver.plan_until(images, showing.asked()).await?;
             let free = saver.store().free_space().ok();
             drop(made);
-            return showing.planned(&plan, free);
+            let failed = not_saved(&Failed::of_plan(&plan), &self.entries);
+            return showing.planned(&plan, free, Some(failed));
         }
         let report = ImageSaver::new(self.options)?.save_until(images, showing.asked()).await?;
-        let failed = failed_list(&report, &self.entries);
+        let failed = not_saved(&Failed::of_report(&report), &self.entries);
         showing.finished(&report, Some(failed))
     }
 }
@@ -198,19 +194,4 @@ impl Drop for Made {
             let _ = std::fs::remove_dir(dir);
         }
     }
-}
-
-/// The images that failed, as a list to give to `--list`.
-fn failed_list(report: &Report, entries: &[Entry]) -> String {
-    let mut text = String::new();
-    let rows = report.images.iter().zip(entries).filter(|(image, _)| image.status == Status::Failed);
-    if rows.clone().any(|(_, entry)| entry.credential.is_some()) {
-        text.push_str(CREDENTIALS_LEFT_OUT);
-    }
-    for (image, entry) in rows {
-        let reason = troubles::reason(&image.reference.to_string(), image.error.as_ref());
-        text.push_str(&list::failed_line(&image.reference, entry.platforms.as_ref(), &output::clean(reason)));
-        text.push('\n');
-    }
-    if text.is_empty() { "# no image failed\n".to_owned() } else { text }
 }

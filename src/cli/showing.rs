@@ -55,11 +55,16 @@ impl<'a> Showing<'a> {
         async move { interrupt.asked().await }
     }
 
-    /// Tells what a dry run found; `free` is the room that there is, where that matters.
+    /// Tells what a dry run found; `free` is the room that there is, where that matters, `failed` the failed list.
     ///
     /// # Errors
-    /// `Storage` when the report can't be written.
-    pub(super) fn planned(self, plan: &Plan, free: Option<FreeSpace>) -> Result<Exit> {
+    /// `Storage` when the report or the failed list can't be written.
+    pub(super) fn planned(
+        self,
+        plan: &Plan,
+        free: Option<FreeSpace>,
+        failed: Option<String>,
+    ) -> Result<Exit> {
         self.progress.stop_planning(plan);
         if !self.no_table {
             let table = summary::of_plan(plan, self.words, free, output::columns(std::io::stdout()));
@@ -70,7 +75,7 @@ impl<'a> Showing<'a> {
         if let Some(error) = &full {
             output::failure(error);
         }
-        self.files.write(plan, None)?;
+        self.files.write(plan, failed.as_deref())?;
         let failed = plan.images.iter().any(|image| image.status == Status::Failed);
         Ok(match (self.interrupt.was_asked(), full.is_some(), failed) {
             (true, _, _) => Exit::Interrupted,

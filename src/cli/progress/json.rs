@@ -1,6 +1,7 @@
 //! Events as JSON, one a line, on stdout.
 
 use crate::cli::output;
+use crate::cli::troubles;
 use crate::cli::words::Words;
 use crate::copy::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
 use crate::oci::Digest;
@@ -52,6 +53,8 @@ struct RunFinished<'a> {
     unchanged: usize,
     skipped: usize,
     failed: usize,
+    /// How many of those that failed did so only because the run ended.
+    not_finished: usize,
     bytes_fetched: u64,
     bytes_reused: u64,
     seconds: f64,
@@ -164,6 +167,7 @@ impl Json {
             unchanged: report.count(Status::Unchanged),
             skipped: report.count(Status::Skipped),
             failed: report.count(Status::Failed),
+            not_finished: troubles::given_up(report),
             bytes_fetched: report.bytes_fetched,
             bytes_reused: report.bytes_reused,
             seconds: report.seconds,

@@ -212,8 +212,8 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
     let paint = shared.screen.paint();
     let width = total.to_string().len();
     let place = paint.dim(&format!("[{done:>width$}/{total}]"));
+    let why = || troubles::reason(&image.reference, image.error.as_ref());
     let reference = image.reference.to_string();
-    let why = || troubles::reason(&reference, image.error.as_ref());
     let name = clean(&reference);
     match image.status {
         status if status.is_done() || status.is_planned() => {
@@ -228,6 +228,9 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
         }
         Status::Unchanged => format!("{place} {} {name}", paint.dim("unchanged")),
         Status::Skipped => format!("{place} {} {name}  {}", paint.yellow("skipped  "), clean(why())),
-        _ => format!("{place} {} {name}  {}", paint.red("failed   "), clean(why())),
+        _ => {
+            let (what, _) = troubles::told(&image.reference, why());
+            format!("{place} {} {name}  {}", paint.red("failed   "), clean(&what))
+        }
     }
 }
