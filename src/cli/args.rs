@@ -252,7 +252,7 @@ pub struct RunArgs {
     /// Stop at the first image that fails
     #[arg(long, help_heading = "The run")]
     pub fail_fast: bool,
-    /// Say what would be fetched and whether it fits; write nothing
+    /// Say what would be fetched and whether it fits; save nothing
     #[arg(long, help_heading = "The run")]
     pub dry_run: bool,
 

@@ -40,7 +40,8 @@ pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidInput, word, "there is no such command").with_hint(hint))
 }
 
-/// Reads all lists and names. Everything that is wrong with any of them is told at once.
+/// Reads all lists and names. Everything that is wrong with any of them is told at once; a list that names nothing
+/// is told of, and is not wrong: it may be the failed list of a run in which nothing failed.
 ///
 /// # Errors
 /// `InvalidInput` when something is wrong, after it was told where and why.
@@ -48,8 +49,23 @@ pub(super) fn read(files: &[PathBuf], images: &[String], screen: &Screen, quiet:
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
-    let lists = files.iter().map(|file| read_file(file));
-    settle(list::merge(lists.chain([list::parse_images(images)])), screen, quiet)
+    let lists: Vec<Parsed> = files.iter().map(|file| read_file(file)).collect();
+    let empty = |list: &Parsed| list.entries.is_empty() && list.problems.is_empty();
+    let empty: Vec<String> =
+        files.iter().zip(&lists).filter(|(_, list)| empty(list)).map(|(file, _)| name(file)).collect();
+    let all = settle(list::merge(lists.into_iter().chain([list::parse_images(images)])), screen, quiet)?;
+    if !quiet {
+        let word = screen.paint().yellow("warning:");
+        for name in empty {
+            screen.line(&format!("{word} {}: the list names no images", clean(&name)));
+        }
+    }
+    Ok(all)
+}
+
+/// What a list is called in what is told of it.
+fn name(file: &Path) -> String {
+    if file.as_os_str() == "-" { "stdin".to_owned() } else { file.display().to_string() }
 }
 
 /// The images of lists that are right; all that is wrong is told.
@@ -83,7 +99,7 @@ fn tell_notes(notes: &[Remark], screen: &Screen) {
 /// A list that can't be read is a list with a problem, so that the problems of the others are told too.
 fn read_file(file: &Path) -> Parsed {
     let stdin = file.as_os_str() == "-";
-    let name = if stdin { "stdin".to_owned() } else { file.display().to_string() };
+    let name = name(file);
     let limit = list::MAX_LIST_BYTES as u64 + 1;
     let mut text = Vec::new();
     let read = if stdin {

@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::showing::Showing;
 use super::words::PUSHING;
 use super::{access, lists, tree};
-use crate::copy::CopyOptions;
+use crate::copy::{CopyOptions, Plan, Report};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::PlatformSet;
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
@@ -135,6 +135,10 @@ async fn pushed(
     options.observer = showing.observer();
     let prefix = options.destination.prefix.as_ref().map(|prefix| format!("{prefix}/"));
     let pusher = ImagePusher::new(options)?;
+    if entries.is_empty() && !args.list.is_empty() {
+        // No images would be everything: that is for who names no list.
+        return nothing(sending.dry_run, showing);
+    }
     let images: Vec<PushImage> = entries.iter().cloned().map(PushImage::from).collect();
     if sending.dry_run {
         let plan = pusher.plan_until(images, showing.asked()).await?;
@@ -144,4 +148,18 @@ async fn pushed(
     let report = pusher.push_until(images, showing.asked()).await?;
     let failed = not_pushed(&Failed::of_report(&report), &entries, prefix.as_deref());
     showing.finished(&report, Some(failed))
+}
+
+/// The end of a run whose lists name nothing.
+fn nothing(dry_run: bool, showing: Showing<'_>) -> Result<Exit> {
+    let failed = Some(not_pushed(&[], &[], None));
+    let (schema, seconds) = (Report::SCHEMA, 0.0);
+    if dry_run {
+        let plan =
+            Plan { schema, images: Vec::new(), fetch_bytes: 0, fetch_blobs: 0, reuse_bytes: 0, seconds };
+        return showing.planned(&plan, None, failed);
+    }
+    let report =
+        Report { schema, images: Vec::new(), bytes_fetched: 0, bytes_reused: 0, seconds, aborted: None };
+    showing.finished(&report, failed)
 }

@@ -42,6 +42,7 @@ pub(super) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width:
             status if status.is_done() || status.is_planned() => words.act,
             Status::Unchanged => "unchanged",
             Status::Skipped => "skip",
+            _ if troubles::is_given_up(image.error.as_ref()) => "unknown",
             _ => "fail",
         };
         vec![

@@ -71,9 +71,14 @@ pub(super) fn last_words(report: &Report, words: Words, paint: Paint) -> String 
     text
 }
 
-/// The failures and warnings of a dry run.
+/// The failures and warnings of a dry run, and how many images it did not come to.
 pub(super) fn of_plan(plan: &Plan, quiet: bool, paint: Paint) -> String {
-    let mut text = failure_lines(&Failed::of_plan(plan), paint);
+    let (left, failed): (Vec<_>, Vec<_>) =
+        Failed::of_plan(plan).into_iter().partition(|image| is_given_up(image.error));
+    let mut text = failure_lines(&failed, paint);
+    if !left.is_empty() {
+        text.push_str(&format!("{} {}\n", paint.yellow("not finished:"), count(left.len(), "image")));
+    }
     for image in plan.images.iter().filter(|_| !quiet) {
         for message in &image.warnings {
             text.push_str(&warning_line(&image.reference.to_string(), message, paint));

@@ -252,7 +252,7 @@ fn is_yaml(name: &str, text: &[u8]) -> bool {
     let heads = [b"- ".as_slice(), b"---", b"%YAML", b"\""];
     let brace = first.starts_with(b"{") && !first.starts_with(b"{{");
     if first == b"-" || brace || heads.iter().any(|head| first.starts_with(head)) {
-        return true;
+        return !is_bare_name(first);
     }
     let Some((key, value)) = first.iter().position(|byte| *byte == b' ').map_or_else(
         || first.strip_suffix(b":").map(|key| (key, b"".as_slice())),
@@ -263,6 +263,17 @@ fn is_yaml(name: &str, text: &[u8]) -> bool {
     let known = [b"apiVersion".as_slice(), b"kind", b"services", b"version", b"name"].contains(&key);
     let opens_a_mapping = value.is_empty() && lines.next_indented();
     known || key.starts_with(b"x-") || key.contains(&b'/') && !value.is_empty() || opens_a_mapping
+}
+
+/// Whether a line that could be YAML is but a name after a dash or in quotes. No form of list has such a line, and what
+/// is wrong with it is told best as of a plain list's.
+fn is_bare_name(line: &[u8]) -> bool {
+    let item = line.strip_prefix(b"- ").unwrap_or(line).trim_ascii();
+    let opens =
+        item.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'"' | b'\'' | b'`'));
+    let is_pair =
+        item.ends_with(b":") || item.windows(2).any(|pair| pair[0] == b':' && pair[1].is_ascii_whitespace());
+    opens && !is_pair
 }
 
 /// The lines of a text that are no comment and not empty, trimmed.
@@ -325,6 +336,17 @@ mod tests {
             ("a.YAML", "nginx\n", true),
             ("a.yml", "", true),
             ("-", "-nginx\n", false),
+            ("-", "- nginx:1\n- redis\n", false),
+            ("-", "- \"nginx:1\"\n", false),
+            ("-", "\"nginx:1\"\nredis\n", false),
+            ("-", "\"quay.io/a/b:1\": c.io/d\n", true),
+            ("-", "\"quay.io/a/b:1\":\n  - c.io/d\n", true),
+            ("-", "- \"registry\": a.io\n", true),
+            ("-", "- registry:\n    a.io\n", true),
+            ("-", "- {registry: a.io}\n", true),
+            ("-", "- &a\n  registry: a.io\n", true),
+            ("-", "- # the first\n  registry: a.io\n", true),
+            ("a.yaml", "- nginx:1\n", true),
             ("-", "nginx:\n", false),
             ("-", "nginx:\n  redis:1\n", false),
             ("-", "image: nginx\n", false),

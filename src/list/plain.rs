@@ -67,7 +67,7 @@ pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option
     let Some((name, options)) = words.split_first() else { return };
     let shown: Vec<Cow<'_, str>> = words.iter().map(|word| without_credentials(word)).collect();
     if let Some((message, hint)) = not_a_reference(&shown) {
-        return parsed.problem(origin, message, Some(hint));
+        return parsed.problem(origin, message, Some(&hint));
     }
     let reference = Reference::parse_in(name, home.map(|home| &home.registry));
     let options = line_options(options);
@@ -85,7 +85,40 @@ pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option
 }
 
 /// Text that people paste into lists by mistake, with a better reason than its first bad character.
-fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
+fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, Cow<'static, str>)> {
+    let (message, hint) = match decorated(words) {
+        Some((message, hint)) => (message, hint.into()),
+        None => not_a_name(words).map(|(message, hint)| (message, hint.into()))?,
+    };
+    Some((message, hint))
+}
+
+/// A name with what other formats put around it: a dash, quotes, a comma.
+fn decorated(words: &[Cow<'_, str>]) -> Option<(String, String)> {
+    let first = words.first()?;
+    let bullet = matches!(first.as_ref(), "-" | "*");
+    let word = if bullet { words.get(1)? } else { first };
+    let bare = word.trim_end_matches(',').trim_matches(['"', '\'', '`']);
+    let message = if bullet {
+        format!("{first:?} stands before the image's name")
+    } else if word.starts_with(['"', '\'', '`']) {
+        "the image's name is in quotes".to_owned()
+    } else if word.ends_with(',') {
+        "a comma follows the image's name".to_owned()
+    } else {
+        return None;
+    };
+    // What is no name is not told again: it may be a password.
+    let name = (words.len() <= 1 + usize::from(bullet) && Reference::parse(bare).is_ok()).then_some(bare);
+    let hint = name.map_or_else(
+        || "write only the image's name, one a line".to_owned(),
+        |name| format!("write {name}, and nothing around it"),
+    );
+    Some((message, hint))
+}
+
+/// Words of which the first is not a name at all.
+fn not_a_name(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
     let name = &words[0];
     if words.iter().any(|word| ["{{", "}}", "${", "$("].iter().any(|mark| word.contains(mark)))
         || name.starts_with('$')
@@ -207,6 +240,18 @@ mod tests {
             ("$REGISTRY/app:1.0", "template"),
             ("https://a.io/b", "web address"),
             ("image: nginx", "looks like YAML"),
+            ("\"nginx:1\"", "is in quotes (write nginx:1, and nothing around it"),
+            ("'a.io/b'", "is in quotes (write a.io/b, "),
+            ("\"nginx:1\",", "is in quotes (write nginx:1, "),
+            ("\"nginx:1", "is in quotes (write nginx:1, "),
+            ("`nginx`", "is in quotes (write nginx, "),
+            ("nginx:1,", "a comma follows the image's name (write nginx:1, "),
+            ("nginx:1, redis:2", "a comma follows the image's name (write only the image's name, one"),
+            ("- nginx:1", "\"-\" stands before the image's name (write nginx:1, "),
+            ("- \"nginx:1\"", "\"-\" stands before the image's name (write nginx:1, "),
+            ("* nginx", "\"*\" stands before the image's name (write nginx, "),
+            ("- image: nginx", "\"-\" stands before the image's name (write only the image's name, one"),
+            ("-", "starts or ends with a separator"),
             ("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", "bare digest"),
             ("docker-archive:/tmp/image.tar", "not in a registry"),
             ("nginx redis", "follows the reference"),
@@ -216,11 +261,11 @@ mod tests {
             ("Nginx", "lower case"),
             ("nginx:", "tag is empty"),
         ] {
-            let parsed = read("l", format!("{text}\nredis\n").as_bytes());
+            let parsed = read("l", format!("redis\n{text}\n").as_bytes());
             assert_eq!(parsed.entries.len(), 1, "{text}");
             assert_eq!(parsed.problems.len(), 1, "{text}");
             let told = parsed.problems[0].to_string();
-            assert!(told.starts_with("l:1: ") && told.contains(reason), "{text}: {told}");
+            assert!(told.starts_with("l:2: ") && told.contains(reason), "{text}: {told}");
         }
     }
 
@@ -229,6 +274,9 @@ mod tests {
         for text in [
             "registry.example.com: {username: u, password: S3CRET}",
             "password: S3CRET",
+            "nginx\n- password: S3CRET",
+            "nginx\n\"S3CRET//\"",
+            "nginx\n\"u:S3CRET@a.io/b\"",
             "https://u:S3CRET@a.io/b",
             "u:S3CRET@a.io/b:1",
         ] {

@@ -8,6 +8,9 @@ use std::sync::Arc;
 const FORMS: &str = "a list is a sequence of {registry, username, password, images: [...]}, or a file of docker compose, \
                      skopeo sync, hauler, image-syncer or kubeadm config images list -o json";
 
+const ALONE: &str = "write it under images: of a section with its registry:, or in a plain list, one name a line, in a file \
+                     that is not called .yaml, .yml or .json";
+
 /// What a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -57,6 +60,13 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
         Some(first) => !first.is_mapping(),
         None => read.broken.is_none() || starts_with_dash(text),
     };
+    if let Some(name) =
+        read.documents.first().and_then(|list| list.items().iter().find(|item| item.text().is_some()))
+    {
+        let mut into = Into { parsed: Parsed::default(), file: file.clone() };
+        into.problem(name.line, "a bare name stands where a section is expected", Some(ALONE));
+        return into.parsed;
+    }
     if sequence {
         return sections::parse(file, text);
     }
@@ -158,6 +168,14 @@ mod tests {
             ("a.yaml", "services:\n  a:\n    image: x:1\n---\nfoo: 1\n", 1, "a.yaml:5"),
             ("a.yaml", "services:\n  a:\n    image: x:1\n---\nfoo: [\n", 1, "a.yaml:5"),
             ("a.yaml", "foo: [\n", 0, "a.yaml:1"),
+            (
+                "a.yaml",
+                "- hush\n- nginx\n",
+                0,
+                "a.yaml:1: a bare name stands where a section is expected (write it under images:",
+            ),
+            ("a.json", "[\"hush\",\n \"nginx\"]\n", 0, "a.json:1: a bare name"),
+            ("a.yaml", "- registry: a.io\n  images: [b]\n- nginx\n", 0, "a.yaml:3: a bare name"),
             ("-", "services:\n  a:\n    image: x:1\n", 1, ""),
             ("-", "quay.io:\n  images:\n    a/b: ['1']\n", 1, ""),
             ("-", "{\"a.io/b:1\": \"c.io/d\"}\n", 1, ""),

@@ -317,7 +317,7 @@ fn saves_what_it_can_and_says_what_it_could_not() {
     }
     assert!(ran.err.contains(&format!("note: l.list:3: {host}/demo/app:1.0 is already listed at l.list:1")));
     assert!(
-        ran.err.contains(&format!("failed: {host}/nope:1\n")) && ran.err.contains("  hint: "),
+        ran.err.contains(&format!("failed: {host}/nope:1: ")) && ran.err.contains("  hint: "),
         "{}",
         ran.err
     );
@@ -334,7 +334,7 @@ fn saves_what_it_can_and_says_what_it_could_not() {
     assert!(failed.starts_with(&format!("{host}/nope:1 platform=all  # ")), "{failed}");
     let again = place.run(&["--list", "f.list", "--dir", "d", "--arch", "amd64", "-q"]).expect(1);
     assert!(again.out.is_empty());
-    assert!(again.err.starts_with(&format!("failed: {host}/nope:1\n")), "{}", again.err);
+    assert!(again.err.starts_with(&format!("failed: {host}/nope:1: ")), "{}", again.err);
 
     let quiet =
         place.run(&["--dir", "d", "--arch", "arm64", "-q", &format!("{host}/demo/app:1.0")]).expect(0);

@@ -32,4 +32,5 @@ mod serve;
 mod store;
 mod support;
 mod together;
+mod told;
 mod verify;
