@@ -328,6 +328,17 @@ impl Cycles {
     }
 }
 
+impl Drop for Cycles {
+    /// However the thread ends, by a defect too, nobody waits for it after that: who is queued hears of it, and who comes later.
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.broken.get_or_insert_with(lost);
+        let left = (std::mem::take(&mut queue.blobs), std::mem::take(&mut queue.images));
+        drop(queue);
+        drop(left);
+    }
+}
+
 /// What is said when the publisher's thread is gone without an answer.
 pub(super) fn lost() -> Error {
     Error::new(ErrorKind::Storage, "", "the thread that publishes images ended early").on(Side::Sink)
@@ -336,4 +347,26 @@ pub(super) fn lost() -> Error {
 /// Whether a blob that `image` needs is still on its way to its final name.
 pub(super) fn any_committed(claims: &Claims, blobs: &[Digest]) -> bool {
     blobs.iter().any(|digest| claims.committed(digest).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::MemoryDriver;
+
+    fn empty() -> (Staged, oneshot::Receiver<Result<()>>) {
+        let (done, outcome) = oneshot::channel();
+        (Staged { steps: VecDeque::new(), tags: Vec::new(), blobs: Vec::new(), done }, outcome)
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_is_gone() {
+        let publisher = Publisher::new(Arc::new(MemoryDriver::new()), Durability::None);
+        let (queued, outcome) = empty();
+        publisher.shared.lock().images.push(queued);
+        let shared = publisher.shared.clone();
+        drop(Cycles { shared, images: VecDeque::new(), failed: HashMap::new() });
+        assert!(outcome.blocking_recv().is_err());
+        assert_eq!(publisher.publish(empty().0).unwrap_err().kind(), ErrorKind::Storage);
+    }
 }
