@@ -12,8 +12,18 @@ pub(crate) type Cell = Arc<OnceCell<Arc<RawManifest>>>;
 /// there, holds it; after that the sink has it.
 #[derive(Default)]
 pub(crate) struct Manifests {
-    entries: Mutex<HashMap<Digest, Entry>>,
+    entries: Mutex<Entries>,
 }
+
+#[derive(Default)]
+struct Entries {
+    by_digest: HashMap<Digest, Entry>,
+    /// How many were in use when those that are not were last cleared away.
+    used: usize,
+}
+
+/// So many entries are kept at least before those that are not in use are cleared away.
+const MANY: usize = 4096;
 
 #[derive(Default)]
 struct Entry {
@@ -25,10 +35,14 @@ impl Manifests {
     /// The cell of `digest`.
     pub(crate) fn cell(&self, digest: Digest) -> Cell {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= 4096 {
-            entries.retain(|_, entry| entry.cell.strong_count() + entry.manifest.strong_count() > 0);
+        // Not with every manifest, where so many are in use at once.
+        if entries.by_digest.len() >= MANY.max(entries.used * 2) {
+            entries
+                .by_digest
+                .retain(|_, entry| entry.cell.strong_count() + entry.manifest.strong_count() > 0);
+            entries.used = entries.by_digest.len();
         }
-        let entry = entries.entry(digest).or_default();
+        let entry = entries.by_digest.entry(digest).or_default();
         if let Some(cell) = entry.cell.upgrade() {
             return cell;
         }
@@ -41,7 +55,7 @@ impl Manifests {
     /// Remembers `manifest` for as long as somebody holds it.
     pub(crate) fn keep(&self, manifest: &Arc<RawManifest>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.entry(manifest.digest).or_default().manifest = Arc::downgrade(manifest);
+        entries.by_digest.entry(manifest.digest).or_default().manifest = Arc::downgrade(manifest);
     }
 }
 
@@ -60,5 +74,19 @@ mod tests {
         assert_eq!(manifests.cell(digest).get(), Some(&manifest));
         drop(manifest);
         assert!(manifests.cell(digest).get().is_none());
+    }
+
+    #[test]
+    fn what_nobody_uses_does_not_pile_up() {
+        let manifests = Manifests::default();
+        let digest = |number: usize| Digest::of(&number.to_le_bytes());
+        let used: Vec<Cell> = (0..MANY + 10).map(|number| manifests.cell(digest(number))).collect();
+        for number in 0..5 * MANY {
+            manifests.cell(digest(used.len() + number));
+        }
+        assert!(manifests.entries.lock().unwrap().by_digest.len() <= 3 * MANY);
+        for (number, cell) in used.iter().enumerate() {
+            assert!(Arc::ptr_eq(cell, &manifests.cell(digest(number))), "{number}");
+        }
     }
 }
