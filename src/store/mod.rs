@@ -26,6 +26,7 @@ mod read;
 mod remove;
 mod sink;
 mod source;
+mod stamps;
 pub mod stock;
 mod usable;
 

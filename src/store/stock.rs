@@ -1,22 +1,18 @@
 //! What a tree's links say, kept in memory and proven before every use.
 //!
 //! Anybody may change a tree at any time: another saver, a registry, a person. So nothing that is kept is believed. Each link file and each
-//! directory of links has a stamp (which file, when changed, how long), taken before it is read; [`Stock::refresh`] takes all stamps again,
-//! one system call each, and reads again only what has others. A stamp that is younger than the clock of some file system ticks
-//! proves nothing, nor does any on a medium that can't tell ([`Stamp::Unknown`]): such things are read each time.
+//! directory of links has a stamp, taken before it is read; [`Stock::refresh`] takes all stamps again, one system call each, and reads again
+//! only what has others, or stamps that prove nothing (`stamps.rs`).
 
-use super::{Store, path, storage};
-use crate::driver::{EntryKind, Stamp};
+use super::stamps::{SETTLED, Seen, Stamps};
+use super::{Store, path};
+use crate::driver::EntryKind;
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-/// How old a change must be to be told from a later one by its time: some file systems count in steps of 2 s.
-const SETTLED: Duration = Duration::from_secs(3);
 
 /// The links of one repository: every name that was looked at, whether it is good for anything or not.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,52 +42,6 @@ struct Place {
     /// The full names of the directories below that may be repositories or have some.
     below: Vec<String>,
     repository: Option<(Repository, Arc<Shelf>)>,
-}
-
-/// Stamps of several things, one after the other.
-#[derive(Clone, Default)]
-struct Stamps {
-    hasher: DefaultHasher,
-    latest: (i64, i64),
-    unknown: bool,
-}
-
-impl Stamps {
-    fn add(&mut self, store: &Store, path: &str) -> Result<()> {
-        let driver = &*store.inner.driver;
-        let stamp = driver.stamp(path).map_err(|error| storage(driver, path, "look at", error))?;
-        match stamp {
-            Stamp::Unknown => self.unknown = true,
-            Stamp::Absent => {}
-            Stamp::Seen { changed, .. } => self.latest = self.latest.max(changed),
-        }
-        stamp.hash(&mut self.hasher);
-        Ok(())
-    }
-
-    /// What is kept of them; `now` is a moment before the first was taken.
-    fn seen(&self, now: SystemTime, settled: Duration) -> Seen {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let settled = since.checked_sub(settled).is_some_and(|before| {
-            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            self.latest < (seconds, before.subsec_nanos().into())
-        });
-        Seen { sum: self.hasher.finish(), settled: settled && !self.unknown }
-    }
-}
-
-/// What stamps were at one moment.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    sum: u64,
-    /// Whether the same stamps prove that nothing changed.
-    settled: bool,
-}
-
-impl Seen {
-    fn is_proven_by(self, stamps: &Stamps) -> bool {
-        self.settled && !stamps.unknown && self.sum == stamps.hasher.finish()
-    }
 }
 
 impl Shelf {
@@ -170,7 +120,7 @@ impl Place {
     }
 
     fn is_as_it_was(&self, store: &Store, name: &str) -> Result<bool> {
-        if !self.seen.settled {
+        if !self.seen.can_prove() {
             return Ok(false);
         }
         let mut stamps = Stamps::default();
@@ -433,7 +383,7 @@ mod tests {
         let memory = Store::with_driver(Arc::new(crate::driver::MemoryDriver::new()), Default::default());
         let mut stock = Stock { settled: Duration::ZERO, ..Stock::default() };
         stock.refresh(&memory).unwrap();
-        assert!(!stock.places[""].seen.settled);
+        assert!(!stock.places[""].seen.can_prove());
     }
 
     /// Whatever anybody does to links, in whatever way, is seen by the next refresh.
