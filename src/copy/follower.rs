@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use crate::oci::sha256::{self, Sha256State};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
@@ -202,7 +203,10 @@ impl<W: BlobWriter> Queue<W> {
         let lanes = sha256::lanes();
         let mut buffers = vec![vec![0; PIECE]; lanes];
         while let Some(jobs) = self.take(lanes) {
-            self.hash(&jobs, &mut buffers);
+            // A panic, most likely the writer's, fails these blobs: nobody is to wait for a thread that is gone.
+            if catch_unwind(AssertUnwindSafe(|| self.hash(&jobs, &mut buffers))).is_err() {
+                jobs.iter().for_each(|job| job.fail());
+            }
         }
     }
 
@@ -282,6 +286,13 @@ impl<W: BlobWriter> Job<W> {
         work.close(Err(failure));
         0
     }
+
+    /// Ends the job after a defect.
+    fn fail(&self) {
+        self.over.store(true, Ordering::Release);
+        lock(&self.work).close(Err(Error::defect("hashing")));
+        self.moved.notify_waiters();
+    }
 }
 
 #[cfg(test)]
@@ -359,6 +370,41 @@ mod tests {
             assert!(followed.job.lead() <= MAX_LEAD, "{} at {front}", followed.job.lead());
         }
         assert_eq!(followed.finish().await.unwrap(), Digest::of(&content));
+    }
+
+    /// A writer with a defect.
+    struct Panics;
+
+    impl BlobWriter for Panics {
+        fn received(&self) -> u64 {
+            0
+        }
+        fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<usize> {
+            panic!("a defect")
+        }
+        fn commit(self, _: &Digest) -> Result<()> {
+            Ok(())
+        }
+        fn discard(self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_hashing_fails_the_blob_and_ends_no_thread() {
+        let hasher = Hasher::start(1).unwrap();
+        for _ in 0..2 {
+            let followed = hasher.follow(Arc::new(Panics), MAX_LEAD * 3);
+            let done = async {
+                followed.advance(MAX_LEAD * 2).await;
+                followed.finish().await
+            };
+            let result = tokio::time::timeout(std::time::Duration::from_secs(20), done).await;
+            assert!(result.expect("it waits for ever").is_err());
+        }
     }
 
     #[tokio::test]
