@@ -7,13 +7,15 @@ use crate::oci::{Repository, Tag};
 use reqwest::header::{HeaderMap, LINK};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use url::form_urlencoded;
 
 /// How many tags a page shall have; registries give fewer where they like.
 const PAGE: usize = 1000;
 /// The most pages that are asked for: a registry that never ends is no registry.
 const MAX_PAGES: usize = 2000;
+/// How many pages in a row may bring nothing new: a registry that filters its pages gives empty ones among others.
+const MAX_BARREN: usize = 8;
 /// The most tags that a repository may have: beyond this no one reads them, and memory ends.
 const MAX_TAGS: usize = 1_000_000;
 /// The largest page that is read, in bytes: some registries give all tags at once, however many.
@@ -30,14 +32,19 @@ impl Endpoint {
     pub(super) async fn tags(&self, subject: &str, repository: &Repository) -> Result<Vec<Tag>> {
         let mut tags = BTreeSet::new();
         let mut query = format!("n={PAGE}");
+        let mut asked = HashSet::from([query.clone()]);
+        let mut barren = 0;
         for _ in 0..MAX_PAGES {
             let before = tags.len();
             let next = self.page(subject, repository, &query, &mut tags).await?;
+            barren = if tags.len() > before { 0 } else { barren + 1 };
             match next {
-                // A page that brings nothing new would come for ever.
-                Some(next) if next != query && tags.len() > before && tags.len() <= MAX_TAGS => query = next,
-                Some(next) if next != query && tags.len() > before => break,
+                Some(next) if barren < MAX_BARREN && asked.insert(next.clone()) => query = next,
+                // There is none, it leads back, or such pages would come for ever.
                 _ => return Ok(tags.into_iter().collect()),
+            }
+            if tags.len() > MAX_TAGS {
+                break;
             }
         }
         let message = format!("the list of tags has no end: given up after {} of them", tags.len());
@@ -86,15 +93,37 @@ impl Endpoint {
 /// The query of the page that a Link header (RFC 8288) names as the next. Nothing else of it is believed: the next
 /// page is asked for where this one was.
 fn next_query(headers: &HeaderMap) -> Option<String> {
-    let link = headers.get(LINK)?.to_str().ok()?;
-    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    let is_next = |parameter: &str| matches!(parameter.trim(), "rel=next" | "rel=\"next\"");
-    parameters.split(';').any(is_next).then_some(())?;
+    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).flat_map(links);
+    let (target, _) = links.into_iter().find(|(_, parameters)| is_next(parameters))?;
     let (_, query) = target.split_once('?')?;
     let pairs = form_urlencoded::parse(query.as_bytes());
     let mut kept = form_urlencoded::Serializer::new(String::new());
     kept.extend_pairs(pairs.take(8));
     Some(kept.finish()).filter(|query| !query.is_empty())
+}
+
+/// The links of one header, which may name the first and the last page beside the next: each one's target and parameters.
+fn links(mut value: &str) -> impl Iterator<Item = (&str, &str)> {
+    std::iter::from_fn(move || {
+        let (target, rest) = value.split_once('<')?.1.split_once('>')?;
+        let mut quoted = false;
+        let is_end = |c: char| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        };
+        let end = rest.find(is_end).unwrap_or(rest.len());
+        let (parameters, further) = rest.split_at(end);
+        value = further;
+        Some((target, parameters))
+    })
+}
+
+/// Whether a link's parameters have `next` among its relations: one or more words, in whatever case, quoted or not.
+fn is_next(parameters: &str) -> bool {
+    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
+        let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+        name.trim().eq_ignore_ascii_case("rel") && relations.any(|one| one.eq_ignore_ascii_case("next"))
+    })
 }
 
 #[cfg(test)]
@@ -111,10 +140,20 @@ mod tests {
             ("</v2/a/tags/list?last=b>; rel=\"prev\"", None),
             ("</v2/a/tags/list>; rel=\"next\"", None),
             ("nonsense", None),
+            ("</a?last=0>; rel=\"first\", </a?last=b>; rel=\"next\"", Some("last=b")),
+            ("</a?last=b>; rel=\"next\", </a?last=z>; rel=\"last\"", Some("last=b")),
+            ("</a?last=z>;rel=last;title=\"a, <b>\",</a?last=b>;rel=next", Some("last=b")),
+            ("</a?last=b,c>; title=next; REL=\"prev Next\"", Some("last=b%2Cc")),
+            ("</a?last=b>; title=\"next\"", None),
+            ("</a?last=b>; rel=\"nextish\"", None),
+            ("</a?last=b", None),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(LINK, HeaderValue::from_static(link));
             assert_eq!(next_query(&headers).as_deref(), expect, "{link}");
+            headers.insert(LINK, HeaderValue::from_static("</v2/a/tags/list?n=1>; rel=\"first\""));
+            headers.append(LINK, HeaderValue::from_static(link));
+            assert_eq!(next_query(&headers).as_deref(), expect, "after another header: {link}");
         }
     }
 }

@@ -122,10 +122,28 @@ async fn tags_come_in_pages_and_no_page_leads_elsewhere() {
         .on("GET", "/tags/list?last=b")
         .times(1)
         .answer(page(r#"["c","not a tag"]"#, "/v2/app/tags/list?last=c"));
-    server.on("GET", "/tags/list?last=c").answer(page("null", "/v2/app/tags/list?last=c"));
+    // A page that is empty though others follow, and one that leads back.
+    server.on("GET", "/tags/list?last=c").answer(page("null", "/v2/app/tags/list?last=d"));
+    server.on("GET", "/tags/list?last=d").answer(page(r#"["e"]"#, "/v2/app/tags/list?last=b&n=2"));
     let repository = format!("{}/app", server.registry());
     let tags = tokio::task::spawn_blocking(move || out(&["tags", &repository])).await.unwrap();
-    assert_eq!(tags, "a\nb\nc\n");
+    assert_eq!(tags, "a\nb\nc\ne\n");
+    assert_eq!(server.count("GET", "/tags/list"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_tags_that_bring_nothing_new_come_to_an_end() {
+    let server = FaultServer::start().await;
+    server.add_image("app", "v1", &[b"layer"]);
+    for page in 0..100 {
+        let link = ("Link".to_owned(), format!("</v2/app/tags/list?at={}.>; rel=\"next\"", page + 1));
+        let path = if page == 0 { "?n=1000".to_owned() } else { format!("?at={page}.") };
+        server.on("GET", &path).answer(Fault::Status(200, vec![link], r#"{"tags":["a"]}"#.into()));
+    }
+    let repository = format!("{}/app", server.registry());
+    let tags = tokio::task::spawn_blocking(move || out(&["tags", &repository])).await.unwrap();
+    assert_eq!(tags, "a\n");
+    assert!(server.count("GET", "/tags/list") < 20);
 }
 
 #[test]
