@@ -11,7 +11,7 @@ use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Version};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -302,19 +302,11 @@ impl Endpoint {
             let own = redirect::same_origin(&url, base);
             let shown = authorization.filter(|_| own).map(|authorization| authorization.value.clone());
             let response = self.exchange(request, &url, shown).await?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok((response, !own));
-            }
-            let refuse = |why: String| {
-                failure(
-                    ErrorKind::Unsupported,
-                    request.subject,
-                    format!("{} answered with {why}", failure::shown_url(&url)),
-                )
-            };
-            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let location = location.ok_or_else(|| refuse("a redirect to nowhere".into()))?;
-            let next = redirect::target(&url, location, &seen).map_err(refuse)?;
+            let Some(next) = redirect::next(&response, &url, &seen) else { return Ok((response, !own)) };
+            let next = next.map_err(|why| {
+                let message = format!("{} answered with {why}", failure::shown_url(&url));
+                failure(ErrorKind::Unsupported, request.subject, message)
+            })?;
             drain(response).await;
             seen.push(next.clone());
             url = next;

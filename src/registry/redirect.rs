@@ -4,11 +4,26 @@
 //! machine's own services, to a plain HTTP copy of the address, to another host that should see our
 //! credentials. The last is prevented where requests are made: each gets only what its own host may see.
 
+use reqwest::Response;
+use reqwest::header::LOCATION;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use url::{Host, Url};
 
 /// The most redirects that are followed for one request.
 pub(super) const MAX_REDIRECTS: usize = 5;
+
+/// Where an answer to a request to `from` leads, if it is a redirect.
+///
+/// # Errors
+/// Why it may not be followed, in words.
+pub(super) fn next(response: &Response, from: &Url, seen: &[Url]) -> Option<Result<Url, String>> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| "a redirect to nowhere".to_owned());
+    Some(location.and_then(|location| target(from, location, seen)))
+}
 
 /// The address that `location` names, seen from `from`, if it may be followed.
 ///

@@ -3,7 +3,7 @@
 use super::challenge::BearerChallenge;
 use super::credential::{Credential, Secret, refusal};
 use super::failure::{self, failure};
-use super::redirect::{check_reach, is_loopback};
+use super::redirect::{self, check_reach, is_loopback};
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use base64::Engine as _;
@@ -68,38 +68,60 @@ impl TokenRequest<'_> {
         })?;
         let mut response = match self.credential {
             Credential::IdentityToken(token) => self.exchange(self.post(&realm, token)?, &realm).await?,
-            _ => self.exchange(self.get(&realm)?, &realm).await?,
+            _ => self.get(&realm).await?,
         };
         // Servers older than the OAuth 2 extension know GET alone.
         if matches!(self.credential, Credential::IdentityToken(_))
             && matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
         {
-            response = self.exchange(self.get(&realm)?, &realm).await?;
+            response = self.get(&realm).await?;
         }
         self.read(response, &realm).await
     }
 
-    fn get(&self, realm: &Url) -> Result<RequestBuilder> {
-        let mut url = realm.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &self.challenge.service {
-                query.append_pair("service", service);
-            }
-            for scope in self.scopes {
-                query.append_pair("scope", scope);
-            }
-            if let Credential::Basic { username, .. } = self.credential {
-                query.append_pair("account", username);
-            }
+    /// Asks with GET, and goes where that is redirected to. Credentials go to the realm's own origin alone.
+    async fn get(&self, realm: &Url) -> Result<Response> {
+        let mut url = self.address(realm);
+        let mut seen = vec![url.clone()];
+        loop {
+            let request = self.request(&url, redirect::same_origin(&url, realm))?;
+            let response = self.exchange(request, &url).await?;
+            let Some(next) = redirect::next(&response, &url, &seen) else { return Ok(response) };
+            url = next.map_err(|why| {
+                let message = format!("no token: {} answered with {why}", failure::shown_url(&url));
+                failure(ErrorKind::Unsupported, self.subject, message)
+            })?;
+            seen.push(url.clone());
         }
-        let request = self.transport.client(Purpose::Api, &url)?.get(url);
+    }
+
+    /// What is asked of the token server at `realm`, as an address.
+    fn address(&self, realm: &Url) -> Url {
+        let mut url = realm.clone();
+        let mut query = url.query_pairs_mut();
+        if let Some(service) = &self.challenge.service {
+            query.append_pair("service", service);
+        }
+        for scope in self.scopes {
+            query.append_pair("scope", scope);
+        }
+        if let Credential::Basic { username, .. } = self.credential {
+            query.append_pair("account", username);
+        }
+        drop(query);
+        url
+    }
+
+    fn request(&self, url: &Url, shows_secret: bool) -> Result<RequestBuilder> {
+        let request = self.transport.client(Purpose::Api, url)?.get(url.clone());
         Ok(match self.credential {
-            Credential::Basic { username, password } => {
+            Credential::Basic { username, password } if shows_secret => {
                 request.header(AUTHORIZATION, basic(username, password)?)
             }
             // The user name by which Docker marks a password as an identity token.
-            Credential::IdentityToken(token) => request.header(AUTHORIZATION, basic("<token>", token)?),
+            Credential::IdentityToken(token) if shows_secret => {
+                request.header(AUTHORIZATION, basic("<token>", token)?)
+            }
             _ => request,
         })
     }
@@ -174,7 +196,8 @@ impl TokenRequest<'_> {
             failure(ErrorKind::Unavailable, self.subject, error.message())
         })?;
         let lifetime = lifetime(answer.expires_in.as_ref(), answer.issued_at.as_deref(), date);
-        let secret = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        let secret =
+            [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let secret = secret.ok_or_else(|| refuse("its answer has neither token nor access_token"))?;
         Ok(Token { secret: Secret::new(secret), renew_at: Instant::now() + lifetime.mul_f64(0.8) })
     }

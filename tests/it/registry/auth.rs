@@ -100,6 +100,13 @@ async fn a_token_in_either_field_is_taken() {
     let server = serving().await;
     server.require_tokens(TokenAuth { field: Some("access_token".into()), ..TokenAuth::default() });
     anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
+
+    let server = serving().await;
+    server.require_tokens(TokenAuth { uses: Some(0), ..TokenAuth::default() });
+    server.on("GET", "/token").answer(Fault::Body(r#"{"token":"","access_token":"shown"}"#.into()));
+    anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    let shown = |seen: &crate::support::fault::Seen| seen.header("authorization") == Some("Bearer shown");
+    assert!(server.seen().iter().any(shown), "one that is empty is none");
 }
 
 #[tokio::test]
@@ -208,7 +215,9 @@ async fn what_a_token_server_answers_wrongly_is_said() {
         (Fault::ChunkedEnd(5), ErrorKind::Unavailable),
         (Fault::Body(r#"{"token":"a\nb"}"#.into()), ErrorKind::Unsupported),
         (Fault::Body("x".repeat((1 << 20) + 1).into()), ErrorKind::Unsupported),
-        (Fault::Redirect("https://elsewhere.invalid/".into()), ErrorKind::Unavailable),
+        (Fault::Redirect("/token".into()), ErrorKind::Unsupported),
+        (Fault::Redirect("ftp://elsewhere.invalid/".into()), ErrorKind::Unsupported),
+        (Fault::Status(302, Vec::new(), "".into()), ErrorKind::Unsupported),
         (Fault::Close, ErrorKind::Unavailable),
     ] {
         let server = serving().await;
@@ -218,6 +227,28 @@ async fn what_a_token_server_answers_wrongly_is_said() {
         let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{shown}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_token_server_s_redirect_is_followed_and_credentials_do_not_go_with_it_elsewhere() {
+    let (server, other) = (serving().await, FaultServer::start().await);
+    server.require_tokens(TokenAuth { user: user(), ..TokenAuth::default() });
+    server.on("GET", "/token?service").times(1).answer(Fault::Redirect("/token?scope=x".into()));
+    let elsewhere = Fault::Redirect(format!("{}/token", other.url()));
+    server.on("GET", "/token?scope=x").times(1).answer(elsewhere);
+    other.on("GET", "/token").answer(Fault::Body(r#"{"token":"none"}"#.into()));
+    let session = with_credential(&server, basic());
+    let error = session.resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "the token is none: {error}");
+    let shown = |server: &FaultServer| -> Vec<bool> {
+        let asked = server.seen().into_iter().filter(|seen| seen.path.starts_with("/token"));
+        asked.map(|seen| seen.header("authorization").is_some()).collect()
+    };
+    assert_eq!((shown(&server), shown(&other)), (vec![true, true], vec![false]));
+
+    let query = "/token?scope=repository:team/app:pull";
+    server.on("GET", "/token?service").times(1).answer(Fault::Redirect(query.into()));
+    session.resolve(&repository(), &tag()).await.unwrap();
 }
 
 #[tokio::test]
