@@ -86,6 +86,16 @@ struct Own {
     templates: String,
 }
 
+/// Where a value stands.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    own: &'a Own,
+    /// Its keys from the root on, with dots between.
+    path: &'a str,
+    /// The setting that turns off what it belongs to.
+    off: Option<&'a str>,
+}
+
 impl Reading<'_> {
     /// One file of the chart as YAML; its first document.
     fn document(&mut self, path: &str) -> Option<(Arc<Node>, Arc<str>)> {
@@ -133,7 +143,7 @@ impl Reading<'_> {
             _ => None,
         });
         let own = Own { dir: dir.to_owned(), registry, app_version, templates: self.templates(dir) };
-        self.find(&own, &values, "", off);
+        self.find(Spot { own: &own, path: "", off }, &values);
         if depth < MAX_NESTING {
             self.subcharts(&own, &values, meta.as_deref(), off, depth);
         }
@@ -221,21 +231,23 @@ impl Reading<'_> {
         }
     }
 
-    /// Looks for images in a value. `off` is the setting that turns off what it belongs to.
-    fn find(&mut self, own: &Own, setting: &Setting, path: &str, off: Option<&str>) {
+    /// Looks for images in a value.
+    fn find(&mut self, spot: Spot<'_>, setting: &Setting) {
+        let path = spot.path;
         match &setting.value {
             Held::Map(pairs) => {
                 let switch = setting.get("enabled").filter(|enabled| enabled.is_false());
                 let switched = switch.map(|_| format!("{path}.enabled").trim_start_matches('.').to_owned());
-                let off = off.or(switched.as_deref());
-                if !path.is_empty() && self.parts(own, setting, path, off) {
+                let spot = Spot { off: spot.off.or(switched.as_deref()), ..spot };
+                if !path.is_empty() && self.parts(spot, setting) {
                     return;
                 }
                 for (key, child) in pairs {
-                    let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let below = Spot { path: &path, ..spot };
                     match &child.value {
                         Held::Text(text) if looks::is_image_key(key) => {
-                            self.name(own, key, text.trim(), child, setting, &below, off);
+                            self.name(below, key, text.trim(), child, setting);
                         }
                         Held::Text(text) if looks::tag_key(key).is_some() => {
                             let tag = looks::tag_key(key).and_then(|key| setting.text(&key));
@@ -243,11 +255,11 @@ impl Reading<'_> {
                                 self.maybe(&image, child.origin.clone(), looks::OF_TWO);
                             }
                         }
-                        _ => self.find(own, child, &below, off),
+                        _ => self.find(below, child),
                     }
                 }
             }
-            Held::List(items) => items.iter().for_each(|item| self.find(own, item, path, off)),
+            Held::List(items) => items.iter().for_each(|item| self.find(spot, item)),
             Held::Text(text) => {
                 if let Some(image) = looks::image(text) {
                     self.found.doubt(image, setting.origin.clone(), "a value that looks like an image");
@@ -258,7 +270,8 @@ impl Reading<'_> {
     }
 
     /// `{registry, repository, tag, digest}`.
-    fn parts(&mut self, own: &Own, setting: &Setting, path: &str, off: Option<&str>) -> bool {
+    fn parts(&mut self, spot: Spot<'_>, setting: &Setting) -> bool {
+        let Spot { own, path, off } = spot;
         let key = path.rsplit('.').next().unwrap_or(path);
         let has = |key: &str| setting.get(key).is_some();
         let image_key = looks::is_image_key(key);
@@ -295,21 +308,11 @@ impl Reading<'_> {
     }
 
     /// A text under an image's key.
-    #[allow(clippy::too_many_arguments)]
-    fn name(
-        &mut self,
-        own: &Own,
-        key: &str,
-        text: &str,
-        setting: &Setting,
-        siblings: &Setting,
-        path: &str,
-        off: Option<&str>,
-    ) {
+    fn name(&mut self, spot: Spot<'_>, key: &str, text: &str, setting: &Setting, siblings: &Setting) {
         if text.is_empty() || text.contains("://") && !text.starts_with("oci://") {
             return;
         }
-        self.known.paths.insert((own.dir.clone(), path.to_owned()));
+        self.known.paths.insert((spot.own.dir.clone(), spot.path.to_owned()));
         let origin = setting.origin.clone();
         if looks::is_template(text) {
             return self.maybe(text, origin, "a template that was not filled in");
@@ -317,7 +320,7 @@ impl Reading<'_> {
         let tag_key = format!("{key}Tag");
         let tag = siblings.text(&tag_key).or(siblings.text("tag")).filter(|tag| !looks::is_template(tag));
         if looks::is_explicit(text) || tag.is_some() {
-            self.complete(&joined(None, text, tag, None), origin, off);
+            self.complete(&joined(None, text, tag, None), origin, spot.off);
         } else if Reference::parse(text).is_ok() {
             self.maybe(text, origin, "neither a tag nor a digest is written");
         }
