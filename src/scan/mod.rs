@@ -7,6 +7,7 @@
 mod archive;
 mod chart;
 mod ignore;
+mod images;
 mod lines;
 mod looks;
 mod object;
