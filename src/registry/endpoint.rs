@@ -4,7 +4,7 @@ use super::auth::{Auth, Authorization, Context, Rights};
 use super::base::{self, Base};
 use super::credential::CredentialSource;
 use super::failure::{self, failure};
-use super::limit::{Gate, Limit, Permit, Turn};
+use super::limit::{Gate, Limit, Permit, Silence, Turn};
 use super::options::SessionOptions;
 use super::redirect;
 use super::transport::{Purpose, Transport};
@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 use url::Url;
 
 mod upload;
@@ -41,6 +42,7 @@ pub(super) struct Endpoint {
     /// What stands before each repository's name, with its slash.
     prefix: String,
     gate: Gate,
+    silence: Silence,
     api: Arc<Limit>,
     blobs: Arc<Limit>,
     /// Where blobs were found behind redirects.
@@ -165,6 +167,7 @@ impl Endpoint {
             base,
             prefix: prefix.to_owned(),
             gate: Gate::default(),
+            silence: Silence::default(),
             api: Limit::new(FIRST_API, options.max_connections, options.max_requests),
             blobs: Limit::new(FIRST_BLOBS, options.max_connections, options.max_connections),
             kept: Mutex::default(),
@@ -186,16 +189,21 @@ impl Endpoint {
     /// When there is no answer at all, or it is 429 or 503.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
         let mut permit = self.admit(request.purpose, request.turn, request.subject).await?;
+        let sent = Instant::now();
         let result = self.send_admitted(&request).await;
         let (response, elsewhere) = match result {
             Ok(answer) => answer,
             Err(error) => {
                 if error.kind() == ErrorKind::Unavailable {
                     permit.overloaded();
+                    if sent.elapsed() >= self.options.idle_timeout.min(self.options.connect_timeout) {
+                        self.silence.failed(sent, &error);
+                    }
                 }
                 return Err(error);
             }
         };
+        self.silence.answered();
         if response.url().scheme() == "http" || response.version() == Version::HTTP_2 {
             permit.set_cheap();
         }
@@ -243,7 +251,12 @@ impl Endpoint {
             Purpose::Api => &self.api,
             Purpose::Blob | Purpose::Upload => &self.blobs,
         };
+        let began = Instant::now();
         let permit = limit.acquire(turn).await;
+        if let Some(error) = self.silence.since(began) {
+            let shared = failure(error.kind(), subject, error.message());
+            return Err(error.hint().map_or(shared.clone(), |hint| shared.with_hint(hint)));
+        }
         self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
             failure(
                 ErrorKind::RateLimited,

@@ -7,6 +7,7 @@
 //! Until the first failure each success raises the limit, as long as it is low or another connection is cheap: plain, or none at all
 //! where one carries many requests. A TLS handshake takes longer than a short answer, so only who has much to ask makes many.
 
+use crate::error::Error;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -226,6 +227,44 @@ impl Gate {
     }
 }
 
+/// What is known of an endpoint that says nothing. Its limit falls to one place, and each request holds that until its patience
+/// ends: were every one to try for itself, a long list would take days. Whoever waited meanwhile shares the failure as a try of its own.
+#[derive(Debug, Default)]
+pub(super) struct Silence(Mutex<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// When there was an answer last.
+    answered: Option<Instant>,
+    /// The last request that nothing came of, nor of any other since it was sent, and when it was given up.
+    failed: Option<(Instant, Error)>,
+}
+
+impl Silence {
+    /// There was an answer.
+    pub(super) fn answered(&self) {
+        *self.heard() = Heard { answered: Some(Instant::now()), failed: None };
+    }
+
+    /// A request that was sent at `sent` was given up for lack of an answer.
+    pub(super) fn failed(&self, sent: Instant, error: &Error) {
+        let mut heard = self.heard();
+        if heard.answered.is_none_or(|answered| answered < sent) {
+            heard.failed = Some((Instant::now(), error.clone()));
+        }
+    }
+
+    /// The failure that whoever waits since `began` has seen the end of.
+    pub(super) fn since(&self, began: Instant) -> Option<Error> {
+        let heard = self.heard();
+        heard.failed.as_ref().filter(|(at, _)| *at > began).map(|(_, error)| error.clone())
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,5 +434,26 @@ mod tests {
         let begun = Instant::now();
         brief.wait(Duration::from_secs(60)).await.unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(29));
+    }
+
+    #[tokio::test]
+    async fn a_silence_is_shared_by_who_waited_for_it_alone() {
+        let silence = Silence::default();
+        let error = Error::new(crate::ErrorKind::Unavailable, "x", "fell silent");
+        let step = || tokio::time::sleep(Duration::from_millis(2));
+        let sent = Instant::now();
+        step().await;
+        silence.failed(sent, &error);
+        assert!(silence.since(sent).is_some());
+        assert!(silence.since(Instant::now()).is_none(), "who came later tries for itself");
+        silence.answered();
+        assert!(silence.since(sent).is_none());
+        silence.failed(sent, &error);
+        assert!(silence.since(sent).is_none(), "others were answered meanwhile");
+        step().await;
+        let sent = Instant::now();
+        step().await;
+        silence.failed(sent, &error);
+        assert!(silence.since(sent).is_some());
     }
 }

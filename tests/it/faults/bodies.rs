@@ -123,6 +123,30 @@ async fn a_server_that_stays_silent_is_named() {
 }
 
 #[tokio::test]
+async fn a_registry_that_says_nothing_at_all_is_not_waited_for_by_one_image_after_the_other() {
+    let mut scene = Scene::start().await;
+    scene.save.access.session.idle_timeout = Duration::from_millis(300);
+    scene.save.copy.retry.retries = 2;
+    let names: Vec<String> = (0..40).map(|number| format!("app{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        scene.image(name, &[name.as_bytes()]);
+    }
+    scene.server.on("", "").answer(Fault::Silence);
+    let registry = scene.server.registry();
+    let report = scene.run_at(&registry, &names).await;
+    for image in &report.images {
+        assert_eq!(image.status, Status::Failed);
+        assert!(image.error.as_ref().unwrap().message.contains("fell silent (tried 3 times)"));
+    }
+    let asked = scene.server.count("", "");
+    assert!(asked <= 40, "each of 40 images asked for itself: {asked} requests");
+    scene.server.behave();
+    let report = scene.run_at(&registry, &names).await;
+    assert!(report.images.iter().all(|image| image.status == Status::Saved));
+}
+
+#[tokio::test]
 async fn a_connection_that_only_trickles_is_left_for_a_better_one() {
     let mut scene = Scene::start().await;
     let (image, _) = scene.sized("app", LARGE);
