@@ -265,6 +265,22 @@ async fn requests_that_fail_are_tried_again_and_waits_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_another_push_makes_the_registry_miss_for_a_moment_fails_no_image() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    let body = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#;
+    let missed = || Fault::Status(400, Vec::new(), body.into());
+    server.on("PUT", "/manifests/").times(2).answer(missed());
+    pushed_in_spite(&server, &tree, &layer).await;
+    assert_eq!(server.count("PUT", "/manifests/"), 3);
+
+    let server = FaultServer::start().await;
+    server.on("PUT", "/manifests/").answer(missed());
+    let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+    tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], 1)).await.unwrap();
+    assert_eq!(server.count("PUT", "/manifests/"), 4, "one that lacks it for good is no endless try");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_goes_elsewhere_without_credentials() {
     let (server, cdn) = (FaultServer::start().await, FaultServer::start().await);
     let (tree, layer) = large();

@@ -11,11 +11,16 @@ use crate::registry::manifest::content_digest;
 use futures::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
+use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 /// What says that a manifest was taken: 201 (distribution-spec "Pushing Manifests"); registries that are older than the spec say 200 or
 /// 202. Anything else was answered by something else than a registry, whatever it means by it.
 const TAKEN: [StatusCode; 3] = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED];
+
+/// How often a manifest is put again that the registry says it lacks a part of, and how long is waited before.
+const MISSED: usize = 3;
+const MISSED_FOR: Duration = Duration::from_millis(200);
 
 /// Puts `image` into each of its places.
 pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> {
@@ -106,7 +111,25 @@ impl Put<'_> {
             .with_hint("push it under another tag, or have the registry's operator make this one mutable")
     }
 
+    /// Puts a manifest; more than once where the registry misses what it was just given. docker-registry writes its links in place, so
+    /// one is empty for a moment whenever another pushes the same blob or manifest into the same repository.
     async fn put(&self, raw: &RawManifest, target: &Target) -> Result<(), NotTaken> {
+        for _ in 0..MISSED {
+            match self.put_once(raw, target).await {
+                Err(NotTaken { error, .. })
+                    if error.message().contains("BLOB_UNKNOWN")
+                        && lacking(raw, &self.image.manifests).is_none() =>
+                {
+                    tracing::debug!(%error, "putting it once more");
+                    tokio::time::sleep(MISSED_FOR).await;
+                }
+                done => return done,
+            }
+        }
+        self.put_once(raw, target).await
+    }
+
+    async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<(), NotTaken> {
         let subject = self.inner().subject(self.repository, target);
         let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
             let message = format!("its media type {:?} can't be told to a registry", raw.media_type);
