@@ -1,6 +1,6 @@
 //! Where an archive goes: a file, which is whole or not there, or a stream.
 
-use super::telling::interrupted;
+use super::deferred_observer::interrupted;
 use crate::error::{Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, OFlags};
 use std::ffi::OsString;
@@ -82,6 +82,10 @@ impl Output {
         let file = fresh(&temporary).map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock => {
                 Error::new(ErrorKind::Storage, &name, "another export is writing it")
+            }
+            _ if cause.raw_os_error() == Some(libc::ELOOP) => {
+                refuse(format!("a symbolic link is in the way of the temporary file {}", temporary.display()))
+                    .with_hint("remove the link, or choose another directory")
             }
             _ => unwritable(&name, cause),
         })?;
@@ -179,19 +183,17 @@ fn fresh(path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Removes what a killed process left at `path`: locked until it is gone, so that it is nobody's new file.
+/// Removes the temporary file of a killed process at `path`. It is removed only while its lock is held and the name still stands for it, so
+/// a file that another export has just created is never deleted. What can't be opened (a symbolic link) can't be locked, and stays.
 fn clear(path: &Path) -> io::Result<()> {
-    let left = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    if let Ok(left) = &left {
-        rustix::fs::flock(left, FlockOperation::NonBlockingLockExclusive)?;
-        if !names(path, left)? {
-            return Ok(());
-        }
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let left = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(left) => left,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    rustix::fs::flock(&left, FlockOperation::NonBlockingLockExclusive)?;
+    if names(path, &left)? { fs::remove_file(path) } else { Ok(()) }
 }
 
 /// Whether `path` names this file, and no other.
@@ -269,13 +271,20 @@ mod tests {
         let path = dir.path().join("a.tar");
         let token = CancellationToken::new();
         assert_eq!(write(&path, b"first", &token).unwrap(), 5);
-        // What a killed export left behind is taken away, a planted link is not written through.
-        fs::write(beside(&path, "saver-tmp").unwrap(), b"left").unwrap();
+        let temporary = beside(&path, "saver-tmp").unwrap();
+        // What a killed export left behind is removed.
+        fs::write(&temporary, b"left").unwrap();
         write(&path, b"second", &token).unwrap();
+        // A planted link is neither written through nor removed by its name, which another export may own by then.
         fs::write(dir.path().join("victim"), b"precious").unwrap();
-        std::os::unix::fs::symlink(dir.path().join("victim"), beside(&path, "saver-tmp").unwrap()).unwrap();
-        write(&path, b"third", &token).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("victim"), &temporary).unwrap();
+        let refused = write(&path, b"no", &token).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        assert!(refused.to_string().contains("symbolic link"), "{refused}");
         assert_eq!(fs::read(dir.path().join("victim")).unwrap(), b"precious");
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        fs::remove_file(&temporary).unwrap();
+        write(&path, b"third", &token).unwrap();
         token.cancel();
         assert_eq!(write(&path, b"fourth", &token).unwrap_err().kind(), ErrorKind::Cancelled);
         assert_eq!(fs::read(&path).unwrap(), b"third");
