@@ -3,7 +3,7 @@
 // An example speaks to whoever runs it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use saver::copy::{Event, Observer};
+use saver::transfer::{Event, Observer};
 use saver::{ImageSaver, SaveImage, SaveOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

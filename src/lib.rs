@@ -26,9 +26,10 @@ pub mod save;
 pub mod scan;
 pub mod serve;
 pub mod store;
+pub mod transfer;
 pub mod verify;
 pub mod yaml;
 
-pub use copy::{Report, Status};
 pub use error::{Error, ErrorKind, Result, Side};
 pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, local_digest, pull_image, save_images};
+pub use transfer::{Report, Status};

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
 use saver::content::Place;
 use saver::content::memory::Memory;
-use saver::copy::{CopyOptions, Engine, Image, Silent};
 use saver::oci::{Digest, RawManifest, Reference, Repository, Tag};
 use saver::store::{Durability, Store, StoreOptions};
+use saver::transfer::{CopyOptions, Engine, Image, Silent};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,7 @@
 // The comments of flags are help text first: `HOST[:PORT]` is no link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use crate::copy::{IndexMode, MissingPlatform};
+use crate::transfer::{IndexMode, MissingPlatform};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -11,9 +11,9 @@ use super::screen::Screen;
 use super::showing::Showing;
 use super::words::COPYING;
 use crate::content::Place;
+use crate::copy::{BetweenOptions, copy_until, plan_copy_until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
-use crate::push::{BetweenOptions, copy_until, plan_copy_until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

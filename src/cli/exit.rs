@@ -1,7 +1,7 @@
 //! What the process answers when it ends.
 
-use crate::copy::{Report, Status};
 use crate::error::{Error, ErrorKind};
+use crate::transfer::{Report, Status};
 use std::process::ExitCode;
 
 /// How a command ended.
@@ -75,7 +75,7 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::Failure;
+    use crate::transfer::Failure;
 
     #[test]
     fn a_kind_has_one_code() {

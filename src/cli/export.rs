@@ -9,7 +9,6 @@ use super::screen::Screen;
 use super::showing::Showing;
 use super::words::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
 use super::{access, lists, output, summary, tree};
-use crate::copy::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{
     ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until, is_written_straight,
@@ -17,6 +16,7 @@ use crate::export::{
 use crate::list::Entry;
 use crate::oci::PlatformSet;
 use crate::save::SaveImage;
+use crate::transfer::Status;
 use clap::{ArgAction, ValueEnum};
 use std::fs::File;
 use std::io::IsTerminal;

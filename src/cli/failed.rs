@@ -2,9 +2,9 @@
 
 use super::output::clean;
 use super::troubles;
-use crate::copy::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
 use crate::list::{self, Entry};
 use crate::oci::{Reference, Repository, Tag};
+use crate::transfer::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
 
 /// What a failed list is when there is nothing to list.
 const NONE: &str = "# no image failed\n";

@@ -8,9 +8,9 @@ use super::progress::Progress;
 use super::screen::Screen;
 use super::words::Words;
 use super::{output, summary, troubles};
-use crate::copy::{Observer, Plan, Report, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::FreeSpace;
+use crate::transfer::{Observer, Plan, Report, Status};
 use std::sync::Arc;
 
 /// A run that is shown.

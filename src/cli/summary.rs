@@ -3,8 +3,8 @@
 use super::output::{self, clean, count, size, table, time};
 use super::troubles;
 use super::words::Words;
-use crate::copy::{ImagePlan, Plan, Report, Status};
 use crate::store::FreeSpace;
+use crate::transfer::{ImagePlan, Plan, Report, Status};
 use std::time::Duration;
 
 /// No name in a table is made shorter than this.
@@ -91,8 +91,8 @@ pub(super) mod tests {
     use super::super::words::SAVING;
     use super::*;
     use crate::content::Place;
-    use crate::copy::ImageReport;
     use crate::oci::Reference;
+    use crate::transfer::ImageReport;
 
     /// A row of which nothing more is said.
     pub(in crate::cli) fn image(name: &str, status: Status) -> ImageReport {

@@ -3,9 +3,9 @@
 use super::failed::Failed;
 use super::output::{Paint, clean, count};
 use super::words::Words;
-use crate::copy::{Failure, Plan, Report, Status};
 use crate::error::ErrorKind;
 use crate::oci::Reference;
+use crate::transfer::{Failure, Plan, Report, Status};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -177,7 +177,7 @@ mod tests {
     use super::super::summary;
     use super::super::summary::tests::image;
     use super::*;
-    use crate::copy::ImageReport;
+    use crate::transfer::ImageReport;
 
     fn report(images: Vec<ImageReport>) -> Report {
         Report {

@@ -1,11 +1,11 @@
 //! What the image service does, without the protocol.
 
-use super::catalog::Catalog;
 use super::document::{self, Facts};
-use super::flight::Flights;
+use super::fs_info::{self, Usage};
+use super::image_index::Catalog;
 use super::name;
+use super::single_flight::Flights;
 use super::snapshot::{By, Listed, Snapshot};
-use super::usage::{self, Usage};
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Platform, PlatformSet, RawManifest, Reference};
@@ -211,7 +211,7 @@ impl Images {
             return Ok(count.usage.clone());
         }
         let (dir, when) = (self.dir.clone(), Instant::now());
-        let usage = blocking(move || usage::of(&dir)).await?;
+        let usage = blocking(move || fs_info::of(&dir)).await?;
         let life = (when.elapsed() * COUNT_SHARE).clamp(COUNT_LIFE, MAX_COUNT_LIFE);
         *counted = Some(Count { changes, when, life, usage: usage.clone() });
         Ok(usage)

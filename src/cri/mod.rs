@@ -6,24 +6,24 @@
 //! ([`NameRule::Domain`](crate::save::NameRule::Domain)), which is what gives the names back: there is no state beside the tree.
 
 mod auth;
-mod authority;
-mod catalog;
+mod authority_compat;
 mod document;
-mod flight;
+mod fs_info;
 mod hpack;
+mod image_index;
 mod images;
 mod name;
 pub mod proto;
 mod service;
+mod single_flight;
 mod snapshot;
 mod socket;
 mod status;
-mod usage;
 
 use crate::error::Result;
 use crate::oci::{Platform, PlatformSet};
 use crate::save::SaveOptions;
-use authority::{Acceptable, PREFACE};
+use authority_compat::{Acceptable, PREFACE};
 use hyper::body::Incoming;
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::service::service_fn;

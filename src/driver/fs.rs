@@ -9,10 +9,10 @@
 //! The directory itself may be a symbolic link, and file systems may be mounted below it (as long as `docker` and
 //! `.saver` share one); symbolic links below it are refused on writing and read as absent.
 
-use super::beneath::Beneath;
+use super::confined::Beneath;
+use super::dirty::{Touched, syncfs_is_trusted};
 use super::fs_partial::{FsPartial, read_full};
 use super::parent;
-use super::touched::{Touched, syncfs_is_trusted};
 use super::{Driver, Entry, EntryKind, FreeSpace, Partial, Stamp};
 use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;

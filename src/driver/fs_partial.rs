@@ -1,7 +1,7 @@
 //! A blob being received into a local file.
 
 use super::Partial;
-use super::touched::Touched;
+use super::dirty::Touched;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;

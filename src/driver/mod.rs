@@ -12,13 +12,13 @@
 //! Methods block, but only as long as a local file system takes; [`Driver::barrier`] may take seconds and is
 //! called from a thread that may wait. Errors are the operating system's; the caller adds what it was doing.
 
-mod beneath;
+mod confined;
+mod dirty;
 mod extents;
 pub mod fs;
 mod fs_partial;
-pub(crate) mod incoming;
 pub mod memory;
-mod touched;
+pub(crate) mod resumable;
 
 use std::fs::File;
 use std::io;

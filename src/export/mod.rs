@@ -4,33 +4,33 @@
 //! what an image is made of (`select.rs`), all of that is verified where it stands, and then written. Images that come from
 //! registries are saved into a tree beside the archive first, which goes when the archive is whole.
 
+mod deferred_observer;
 mod output;
-mod select;
-mod telling;
+mod recording_sink;
 
 pub use output::{ExportTo, is_written_straight, open_straight};
 
 use crate::archive::{self, ArchiveImage, Prepared};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
-use crate::copy::{
-    ArchiveStep, CopyOptions, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent,
-    Status, Verb, megabytes,
-};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::oci::{Digest, Reference};
 use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
 use crate::store::{Durability, Store};
+use crate::transfer::{
+    ArchiveStep, CopyOptions, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent,
+    Status, Verb, megabytes,
+};
+use deferred_observer::{Step, Telling, Watched, interrupted};
 use output::Output;
-use select::Selection;
+use recording_sink::Selection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use telling::{Step, Telling, Watched, interrupted};
 use tokio_util::sync::CancellationToken;
 
 /// The forms that images are exported in.
@@ -219,7 +219,7 @@ impl Export {
     /// The report with the names that were asked for.
     fn named(&self, mut report: Report) -> Report {
         for (row, image) in report.images.iter_mut().zip(&self.images) {
-            telling::name(row, &image.reference);
+            deferred_observer::name(row, &image.reference);
         }
         report
     }

@@ -1,6 +1,6 @@
 //! docker compose's files: the image of each service (compose-spec, "services").
 
-use super::structured::Into;
+use super::yaml::Into;
 use crate::yaml::Node;
 
 /// How deep defaults may hold defaults.

@@ -1,6 +1,6 @@
 //! hauler's manifests: documents of kind Images and Charts (docs.hauler.dev, "Content Types").
 
-use super::structured::Into;
+use super::yaml::Into;
 use crate::yaml::Node;
 
 pub(super) fn read(into: &mut Into, document: &Node) {

@@ -10,11 +10,11 @@
 
 mod compose;
 mod hauler;
+mod image_syncer;
 mod plain;
 mod sections;
 mod skopeo;
-mod structured;
-mod syncer;
+mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry};
@@ -184,7 +184,7 @@ pub fn parse(name: &str, text: &[u8]) -> Parsed {
         return whole("the list is written in UTF-16", Some("save it as UTF-8"));
     }
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let parsed = if is_yaml(name, text) { structured::parse(&file, text) } else { plain::parse(&file, text) };
+    let parsed = if is_yaml(name, text) { yaml::parse(&file, text) } else { plain::parse(&file, text) };
     parsed.without_duplicates()
 }
 
@@ -236,7 +236,7 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
 /// Reads a text if it is a list of another tool and nothing else; none if it is anything else.
 #[must_use]
 pub fn parse_foreign(name: &str, text: &str) -> Option<Parsed> {
-    let parsed = structured::parse_foreign(&name.into(), text)?;
+    let parsed = yaml::parse_foreign(&name.into(), text)?;
     Some(parsed.without_duplicates())
 }
 

@@ -2,7 +2,7 @@
 
 use super::plain::Home;
 use super::sections;
-use super::structured::Into;
+use super::yaml::Into;
 use crate::oci::Registry;
 use crate::yaml::Node;
 use std::sync::Arc;

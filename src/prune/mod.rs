@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::census::Census;
+use crate::store::inventory::Census;
 use plan::{Plan, Tree};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,7 +175,7 @@ fn places(reference: &Reference, names: &NameRule) -> Result<Vec<Place>> {
 }
 
 fn named_by(census: &Census, place: &Place) -> Option<Digest> {
-    use crate::store::census::Link;
+    use crate::store::inventory::Link;
     let repository = census.repositories.iter().find(|repository| repository.name == place.repository)?;
     match &repository.tags.get(place.tag.as_ref()?)?.current {
         Some(Link::To(digest)) => Some(*digest),

@@ -4,8 +4,8 @@ use super::{Named, PruneReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository, Tag};
 use crate::store::Store;
-use crate::store::census::{Census, Link, RepositoryCensus};
 use crate::store::document::{Document, DocumentContent, Fault, top_down};
+use crate::store::inventory::{Census, Link, RepositoryCensus};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A tree, as far as it has to be known.

@@ -1,20 +1,18 @@
 //! Pushing: from a tree, or from another registry, into a registry.
 
-mod between;
 mod destination;
 mod tree;
 
-pub use between::{BetweenOptions, copy_until, plan_copy_until};
 pub use destination::Destination;
 
 use crate::content::Place;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference};
 use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, until};
 use crate::store::Store;
+use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;

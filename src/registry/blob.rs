@@ -1,8 +1,8 @@
 //! Blobs and ranges of them (distribution-spec "Pulling blobs"; RFC 9110 14).
 
 use super::endpoint::{Answer, Endpoint, Request};
-use super::failure::{self, failure};
-use super::limit::Permit;
+use super::error::{self, failure};
+use super::limiter::Permit;
 use super::manifest::{encoded, foreign_encoding};
 use super::range::{ContentRange, range_header};
 use super::transport::Purpose;
@@ -121,7 +121,7 @@ impl Endpoint {
             return self.status_error(wanted.subject, wanted.repository, answer.response).await;
         }
         let host = self.registry.as_str();
-        let error = failure::from_response(wanted.subject, host, answer.response).await;
+        let error = error::from_response(wanted.subject, host, answer.response).await;
         if error.kind() == ErrorKind::Unauthorized {
             // Logging in does not help: nothing of ours is shown to the host that refused.
             return failure(error.kind(), wanted.subject, error.message())
@@ -216,12 +216,12 @@ impl Body {
             Some(Ok(chunk)) => {
                 self.left = self.left.checked_sub(chunk.len() as u64).ok_or_else(|| {
                     let message =
-                        format!("{} sends more bytes than the blob has", failure::shown_url(&self.url));
+                        format!("{} sends more bytes than the blob has", error::shown_url(&self.url));
                     failure(ErrorKind::Corrupt, &self.subject, message)
                 })?;
                 Ok(Some(chunk))
             }
-            Some(Err(error)) => Err(failure::from_transport(&self.subject, &self.url, error)),
+            Some(Err(error)) => Err(error::from_transport(&self.subject, &self.url, error)),
             None if self.left > 0 => {
                 let place = self.url.host_str().unwrap_or_default();
                 let message = format!("{place} ended the answer {} bytes early", self.left);
@@ -240,8 +240,8 @@ fn check_length(wanted: Wanted<'_>, response: &Response, expected: u64) -> Resul
     let announced = response.content_length();
     let is_wrong = announced.is_some_and(|length| length != expected);
     // A layer may be of any type, but a page of another length, or of none, is somebody's login page.
-    if failure::is_html(response.headers()) && (is_wrong || announced.is_none()) {
-        return Err(failure::web_page(wanted.subject, response.url()));
+    if error::is_html(response.headers()) && (is_wrong || announced.is_none()) {
+        return Err(error::web_page(wanted.subject, response.url()));
     }
     match announced {
         Some(length) if is_wrong => Err(wrong_size(wanted, length)),

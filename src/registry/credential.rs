@@ -1,6 +1,6 @@
 //! What a registry is shown to let us in, and where that comes from.
 
-use super::failure::failure;
+use super::error::failure;
 use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
 use futures::future::BoxFuture;

@@ -1,10 +1,10 @@
 //! One place that answers for repositories: the registry itself or a mirror.
 
 use super::auth::{Auth, Authorization, Context, Rights};
-use super::base::{self, Base};
+use super::base_url::{self, Base};
 use super::credential::CredentialSource;
-use super::failure::{self, failure};
-use super::limit::{Gate, Limit, Permit, Silence, Turn};
+use super::error::{self, failure};
+use super::limiter::{Gate, Limit, Permit, Silence, Turn};
 use super::options::SessionOptions;
 use super::redirect;
 use super::transport::{Purpose, Transport};
@@ -110,7 +110,7 @@ impl Endpoint {
         options: Arc<SessionOptions>,
     ) -> Result<Self> {
         let base = Base::origin(registry, &options)?;
-        let host = if registry.is_docker_hub() { base::DOCKER_HUB_HOST } else { registry.host() };
+        let host = if registry.is_docker_hub() { base_url::DOCKER_HUB_HOST } else { registry.host() };
         Ok(Self::new(
             registry.clone(),
             Transport::new(Arc::clone(&options), host),
@@ -130,7 +130,7 @@ impl Endpoint {
         credentials: Arc<dyn CredentialSource>,
         options: &SessionOptions,
     ) -> Result<Self> {
-        let shown = failure::shown_url(url);
+        let shown = error::shown_url(url);
         let refuse = |why: &str| failure(ErrorKind::InvalidInput, format!("mirror {shown}"), why);
         if !matches!(url.scheme(), "http" | "https") {
             return Err(refuse("a mirror's address starts with https:// or http://"));
@@ -211,7 +211,7 @@ impl Endpoint {
             return Ok(Answer { response, permit, elsewhere });
         }
         permit.overloaded();
-        if !elsewhere && let Some(wait) = failure::retry_after(response.headers(), SystemTime::now()) {
+        if !elsewhere && let Some(wait) = error::retry_after(response.headers(), SystemTime::now()) {
             self.gate.close_for(wait);
         }
         Err(self.status_error(request.subject, request.repository, response).await)
@@ -238,7 +238,7 @@ impl Endpoint {
         response: Response,
     ) -> Error {
         let status = response.status();
-        let error = failure::from_response(subject, self.registry.as_str(), response).await;
+        let error = error::from_response(subject, self.registry.as_str(), response).await;
         match (status, self.name(repository)) {
             (StatusCode::UNAUTHORIZED, Ok(name)) => self.auth.told(error, &name),
             _ => error,
@@ -317,7 +317,7 @@ impl Endpoint {
             let response = self.exchange(request, &url, shown).await?;
             let Some(next) = redirect::next(&response, &url, &seen) else { return Ok((response, !own)) };
             let next = next.map_err(|why| {
-                let message = format!("{} answered with {why}", failure::shown_url(&url));
+                let message = format!("{} answered with {why}", error::shown_url(&url));
                 failure(ErrorKind::Unsupported, request.subject, message)
             })?;
             drain(response).await;
@@ -348,7 +348,7 @@ impl Endpoint {
         let result = builder.send().await;
         tracing::debug!(
             method = %request.method,
-            url = %failure::shown_url(url),
+            url = %error::shown_url(url),
             status = result.as_ref().ok().map(|response| response.status().as_u16()),
             ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "request"
@@ -392,7 +392,7 @@ impl Endpoint {
 /// Reads what little body there is, so that the connection can be used again.
 async fn drain(response: Response) {
     // A body that is long, slow or breaks costs the connection, nothing else.
-    let _ = tokio::time::timeout(DRAIN_TIME, failure::read_bounded(response, 64 << 10)).await;
+    let _ = tokio::time::timeout(DRAIN_TIME, error::read_bounded(response, 64 << 10)).await;
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Tags and manifests (distribution-spec "Pulling manifests").
 
 use super::endpoint::{Answer, Endpoint, Request};
-use super::failure::{self, failure};
-use super::limit::Turn;
+use super::error::{self, failure};
+use super::limiter::Turn;
 use crate::content::{Resolved, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -27,7 +27,7 @@ impl Endpoint {
         match response.status() {
             StatusCode::OK => {
                 if let Some(digest) = content_digest(response.headers())
-                    && !failure::is_html(response.headers())
+                    && !error::is_html(response.headers())
                 {
                     return Ok(Resolved { digest, manifest: None });
                 }
@@ -123,8 +123,8 @@ fn request<'a>(subject: &'a str, repository: &'a Repository, path: &'a str, turn
 async fn read(subject: &str, target: &Target, answer: Answer) -> Result<RawManifest> {
     let Answer { response, permit, .. } = answer;
     let url = response.url().clone();
-    if failure::is_html(response.headers()) {
-        return Err(failure::web_page(subject, &url));
+    if error::is_html(response.headers()) {
+        return Err(error::web_page(subject, &url));
     }
     if let Some(encoding) = foreign_encoding(response.headers()) {
         return Err(encoded(subject, &encoding));
@@ -142,14 +142,14 @@ async fn read(subject: &str, target: &Target, answer: Answer) -> Result<RawManif
         response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let claimed = content_digest(response.headers());
     let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
-    let body = failure::read_bounded(response, limit).await.map_err(|error| {
+    let body = error::read_bounded(response, limit).await.map_err(|error| {
         permit.overloaded();
-        failure::from_transport(subject, &url, error)
+        error::from_transport(subject, &url, error)
     })?;
     permit.succeeded();
     let body = Bytes::from(body.ok_or_else(|| too_long(MAX_MANIFEST_SIZE))?);
-    if failure::looks_like_html(&body) {
-        return Err(failure::web_page(subject, &url));
+    if error::looks_like_html(&body) {
+        return Err(error::web_page(subject, &url));
     }
     // By digest the engine compares with what it asked for; by tag this is all there is to compare with.
     if let (Target::Tag(_), Some(claimed)) = (target, claimed)
@@ -170,7 +170,7 @@ pub(super) fn content_digest(headers: &HeaderMap) -> Option<Digest> {
 /// A Content-Encoding other than none.
 pub(super) fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(CONTENT_ENCODING)?;
-    let encoding = failure::quotable(value.to_str().unwrap_or("that can't be read"));
+    let encoding = error::quotable(value.to_str().unwrap_or("that can't be read"));
     (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then_some(encoding)
 }
 
@@ -189,7 +189,7 @@ pub(super) fn encoded(subject: &str, encoding: &str) -> Error {
 
 /// The error, said of the name that was asked for.
 fn about(subject: &str, error: &Error) -> Error {
-    let message = failure::quotable(&error.to_string());
+    let message = error::quotable(&error.to_string());
     let named = failure(error.kind(), subject, message);
     match error.hint() {
         Some(hint) => named.with_hint(hint),

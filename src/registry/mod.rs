@@ -17,15 +17,14 @@
 //! - Every body that is kept in memory has a bound.
 
 mod auth;
-mod base;
+mod base_url;
 mod blob;
 mod certificate;
 mod challenge;
 mod credential;
 mod endpoint;
-mod failure;
-mod handshake;
-mod limit;
+mod error;
+mod limiter;
 mod manifest;
 mod options;
 mod probe;
@@ -33,8 +32,9 @@ mod push;
 mod range;
 mod redirect;
 mod session;
-mod sessions;
+mod session_pool;
 mod tags;
+mod tls_error;
 mod token;
 mod transport;
 
@@ -44,4 +44,4 @@ pub use options::{ProxySettings, SessionOptions};
 pub use push::{Pusher, Upload};
 pub use range::ContentRange;
 pub use session::{Session, Statistics};
-pub use sessions::{Access, Sessions, SettingsSource};
+pub use session_pool::{Access, Sessions, SettingsSource};

@@ -68,7 +68,7 @@ impl fmt::Debug for SessionOptions {
             .field("insecure_tls", &self.insecure_tls)
             .field("ca_certificates", &self.ca_certificates.len())
             .field("client_identity", &self.client_identity.is_some())
-            .field("mirrors", &self.mirrors.iter().map(super::failure::shown_url).collect::<Vec<_>>())
+            .field("mirrors", &self.mirrors.iter().map(super::error::shown_url).collect::<Vec<_>>())
             .field("proxy", &self.proxy)
             .field("idle_timeout", &self.idle_timeout)
             .field("request_timeout", &self.request_timeout)

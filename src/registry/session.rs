@@ -2,7 +2,7 @@
 
 use super::credential::CredentialSource;
 use super::endpoint::Endpoint;
-use super::failure::failure;
+use super::error::failure;
 use super::options::SessionOptions;
 use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
 //! The tags of a repository (distribution-spec "Content Discovery").
 
 use super::endpoint::{Endpoint, Request};
-use super::failure::{self, failure};
+use super::error::{self, failure};
 use crate::error::{ErrorKind, Result};
 use crate::oci::{Repository, Tag};
 use reqwest::header::{HeaderMap, LINK};
@@ -73,14 +73,14 @@ impl Endpoint {
         }
         let url = answer.response.url().clone();
         let next = next_query(answer.response.headers());
-        let body = failure::read_bounded(answer.response, MAX_PAGE_BYTES).await.map_err(|error| {
+        let body = error::read_bounded(answer.response, MAX_PAGE_BYTES).await.map_err(|error| {
             answer.permit.overloaded();
-            failure::from_transport(subject, &url, error)
+            error::from_transport(subject, &url, error)
         })?;
         let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of tags {why}"));
         let body = body.ok_or_else(|| refuse("is longer than any list"))?;
-        if failure::looks_like_html(&body) {
-            return Err(failure::web_page(subject, &url));
+        if error::looks_like_html(&body) {
+            return Err(error::web_page(subject, &url));
         }
         let page: Page =
             serde_json::from_slice(&body).map_err(|_| refuse("is not as registries write it"))?;

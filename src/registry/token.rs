@@ -2,7 +2,7 @@
 
 use super::challenge::BearerChallenge;
 use super::credential::{Credential, Secret, refusal};
-use super::failure::{self, failure};
+use super::error::{self, failure};
 use super::redirect::{self, check_reach, is_loopback};
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
@@ -88,7 +88,7 @@ impl TokenRequest<'_> {
             let response = self.exchange(request, &url).await?;
             let Some(next) = redirect::next(&response, &url, &seen) else { return Ok(response) };
             url = next.map_err(|why| {
-                let message = format!("no token: {} answered with {why}", failure::shown_url(&url));
+                let message = format!("no token: {} answered with {why}", error::shown_url(&url));
                 failure(ErrorKind::Unsupported, self.subject, message)
             })?;
             seen.push(url.clone());
@@ -142,7 +142,7 @@ impl TokenRequest<'_> {
     }
 
     async fn exchange(&self, request: RequestBuilder, realm: &Url) -> Result<Response> {
-        tracing::debug!(url = %failure::shown_url(realm), "asking for a token");
+        tracing::debug!(url = %error::shown_url(realm), "asking for a token");
         request.send().await.map_err(|error| {
             let error = self.transport.failed(self.subject, realm, error);
             self.naming(realm, &error)
@@ -151,7 +151,7 @@ impl TokenRequest<'_> {
 
     /// The error, with the token server named as the one that failed.
     fn naming(&self, realm: &Url, error: &Error) -> Error {
-        let message = format!("no token from {}: {}", failure::shown_url(realm), error.message());
+        let message = format!("no token from {}: {}", error::shown_url(realm), error.message());
         let named = failure(error.kind(), self.subject, message);
         match error.hint() {
             Some(hint) => named.with_hint(hint),
@@ -162,8 +162,8 @@ impl TokenRequest<'_> {
     async fn read(&self, response: Response, realm: &Url) -> Result<Token> {
         let status = response.status();
         if !status.is_success() {
-            let wait = failure::retry_after(response.headers(), SystemTime::now());
-            let error = failure::from_response(self.subject, self.host, response).await;
+            let wait = error::retry_after(response.headers(), SystemTime::now());
+            let error = error::from_response(self.subject, self.host, response).await;
             // 400 is what some servers say of a refresh token that has expired.
             let refused = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
             let kind = if refused { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
@@ -177,18 +177,18 @@ impl TokenRequest<'_> {
                 error
             });
         }
-        if failure::is_html(response.headers()) {
-            return Err(self.naming(realm, &failure::web_page(self.subject, realm)));
+        if error::is_html(response.headers()) {
+            return Err(self.naming(realm, &error::web_page(self.subject, realm)));
         }
         let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
         let date = date.and_then(|value| httpdate::parse_http_date(value).ok());
         let refuse = |why: &str| {
-            let message = format!("{} gave no usable token: {why}", failure::shown_url(realm));
+            let message = format!("{} gave no usable token: {why}", error::shown_url(realm));
             failure(ErrorKind::Unsupported, self.subject, message)
         };
-        let body = failure::read_bounded(response, MAX_ANSWER)
+        let body = error::read_bounded(response, MAX_ANSWER)
             .await
-            .map_err(|error| self.naming(realm, &failure::from_transport(self.subject, realm, error)))?
+            .map_err(|error| self.naming(realm, &error::from_transport(self.subject, realm, error)))?
             .ok_or_else(|| refuse("its answer is too long"))?;
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
             // Most likely cut short on its way: asking again may help.
@@ -226,7 +226,7 @@ struct Answer {
 /// Why it may not.
 fn realm_url(base: &Url, realm: &str, shows_secret: bool) -> Result<Url, String> {
     let url = Url::parse(realm).map_err(|error| format!("its address can't be read: {error}"))?;
-    let shown = failure::shown_url(&url);
+    let shown = error::shown_url(&url);
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("its address has the scheme {:?}", url.scheme()));
     }

@@ -6,7 +6,7 @@
 //! system's certificates are read only where TLS is spoken.
 
 use super::certificate;
-use super::failure::{self, failure};
+use super::error::{self, failure};
 use super::options::SessionOptions;
 use crate::error::{Error, ErrorKind, Result};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -133,7 +133,7 @@ impl Transport {
         self.identity()?;
         let identity = self.options.client_identity.as_deref().filter(|_| peer == Peer::Own);
         let mut config = certificate::client_config(named, identity).map_err(|error| {
-            let why = failure::quotable(&error.to_string());
+            let why = error::quotable(&error.to_string());
             failure(ErrorKind::InvalidInput, &self.host, format!("cannot use the certificates given: {why}"))
                 .with_hint("check --ca-file and --cert-dir")
         })?;
@@ -147,8 +147,8 @@ impl Transport {
     /// The error that a failed request to `url` means.
     pub(super) fn failed(&self, subject: &str, url: &Url, error: reqwest::Error) -> Error {
         match self.proxy_for(url).filter(|_| error.is_connect()) {
-            Some(proxy) => failure::from_proxy(subject, url, &proxy, error),
-            None => failure::from_transport(subject, url, error),
+            Some(proxy) => error::from_proxy(subject, url, &proxy, error),
+            None => error::from_transport(subject, url, error),
         }
     }
 
@@ -232,7 +232,7 @@ fn deepest(error: &reqwest::Error) -> String {
     while let Some(cause) = current.source() {
         current = cause;
     }
-    super::failure::quotable(&current.to_string())
+    super::error::quotable(&current.to_string())
 }
 
 #[cfg(test)]

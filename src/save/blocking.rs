@@ -1,8 +1,8 @@
 //! The same without async, for programs that have no runtime of their own.
 
 use super::{ImageSaver, SaveImage};
-use crate::copy::Report;
 use crate::error::{Error, ErrorKind, Result};
+use crate::transfer::Report;
 use std::path::Path;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -3,9 +3,9 @@
 use crate::content::document;
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Resolved, Source};
-use crate::copy::{Image, IndexMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
+use crate::transfer::{Image, IndexMode};
 use futures::stream::{self, StreamExt};
 use std::collections::{HashMap, HashSet};
 

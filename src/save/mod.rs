@@ -13,12 +13,12 @@ pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
 
 use crate::content::Place;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
 use crate::error::Result;
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
 use crate::store::{Durability, Store, StoreOptions};
+use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;

@@ -1,10 +1,10 @@
 //! One image: brought in one call, and its digest asked for in another.
 
 use super::{ImageSaver, NameRule, SaveImage, SaveOptions};
-use crate::copy::{ImageReport, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference};
 use crate::store::Store;
+use crate::transfer::{ImageReport, Status};
 use std::future::Future;
 use std::path::Path;
 

@@ -2,8 +2,8 @@
 //! the values and the templates are.
 
 use super::archive::{self, Files, MAX_CHART_BYTES, MAX_CHART_FILES};
-use super::lines::{self, Mode};
-use super::{Found, Kind, MAX_FILE_BYTES, rendered, values};
+use super::text_rules::{self, Mode};
+use super::{Found, Kind, MAX_FILE_BYTES, rendered, subcharts};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -190,7 +190,7 @@ pub(super) fn scan(found: &mut Found, chart: &Chart, render: Option<&dyn Render>
     if let Some(content) = chart.files.get("Chart.yaml") {
         super::text(found, &chart.place("Chart.yaml"), Kind::Yaml, content);
     }
-    let known = values::scan(found, chart, rendered.as_ref());
+    let known = subcharts::scan(found, chart, rendered.as_ref());
     if rendered.is_some() {
         return;
     }
@@ -201,7 +201,7 @@ pub(super) fn scan(found: &mut Found, chart: &Chart, render: Option<&dyn Render>
             super::text(found, &place, Kind::Yaml, content);
         } else if is_in(path, "templates") && kind != Kind::List {
             let text = String::from_utf8_lossy(content);
-            lines::scan_but(found, &place, &text, 1, Mode::Template, &|value| known.covers(path, value));
+            text_rules::scan_but(found, &place, &text, 1, Mode::Template, &|value| known.covers(path, value));
         }
     }
 }

@@ -6,21 +6,21 @@
 
 mod archive;
 mod chart;
+mod heuristics;
 mod ignore;
-mod images;
-mod lines;
-mod looks;
-mod object;
+mod merged_values;
 mod rendered;
-mod review;
-mod setting;
-mod values;
+mod report;
+mod subcharts;
+mod text_rules;
+mod value_rules;
 mod walk;
+mod yaml_rules;
 
 pub(crate) use archive::MAX_CHART_BYTES;
 pub use chart::{Chart, Render};
 pub use ignore::Ignore;
-pub use review::Review;
+pub use report::Review;
 pub use walk::{IRREGULAR, ScanOptions, context, path};
 
 use crate::list::{self, Entry, Origin, Remark};
@@ -156,7 +156,7 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     if kind == Kind::Template && text.contains("{{") {
-        return lines::scan(found, &file, text, 1, lines::Mode::Template);
+        return text_rules::scan(found, &file, text, 1, text_rules::Mode::Template);
     }
     if let Some(parsed) = list::parse_foreign(name, text) {
         return found.list(parsed, false);
@@ -169,7 +169,7 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
         }
     }
     let read = yaml::read(text);
-    object::scan(found, &file, text, &read.documents);
+    yaml_rules::scan(found, &file, text, &read.documents);
     if let Some(broken) = read.broken {
         let told = if text.contains("{{") { "a template" } else { "not valid YAML" };
         let message =
@@ -177,7 +177,7 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
         found.note(&file, broken.line, message);
         let skip = usize::try_from(broken.start - 1).unwrap_or(usize::MAX);
         let rest = text.split_inclusive('\n').skip(skip).collect::<String>();
-        lines::scan(found, &file, &rest, broken.start, lines::Mode::Template);
+        text_rules::scan(found, &file, &rest, broken.start, text_rules::Mode::Template);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `helm template` printed: documents, each with the file that it was made of.
 
 use super::chart::Chart;
-use super::{Found, Kind, looks};
+use super::{Found, Kind, heuristics};
 use crate::oci::Reference;
 use crate::yaml;
 use std::collections::{BTreeSet, HashMap};
@@ -36,7 +36,7 @@ pub(super) fn scan(found: &mut Found, chart: &Chart, text: &str) -> BTreeSet<Ref
     found.doubts.iter_mut().skip(before.1).for_each(|doubt| doubt.origin.line = 0);
     let sure = found.entries.iter().skip(before.0).map(|entry| entry.reference.clone());
     // Whole names in arguments and variables too: what the values call an image, and the output has, is one.
-    let doubts = found.doubts.iter().skip(before.1).filter(|doubt| looks::is_explicit(&doubt.text));
+    let doubts = found.doubts.iter().skip(before.1).filter(|doubt| heuristics::is_explicit(&doubt.text));
     sure.chain(doubts.filter_map(|doubt| doubt.reference.clone())).collect()
 }
 

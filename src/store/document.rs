@@ -1,6 +1,6 @@
 //! A manifest as it stands in the store: hashed, and read as far as it can be.
 
-use super::census::Census;
+use super::inventory::Census;
 use super::{Store, path, storage};
 use crate::error::{ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;

@@ -13,22 +13,22 @@
 //!
 //! Only this module's `path.rs` knows a path; a driver ([`crate::driver::Driver`]) stores files under it.
 
-pub mod census;
 pub mod document;
 #[cfg(test)]
-pub(crate) mod failing;
+pub(crate) mod faulty_driver;
+mod fingerprint;
+pub mod inventory;
 pub mod link;
+pub mod link_cache;
 pub mod lock;
 mod partial;
 mod path;
+mod preflight;
 mod publish;
 mod read;
 mod remove;
 mod sink;
 mod source;
-mod stamps;
-pub mod stock;
-mod usable;
 
 pub use crate::driver::FreeSpace;
 pub use lock::StoreLock;

@@ -4,7 +4,7 @@ use super::publish::OpenWriter;
 use super::{Inner, path, storage};
 use crate::content::BlobWriter;
 use crate::driver::Partial;
-use crate::driver::incoming::Incoming;
+use crate::driver::resumable::Incoming;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::HashMap;

@@ -11,8 +11,8 @@ use super::{VerifyObserver, VerifyOptions};
 use crate::error::Result;
 use crate::oci::Digest;
 use crate::store::Store;
-use crate::store::census::{Census, Link, StrayKind};
 use crate::store::document::Fault;
+use crate::store::inventory::{Census, Link, StrayKind};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,8 +3,8 @@
 use super::report::{Problem, ProblemKind};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::store::Store;
-use crate::store::census::{Link, RepositoryCensus};
 use crate::store::document::{Document, DocumentContent, Fault, top_down};
+use crate::store::inventory::{Link, RepositoryCensus};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What is to be said of a repository.

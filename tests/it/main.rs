@@ -3,22 +3,24 @@
 // A test fails by panicking, in the functions that tests share too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod architecture;
 mod build_context;
 mod cli;
+mod concurrent_runs;
 mod crash;
 mod cri;
 mod disk;
 mod export;
-mod export_told;
+mod export_progress;
 mod faults;
 mod helm;
-mod house;
 mod import;
 mod inspect;
 mod interop;
-mod killed;
+mod kill;
 mod list;
 mod ls;
+mod messages;
 mod model;
 mod prune;
 mod push;
@@ -31,6 +33,4 @@ mod scan;
 mod serve;
 mod store;
 mod support;
-mod together;
-mod told;
 mod verify;

@@ -2,9 +2,9 @@
 
 use super::support::fault::FaultServer;
 use super::support::samples::{Samples, listed};
-use saver::copy::{IndexMode, MissingPlatform};
 use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
 use saver::store::Store;
+use saver::transfer::{IndexMode, MissingPlatform};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use std::path::Path;
 
@@ -340,9 +340,9 @@ async fn a_run_that_ends_early_says_why() {
 /// Tells when an image has been saved.
 struct Saved(tokio::sync::Notify);
 
-impl saver::copy::Observer for Saved {
-    fn event(&self, event: &saver::copy::Event<'_>) {
-        if let saver::copy::Event::ImageFinished { image } = event
+impl saver::transfer::Observer for Saved {
+    fn event(&self, event: &saver::transfer::Event<'_>) {
+        if let saver::transfer::Event::ImageFinished { image } = event
             && image.status == Status::Saved
         {
             self.0.notify_one();
@@ -379,9 +379,9 @@ async fn one_image_and_its_digest_in_a_call_each() {
     #[derive(Default)]
     struct Counting(AtomicU64);
 
-    impl saver::copy::Observer for Counting {
-        fn event(&self, event: &saver::copy::Event<'_>) {
-            if let saver::copy::Event::BlobAdvanced { bytes, .. } = event {
+    impl saver::transfer::Observer for Counting {
+        fn event(&self, event: &saver::transfer::Event<'_>) {
+            if let saver::transfer::Event::BlobAdvanced { bytes, .. } = event {
                 self.0.fetch_add(*bytes, Ordering::Relaxed);
             }
         }

@@ -3,7 +3,7 @@
 use super::tally::{Active, Tally};
 use crate::cli::output::{self, Paint};
 use crate::cli::screen::Screen;
-use crate::copy::Status;
+use crate::transfer::Status;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
@@ -184,9 +184,9 @@ fn total_line(tally: &Tally, width: usize, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::Event;
     use crate::error::{Error, ErrorKind};
     use crate::oci::{Digest, Reference};
+    use crate::transfer::Event;
 
     #[test]
     fn a_bar_is_never_longer_than_its_place() {

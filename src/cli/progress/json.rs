@@ -3,8 +3,8 @@
 use crate::cli::output;
 use crate::cli::troubles;
 use crate::cli::words::Words;
-use crate::copy::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
 use crate::oci::Digest;
+use crate::transfer::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::mpsc::{SyncSender, sync_channel};

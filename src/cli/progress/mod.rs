@@ -11,7 +11,7 @@ use super::output::{self, clean};
 use super::screen::Screen;
 use super::troubles;
 use super::words::Words;
-use crate::copy::{Event, ImageReport, Observer, Plan, Report, Status};
+use crate::transfer::{Event, ImageReport, Observer, Plan, Report, Status};
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

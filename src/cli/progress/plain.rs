@@ -62,8 +62,8 @@ fn standing(tally: &Tally, now: Instant) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::Event;
     use crate::oci::{Digest, Reference};
+    use crate::transfer::Event;
 
     #[test]
     fn beats_only_in_silence() {

@@ -2,8 +2,8 @@
 
 use crate::cli::output::clean;
 use crate::cli::troubles::is_given_up;
-use crate::copy::{ArchiveStep, Event, Status};
 use crate::oci::{Digest, Reference};
+use crate::transfer::{ArchiveStep, Event, Status};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

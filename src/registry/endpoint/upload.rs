@@ -5,8 +5,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Registry, Repository};
 use crate::registry::CredentialSource;
 use crate::registry::auth::{Auth, Context, Rights};
-use crate::registry::failure::{self, failure};
-use crate::registry::limit::{Permit, Turn};
+use crate::registry::error::{self, failure};
+use crate::registry::limiter::{Permit, Turn};
 use crate::registry::options::SessionOptions;
 use crate::registry::push::location;
 use crate::registry::redirect;
@@ -169,7 +169,7 @@ impl Endpoint {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sent = request.send().await;
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
-        tracing::debug!(method = "PATCH", url = %failure::shown_url(at), from, to, status, "request");
+        tracing::debug!(method = "PATCH", url = %error::shown_url(at), from, to, status, "request");
         let response = sent.map_err(|error| self.transport.failed(subject, at, error))?;
         // What was sent can't be sent again from here: the next try has another token.
         if response.status() == StatusCode::UNAUTHORIZED
@@ -217,7 +217,7 @@ impl Endpoint {
     ) -> Error {
         let status = response.status();
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-            && let Some(wait) = failure::retry_after(response.headers(), SystemTime::now())
+            && let Some(wait) = error::retry_after(response.headers(), SystemTime::now())
         {
             self.gate.close_for(wait);
         }
@@ -234,7 +234,7 @@ impl Endpoint {
     pub(in crate::registry) fn location(&self, subject: &str, response: &Response) -> Result<Url> {
         let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let refuse = |why: String| {
-            let message = format!("{} names {why} to upload to", failure::shown_url(response.url()));
+            let message = format!("{} names {why} to upload to", error::shown_url(response.url()));
             failure(ErrorKind::Unsupported, subject, message)
         };
         location::target(response.url(), said.ok_or_else(|| refuse("no address".into()))?).map_err(refuse)

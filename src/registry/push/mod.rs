@@ -8,7 +8,7 @@ pub use upload::Upload;
 
 use super::credential::CredentialSource;
 use super::endpoint::{Begun, Endpoint};
-use super::limit::Turn;
+use super::limiter::Turn;
 use super::manifest::content_digest;
 use super::options::SessionOptions;
 use crate::content::{Ingest, Publication, Sink, Target};

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::lacking;
 use crate::oci::{Digest, Manifest, RawManifest, Repository, Tag};
 use crate::registry::endpoint::Request;
-use crate::registry::failure::failure;
+use crate::registry::error::failure;
 use crate::registry::manifest::content_digest;
 use futures::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};

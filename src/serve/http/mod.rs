@@ -4,25 +4,26 @@
 //! manifest its revision link. Files are read where the request is handled; only listings, which walk
 //! directories, go to threads of their own.
 
-mod answer;
 mod body;
 mod cache;
+mod error;
+mod handlers;
+mod idle_timeout;
 mod page;
 mod range;
 mod referrers;
-mod refusal;
 mod route;
 mod tls;
-mod watched;
 
 pub use tls::TlsIdentity;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
-use answer::Registry;
+use handlers::Registry;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use idle_timeout::Watched;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,7 +32,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use watched::Watched;
 
 /// The most bytes of a request's line and headers; more is answered with 431.
 const MAX_HEAD: usize = 32 << 10;

@@ -1,6 +1,6 @@
 //! Lists in pages: `n`, `last` and the Link header (OCI distribution-spec, "Listing Tags"; RFC 8288).
 
-use super::refusal::Refusal;
+use super::error::Refusal;
 
 /// The most names in one answer, whatever is asked for: a list in one answer is held in memory.
 pub(super) const MAX_PAGE: usize = 10_000;

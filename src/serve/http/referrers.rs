@@ -4,7 +4,7 @@
 //! manifests than that is worth answers 404, which tells clients to read the fallback tag
 //! `sha256-<hex>` instead ("Referrers Tag Schema").
 
-use super::refusal::Refusal;
+use super::error::Refusal;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, Repository, media_type};
 use crate::store::Store;

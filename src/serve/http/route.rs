@@ -3,7 +3,7 @@
 //! A repository's name has slashes in it, so an endpoint is known by the path's tail. Nothing of the
 //! path gets any further than the parsers of [`Repository`], [`Tag`](crate::oci::Tag) and [`Digest`].
 
-use super::refusal::Refusal;
+use super::error::Refusal;
 use crate::content::Target;
 use crate::oci::{Digest, Repository};
 use std::borrow::Cow;

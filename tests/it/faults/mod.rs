@@ -5,17 +5,17 @@
 
 mod access;
 mod bodies;
+mod chaos;
 mod disk;
 mod documents;
 mod parts;
-mod storms;
 
 use crate::support::fault::{FaultServer, Image};
 use crate::support::images::noise;
 use bytes::Bytes;
-use saver::copy::Failure;
 use saver::oci::{Descriptor, Registry, Tag};
 use saver::store::Store;
+use saver::transfer::Failure;
 use saver::verify::{VerifyOptions, verify};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use std::path::Path;

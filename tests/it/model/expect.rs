@@ -2,8 +2,8 @@
 
 use super::graph::{Kind, PLATFORMS, World};
 use saver::content::memory::Contents;
-use saver::copy::{IndexMode, MissingPlatform};
 use saver::oci::{Digest, Repository};
+use saver::transfer::{IndexMode, MissingPlatform};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 

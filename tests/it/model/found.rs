@@ -2,8 +2,8 @@
 
 use crate::support::images::{Image as Made, noise, place};
 use saver::content::memory::{Contents, Memory};
-use saver::copy::{CopyOptions, Engine, Image, IndexMode, Report, Silent, Status};
 use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference};
+use saver::transfer::{CopyOptions, Engine, Image, IndexMode, Report, Silent, Status};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 

@@ -1,16 +1,16 @@
 //! One stream of a large blob: asked for, checked, and written where its bytes belong.
 
-use super::Engine;
-use super::blob::{check_length, cut, trickles};
-use super::event::Event;
-use super::follower::Followed;
-use super::parts::{BORDER, PartId, Parts};
-use super::receive::Origin;
-use super::tally::Tally;
+use super::Origin;
+use super::ranges::{BORDER, PartId, Parts};
 use crate::content::retry::Trickle;
 use crate::content::{BlobStream, BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Descriptor;
+use crate::transfer::Engine;
+use crate::transfer::blob::{check_length, cut, trickles};
+use crate::transfer::event::Event;
+use crate::transfer::hasher::Followed;
+use crate::transfer::stats::Tally;
 use bytes::Bytes;
 use futures::StreamExt;
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! Where an endpoint's API begins: its address up to and with `/v2`, and whether that is reached over TLS.
 
-use super::failure::failure;
+use super::error::failure;
 use super::options::SessionOptions;
 use super::probe::{Speaks, probe};
 use crate::error::{Error, ErrorKind, Result};

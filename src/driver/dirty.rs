@@ -1,6 +1,6 @@
 //! Syncing file by file, where one `syncfs(2)` for all can't be relied on.
 
-use super::beneath::Beneath;
+use super::confined::Beneath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;

@@ -5,24 +5,21 @@
 //! verifies every byte itself, and is the only place where content is moved.
 
 mod blob;
+mod download;
+mod dry_run;
 pub mod event;
-mod flight;
-mod follower;
-mod foresee;
-mod lane;
+mod graph;
+mod hasher;
+mod image;
 mod manifests;
 mod node;
 pub mod options;
-mod parts;
-mod plan;
 mod platforms;
-mod receive;
 pub mod report;
 mod rewrite;
-mod run;
-mod spread;
-mod stream;
-mod tally;
+mod scheduler;
+mod single_flight;
+mod stats;
 mod upload;
 
 pub(crate) use blob::megabytes;
@@ -61,8 +58,8 @@ pub struct Engine<K: Sink> {
     options: CopyOptions,
     verb: Verb,
     observer: Arc<dyn Observer>,
-    hasher: follower::Hasher<K::Writer>,
-    flight: flight::Flight,
+    hasher: hasher::Hasher<K::Writer>,
+    flight: single_flight::Flight,
     manifests: manifests::Manifests,
 }
 
@@ -79,8 +76,8 @@ impl<K: Sink> Engine<K> {
         Ok(Self {
             sink,
             observer,
-            hasher: follower::Hasher::start(threads)?,
-            flight: flight::Flight::default(),
+            hasher: hasher::Hasher::start(threads)?,
+            flight: single_flight::Flight::default(),
             manifests: manifests::Manifests::default(),
             verb: Verb::default(),
             options,

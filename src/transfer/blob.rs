@@ -1,9 +1,9 @@
 //! One blob from a source into a sink: resumed, hashed, verified, committed.
 
 use super::Engine;
+use super::download::Origin;
 use super::event::Event;
-use super::receive::Origin;
-use super::tally::Tally;
+use super::stats::Tally;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};

@@ -1,8 +1,8 @@
 //! The values of a chart that are images, as far as the chart itself says so.
 
-use super::object::joined;
-use super::setting::{Held, Setting};
-use super::{Found, looks};
+use super::merged_values::{Held, Setting};
+use super::yaml_rules::joined;
+use super::{Found, heuristics};
 use crate::list::Origin;
 use crate::oci::Reference;
 use std::collections::BTreeSet;
@@ -85,13 +85,13 @@ impl Images<'_> {
                     let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                     let below = Spot { path: &path, ..spot };
                     match &child.value {
-                        Held::Text(text) if looks::is_image_key(key) => {
+                        Held::Text(text) if heuristics::is_image_key(key) => {
                             self.name(below, key, text.trim(), child, setting);
                         }
-                        Held::Text(text) if looks::tag_key(key).is_some() => {
-                            let tag = looks::tag_key(key).and_then(|key| setting.text(&key));
-                            if let Some(image) = looks::of_two(text.trim(), tag) {
-                                self.maybe(&image, child.origin.clone(), looks::OF_TWO);
+                        Held::Text(text) if heuristics::tag_key(key).is_some() => {
+                            let tag = heuristics::tag_key(key).and_then(|key| setting.text(&key));
+                            if let Some(image) = heuristics::of_two(text.trim(), tag) {
+                                self.maybe(&image, child.origin.clone(), heuristics::OF_TWO);
                             }
                         }
                         _ => self.find(below, child),
@@ -100,7 +100,7 @@ impl Images<'_> {
             }
             Held::List(items) => items.iter().for_each(|item| self.find(spot, item)),
             Held::Text(text) => {
-                if let Some(image) = looks::image(text) {
+                if let Some(image) = heuristics::image(text) {
                     self.found.doubt(image, setting.origin.clone(), "a value that looks like an image");
                 }
             }
@@ -113,7 +113,7 @@ impl Images<'_> {
         let Spot { own, path, off } = spot;
         let key = path.rsplit('.').next().unwrap_or(path);
         let has = |key: &str| setting.get(key).is_some();
-        let image_key = looks::is_image_key(key);
+        let image_key = heuristics::is_image_key(key);
         let name = setting
             .text("repository")
             .filter(|_| image_key || has("tag") || has("digest") || has("registry"));
@@ -122,12 +122,12 @@ impl Images<'_> {
         });
         let Some(name) = name.filter(|name| !name.contains("://")) else { return false };
         // The chart's own registry takes the place of another, and is not put before a name that has one.
-        let global = own.registry.as_deref().filter(|_| has("registry") || !looks::has_domain(name));
+        let global = own.registry.as_deref().filter(|_| has("registry") || !heuristics::has_domain(name));
         let registry = global.or(setting.text("registry"));
         let origin = setting.get("repository").map_or(&setting.origin, |setting| &setting.origin).clone();
         self.known.paths.insert((own.dir.clone(), path.to_owned()));
         let (tag, digest) = (setting.text("tag"), setting.text("digest").or(setting.text("sha")));
-        if tag.is_some() || digest.is_some() || looks::is_explicit(name) {
+        if tag.is_some() || digest.is_some() || heuristics::is_explicit(name) {
             self.complete(&joined(registry, name, tag, digest), origin, off);
             return true;
         }
@@ -153,12 +153,13 @@ impl Images<'_> {
         }
         self.known.paths.insert((spot.own.dir.clone(), spot.path.to_owned()));
         let origin = setting.origin.clone();
-        if looks::is_template(text) {
+        if heuristics::is_template(text) {
             return self.maybe(text, origin, "a template that was not filled in");
         }
         let tag_key = format!("{key}Tag");
-        let tag = siblings.text(&tag_key).or(siblings.text("tag")).filter(|tag| !looks::is_template(tag));
-        if looks::is_explicit(text) || tag.is_some() {
+        let tag =
+            siblings.text(&tag_key).or(siblings.text("tag")).filter(|tag| !heuristics::is_template(tag));
+        if heuristics::is_explicit(text) || tag.is_some() {
             self.complete(&joined(None, text, tag, None), origin, spot.off);
         } else if Reference::parse(text).is_ok() {
             self.maybe(text, origin, "neither a tag nor a digest is written");

@@ -1,6 +1,6 @@
 //! Images in text that is no YAML (yet): templates, and what is broken. Read line by line.
 
-use super::{Found, looks};
+use super::{Found, heuristics};
 use crate::list::Origin;
 use crate::oci::Reference;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ fn keyed(line: &str) -> Option<&str> {
         let key = line[start..from].trim_start_matches('-');
         let after = line[from..].trim_start_matches(['"', '\'']);
         let Some(value) = after.trim_start().strip_prefix(':') else { continue };
-        if looks::is_image_key(key) && (value.is_empty() || value.starts_with([' ', '\t', '"', '\''])) {
+        if heuristics::is_image_key(key) && (value.is_empty() || value.starts_with([' ', '\t', '"', '\''])) {
             return Some(value.trim()).filter(|value| !value.is_empty() && !value.starts_with('#'));
         }
     }
@@ -91,7 +91,7 @@ fn bare(value: &str) -> &str {
 }
 
 fn one(found: &mut Found, value: &str, origin: Origin, mode: Mode, known: &dyn Fn(&str) -> bool) {
-    if looks::is_template(value) {
+    if heuristics::is_template(value) {
         if !known(value) {
             found.doubt(value.trim_matches(['"', '\'']), origin, "a template that was not filled in");
         }
@@ -103,14 +103,14 @@ fn one(found: &mut Found, value: &str, origin: Origin, mode: Mode, known: &dyn F
         return;
     }
     match Reference::parse(text) {
-        Ok(_) if !looks::is_explicit(text) => {
+        Ok(_) if !heuristics::is_explicit(text) => {
             found.doubt(text, origin, "neither a tag nor a digest is written")
         }
         Ok(_) if mode != Mode::Template => {
             found.doubt(text, origin, "it stands in a text within the document")
         }
         Ok(reference) => found.sure(reference, origin),
-        Err(error) if looks::is_explicit(text) => found.doubt(text, origin, error.message()),
+        Err(error) if heuristics::is_explicit(text) => found.doubt(text, origin, error.message()),
         Err(_) => {}
     }
 }
@@ -121,8 +121,8 @@ fn loose(found: &mut Found, line: &str, origin: &Origin) {
         return;
     }
     for word in line.split([' ', '\t', '"', '\'', ',', '`', '(', ')', '[', ']', ';']) {
-        if !looks::is_template(word)
-            && let Some(image) = looks::image(word)
+        if !heuristics::is_template(word)
+            && let Some(image) = heuristics::image(word)
         {
             found.doubt(image, origin.clone(), "a word that looks like an image");
         }

@@ -1,6 +1,6 @@
 //! What one image costs, and the lane that bounds it.
 
-use super::lane::Lane;
+use super::scheduler::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

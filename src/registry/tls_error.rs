@@ -1,7 +1,7 @@
 //! What went wrong in a TLS handshake, in words.
 
 use super::certificate::is_authority_itself;
-use super::failure::{failure, quotable};
+use super::error::{failure, quotable};
 use crate::error::{Error, ErrorKind};
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error as Tls};

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::stock::{Shelf, Sizes, Stock};
+use crate::store::link_cache::{Shelf, Sizes, Stock};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -357,7 +357,7 @@ impl Resolving<'_> {
 mod tests {
     use super::*;
     use crate::oci::media_type;
-    use crate::store::failing::{self, Broken};
+    use crate::store::faulty_driver::{self, Broken};
     use serde_json::{Value, json};
     use std::fs;
     use std::path::{Path, PathBuf};
@@ -369,7 +369,7 @@ mod tests {
         /// A catalog, and what makes its driver fail.
         fn catalog(&self) -> (Catalog, Broken) {
             let broken = Broken::default();
-            let store = failing::open(self.0.path(), broken.clone()).unwrap();
+            let store = faulty_driver::open(self.0.path(), broken.clone()).unwrap();
             (Catalog::new(store, Platform::new("linux", "amd64")), broken)
         }
 

@@ -17,13 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["error", "oci", "content", "driver"]),
     ("layout", &["error", "oci", "content", "driver"]),
     ("archive", &["error", "oci", "content"]),
-    ("copy", &["error", "oci", "content"]),
-    ("save", &["error", "oci", "list", "content", "registry", "store", "copy"]),
-    ("export", &["error", "oci", "content", "registry", "store", "layout", "archive", "copy", "save"]),
-    ("import", &["error", "oci", "content", "store", "layout", "archive", "copy", "save"]),
-    ("verify", &["error", "oci", "list", "content", "store", "copy", "save"]),
+    ("transfer", &["error", "oci", "content"]),
+    ("save", &["error", "oci", "list", "content", "registry", "store", "transfer"]),
+    ("copy", &["error", "oci", "content", "registry", "transfer", "save"]),
+    ("export", &["error", "oci", "content", "registry", "store", "layout", "archive", "transfer", "save"]),
+    ("import", &["error", "oci", "content", "store", "layout", "archive", "transfer", "save"]),
+    ("verify", &["error", "oci", "list", "content", "store", "transfer", "save"]),
     ("prune", &["error", "oci", "list", "content", "store", "save"]),
-    ("push", &["error", "oci", "list", "content", "registry", "store", "copy", "save"]),
+    ("push", &["error", "oci", "list", "content", "registry", "store", "transfer", "save"]),
     ("ls", &["error", "oci", "store"]),
     ("inspect", &["error", "oci", "content", "ls"]),
     ("serve", &["error", "oci", "content", "store"]),
@@ -31,8 +32,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "error", "oci", "list", "content", "registry", "store", "copy", "save", "verify", "prune", "ls",
-            "push", "inspect", "serve", "scan", "cri", "export", "import",
+            "error", "oci", "list", "content", "registry", "store", "transfer", "copy", "save", "verify",
+            "prune", "ls", "push", "inspect", "serve", "scan", "cri", "export", "import",
         ],
     ),
 ];
@@ -182,7 +183,7 @@ fn files_keep_their_size() {
 #[test]
 fn the_arrow_test_reads_both_forms_of_use() {
     let text = "use crate::error::Result;\nuse crate::{oci::Digest, store};\n// crate::cli\n\
-        use crate::{\n    copy::{Engine, Image},\n    layout,\n    push::{\n        self,\n    },\n};\nfn list() {}\n";
+        use crate::{\n    transfer::{Engine, Image},\n    layout,\n    push::{\n        self,\n    },\n};\nfn list() {}\n";
     let named: Vec<String> = named(text).into_iter().collect();
-    assert_eq!(named, ["copy", "error", "layout", "oci", "push", "store"]);
+    assert_eq!(named, ["error", "layout", "oci", "push", "store", "transfer"]);
 }

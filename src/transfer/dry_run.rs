@@ -1,10 +1,10 @@
 //! What a run would do, for dry runs.
 
 use super::event::Event;
-use super::lane::{self, Turn};
+use super::image::{Preparation, Prepared, names, sum};
 use super::report::{Failure, ImagePlan, Plan, Report, Status};
-use super::run::{Preparation, Prepared, names, sum};
-use super::tally::Tally;
+use super::scheduler::{self, Turn};
+use super::stats::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Sink, Source};
 use crate::error::{Error, ErrorKind};
@@ -27,7 +27,7 @@ impl<K: Sink> Engine<K> {
             let (engine, token) = (engine.clone(), token.clone());
             async move { engine.foresee(image, &token, turn).await }
         };
-        let images = lane::each(self.jobs(), images, work).await;
+        let images = scheduler::each(self.jobs(), images, work).await;
         Plan {
             schema: Report::SCHEMA,
             fetch_bytes: sum(images.iter().map(|image| image.fetch_bytes)),

@@ -4,7 +4,7 @@
 //! directory of links has a stamp, taken before it is read; [`Stock::refresh`] takes all stamps again, one system call each, and reads again
 //! only what has others, or stamps that prove nothing (`stamps.rs`).
 
-use super::stamps::{SETTLED, Seen, Stamps};
+use super::fingerprint::{SETTLED, Seen, Stamps};
 use super::{Store, path};
 use crate::driver::EntryKind;
 use crate::error::Result;
@@ -142,7 +142,7 @@ impl Place {
             own |= entry.name == path::LAYERS || entry.name == path::MANIFESTS;
             if !entry.name.starts_with('_') {
                 let full = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
-                below.extend((full.len() <= super::census::MAX_REPOSITORY_LENGTH).then_some(full));
+                below.extend((full.len() <= super::inventory::MAX_REPOSITORY_LENGTH).then_some(full));
             }
         }
         let repository = match name.parse::<Repository>() {

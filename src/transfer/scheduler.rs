@@ -2,7 +2,7 @@
 //! pause, holds up nobody's images but its own.
 
 use super::Image;
-use super::spread::Spread;
+use super::download::concurrency::Spread;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

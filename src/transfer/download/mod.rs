@@ -5,22 +5,26 @@
 //! idle until another stream takes it; as long as others bring bytes that costs nothing more. Only a failure with nobody else at work
 //! counts against the tries that the retry policy allows.
 
-use super::Engine;
-use super::blob::{PROGRESS, Shown};
-use super::parts::{PartId, Parts};
-use super::stream::{Ended, Receiving};
-use super::tally::Tally;
+pub(super) mod concurrency;
+mod ranges;
+mod stream;
+
 use crate::content::retry::Attempts;
 use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Reference};
+use crate::transfer::Engine;
+use crate::transfer::blob::{PROGRESS, Shown};
+use crate::transfer::stats::Tally;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use ranges::{PartId, Parts};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use stream::{Ended, Receiving};
 use tokio::sync::SemaphorePermit;
 use tokio::time::MissedTickBehavior;
 
@@ -224,8 +228,8 @@ mod tests {
     use crate::content::memory::Memory;
     use crate::content::retry::RetryPolicy;
     use crate::content::{BlobStream, Place, Resolved, Target};
-    use crate::copy::{CopyOptions, Event, Image, Observer, PartPolicy, Report, Silent};
     use crate::oci::{RawManifest, Repository, Tag};
+    use crate::transfer::{CopyOptions, Event, Image, Observer, PartPolicy, Report, Silent};
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;
 

@@ -1,6 +1,6 @@
 //! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
 
-use super::handshake::tls_failure;
+use super::tls_error::tls_failure;
 use crate::error::{Error, ErrorKind, Side};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};

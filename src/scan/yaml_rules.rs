@@ -1,7 +1,7 @@
 //! Images in YAML documents: pod specs of any kind, custom resources, other keys and values.
 
-use super::lines::{self, Mode};
-use super::{Found, looks};
+use super::text_rules::{self, Mode};
+use super::{Found, heuristics};
 use crate::list::Origin;
 use crate::oci::Reference;
 use crate::yaml::{self, Node, Scalar, Value};
@@ -147,7 +147,7 @@ impl Walk<'_> {
                     if key.text == LAST_APPLIED || key.complex {
                         continue;
                     }
-                    if !looks::is_image_key(&key.text) || !self.image(&key.text, child, node, within) {
+                    if !heuristics::is_image_key(&key.text) || !self.image(&key.text, child, node, within) {
                         self.node(child, At { key: &key.text, item: false, within });
                     }
                 }
@@ -167,7 +167,8 @@ impl Walk<'_> {
         let named = node.text_of("name").is_some_and(|name| name.starts_with("RELATED_IMAGE_"));
         let sure = named && within == "env" && self.object == Object::Kubernetes && self.embedded == 0;
         let Some(value) = node.get("value").filter(|_| sure) else { return false };
-        let text = value.text().filter(|text| looks::is_explicit(text) && !looks::is_template(text));
+        let text =
+            value.text().filter(|text| heuristics::is_explicit(text) && !heuristics::is_template(text));
         let Some(reference) = text.and_then(|text| Reference::parse(text).ok()) else { return false };
         self.found.sure(reference, self.origin(value.line));
         true
@@ -176,18 +177,18 @@ impl Walk<'_> {
     /// Names that are written as several settings, under keys that do not tell whether they are images.
     fn pairs(&mut self, node: &Node) {
         for (key, child) in node.pairs() {
-            let tag = looks::tag_key(&key.text).and_then(|key| node.text_of(&key));
-            if let Some(image) = child.text().and_then(|name| looks::of_two(name, tag)) {
-                self.doubt(&image, child.line, looks::OF_TWO);
+            let tag = heuristics::tag_key(&key.text).and_then(|key| node.text_of(&key));
+            if let Some(image) = child.text().and_then(|name| heuristics::of_two(name, tag)) {
+                self.doubt(&image, child.line, heuristics::OF_TWO);
             }
         }
         let (tag, digest) = (node.text_of("tag"), node.text_of("digest"));
         let Some(name) = node.text_of("repository").filter(|name| !name.contains("://")) else { return };
         if tag.is_some() || digest.is_some() {
             let image = joined(node.text_of("registry"), name, tag, digest);
-            if !looks::is_template(&image) && Reference::parse(&image).is_ok() {
+            if !heuristics::is_template(&image) && Reference::parse(&image).is_ok() {
                 let line = node.get("repository").map_or(node.line, |name| name.line);
-                self.doubt(&image, line, looks::OF_TWO);
+                self.doubt(&image, line, heuristics::OF_TWO);
             }
         }
     }
@@ -223,7 +224,7 @@ impl Walk<'_> {
 
     /// A name under an image's key. In a container it is one; elsewhere it has to say which image it means.
     fn name(&mut self, key: &str, text: &str, line: u64, siblings: &Node, container: bool) {
-        if looks::is_template(text) {
+        if heuristics::is_template(text) {
             return self.doubt(text, line, "a template that was not filled in");
         }
         let reference = match Reference::parse(text) {
@@ -234,12 +235,13 @@ impl Walk<'_> {
         if container {
             return self.found.sure(reference, self.origin(line));
         }
-        if looks::is_explicit(text) {
+        if heuristics::is_explicit(text) {
             return self.elsewhere(text, line);
         }
         let tag_key = format!("{key}Tag");
-        let near =
-            |key: &str| siblings.text_of(key).filter(|text| !text.is_empty() && !looks::is_template(text));
+        let near = |key: &str| {
+            siblings.text_of(key).filter(|text| !text.is_empty() && !heuristics::is_template(text))
+        };
         let (tag, digest) = (near(&tag_key).or(near("tag")), near("digest").or(near("sha")));
         if tag.is_some() || digest.is_some_and(|digest| digest.starts_with("sha256:")) {
             return self.elsewhere(&joined(None, text, tag, digest), line);
@@ -249,7 +251,7 @@ impl Walk<'_> {
                 let image = joined(None, text, Some(version), None);
                 self.doubt(&image, line, "no tag is written; the version beside it may be meant");
             }
-            None if looks::is_other_image(text) => {}
+            None if heuristics::is_other_image(text) => {}
             None => self.doubt(text, line, "neither a tag nor a digest is written"),
         }
     }
@@ -277,9 +279,9 @@ impl Walk<'_> {
         };
         let line = node.get("repository").or_else(|| node.get("name")).map_or(node.line, |node| node.line);
         let image = joined(text("registry"), name, text("tag"), text("digest"));
-        if looks::is_template(&image) {
+        if heuristics::is_template(&image) {
             self.doubt(&image, line, "a template that was not filled in");
-        } else if text("tag").is_none() && text("digest").is_none() && !looks::is_explicit(name) {
+        } else if text("tag").is_none() && text("digest").is_none() && !heuristics::is_explicit(name) {
             self.doubt(&image, line, "neither a tag nor a digest is written");
         } else {
             self.elsewhere(&image, line);
@@ -294,7 +296,7 @@ impl Walk<'_> {
         if document && at.key != "description" && self.embedded < MAX_EMBEDDED {
             return self.text_within(node.line, scalar);
         }
-        if let Some(image) = looks::image(text) {
+        if let Some(image) = heuristics::image(text) {
             let why = match (at.key, at.within) {
                 ("value", "env") => "the value of an environment variable",
                 ("args" | "command", _) if at.item => "an argument of a command",
@@ -327,7 +329,7 @@ impl Walk<'_> {
                 Map::Own(offset) => (offset + 1, Mode::Within),
                 Map::Fixed(line) => (line, Mode::WithinLine),
             };
-            lines::scan(self.found, &self.file, &scalar.text, first, mode);
+            text_rules::scan(self.found, &self.file, &scalar.text, first, mode);
         }
     }
 }
@@ -338,7 +340,7 @@ pub(super) fn joined(registry: Option<&str>, name: &str, tag: Option<&str>, dige
         Some(registry) if !registry.is_empty() => format!("{registry}/{name}"),
         _ => name.to_owned(),
     };
-    if let Some(tag) = tag.filter(|_| !looks::is_explicit(name)) {
+    if let Some(tag) = tag.filter(|_| !heuristics::is_explicit(name)) {
         // Some write the digest into the tag: "1.0@sha256:..." and "sha256:..." alone.
         image.push_str(if tag.starts_with("sha256:") { "@" } else { ":" });
         image.push_str(tag);

@@ -2,8 +2,8 @@
 
 use super::Found;
 use super::chart::Chart;
-use super::images::{Images, Known, Own, Spot};
-use super::setting::{Held, Setting};
+use super::merged_values::{Held, Setting};
+use super::value_rules::{Images, Known, Own, Spot};
 use crate::list::Origin;
 use crate::oci::Reference;
 use crate::yaml::{self, Node};

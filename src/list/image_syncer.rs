@@ -1,6 +1,6 @@
 //! image-syncer's images file (source: destination), and the structured output of `kubeadm config images list`.
 
-use super::structured::Into;
+use super::yaml::Into;
 use crate::yaml::Node;
 
 /// Whether a pair is an image and where it goes.

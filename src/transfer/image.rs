@@ -1,11 +1,11 @@
 //! One image from its name to its tag, and many of them side by side.
 
 use super::event::Event;
-use super::lane::{self, Turn};
+use super::graph::Walk;
 use super::node::Content;
-use super::plan::Walk;
 use super::report::{Failure, ImageReport, Report, Status};
-use super::tally::Tally;
+use super::scheduler::{self, Turn};
+use super::stats::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Place, Publication, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ impl<K: Sink> Engine<K> {
             let (engine, stop) = (engine.clone(), shared.clone());
             async move { engine.copy(image, &stop, turn).await }
         };
-        let images = lane::each(self.jobs(), images, work).await;
+        let images = scheduler::each(self.jobs(), images, work).await;
         // What came too late to keep any image from its end has ended nothing.
         let is_whole = images.iter().all(|image| image.status != Status::Failed);
         let aborted = stop.cause(cancel).filter(|_| !is_whole);

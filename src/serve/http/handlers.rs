@@ -2,10 +2,10 @@
 
 use super::body::{AccessLog, Body, HeldChunks};
 use super::cache::{ManifestCache, ReadyManifest};
+use super::error::Refusal;
 use super::page::Page;
 use super::range::Part;
 use super::referrers;
-use super::refusal::Refusal;
 use super::route::Route;
 use crate::content::Target;
 use crate::error::{Error, ErrorKind};

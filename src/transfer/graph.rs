@@ -5,7 +5,7 @@ use super::manifests::Cell;
 use super::node::{Content, Kind, Node, Seen};
 use super::options::{IndexMode, MissingPlatform};
 use super::platforms::Platforms;
-use super::tally::Tally;
+use super::stats::Tally;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -370,7 +370,7 @@ mod tests {
     use super::*;
     use crate::content::Place;
     use crate::content::memory::Memory;
-    use crate::copy::{CopyOptions, Image, Silent};
+    use crate::transfer::{CopyOptions, Image, Silent};
     use tokio_util::sync::CancellationToken;
 
     fn index(below: &[RawManifest]) -> RawManifest {
@@ -431,7 +431,7 @@ mod tests {
             resolved: None,
             warnings: Vec::new(),
         };
-        let tally = Tally::new(Arc::new(crate::copy::lane::Lane::new(1)));
+        let tally = Tally::new(Arc::new(crate::transfer::scheduler::Lane::new(1)));
         let walk = Walk::new(&engine, &image, &PlatformSet::All, &tally);
         assert!(!walk.worth_keeping(&Bytes::from(vec![0; SMALL as usize + 1])));
         let small = Bytes::from(vec![0; SMALL as usize]);

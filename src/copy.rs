@@ -1,11 +1,11 @@
 //! From one registry into another, or into another repository of the same, without a tree in between.
 
 use crate::content::Place;
-use crate::copy::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Registry};
 use crate::registry::{Access, Pusher, Session, Sessions};
 use crate::save::until;
+use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
 use std::future::Future;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

@@ -1,7 +1,7 @@
 //! Lists written as YAML or JSON: saver's own sections, and the forms of other tools, told apart by their shape.
 
 use super::plain::{self, Home};
-use super::{MAX_PROBLEMS, Origin, Parsed, compose, hauler, sections, skopeo, syncer};
+use super::{MAX_PROBLEMS, Origin, Parsed, compose, hauler, image_syncer, sections, skopeo};
 use crate::yaml::{self, Node};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn form(document: &Node) -> Option<Form> {
         Some(Form::Objects)
     } else if !pairs.is_empty() && pairs.iter().all(|(_, section)| skopeo::is_section(section)) {
         Some(Form::Skopeo)
-    } else if !pairs.is_empty() && pairs.iter().all(|(key, value)| syncer::is_pair(&key.text, value)) {
+    } else if !pairs.is_empty() && pairs.iter().all(|(key, value)| image_syncer::is_pair(&key.text, value)) {
         Some(Form::ImageSyncer)
     } else {
         None
@@ -79,9 +79,9 @@ fn documents(file: &Arc<str>, read: yaml::Documents) -> Parsed {
         match form(document) {
             Some(Form::Compose) => compose::read(&mut into, document),
             Some(Form::Hauler) => hauler::read(&mut into, document),
-            Some(Form::Kubeadm) => syncer::kubeadm(&mut into, document),
+            Some(Form::Kubeadm) => image_syncer::kubeadm(&mut into, document),
             Some(Form::Skopeo) => skopeo::read(&mut into, document),
-            Some(Form::ImageSyncer) => syncer::read(&mut into, document),
+            Some(Form::ImageSyncer) => image_syncer::read(&mut into, document),
             Some(Form::Objects) => into.problem(
                 document.line,
                 "these are Kubernetes objects, and not a list of images",

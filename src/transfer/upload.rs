@@ -6,7 +6,7 @@
 use super::Engine;
 use super::blob::{PROGRESS, Shown, check_length, cut, trickles};
 use super::event::Event;
-use super::tally::Tally;
+use super::stats::Tally;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobStream, BlobUpload, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -195,8 +195,8 @@ mod tests {
     use crate::content::memory::{Contents, Memory};
     use crate::content::retry::RetryPolicy;
     use crate::content::{Ingest, Place, Publication};
-    use crate::copy::{CopyOptions, Image, Report, Silent};
     use crate::oci::{RawManifest, Repository, Tag};
+    use crate::transfer::{CopyOptions, Image, Report, Silent};
     use std::convert::Infallible;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -369,7 +369,7 @@ mod tests {
         let there = sink.memory.contents();
         assert_eq!((there.links.len(), there.tags.len()), (9, 3));
         let again = copy(&source, &sink, &["x", "y", "z"]).await;
-        assert_eq!(again.count(crate::copy::Status::Unchanged), 3);
+        assert_eq!(again.count(crate::transfer::Status::Unchanged), 3);
         assert_eq!(again.bytes_fetched, 0);
     }
 

@@ -2,9 +2,9 @@
 //! the archive stands.
 
 use crate::content::Place;
-use crate::copy::{ArchiveStep, Event, ImageReport, Observer, Report};
 use crate::error::{Error, ErrorKind};
 use crate::oci::Reference;
+use crate::transfer::{ArchiveStep, Event, ImageReport, Observer, Report};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,7 +112,7 @@ pub(super) fn interrupted() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::{Failure, Status};
+    use crate::transfer::{Failure, Status};
 
     /// Takes note of images and of whose they were said to be.
     #[derive(Default)]
