@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Registry};
 use crate::registry::{Access, Pusher, Session, Sessions};
 use crate::save::until;
-use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
+use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
 use std::future::Future;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -13,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 /// Options of a copy between registries.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct BetweenOptions {
+pub struct CopyOptions {
     /// Platforms, index mode, retries, limits.
-    pub copy: CopyOptions,
+    pub copy: TransferOptions,
     /// How both registries are reached, and as whom.
     pub access: Access,
     /// Who is told of progress.
     pub observer: Arc<dyn Observer>,
 }
 
-impl Default for BetweenOptions {
+impl Default for CopyOptions {
     fn default() -> Self {
-        let copy = CopyOptions { attestations: true, ..CopyOptions::default() };
+        let copy = TransferOptions { attestations: true, ..TransferOptions::default() };
         Self { copy, access: Access::default(), observer: Arc::new(Silent) }
     }
 }
@@ -38,7 +38,7 @@ pub async fn copy_until(
     from: Reference,
     registry: &Registry,
     to: Place,
-    options: BetweenOptions,
+    options: CopyOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Report> {
     let (engine, image) = prepare(from, registry, to, options)?;
@@ -54,7 +54,7 @@ pub async fn plan_copy_until(
     from: Reference,
     registry: &Registry,
     to: Place,
-    options: BetweenOptions,
+    options: CopyOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<Plan> {
     let (engine, image) = prepare(from, registry, to, options)?;
@@ -66,7 +66,7 @@ fn prepare(
     from: Reference,
     registry: &Registry,
     to: Place,
-    options: BetweenOptions,
+    options: CopyOptions,
 ) -> Result<(Arc<Engine<Pusher>>, Image<Session>)> {
     if from.registry == *registry
         && from.repository == to.repository

@@ -14,7 +14,7 @@ use crate::oci::layout::Offer;
 use crate::oci::{Descriptor, Reference, Tag};
 use crate::save::{NameRule, check_collisions, until, yield_short_names};
 use crate::store::{Durability, Store, StoreOptions};
-use crate::transfer::{CopyOptions, Engine, Image, Observer, Report, Silent, Verb};
+use crate::transfer::{Engine, Image, Observer, Report, Silent, TransferOptions, Verb};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::future::Future;
@@ -37,7 +37,7 @@ pub struct ImportOptions {
     /// The directory that a registry mounts; made if it is missing.
     pub dir: PathBuf,
     /// Platforms and limits. What an index lists and the source does not hold is passed over.
-    pub copy: CopyOptions,
+    pub copy: TransferOptions,
     /// What images are called in the tree.
     pub names: NameRule,
     /// What the images are called, whatever they were called before.
@@ -54,7 +54,7 @@ impl ImportOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            copy: CopyOptions { sparse: true, retry: RetryPolicy::local(), ..CopyOptions::default() },
+            copy: TransferOptions { sparse: true, retry: RetryPolicy::local(), ..TransferOptions::default() },
             names: NameRule::default(),
             rename: None,
             durability: Durability::default(),

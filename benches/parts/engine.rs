@@ -6,7 +6,7 @@ use saver::content::Place;
 use saver::content::memory::Memory;
 use saver::oci::{Digest, RawManifest, Reference, Repository, Tag};
 use saver::store::{Durability, Store, StoreOptions};
-use saver::transfer::{CopyOptions, Engine, Image, Silent};
+use saver::transfer::{Engine, Image, Silent, TransferOptions};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,8 @@ pub(crate) fn hash_and_write(criterion: &mut Criterion) {
             || {
                 let root = tempfile::tempdir().expect("a directory");
                 let store = Arc::new(Store::open(root.path(), options.clone()).expect("a store"));
-                let engine = Engine::new(store, CopyOptions::default(), Arc::new(Silent)).expect("an engine");
+                let engine =
+                    Engine::new(store, TransferOptions::default(), Arc::new(Silent)).expect("an engine");
                 (root, Arc::new(engine))
             },
             |(_, engine)| {

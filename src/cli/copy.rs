@@ -11,7 +11,7 @@ use super::screen::Screen;
 use super::showing::Showing;
 use super::words::COPYING;
 use crate::content::Place;
-use crate::copy::{BetweenOptions, copy_until, plan_copy_until};
+use crate::copy::{CopyOptions, copy_until, plan_copy_until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ async fn copied(
     };
     let (from, to) = (Reference::parse(from)?, destination(to, &Reference::parse(from)?)?);
     let sending = &args.sending;
-    let mut options = BetweenOptions::default();
+    let mut options = CopyOptions::default();
     sending.apply(&mut options.copy)?;
     let registries = BTreeSet::from([from.registry.clone(), to.registry.clone()]);
     options.access = access::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;

@@ -13,7 +13,7 @@ use super::{access, lists, tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::PlatformSet;
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
-use crate::transfer::{CopyOptions, Plan, Report};
+use crate::transfer::{Plan, Report, TransferOptions};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl SendArgs {
     ///
     /// # Errors
     /// `InvalidInput` for a platform that is none.
-    pub(super) fn apply(&self, options: &mut CopyOptions) -> Result<()> {
+    pub(super) fn apply(&self, options: &mut TransferOptions) -> Result<()> {
         options.platforms = match self.arch.join(",").trim() {
             "all" => PlatformSet::All,
             arch => PlatformSet::parse(arch, &self.os)?,

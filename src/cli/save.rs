@@ -14,7 +14,7 @@ use crate::list::Entry;
 use crate::oci::PlatformSet;
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
 use crate::store::Durability;
-use crate::transfer::CopyOptions;
+use crate::transfer::TransferOptions;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -137,15 +137,15 @@ pub(super) fn needed<'a>(value: Option<&'a PathBuf>, flag: &str, what: &str) -> 
     })
 }
 
-fn copy_options(args: &RunArgs) -> CopyOptions {
-    let mut options = CopyOptions {
+fn copy_options(args: &RunArgs) -> TransferOptions {
+    let mut options = TransferOptions {
         index: args.index.into(),
         missing_platform: args.missing_platform.into(),
         attestations: args.attestations,
         foreign_layers: args.foreign_layers,
         jobs: usize::from(args.jobs),
         fail_fast: args.fail_fast,
-        ..CopyOptions::default()
+        ..TransferOptions::default()
     };
     options.retry.retries = args.registry.retries;
     options

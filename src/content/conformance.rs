@@ -119,7 +119,7 @@ pub(crate) async fn publish_sample<S: Sink>(sink: &S) {
 
 /// Writes the sample's blobs for the places: for each of them where the sink keeps them apart.
 async fn put_all<S: Sink>(sink: &S, sample: &Sample, places: &[(&str, Option<&str>)]) {
-    let apart = if S::SHARED { 1 } else { places.len() };
+    let apart = if S::SHARES_BLOBS_ACROSS_REPOSITORIES { 1 } else { places.len() };
     for (name, _) in &places[..apart] {
         for blob in &sample.blobs {
             put_in(sink, &name.parse().unwrap(), blob).await;
@@ -226,9 +226,12 @@ async fn a_published_image_is_there<S: Sink>(sink: S) {
         for manifest in &sample.manifests {
             assert!(sink.is_revision(&repository, &manifest.digest).await.unwrap());
             // Some registries serve manifests as blobs too.
-            assert!(!S::SHARED || !sink.is_linked(&repository, &manifest.digest).await.unwrap());
+            assert!(
+                !S::SHARES_BLOBS_ACROSS_REPOSITORIES
+                    || !sink.is_linked(&repository, &manifest.digest).await.unwrap()
+            );
             let limit = manifest.bytes.len() as u64;
-            let whole = Some(&manifest.bytes).filter(|_| S::SHARED);
+            let whole = Some(&manifest.bytes).filter(|_| S::SHARES_BLOBS_ACROSS_REPOSITORIES);
             assert_eq!(sink.content(&manifest.digest, limit).await.unwrap().as_ref(), whole);
             assert_eq!(sink.content(&manifest.digest, limit - 1).await.unwrap(), None);
         }
@@ -236,7 +239,10 @@ async fn a_published_image_is_there<S: Sink>(sink: S) {
             let mut descriptor = descriptor(blob);
             assert!(sink.is_linked(&repository, &descriptor.digest).await.unwrap());
             // docker-registry answers 500 when asked for a blob as a manifest.
-            assert!(!S::SHARED || !sink.is_revision(&repository, &descriptor.digest).await.unwrap());
+            assert!(
+                !S::SHARES_BLOBS_ACROSS_REPOSITORIES
+                    || !sink.is_revision(&repository, &descriptor.digest).await.unwrap()
+            );
             assert!(sink.has_blob(&repository, &descriptor).await.unwrap());
             descriptor.size += 1;
             assert!(!sink.has_blob(&repository, &descriptor).await.unwrap());
@@ -390,7 +396,7 @@ async fn a_tag_moves_and_remembers<S: Sink>(sink: S) {
         assert_eq!(sink.tag(&repository, &tag).await.unwrap(), Some(sample.root()));
     }
     for sample in [&old, &new] {
-        let remembers = S::SHARED || sample.root() == new.root();
+        let remembers = S::SHARES_BLOBS_ACROSS_REPOSITORIES || sample.root() == new.root();
         assert_eq!(sink.tag_has_named(&repository, &tag, &sample.root()).await.unwrap(), remembers);
         assert!(sink.is_revision(&repository, &sample.root()).await.unwrap());
     }

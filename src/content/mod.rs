@@ -128,7 +128,7 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Whether content is one for all repositories: what was brought for one of them can be linked in any other.
     /// Where it is not, as in registries, the engine asks and ingests for each repository, one after the first.
-    const SHARED: bool = true;
+    const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = true;
 
     /// The digest that `repository:tag` names now.
     ///
@@ -155,7 +155,7 @@ pub trait Sink: Send + Sync + 'static {
     fn content(&self, digest: &Digest, limit: u64) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
     /// Whether the sink holds a blob of exactly this digest and size: in whatever repository where content is
-    /// [shared](Self::SHARED), else in this one.
+    /// [shared](Self::SHARES_BLOBS_ACROSS_REPOSITORIES), else in this one.
     ///
     /// # Errors
     /// As `tag`.
@@ -202,7 +202,7 @@ pub trait Sink: Send + Sync + 'static {
     /// Opens a blob for writing. Waits while another writer, of this process or another, holds the same blob;
     /// answers [`Ingest::Present`] when it is there by then.
     ///
-    /// `repository` is the one that it is wanted for first. Where content is not [shared](Self::SHARED), it is there for that
+    /// `repository` is the one that it is wanted for first. Where content is not [shared](Self::SHARES_BLOBS_ACROSS_REPOSITORIES), it is there for that
     /// one only; a registry that holds it in another repository may link it from there, which is `Present` too.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
 use crate::store::{Durability, Store};
 use crate::transfer::{
-    ArchiveStep, CopyOptions, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent,
-    Status, Verb, megabytes,
+    ArchiveStep, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent, Status,
+    TransferOptions, Verb, megabytes,
 };
 use deferred_observer::{Step, Telling, Watched, interrupted};
 use output::Output;
@@ -68,7 +68,7 @@ pub struct ExportOptions {
     /// Where the images are.
     pub from: ExportFrom,
     /// Platforms, index mode, limits.
-    pub copy: CopyOptions,
+    pub copy: TransferOptions,
     /// Who is told of progress.
     pub observer: Arc<dyn Observer>,
 }
@@ -77,7 +77,7 @@ impl ExportOptions {
     /// The default options: all platforms that are there, indexes as they are, silent.
     #[must_use]
     pub fn new(format: Format, from: ExportFrom) -> Self {
-        Self { format, from, copy: CopyOptions::default(), observer: Arc::new(Silent) }
+        Self { format, from, copy: TransferOptions::default(), observer: Arc::new(Silent) }
     }
 }
 
@@ -168,7 +168,7 @@ impl Export {
     }
 
     /// The engine's options. A tree may be sparse; a registry should not be.
-    fn copy_options(&self) -> CopyOptions {
+    fn copy_options(&self) -> TransferOptions {
         let mut copy = self.options.copy.clone();
         if matches!(self.options.from, ExportFrom::Tree(..)) {
             copy.sparse = true;
@@ -284,7 +284,7 @@ impl Export {
         observer: Arc<dyn Observer>,
     ) -> Result<Exported> {
         let selection = Arc::new(Selection::new(store.clone()));
-        let options = CopyOptions { sparse: true, retry: RetryPolicy::local(), ..self.copy_options() };
+        let options = TransferOptions { sparse: true, retry: RetryPolicy::local(), ..self.copy_options() };
         let engine = Engine::new(selection.clone(), options, observer)?.doing(Verb::Export);
         let mut report = self.named(Arc::new(engine).run(self.in_tree(store, names), &self.token).await);
         let (numbers, images) = self.selected(&report, selection.take());

@@ -12,7 +12,7 @@ use crate::oci::{PlatformSet, Reference};
 use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, until};
 use crate::store::Store;
-use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent, Verb};
+use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct PushOptions {
     /// What images are called in the tree: the rule that they were saved with.
     pub names: NameRule,
     /// Platforms, index mode, retries, limits. The default takes each image as far as the tree has it.
-    pub copy: CopyOptions,
+    pub copy: TransferOptions,
     /// How the registry is reached, and as whom.
     pub access: Access,
     /// Who is told of progress.
@@ -45,7 +45,7 @@ impl PushOptions {
             dir: dir.into(),
             destination,
             names: NameRule::default(),
-            copy: CopyOptions { sparse: true, attestations: true, ..CopyOptions::default() },
+            copy: TransferOptions { sparse: true, attestations: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
         }

@@ -18,7 +18,7 @@ use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
 use crate::store::{Durability, Store, StoreOptions};
-use crate::transfer::{CopyOptions, Engine, Image, Observer, Plan, Report, Silent};
+use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -33,7 +33,7 @@ pub struct SaveOptions {
     /// The directory that a registry mounts; made if it is missing.
     pub dir: PathBuf,
     /// Platforms, retries, limits.
-    pub copy: CopyOptions,
+    pub copy: TransferOptions,
     /// What images are called in the tree.
     pub names: NameRule,
     /// What a saved image has survived.
@@ -50,7 +50,7 @@ impl SaveOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            copy: CopyOptions::default(),
+            copy: TransferOptions::default(),
             names: NameRule::default(),
             durability: Durability::default(),
             access: Access::default(),

@@ -34,7 +34,7 @@ impl<K: Sink> Engine<K> {
             self.fetch(source, reference, home, blob, ready.clone(), tally).await?;
             Ok(blob.size)
         };
-        let apart = (!K::SHARED).then_some(home);
+        let apart = (!K::SHARES_BLOBS_ACROSS_REPOSITORIES).then_some(home);
         let size = self.flight.bring(blob.digest, apart, origin, fetch).await?;
         if size == blob.size {
             return Ok(());
@@ -172,7 +172,7 @@ impl<K: Sink> Engine<K> {
 
     /// Counts what was read to learn what to copy. Where blobs are sent on, what counts is what was sent.
     pub(super) fn count_read(&self, tally: &Tally, bytes: usize) {
-        if K::SHARED {
+        if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
             tally.fetched(bytes as u64);
         }
     }

@@ -72,7 +72,7 @@ impl<K: Sink> Engine<K> {
 
     /// What there is to say of an index that would come without some of what it names, and the sink has not either.
     async fn sparse(&self, prepared: &Prepared, tally: &Tally) -> Option<String> {
-        let place = prepared.places.first().filter(|_| !K::SHARED)?;
+        let place = prepared.places.first().filter(|_| !K::SHARES_BLOBS_ACROSS_REPOSITORIES)?;
         for raw in &prepared.content.manifests {
             let Some(lacking) = lacking(raw, &prepared.content.manifests) else { continue };
             let asked = lacking.digests.iter().map(|digest| {

@@ -370,7 +370,7 @@ mod tests {
     use super::*;
     use crate::content::Place;
     use crate::content::memory::Memory;
-    use crate::transfer::{CopyOptions, Image, Silent};
+    use crate::transfer::{Image, Silent, TransferOptions};
     use tokio_util::sync::CancellationToken;
 
     fn index(below: &[RawManifest]) -> RawManifest {
@@ -402,7 +402,8 @@ mod tests {
         halves.iter().for_each(|raw| source.insert_manifest(&repository, None, raw));
         let tag: crate::oci::Tag = "v1".parse().unwrap();
         source.insert_manifest(&repository, Some(&tag), &index(&halves));
-        let engine = Engine::new(Arc::new(sink.clone()), CopyOptions::default(), Arc::new(Silent)).unwrap();
+        let engine =
+            Engine::new(Arc::new(sink.clone()), TransferOptions::default(), Arc::new(Silent)).unwrap();
         let image = Image {
             source: Arc::new(source),
             reference: Reference::parse("r.io/a/b:v1").unwrap(),
@@ -421,7 +422,8 @@ mod tests {
 
     #[test]
     fn large_or_many_configurations_do_not_stay_in_memory() {
-        let engine = Engine::new(Arc::new(Memory::new()), CopyOptions::default(), Arc::new(Silent)).unwrap();
+        let engine =
+            Engine::new(Arc::new(Memory::new()), TransferOptions::default(), Arc::new(Silent)).unwrap();
         let image = Image {
             source: Arc::new(Memory::new()),
             reference: Reference::parse("r.io/a:v1").unwrap(),
@@ -458,7 +460,7 @@ mod tests {
             all.iter().take(held).for_each(|raw| source.insert_manifest(&repository, None, raw));
             source.insert_manifest(&repository, Some(&tag), &index(&all));
             source.insert_blob(&repository, Bytes::new());
-            let options = CopyOptions { sparse, ..CopyOptions::default() };
+            let options = TransferOptions { sparse, ..TransferOptions::default() };
             let engine = Engine::new(Arc::new(sink.clone()), options, Arc::new(Silent)).unwrap();
             let image = Image {
                 source: Arc::new(source),

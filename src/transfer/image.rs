@@ -139,7 +139,7 @@ impl<K: Sink> Engine<K> {
         };
         let publish = || self.sink.publish(publication.clone());
         let published = self.attempt(tally, &image.reference, publish);
-        if K::SHARED {
+        if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
             published.await?;
         } else {
             // A registry may be slow, or asked again for long: and what it has of the image is whole at any moment.
@@ -309,7 +309,7 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
     ) -> Result<Vec<bool>> {
         // A registry takes no manifest whose blobs it has not: they need not be asked for one by one.
-        if !K::SHARED && self.are_revisions(home, content, tally).await? {
+        if !K::SHARES_BLOBS_ACROSS_REPOSITORIES && self.are_revisions(home, content, tally).await? {
             self.sink.presume(home, &content.blobs);
             return Ok(vec![true; content.blobs.len()]);
         }
@@ -330,7 +330,9 @@ impl<K: Sink> Engine<K> {
 
     /// Whether every revision and link is there already, and every manifest is what its digest says.
     async fn is_published(&self, content: &Content, places: &[Place], tally: &Tally) -> Result<bool> {
-        let read_back = |manifest: &&Arc<RawManifest>| K::SHARED && !content.there.contains(&manifest.digest);
+        let read_back = |manifest: &&Arc<RawManifest>| {
+            K::SHARES_BLOBS_ACROSS_REPOSITORIES && !content.there.contains(&manifest.digest)
+        };
         for manifest in content.manifests.iter().filter(read_back) {
             let found = self.sink.content(&manifest.digest, manifest.bytes.len() as u64).await?;
             if found.as_ref() != Some(&manifest.bytes) {
@@ -341,7 +343,7 @@ impl<K: Sink> Engine<K> {
             if !self.are_revisions(repository, content, tally).await? {
                 return Ok(false);
             }
-            for blob in content.blobs.iter().filter(|_| K::SHARED) {
+            for blob in content.blobs.iter().filter(|_| K::SHARES_BLOBS_ACROSS_REPOSITORIES) {
                 if !self.sink.is_linked(repository, &blob.digest).await? {
                     return Ok(false);
                 }
@@ -367,7 +369,7 @@ impl<K: Sink> Engine<K> {
 fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
     let mut homes: Vec<&Repository> = Vec::new();
     for place in places {
-        if homes.is_empty() || (!K::SHARED && !homes.contains(&&place.repository)) {
+        if homes.is_empty() || (!K::SHARES_BLOBS_ACROSS_REPOSITORIES && !homes.contains(&&place.repository)) {
             homes.push(&place.repository);
         }
     }

@@ -24,7 +24,7 @@ mod upload;
 
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
-pub use options::{CopyOptions, IndexMode, MissingPlatform, PartPolicy};
+pub use options::{IndexMode, MissingPlatform, PartPolicy, TransferOptions};
 pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};
@@ -55,7 +55,7 @@ pub struct Image<S> {
 /// Copies images into one sink. Blobs, manifests and limits are shared by all of them.
 pub struct Engine<K: Sink> {
     sink: Arc<K>,
-    options: CopyOptions,
+    options: TransferOptions,
     verb: Verb,
     observer: Arc<dyn Observer>,
     hasher: hasher::Hasher<K::Writer>,
@@ -68,7 +68,7 @@ impl<K: Sink> Engine<K> {
     ///
     /// # Errors
     /// `Storage` when the system refuses it threads.
-    pub fn new(sink: Arc<K>, options: CopyOptions, observer: Arc<dyn Observer>) -> Result<Self> {
+    pub fn new(sink: Arc<K>, options: TransferOptions, observer: Arc<dyn Observer>) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // With SHA instructions one thread keeps up with two receiving cores; without, each core hashes.
         let fast = crate::oci::sha256::Kernel::best().has_sha_instructions();

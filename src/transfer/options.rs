@@ -57,7 +57,7 @@ impl Default for PartPolicy {
 /// Options of the engine.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct CopyOptions {
+pub struct TransferOptions {
     /// The platforms to copy of each image, unless the image says otherwise.
     pub platforms: PlatformSet,
     /// What becomes of a filtered index.
@@ -81,7 +81,7 @@ pub struct CopyOptions {
     pub fail_fast: bool,
 }
 
-impl Default for CopyOptions {
+impl Default for TransferOptions {
     fn default() -> Self {
         Self {
             platforms: PlatformSet::All,

@@ -196,7 +196,7 @@ mod tests {
     use crate::content::retry::RetryPolicy;
     use crate::content::{Ingest, Place, Publication};
     use crate::oci::{RawManifest, Repository, Tag};
-    use crate::transfer::{CopyOptions, Image, Report, Silent};
+    use crate::transfer::{Image, Report, Silent, TransferOptions};
     use std::convert::Infallible;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -252,7 +252,7 @@ mod tests {
     impl Sink for Registry {
         type Writer = Infallible;
         type Upload = Upload;
-        const SHARED: bool = false;
+        const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = false;
 
         async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
             self.memory.tag(repository, tag).await
@@ -326,7 +326,7 @@ mod tests {
 
     async fn copy(source: &Memory, sink: &Registry, to: &[&str]) -> Report {
         let retry = RetryPolicy { first_delay: Duration::ZERO, ..RetryPolicy::default() };
-        let options = CopyOptions { retry, ..CopyOptions::default() };
+        let options = TransferOptions { retry, ..TransferOptions::default() };
         let engine = Engine::new(Arc::new(sink.clone()), options, Arc::new(Silent)).unwrap();
         let source = Arc::new(source.clone());
         let image = |to: &&str| Image {

@@ -178,7 +178,7 @@ impl Inner {
 impl Sink for Pusher {
     type Writer = Infallible;
     type Upload = Upload;
-    const SHARED: bool = false;
+    const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = false;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         self.head(repository, &Target::Tag(tag.clone())).await.map_err(of_sink)

@@ -229,7 +229,7 @@ mod tests {
     use crate::content::retry::RetryPolicy;
     use crate::content::{BlobStream, Place, Resolved, Target};
     use crate::oci::{RawManifest, Repository, Tag};
-    use crate::transfer::{CopyOptions, Event, Image, Observer, PartPolicy, Report, Silent};
+    use crate::transfer::{Event, Image, Observer, PartPolicy, Report, Silent, TransferOptions};
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;
 
@@ -355,7 +355,7 @@ mod tests {
         async fn run_observed(&self, cancel: &CancellationToken, observer: Arc<dyn Observer>) -> Report {
             let retry =
                 RetryPolicy { first_delay: Duration::ZERO, retries: self.retries, ..RetryPolicy::default() };
-            let options = CopyOptions { retry, parts: self.parts.clone(), ..CopyOptions::default() };
+            let options = TransferOptions { retry, parts: self.parts.clone(), ..TransferOptions::default() };
             let engine = Engine::new(Arc::new(self.sink.clone()), options, observer).unwrap();
             let image = Image {
                 source: self.source.clone(),

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use saver::content::memory::Memory;
 use saver::content::{BlobStream, Resolved, Source, Target};
 use saver::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
-use saver::transfer::{CopyOptions, Engine, Image, Report, Silent, Status};
+use saver::transfer::{Engine, Image, Report, Silent, Status, TransferOptions};
 use saver::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,7 +87,7 @@ fn asked(source: &Arc<Failing>, registry: &str, name: &str) -> Image<Failing> {
 }
 
 async fn run(sink: &Memory, images: Vec<Image<Failing>>) -> Report {
-    let engine = Engine::new(Arc::new(sink.clone()), CopyOptions::default(), Arc::new(Silent)).unwrap();
+    let engine = Engine::new(Arc::new(sink.clone()), TransferOptions::default(), Arc::new(Silent)).unwrap();
     let cancel = CancellationToken::new();
     let run = Arc::new(engine);
     let run = run.run(images, &cancel);
@@ -170,7 +170,7 @@ async fn a_wrong_size_fails_only_who_declares_it() {
                 }
                 let sink = Memory::new();
                 let engine_options = {
-                    let mut options = CopyOptions::default();
+                    let mut options = TransferOptions::default();
                     options.retry.first_delay = std::time::Duration::from_micros(1);
                     options.retry.max_delay = std::time::Duration::from_micros(5);
                     options

@@ -3,7 +3,7 @@
 use crate::support::images::{Image as Made, noise, place};
 use saver::content::memory::{Contents, Memory};
 use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference};
-use saver::transfer::{CopyOptions, Engine, Image, IndexMode, Report, Silent, Status};
+use saver::transfer::{Engine, Image, IndexMode, Report, Silent, Status, TransferOptions};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ async fn save(made: &[&Made], roots: &[&RawManifest], arch: &str, mode: IndexMod
         image.manifests.iter().for_each(|raw| source.insert_manifest(&place.repository, None, raw));
     }
     roots.iter().for_each(|raw| source.insert_manifest(&place.repository, place.tag.as_ref(), raw));
-    let mut options = CopyOptions::default();
+    let mut options = TransferOptions::default();
     options.platforms = PlatformSet::parse(arch, "linux").unwrap();
     options.index = mode;
     let engine = Engine::new(Arc::new(sink.clone()), options, Arc::new(Silent)).unwrap();

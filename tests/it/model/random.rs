@@ -12,7 +12,7 @@ use saver::content::retry::RetryPolicy;
 use saver::driver::MemoryDriver;
 use saver::oci::{Digest, Platform, PlatformSet, Reference, Repository};
 use saver::store::{Durability, Store, StoreOptions};
-use saver::transfer::{CopyOptions, Engine, Image, IndexMode, MissingPlatform, Report, Silent, Status};
+use saver::transfer::{Engine, Image, IndexMode, MissingPlatform, Report, Silent, Status, TransferOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -293,8 +293,8 @@ impl Trial {
         self.rows.iter().any(|row| dead(&row.image.source.gone) || dead(&row.image.source.spoilt))
     }
 
-    fn options(&self) -> CopyOptions {
-        let mut options = CopyOptions::default();
+    fn options(&self) -> TransferOptions {
+        let mut options = TransferOptions::default();
         options.platforms = platform_set(chosen(self.case.platforms).as_ref());
         options.index = self.index_mode();
         options.missing_platform = self.missing();
