@@ -31,6 +31,7 @@ mod samples;
 mod save;
 mod scan;
 mod serve;
+mod snapshots;
 mod store;
 mod support;
 mod verify;
