@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
-const README: &str = include_str!("../../README.md");
+const EVENTS: &str = include_str!("../../docs/reference/report.md");
 
 /// A directory of its own and a clean environment.
 struct Place {
@@ -392,11 +392,11 @@ fn json_progress_is_all_that_stdout_has() {
     assert_eq!(events.last().unwrap()["saved"], 1);
     for event in &events {
         let name = event["event"].as_str().unwrap();
-        assert!(README.contains(&format!("| `{name}` |")), "{name} is not in the README");
-        let row = README.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        assert!(EVENTS.contains(&format!("| `{name}` |")), "{name} is not documented");
+        let row = EVENTS.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
         for field in event.as_object().unwrap().keys() {
             let told = row.contains(&format!("`{field}`")) || ["event", "elapsed"].contains(&field.as_str());
-            assert!(told || name == "image-finished", "{name}: {field} is not in the README");
+            assert!(told || name == "image-finished", "{name}: {field} is not documented");
         }
     }
     assert_eq!(of("image-finished")[0]["reference"], image.as_str());

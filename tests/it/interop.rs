@@ -300,9 +300,9 @@ fn a_flattened_tree_outlives_the_collection_of_untagged_manifests() {
     assert_eq!(files(&dir.path().join("docker")), before);
 }
 
-/// The README's way to fill a registry that has a store of its own, with its very command.
+/// The command that docs/serving.md gives for registries with their own storage.
 #[test]
-fn a_pruned_tree_can_be_pushed_on_as_the_readme_says() {
+fn pruned_tree_skopeo_sync_command_of_the_docs_works() {
     let source = Registry::serve(&samples());
     let (home, dir, store) = (Home::new(), temporary(), temporary());
     let images = ["1.0", "1.1"].map(|tag| format!("{}/demo/app:{tag}", source.address));
@@ -310,8 +310,8 @@ fn a_pruned_tree_can_be_pushed_on_as_the_readme_says() {
     let tree = Registry::serve(dir.path());
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
     let harbor = Registry::start(store.path(), &options);
-    let readme = include_str!("../../README.md");
-    let command = readme.split('`').find(|code| code.starts_with("skopeo sync --")).expect("the command");
+    let page = include_str!("../../docs/serving.md");
+    let command = page.split('`').find(|code| code.starts_with("skopeo sync --")).expect("the command");
     let command = command.replace("127.0.0.1:5000", &tree.address);
     let command = command.replace("harbor.example.com", &harbor.address);
     // This one has no TLS; a Harbor has.

@@ -10,6 +10,7 @@ mod concurrent_runs;
 mod crash;
 mod cri;
 mod disk;
+mod documents;
 mod export;
 mod export_progress;
 mod faults;
@@ -24,7 +25,7 @@ mod messages;
 mod model;
 mod prune;
 mod push;
-mod readme;
+
 mod registry;
 mod repair;
 mod samples;
