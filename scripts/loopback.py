@@ -149,14 +149,14 @@ class Server:
         self.stop()
 
 
-def docker_registry(root: Path, work: Path, proxy_of: str | None = None) -> Server:
-    """Starts docker-registry on a directory: read-only, or as a pull-through proxy of another."""
+def docker_registry(root: Path, work: Path, proxy_of: str | None = None, *, writable: bool = False) -> Server:
+    """Starts docker-registry on a directory: read-only, writable, or as a pull-through proxy of another."""
     port = free_port()
     config = work / f"registry-{port}.yml"
     storage = [f"storage:\n  filesystem:\n    rootdirectory: {root}\n    maxthreads: 100"]
     if proxy_of:
         storage.append(f"proxy:\n  remoteurl: http://{proxy_of}")
-    else:
+    elif not writable:
         storage.append("  maintenance:\n    readonly:\n      enabled: true")
     config.write_text("\n".join([
         "version: 0.1",
