@@ -1,7 +1,7 @@
 //! Whose name registries are asked in: credential files and the helper programs they name.
 
-use super::config::Environment;
-use super::docker_config::{self, DockerConfig, Found};
+use crate::cli::config::Environment;
+use crate::cli::docker_config::{self, DockerConfig, Found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Registry, Repository};
 use crate::registry::{Credential, CredentialSource};

@@ -1,7 +1,7 @@
 //! `helm template`, run for a scan: no shell, a copy of the chart, nothing of the user's, and not for long.
 
-use super::config::Environment;
-use super::interrupt::Guard;
+use crate::cli::config::Environment;
+use crate::cli::interrupt::Guard;
 use crate::error::Result as Outcome;
 use crate::scan::{Chart, MAX_CHART_BYTES, Render};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};

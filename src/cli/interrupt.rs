@@ -1,6 +1,6 @@
 //! Ctrl-C, SIGTERM and a terminal that hangs up: the first asks the run to stop, the second ends the process.
 
-use super::exit::Exit;
+use crate::cli::ui::exit::Exit;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

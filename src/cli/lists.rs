@@ -1,8 +1,8 @@
 //! The images of a run: lists read from files and stdin, and names from the command line.
 
-use super::config;
-use super::output::{self, clean, count};
-use super::screen::Screen;
+use crate::cli::config;
+use crate::cli::ui::output::{self, clean, count};
+use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Entry, Origin, Parsed, Remark};
 use clap::CommandFactory;
@@ -33,7 +33,7 @@ pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
     if word.contains(['/', ':', '@', '.']) {
         return Ok(());
     }
-    let commands = super::args::Cli::command();
+    let commands = crate::cli::args::Cli::command();
     let names = commands.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let Some(near) = config::nearest(word, &names) else { return Ok(()) };
     let hint = format!("did you mean saver {near}? An image of this name is {word}:latest");

@@ -3,41 +3,19 @@
 //! Arguments are taken in two steps: [`args`] and [`config`] say what was asked for, then the file of
 //! each command resolves that into the library's options and calls the verb.
 
-mod access;
 pub mod args;
-pub mod build_context;
+mod commands;
+mod completions;
 pub mod config;
-pub mod copy;
 pub mod credentials;
-pub mod cri;
 pub mod docker_config;
-pub mod exit;
-pub mod export;
-mod failed;
 mod helm;
-pub mod import;
-pub mod inspect;
 mod interrupt;
 mod lists;
-pub mod ls;
-mod outfile;
-mod output;
-mod progress;
-pub mod prune;
-pub mod push;
 mod registries;
-pub mod rm;
-mod save;
-pub mod scan;
-mod screen;
-mod scripts;
-pub mod serve;
-mod showing;
-mod summary;
+mod registry_args;
 mod tree;
-mod troubles;
-pub mod verify;
-mod words;
+mod ui;
 
 use crate::error::{Error, ErrorKind};
 use args::{Cli, Command};
@@ -45,10 +23,11 @@ use clap::error::{ContextKind, ErrorKind as ClapError};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use config::Environment;
-use exit::Exit;
 use std::ffi::OsString;
 use std::future::Future;
 use std::process::ExitCode;
+use ui::exit::Exit;
+use ui::output;
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -63,25 +42,27 @@ fn run(argv: &[OsString], environment: &Environment) -> Exit {
         Err(exit) => return exit,
     };
     match cli.command {
-        Some(Command::Completions { shell }) => scripts::completions(shell),
-        Some(Command::Man { command }) => scripts::man(command.as_deref()),
-        Some(Command::Inspect(args)) => block_on(inspect::inspect(&args, &cli.global, environment)),
-        Some(Command::Tags(args)) => block_on(inspect::tags(&args, &cli.global, environment)),
-        Some(Command::Digest(args)) => block_on(inspect::digest(&args, &cli.global, environment)),
-        Some(Command::Ls(args)) => ls::run(&args, &cli.global),
-        Some(Command::Export(args)) => block_on(export::run(&args, &cli.global, environment)),
-        Some(Command::Import(args)) => block_on(import::run(&args, &cli.global, environment)),
-        Some(Command::Serve(args)) => block_on(serve::run(&args, &cli.global)),
-        Some(Command::Cri(args)) => block_on(cri::run(&args, &cli.global, environment)),
-        Some(Command::Push(args)) => block_on(push::run(&args, &cli.global, environment)),
-        Some(Command::Copy(args)) => block_on(copy::run(&args, &cli.global, environment)),
-        Some(Command::Prune(args)) => prune::run(&args, &cli.global),
-        Some(Command::Rm(args)) => rm::run(&args, &cli.global),
-        Some(Command::Verify(args)) => verify::run(&args, &cli.global, environment),
-        Some(Command::Scan(args)) => block_on(scan::run(&args, &cli.global, environment)),
-        Some(Command::BuildContext(args)) => block_on(build_context::run(&args, &cli.global, environment)),
-        Some(Command::Save(args)) => block_on(save::run(&args, &cli.global, environment)),
-        None => block_on(save::run(&cli.save, &cli.global, environment)),
+        Some(Command::Completions { shell }) => completions::completions(shell),
+        Some(Command::Man { command }) => completions::man(command.as_deref()),
+        Some(Command::Inspect(args)) => block_on(commands::inspect::inspect(&args, &cli.global, environment)),
+        Some(Command::Tags(args)) => block_on(commands::inspect::tags(&args, &cli.global, environment)),
+        Some(Command::Digest(args)) => block_on(commands::inspect::digest(&args, &cli.global, environment)),
+        Some(Command::Ls(args)) => commands::ls::run(&args, &cli.global),
+        Some(Command::Export(args)) => block_on(commands::export::run(&args, &cli.global, environment)),
+        Some(Command::Import(args)) => block_on(commands::import::run(&args, &cli.global, environment)),
+        Some(Command::Serve(args)) => block_on(commands::serve::run(&args, &cli.global)),
+        Some(Command::Cri(args)) => block_on(commands::cri::run(&args, &cli.global, environment)),
+        Some(Command::Push(args)) => block_on(commands::push::run(&args, &cli.global, environment)),
+        Some(Command::Copy(args)) => block_on(commands::copy::run(&args, &cli.global, environment)),
+        Some(Command::Prune(args)) => commands::prune::run(&args, &cli.global),
+        Some(Command::Rm(args)) => commands::rm::run(&args, &cli.global),
+        Some(Command::Verify(args)) => commands::verify::run(&args, &cli.global, environment),
+        Some(Command::Scan(args)) => block_on(commands::scan::run(&args, &cli.global, environment)),
+        Some(Command::BuildContext(args)) => {
+            block_on(commands::build_context::run(&args, &cli.global, environment))
+        }
+        Some(Command::Save(args)) => block_on(commands::save::run(&args, &cli.global, environment)),
+        None => block_on(commands::save::run(&cli.save, &cli.global, environment)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! How each registry is reached: flags, certificate directories and proxies, resolved.
 
-use super::args::RegistryArgs;
-use super::config::Environment;
+use crate::cli::args::RegistryArgs;
+use crate::cli::config::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
 use crate::registry::{ProxySettings, SessionOptions, SettingsSource};

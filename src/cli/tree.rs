@@ -1,6 +1,6 @@
 //! The directory that images were saved to, for commands that read from it.
 
-use super::output::{self, clean};
+use crate::cli::ui::output::{self, clean};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use std::io::ErrorKind as IoError;

@@ -1,0 +1,16 @@
+//! The commands, one file each: a command's arguments, their resolution into the library's options, and the call.
+
+pub(super) mod build_context;
+pub(super) mod copy;
+pub(super) mod cri;
+pub(super) mod export;
+pub(super) mod import;
+pub(super) mod inspect;
+pub(super) mod ls;
+pub(super) mod prune;
+pub(super) mod push;
+pub(super) mod rm;
+pub(super) mod save;
+pub(super) mod scan;
+pub(super) mod serve;
+pub(super) mod verify;

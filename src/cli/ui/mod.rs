@@ -1,0 +1,12 @@
+//! What people read: the terminal, progress, tables, failures and exit codes.
+
+pub(super) mod exit;
+pub(super) mod failed_list;
+pub(super) mod failures;
+pub(super) mod output;
+pub(super) mod output_files;
+pub(super) mod progress;
+pub(super) mod run;
+pub(super) mod tables;
+pub(super) mod terminal;
+pub(super) mod wording;

@@ -1,0 +1,282 @@
+//! What is printed: the streams, and the forms of text, sizes and times.
+
+use crate::cli::ui::exit::Exit;
+use crate::error::Error;
+use std::borrow::Cow;
+use std::io::{ErrorKind as IoError, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Text from elsewhere, safe to print: what could move the cursor, colour the line, hide or reorder
+/// text is shown as `\u{..}`. Registries choose much of what ends up in messages.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => cleaned.push(' '),
+            c if is_unsafe(c) => cleaned.extend(c.escape_unicode()),
+            c => cleaned.push(c),
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
+/// A JSON text, safe to print and still the same JSON: such characters stand only in strings, where
+/// they may be written as `\uXXXX` (RFC 8259, 7).
+pub(crate) fn clean_json(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_unsafe(c) {
+            let mut units = [0; 2];
+            cleaned.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            cleaned.push(c);
+        }
+    }
+    Cow::Owned(cleaned)
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{061c}' | '\u{00ad}' | '\u{034f}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Whether something could not be written to stdout.
+static IS_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Writes to stdout. A reader that has gone away is not a failure of ours.
+pub(crate) fn stdout(bytes: &[u8]) -> Exit {
+    let mut stdout = std::io::stdout().lock();
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// What it means that stdout took this or refused it. The first refusal is told.
+pub(crate) fn written(outcome: std::io::Result<()>) -> Exit {
+    match outcome {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == IoError::BrokenPipe => Exit::Done,
+        Err(error) => {
+            if !IS_LOST.swap(true, Ordering::Relaxed) {
+                failure(&Error::storage("stdout", "write", error));
+            }
+            Exit::Stopped
+        }
+    }
+}
+
+/// How a command ends that would end with `exit`: not well, if what it printed was lost on the way.
+pub(crate) fn unless_lost(exit: Exit) -> Exit {
+    match exit {
+        Exit::Done if IS_LOST.load(Ordering::Relaxed) => Exit::Stopped,
+        exit => exit,
+    }
+}
+
+/// Writes a line to stderr, whose loss nobody could be told of.
+pub(crate) fn stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Writes lines to stderr that are clean already.
+pub(crate) fn stderr_text(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Tells an error: what failed, and on a line of its own what to try.
+pub(crate) fn failure(error: &Error) {
+    stderr(&format!("error: {}", clean(&error.to_string())));
+    if let Some(hint) = error.hint() {
+        stderr(&format!("  hint: {}", clean(hint)));
+    }
+}
+
+/// Bytes with three digits that mean something, in powers of ten as registries count: `1.23 GB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+        if value < 999.5 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    match (unit, value) {
+        ("B", _) => format!("{bytes} B"),
+        (_, value) if value < 9.995 => format!("{value:.2} {unit}"),
+        (_, value) if value < 99.95 => format!("{value:.1} {unit}"),
+        (_, value) => format!("{value:.0} {unit}"),
+    }
+}
+
+/// A time as people say it: `0.4s`, `12s`, `3m05s`, `2h07m`.
+pub(crate) fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", duration.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// `1 image`, `2 images`.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `text` in at most `room` characters: what stands in its middle goes.
+pub(crate) fn shortened(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let kept = room.saturating_sub(1);
+    let head: String = text.chars().take(kept / 2).collect();
+    let tail: String = text.chars().skip(length - (kept - kept / 2)).collect();
+    format!("{head}…{tail}")
+}
+
+/// The width of the terminal that `stream` is, if it is one.
+pub(crate) fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Colours, where they are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paint(pub(crate) bool);
+
+impl Paint {
+    fn code(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.code("32", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.code("31", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.code("33", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.code("2", text)
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.code("1", text)
+    }
+}
+
+/// Columns of text: each as wide as its widest cell, numbers to the right.
+pub(crate) fn table(heads: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut widths: Vec<usize> = heads.iter().map(|head| width(head)).collect();
+    for row in rows {
+        for (cell, widest) in row.iter().zip(&mut widths) {
+            *widest = (*widest).max(width(cell));
+        }
+    }
+    let mut text = String::new();
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    for row in std::iter::once(&heads).chain(rows) {
+        let mut line = String::new();
+        for (index, cell) in row.iter().enumerate() {
+            let pad = " ".repeat(widths.get(index).copied().unwrap_or(0).saturating_sub(width(cell)));
+            match right.get(index) {
+                Some(true) => line.push_str(&format!("{pad}{cell}  ")),
+                _ => line.push_str(&format!("{cell}{pad}  ")),
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_hostile_reaches_the_terminal() {
+        for (text, expect) in [
+            ("plain ünïcode 日本", "plain ünïcode 日本"),
+            ("\x1b[31mred\x1b]0;title\x07", "\\u{1b}[31mred\\u{1b}]0;title\\u{7}"),
+            ("a\u{202e}gpj.exe", "a\\u{202e}gpj.exe"),
+            ("a\u{2066}b\u{200b}c\u{feff}", "a\\u{2066}b\\u{200b}c\\u{feff}"),
+            ("line\r\nbreak\ttab", "line  break tab"),
+            ("c1 \u{9b}31m", "c1 \\u{9b}31m"),
+            ("back\u{8}space\0", "back\\u{8}space\\u{0}"),
+            ("tag \u{e0041}", "tag \\u{e0041}"),
+        ] {
+            assert_eq!(clean(text), expect);
+        }
+    }
+
+    #[test]
+    fn cleaned_json_is_the_same_json() {
+        let value = serde_json::json!({"message": "a\u{202e}b\u{e0041}\u{1b}\u{7f}c"});
+        let text = value.to_string();
+        let cleaned = clean_json(&text);
+        assert!(!cleaned.chars().any(is_unsafe), "{cleaned}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&cleaned).unwrap(), value);
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (bytes, expect) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9_996, "10.0 kB"),
+            (999_499, "999 kB"),
+            (999_999, "1.00 MB"),
+            (1_234_567_890, "1.23 GB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(size(bytes), expect);
+        }
+        for (ms, expect) in
+            [(0, "0.0s"), (940, "0.9s"), (12_900, "12s"), (185_000, "3m05s"), (7_620_000, "2h07m")]
+        {
+            assert_eq!(time(Duration::from_millis(ms)), expect);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_shortened_keeps_both_ends() {
+        for (text, room, expect) in [
+            ("abc", 3, "abc"),
+            ("abcdef", 5, "ab…ef"),
+            ("abcdef", 4, "a…ef"),
+            ("日本語日本", 3, "日…本"),
+            ("ab", 1, "…"),
+        ] {
+            assert_eq!(shortened(text, room), expect);
+        }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".into(), "1".into()], vec!["long name".into(), "1000".into()]];
+        assert_eq!(
+            table(&["name", "size"], &[false, true], &rows),
+            "name       size\na             1\nlong name  1000\n"
+        );
+    }
+}

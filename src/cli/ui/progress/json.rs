@@ -1,0 +1,228 @@
+//! Events as JSON, one a line, on stdout.
+
+use crate::cli::ui::failures;
+use crate::cli::ui::output;
+use crate::cli::ui::wording::Words;
+use crate::oci::Digest;
+use crate::transfer::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A blob's bytes are told at most this often.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// This many lines may wait for a slow reader.
+const WAITING: usize = 10_000;
+
+/// What bytes are told of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Moving {
+    Blob(Digest),
+    Archive(ArchiveStep),
+}
+
+/// Writes events.
+pub(super) struct Json {
+    started: Instant,
+    /// Bytes that came and were not told yet, and when some last were.
+    untold: Mutex<HashMap<Moving, (Instant, u64)>>,
+    /// Where lines go that a thread writes: a slow reader holds nobody up until many wait.
+    lines: Mutex<Option<SyncSender<Vec<u8>>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Serialize)]
+struct Line<T> {
+    /// Seconds since the start.
+    elapsed: f64,
+    #[serde(flatten)]
+    event: T,
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct RunFinished<'a> {
+    event: &'static str,
+    /// How many images were saved, pushed ..., by the verb's own word.
+    #[serde(flatten)]
+    done: HashMap<&'static str, usize>,
+    unchanged: usize,
+    skipped: usize,
+    failed: usize,
+    /// How many of those that failed did so only because the run ended.
+    not_finished: usize,
+    bytes_fetched: u64,
+    bytes_reused: u64,
+    seconds: f64,
+    /// Why the run ended before its images did, as in the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aborted: Option<&'a Failure>,
+}
+
+/// What would become of an image.
+#[derive(Serialize)]
+struct ImageForeseen<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    image: &'a ImagePlan,
+}
+
+/// The last line of a dry run.
+#[derive(Serialize)]
+struct RunPlanned<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    plan: &'a Plan,
+}
+
+impl Json {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, untold: Mutex::default(), lines: Mutex::default(), writer: Mutex::default() }
+    }
+
+    /// Begins to write lines.
+    pub(super) fn open(&self) {
+        let (sender, lines) = sync_channel::<Vec<u8>>(WAITING);
+        let writer = std::thread::spawn(move || {
+            for line in lines {
+                // A reader that has gone away does not end the run.
+                let _ = output::stdout(&line);
+            }
+        });
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+    }
+
+    /// Writes what waits, and no more after that.
+    pub(super) fn close(&self) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing more to write.
+            let _ = writer.join();
+        }
+    }
+
+    /// Writes `event`. Many small advances of a blob become one line a second; no byte is left out.
+    pub(super) fn event(&self, event: &Event<'_>) {
+        match *event {
+            Event::BlobAdvanced { digest, bytes } => {
+                if let Some(bytes) = self.due(Moving::Blob(digest), bytes, Instant::now()) {
+                    self.write(Event::BlobAdvanced { digest, bytes });
+                }
+            }
+            Event::BlobFinished { digest, .. } => {
+                let bytes = self.rest(Moving::Blob(digest));
+                if bytes > 0 {
+                    self.write(Event::BlobAdvanced { digest, bytes });
+                }
+                self.write(event);
+            }
+            Event::ArchiveAdvanced { step, bytes } => {
+                if let Some(bytes) = self.due(Moving::Archive(step), bytes, Instant::now()) {
+                    self.write(Event::ArchiveAdvanced { step, bytes });
+                }
+            }
+            Event::ArchiveFinished { step, .. } => {
+                let bytes = self.rest(Moving::Archive(step));
+                if bytes > 0 {
+                    self.write(Event::ArchiveAdvanced { step, bytes });
+                }
+                self.write(event);
+            }
+            _ => self.write(event),
+        }
+    }
+
+    fn untold(&self) -> std::sync::MutexGuard<'_, HashMap<Moving, (Instant, u64)>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that were not told of something that has ended.
+    fn rest(&self, what: Moving) -> u64 {
+        self.untold().remove(&what).map_or(0, |(_, bytes)| bytes)
+    }
+
+    /// The bytes to tell of now, if it is time to.
+    fn due(&self, what: Moving, bytes: u64, now: Instant) -> Option<u64> {
+        let mut untold = self.untold();
+        let (last, sum) = untold.entry(what).or_insert((now, 0));
+        *sum += bytes;
+        if now.saturating_duration_since(*last) < PERIOD {
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(sum))
+    }
+
+    /// Writes the closing line.
+    pub(super) fn finished(&self, report: &Report, words: Words) {
+        self.write(RunFinished {
+            event: "run-finished",
+            done: HashMap::from([(words.done, report.done())]),
+            unchanged: report.count(Status::Unchanged),
+            skipped: report.count(Status::Skipped),
+            failed: report.count(Status::Failed),
+            not_finished: failures::given_up(report),
+            bytes_fetched: report.bytes_fetched,
+            bytes_reused: report.bytes_reused,
+            seconds: report.seconds,
+            aborted: report.aborted.as_ref(),
+        });
+    }
+
+    /// Writes what a dry run came to.
+    pub(super) fn planned(&self, plan: &Plan) {
+        for image in &plan.images {
+            self.write(ImageForeseen { event: "image-finished", image });
+        }
+        self.write(RunPlanned { event: "run-planned", plan });
+    }
+
+    fn write(&self, event: impl Serialize) {
+        let elapsed = (self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        if let Ok(line) = serde_json::to_string(&Line { elapsed, event }) {
+            let mut line = output::clean_json(&line).into_owned().into_bytes();
+            line.push(b'\n');
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(lines) = lines {
+                // The writer is there until the sender is taken away.
+                let _ = lines.send(line);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_is_left_out_between_lines() {
+        let start = Instant::now();
+        let json = Json::new(start);
+        let a = Moving::Blob(Digest::of(b"a"));
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(json.due(a, 10, at(0)), None);
+        assert_eq!(json.due(a, 10, at(900)), None);
+        assert_eq!(json.due(a, 10, at(1000)), Some(30));
+        assert_eq!(json.due(a, 5, at(1100)), None);
+        assert_eq!(json.untold()[&a].1, 5);
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object() {
+        let reference = crate::oci::Reference::parse("nginx").unwrap();
+        let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 1, reuse_bytes: 2 };
+        let line = serde_json::to_value(Line { elapsed: 0.5, event }).unwrap();
+        assert_eq!(
+            line,
+            serde_json::json!({"elapsed": 0.5, "event": "image-planned", "fetch_bytes": 1,
+                "reference": "docker.io/library/nginx:latest", "reuse_bytes": 2})
+        );
+    }
+}

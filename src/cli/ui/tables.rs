@@ -1,0 +1,167 @@
+//! The tables that are printed when a run or a plan is made.
+
+use crate::cli::ui::failures;
+use crate::cli::ui::output::{self, clean, count, size, table, time};
+use crate::cli::ui::wording::Words;
+use crate::store::FreeSpace;
+use crate::transfer::{ImagePlan, Plan, Report, Status};
+use std::time::Duration;
+
+/// No name in a table is made shorter than this.
+const SHORTEST_NAME: usize = 20;
+
+/// The closing table of a run.
+pub(crate) fn of_report(report: &Report, words: Words) -> String {
+    let left = failures::given_up(report);
+    let mut rows: Vec<Vec<String>> = vec![
+        vec![words.done.into(), report.done().to_string()],
+        vec!["unchanged".into(), report.count(Status::Unchanged).to_string()],
+    ];
+    let skipped = report.count(Status::Skipped);
+    if skipped > 0 {
+        rows.push(vec!["skipped".into(), skipped.to_string()]);
+    }
+    rows.push(vec!["failed".into(), report.count(Status::Failed).saturating_sub(left).to_string()]);
+    if left > 0 {
+        rows.push(vec!["not finished".into(), left.to_string()]);
+    }
+    rows.push(vec![words.moved.into(), size(report.bytes_fetched)]);
+    rows.push(vec!["reused".into(), size(report.bytes_reused)]);
+    rows.push(vec!["time".into(), time(Duration::try_from_secs_f64(report.seconds).unwrap_or_default())]);
+    if report.bytes_fetched > 0 && report.seconds > 0.0 {
+        let rate = (report.bytes_fetched as f64 / report.seconds) as u64;
+        rows.push(vec!["rate".into(), format!("{}/s", size(rate))]);
+    }
+    table(&["images", &report.images.len().to_string()], &[false, true], &rows)
+}
+
+/// What a dry run says of each image and of all. Names are shortened where the table would be wider than `width`.
+pub(crate) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width: Option<usize>) -> String {
+    let row = |image: &ImagePlan| {
+        let what = match image.status {
+            status if status.is_done() || status.is_planned() => words.act,
+            Status::Unchanged => "unchanged",
+            Status::Skipped => "skip",
+            _ if failures::is_given_up(image.error.as_ref()) => "unknown",
+            _ => "fail",
+        };
+        vec![
+            clean(&image.reference.to_string()).into_owned(),
+            what.into(),
+            clean(&platforms(&image.platforms)).into_owned(),
+            size(image.fetch_bytes),
+            size(image.reuse_bytes),
+        ]
+    };
+    let mut rows: Vec<Vec<String>> = plan.images.iter().map(row).collect();
+    rows.push(vec![
+        count(plan.images.len(), "image"),
+        String::new(),
+        String::new(),
+        size(plan.fetch_bytes),
+        size(plan.reuse_bytes),
+    ]);
+    let to_move = format!("to {}", words.act);
+    let heads = ["image", "would", "platforms", to_move.as_str(), "reused"];
+    let right = [false, false, false, true, true];
+    let mut text = table(&heads, &right, &rows);
+    let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    if let Some(over) = width.map(|width| widest.saturating_sub(width)).filter(|over| *over > 0) {
+        let longest = rows.iter().filter_map(|row| row.first()).map(|name| name.chars().count()).max();
+        let room = longest.unwrap_or(0).saturating_sub(over).max(SHORTEST_NAME);
+        for name in rows.iter_mut().filter_map(|row| row.first_mut()) {
+            *name = output::shortened(name, room);
+        }
+        text = table(&heads, &right, &rows);
+    }
+    if let Some(free) = free {
+        text.push_str(&format!("free space: {}\n", output::size(free.bytes)));
+    }
+    text
+}
+
+/// Platforms with the operating system left out where it is the usual one.
+fn platforms(names: &[String]) -> String {
+    let short: Vec<&str> = names.iter().map(|name| name.strip_prefix("linux/").unwrap_or(name)).collect();
+    short.join(",")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::cli::ui::wording::SAVING;
+    use crate::content::Place;
+    use crate::oci::Reference;
+    use crate::transfer::ImageReport;
+
+    /// A row of which nothing more is said.
+    pub(crate) fn image(name: &str, status: Status) -> ImageReport {
+        let reference = Reference::parse(name).unwrap();
+        ImageReport {
+            repository: reference.repository.clone(),
+            tag: reference.tag.clone(),
+            reference,
+            status,
+            digest: None,
+            source_digest: None,
+            replaced: None,
+            platforms: Vec::new(),
+            bytes_fetched: 0,
+            bytes_reused: 0,
+            attempts: 1,
+            seconds: 1.0,
+            error: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_reads_well() {
+        let report = Report {
+            schema: Report::SCHEMA,
+            images: vec![image("nginx", Status::Saved), image("a.io/b:1", Status::Failed)],
+            bytes_fetched: 12_000_000,
+            bytes_reused: 0,
+            seconds: 4.0,
+            aborted: None,
+        };
+        assert_eq!(
+            of_report(&report, SAVING),
+            "images             2\nsaved              1\nunchanged          0\nfailed             1\n\
+             fetched      12.0 MB\nreused           0 B\ntime            4.0s\nrate       3.00 MB/s\n"
+        );
+    }
+
+    #[test]
+    fn a_plan_fits_the_terminal() {
+        let row = |name: &str, platforms: &[&str]| {
+            let reference = Reference::parse(name).unwrap();
+            let place = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
+            let mut row = ImagePlan::new(reference, place);
+            row.platforms = platforms.iter().map(|name| (*name).to_owned()).collect();
+            row.fetch_bytes = 346_000_000;
+            row
+        };
+        let long = "registry.example.com:5000/a-team/with/a-long-name/of-an-image:v1.2.3-alpine";
+        let plan = Plan {
+            schema: 1,
+            images: vec![
+                row(long, &["linux/amd64", "linux/arm64/v8"]),
+                row("nginx", &["linux/amd64", "windows/amd64"]),
+            ],
+            fetch_bytes: 692_000_000,
+            fetch_blobs: 2,
+            reuse_bytes: 0,
+            seconds: 0.0,
+        };
+        let free = FreeSpace { bytes: 1000, total: 1000, inodes: None };
+        let text = of_plan(&plan, SAVING, Some(free), Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.contains("registry.e") && text.contains("3-alpine  fail"),
+            "both ends of a name tell: {text}"
+        );
+        assert!(text.contains("  amd64,arm64/v8 ") && text.contains(" amd64,windows/amd64 "), "{text}");
+        assert!(of_plan(&plan, SAVING, None, None).contains(long));
+    }
+}
