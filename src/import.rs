@@ -147,7 +147,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::select! {
-        done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::defect(name))?,
+        done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::internal(name))?,
         () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, "", "the run was interrupted")),
     }
 }

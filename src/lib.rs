@@ -30,6 +30,6 @@ pub mod transfer;
 pub mod verify;
 pub mod yaml;
 
-pub use error::{Error, ErrorKind, Result, Side};
+pub use error::{Error, ErrorKind, ErrorReport, Result, Side};
 pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, local_digest, pull_image, save_images};
 pub use transfer::{Report, Status};

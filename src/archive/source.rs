@@ -64,11 +64,7 @@ impl Archive {
 fn told(error: &Error, name: &str) -> Error {
     let subject =
         if error.subject().is_empty() { name.to_owned() } else { format!("{name}: {}", error.subject()) };
-    let told = Error::new(error.kind(), subject, error.message()).on(Side::Source);
-    match error.hint() {
-        Some(hint) => told.with_hint(hint),
-        None => told,
-    }
+    error.clone().with_subject(subject).on(Side::Source)
 }
 
 fn read(file: &File) -> Result<(&'static str, Found)> {

@@ -7,7 +7,7 @@
 use super::docker::MANIFEST;
 use super::images::{ArchiveImage, Content, Member, Prepared, open};
 use super::layer::{Measured, measure};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, Manifest, media_type};
@@ -35,13 +35,14 @@ pub fn prepare(images: &[ArchiveImage], content: &Content<'_>, limit: u64) -> Pr
     let measured = |digest: Digest| {
         let found = open(content, &digest).and_then(|(file, _)| {
             measure(file, limit).map_err(|error| {
-                let told = Error::new(error.kind(), digest, error.message());
                 let too_large = error.kind() == ErrorKind::TooLarge;
-                match too_large {
-                    true => told
-                        .adding(", which is more than there is room for")
-                        .with_hint("free some space, or write to another disk"),
-                    false => told,
+                let error = error.with_subject(digest);
+                if too_large {
+                    error
+                        .context("not enough disk space for the uncompressed layer")
+                        .with_hint("free some space, or write to another disk")
+                } else {
+                    error
                 }
             })
         });

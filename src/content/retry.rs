@@ -80,7 +80,7 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// `error` itself, when it can't pass or the budget is spent.
     pub fn after(&mut self, error: Error) -> Result<Duration> {
-        let delay = self.next_delay(error)?;
+        let delay = self.next_delay(error).map_err(|error| error.with_attempts(self.made))?;
         self.made += 1;
         Ok(delay)
     }

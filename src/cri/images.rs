@@ -280,7 +280,7 @@ fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> impl Future<Output = Result<T>> {
     let task = tokio::task::spawn_blocking(work);
-    async move { task.await.unwrap_or_else(|_| Err(Error::defect(""))) }
+    async move { task.await.unwrap_or_else(|_| Err(Error::internal(""))) }
 }
 
 /// Reads a name that is to be pulled.

@@ -71,7 +71,7 @@ where
             running.0.forget(&key, &own);
             outcome
         });
-        let outcome = async move { task.await.unwrap_or_else(|_| Err(Error::defect(""))) };
+        let outcome = async move { task.await.unwrap_or_else(|_| Err(Error::internal(""))) };
         Flight { number, waiting: 0, give_up, outcome: outcome.boxed().shared() }
     }
 
@@ -182,6 +182,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), flights.idle()).await.unwrap();
         flights.join(1, |_| async { Ok(()) }).await.unwrap();
         let panics = flights.join(1, |_| async { std::panic::resume_unwind(Box::new("x")) }).await;
-        assert_eq!(panics.unwrap_err().kind(), ErrorKind::Defect);
+        assert_eq!(panics.unwrap_err().kind(), ErrorKind::Internal);
     }
 }

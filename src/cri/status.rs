@@ -21,15 +21,15 @@ pub(super) fn of(error: &Error) -> Status {
 fn code(error: &Error) -> Code {
     match error.kind() {
         ErrorKind::InvalidInput => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::NotFound | ErrorKind::PlatformNotFound => Code::NotFound,
         ErrorKind::Unauthorized => Code::Unauthenticated,
         ErrorKind::RateLimited | ErrorKind::TooLarge => Code::ResourceExhausted,
-        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Unavailable | ErrorKind::UnknownHost | ErrorKind::ConnectionRefused => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
         // Not "unimplemented": clients take that for a service that speaks another version.
-        ErrorKind::Unsupported => Code::FailedPrecondition,
+        ErrorKind::Unsupported | ErrorKind::Certificate => Code::FailedPrecondition,
         ErrorKind::Cancelled => Code::Cancelled,
-        ErrorKind::Defect => Code::Internal,
+        ErrorKind::Internal => Code::Internal,
         ErrorKind::Storage => match error.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Code::ResourceExhausted,
             // The lock is another process's for a while.

@@ -112,7 +112,8 @@ pub(super) fn interrupted() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::{Failure, Status};
+    use crate::error::ErrorReport;
+    use crate::transfer::Status;
 
     /// Takes note of images and of whose they were said to be.
     #[derive(Default)]
@@ -142,7 +143,7 @@ mod tests {
             bytes_reused: 0,
             attempts: 1,
             seconds: 0.0,
-            error: (status == Status::Failed).then(|| Failure::from(&failed)),
+            error: (status == Status::Failed).then(|| ErrorReport::from(&failed)),
             warnings: Vec::new(),
         }
     }

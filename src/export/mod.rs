@@ -13,15 +13,15 @@ pub use output::{ExportTo, is_written_straight, open_straight};
 use crate::archive::{self, ArchiveImage, Prepared};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ErrorReport, Result};
 use crate::layout::Layout;
 use crate::oci::{Digest, Reference};
 use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
 use crate::store::{Durability, Store};
 use crate::transfer::{
-    ArchiveStep, Engine, Failure, Image, ImageReport, IndexMode, Observer, Report, Silent, Status,
-    TransferOptions, Verb, megabytes,
+    ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Silent, Status, TransferOptions,
+    Verb, megabytes,
 };
 use deferred_observer::{Step, Telling, Watched, interrupted};
 use output::Output;
@@ -297,17 +297,17 @@ impl Export {
         take_time(&mut report, &numbers, began.elapsed().as_secs_f64());
         let (outcomes, archive_bytes) = match written {
             Ok(written) => written,
-            Err(error) if error.kind() == ErrorKind::Defect => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
             Err(error) => {
                 give_up(&mut report, numbers.into_iter());
-                report.aborted = Some(Failure::from(&error));
+                report.aborted = Some(ErrorReport::from(&error));
                 return Ok(Exported { report, archive_bytes: None });
             }
         };
         for (number, outcome) in numbers.into_iter().zip(outcomes) {
             let row = &mut report.images[number];
             if let Err(error) = outcome {
-                (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
+                (row.status, row.error) = (Status::Failed, Some(ErrorReport::from(&error)));
             } else if row.reference.tag.is_none() && self.options.format == Format::DockerArchive {
                 row.warnings
                     .push("a digest is no name in a docker-archive: the image is there without one".into());
@@ -322,7 +322,7 @@ impl Export {
         let (waits, observer) = (output.is_stream(), self.options.observer.clone());
         let work = move || write(&images, &store, format, output, &token, &*observer);
         tokio::select! {
-            done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::defect(""))?,
+            done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::internal(""))?,
             () = self.token.cancelled(), if waits => Err(interrupted()),
         }
     }
@@ -425,7 +425,7 @@ fn give_up(report: &mut Report, numbers: impl Iterator<Item = usize>) {
         if row.error.is_none() {
             let why = "the run ended before the archive was whole";
             let error = Error::new(ErrorKind::Cancelled, &row.reference, why);
-            (row.status, row.error) = (Status::Failed, Some(Failure::from(&error)));
+            (row.status, row.error) = (Status::Failed, Some(ErrorReport::from(&error)));
         }
     }
 }
@@ -433,7 +433,15 @@ fn give_up(report: &mut Report, numbers: impl Iterator<Item = usize>) {
 /// Whether another try at the same would end the same way: then nothing of it is worth keeping.
 fn is_final(row: &ImageReport) -> bool {
     let kind = row.error.as_ref().map(|failure| failure.kind);
-    matches!(kind, Some(ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported))
+    matches!(
+        kind,
+        Some(
+            ErrorKind::NotFound
+                | ErrorKind::PlatformNotFound
+                | ErrorKind::InvalidInput
+                | ErrorKind::Unsupported
+        )
+    )
 }
 
 /// What saving came to, in the report of what was written.

@@ -8,7 +8,7 @@ pub use layers::LayerInspection;
 
 use crate::content::retry::RetryPolicy;
 use crate::content::{Source, document};
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::ls::Kind;
 use crate::oci::config::Execution;
 use crate::oci::manifest::ImageManifest;
@@ -120,9 +120,12 @@ pub async fn inspect<S: Source>(
     let any = !manifests.is_empty();
     let manifests: Vec<_> = manifests.into_iter().filter(wanted).collect();
     if any && manifests.is_empty() {
-        let message =
-            format!("it is not there for {}; it is there for: {}", options.platforms, offered.join(", "));
-        return Err(Error::new(ErrorKind::NotFound, reference, message).on(Side::Source));
+        let wanted = match &options.platforms {
+            PlatformSet::Only(wanted) => wanted.iter().map(Platform::to_string).collect(),
+            other => vec![other.to_string()],
+        };
+        let detail = Detail::Platform { wanted, available: offered };
+        return Err(Error::from_detail(ErrorKind::PlatformNotFound, reference, detail).on(Side::Source));
     }
     Ok(Inspection {
         schema: Inspection::SCHEMA,

@@ -1,9 +1,9 @@
 //! Where an endpoint's API begins: its address up to and with `/v2`, and whether that is reached over TLS.
 
-use super::error::failure;
+use super::error::{failure, without_response};
 use super::options::SessionOptions;
 use super::probe::{Speaks, probe};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::oci::Registry;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -116,9 +116,16 @@ impl Loopback {
                 Err(Undecided::Plain)
             }
             Err(error) => {
-                let message = format!("cannot connect to {registry}: {error}");
-                let error = failure(ErrorKind::Unavailable, subject, message).with_source(error);
-                Err(Undecided::Failed(error.with_hint("is the registry running, and is this its port?")))
+                let kind = match error.kind() {
+                    std::io::ErrorKind::ConnectionRefused => ErrorKind::ConnectionRefused,
+                    _ => ErrorKind::Unavailable,
+                };
+                let summary = format!("cannot connect to {registry}: {error}");
+                let error =
+                    without_response(kind, subject, https, Phase::Connect, summary).with_source(error);
+                Err(Undecided::Failed(
+                    error.with_hint("check that the registry is running and uses this port"),
+                ))
             }
         }
     }

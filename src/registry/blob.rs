@@ -7,7 +7,7 @@ use super::manifest::{encoded, foreign_encoding};
 use super::range::{ContentRange, range_header};
 use super::transport::Purpose;
 use crate::content::BlobStream;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Repository};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -120,14 +120,7 @@ impl Endpoint {
         if !answer.elsewhere {
             return self.status_error(wanted.subject, wanted.repository, answer.response).await;
         }
-        let host = self.registry.as_str();
-        let error = error::from_response(wanted.subject, host, answer.response).await;
-        if error.kind() == ErrorKind::Unauthorized {
-            // Logging in does not help: nothing of ours is shown to the host that refused.
-            return failure(error.kind(), wanted.subject, error.message())
-                .with_hint("the registry sent us there: a firewall or proxy may refuse that host");
-        }
-        error
+        error::from_response(wanted.subject, None, answer.response).await
     }
 
     fn whole(&self, wanted: Wanted<'_>, answer: Answer) -> Result<BlobStream> {
@@ -250,8 +243,12 @@ fn check_length(wanted: Wanted<'_>, response: &Response, expected: u64) -> Resul
 }
 
 fn wrong_size(wanted: Wanted<'_>, said: u64) -> Error {
-    let message = format!("the server has {said} bytes, the manifest says {}", wanted.descriptor.size);
-    failure(ErrorKind::Corrupt, wanted.subject, message)
+    let detail = Detail::Mismatch {
+        expected: format!("{} bytes", wanted.descriptor.size),
+        actual: format!("{said} bytes"),
+    };
+    failure(ErrorKind::Corrupt, wanted.subject, "the blob's size differs from its descriptor")
+        .with_detail(detail)
 }
 
 /// 416: the server believes the blob to end before what was asked for, or can't do ranges.

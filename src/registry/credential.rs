@@ -1,6 +1,5 @@
 //! What a registry is shown to let us in, and where that comes from.
 
-use super::error::failure;
 use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
 use futures::future::BoxFuture;
@@ -94,7 +93,7 @@ pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, origin: Opt
             format!("it may have expired: docker login {host}"),
         ),
     };
-    failure(error.kind(), error.subject(), format!("{what}: {}", error.message())).with_hint(hint)
+    error.clone().context(what).with_hint(hint)
 }
 
 /// No credentials at all.

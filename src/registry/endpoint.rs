@@ -238,7 +238,7 @@ impl Endpoint {
         response: Response,
     ) -> Error {
         let status = response.status();
-        let error = error::from_response(subject, self.registry.as_str(), response).await;
+        let error = error::from_response(subject, Some(self.registry.as_str()), response).await;
         match (status, self.name(repository)) {
             (StatusCode::UNAUTHORIZED, Ok(name)) => self.auth.told(error, &name),
             _ => error,
@@ -254,8 +254,7 @@ impl Endpoint {
         let began = Instant::now();
         let permit = limit.acquire(turn).await;
         if let Some(error) = self.silence.since(began) {
-            let shared = failure(error.kind(), subject, error.message());
-            return Err(error.hint().map_or(shared.clone(), |hint| shared.with_hint(hint)));
+            return Err(error.with_subject(subject));
         }
         self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
             failure(

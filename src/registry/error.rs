@@ -1,7 +1,7 @@
 //! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
 
 use super::tls_error::tls_failure;
-use crate::error::{Error, ErrorKind, Side};
+use crate::error::{Detail, Error, ErrorKind, Phase, RegistryError, Side};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use std::error::Error as StdError;
@@ -14,6 +14,9 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// How long is waited for it.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
+
+/// How many errors of one response are kept.
+const MAX_ERRORS: usize = 3;
 
 /// The most that a message quotes of a server's words, in characters.
 const MAX_QUOTE: usize = 300;
@@ -74,45 +77,58 @@ pub(super) async fn read_bounded(
     Ok(Some(body))
 }
 
-/// The error that an answer with a status of failure means. Reads the body for the server's own words.
-pub(super) async fn from_response(subject: &str, host: &str, response: Response) -> Error {
+/// The error that a response with an error status means. Reads the body for the server's own words.
+///
+/// `login` is the registry as `docker login` names it; `None` when another host answered, to which no credentials are sent.
+pub(super) async fn from_response(subject: &str, login: Option<&str>, response: Response) -> Error {
     let status = response.status();
-    let shown = shown_url(response.url());
+    let url = response.url().clone();
     let wait = retry_after(response.headers(), SystemTime::now());
     let is_html = is_html(response.headers());
     let body = match tokio::time::timeout(ERROR_BODY_TIME, read_bounded(response, MAX_ERROR_BODY)).await {
         Ok(Ok(Some(body))) if !is_html => body,
         _ => Vec::new(),
     };
-    let words = if is_html || looks_like_html(&body) {
-        " with a web page, not as a registry does".to_owned()
-    } else {
-        server_words(&body).map(|words| format!(": {words}")).unwrap_or_default()
+    let errors = body_errors(&body);
+    let web_page = is_html || (errors.is_empty() && looks_like_html(&body));
+    let detail = Detail::Http {
+        url: shown_url(&url),
+        phase: Phase::Headers,
+        status: Some(status.as_u16()),
+        errors,
+        web_page,
     };
-    let wait = wait.filter(|_| matches!(status.as_u16(), 429 | 503));
-    let asks = wait.map(|wait| format!("; it asks to wait {}", told(wait))).unwrap_or_default();
-    let error = failure(kind_of(status), subject, format!("{shown} answered {status}{words}{asks}"));
-    let error = match wait {
-        Some(wait) => error.with_retry_after(wait),
+    let error = Error::from_detail(kind_of(status), subject, detail).on(Side::Source);
+    let error = match wait.filter(|_| matches!(status.as_u16(), 429 | 503)) {
+        Some(wait) => {
+            error.context(format!("the server asks to wait {}", duration_text(wait))).with_retry_after(wait)
+        }
         None => error,
     };
-    match status.as_u16() {
-        401 | 403 => {
-            error.with_hint(format!("check the name, and that you may read it: docker login {host}"))
+    match (status.as_u16(), login) {
+        (407, _) => {
+            error.with_hint("the proxy requires a user and password: set them in HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT)")
         }
-        404 => error.with_hint(
-            "check the name and tag; some registries say this also of what you may not read".to_owned(),
-        ),
-        429 => error.with_hint(format!(
-            "the registry limits requests: log in (docker login {host}), use a --mirror, or try later"
+        (401 | 403, Some(login)) => {
+            error.with_hint(format!("check the name and your read permission: docker login {login}"))
+        }
+        (401 | 403, None) => {
+            let host = url.host_str().unwrap_or_default();
+            error.with_hint(format!(
+                "the registry redirected to {host}, which denied access: a firewall or proxy may block that host"
+            ))
+        }
+        (404, Some(_)) => error
+            .with_hint("check the name and tag; some registries return 404 for what you have no permission to read"),
+        (429, Some(login)) => error.with_hint(format!(
+            "the registry limits requests: log in (docker login {login}), use --mirror, or try again later"
         )),
-        407 => error.with_hint("the proxy wants a user and password: put them into HTTPS_PROXY".to_owned()),
         _ => error,
     }
 }
 
-/// A length of time as people say it.
-fn told(wait: Duration) -> String {
+/// A duration in the largest unit that is precise enough.
+fn duration_text(wait: Duration) -> String {
     match wait.as_secs() {
         seconds @ 0..=119 => format!("{seconds} s"),
         seconds @ 120..=7199 if seconds % 3600 != 0 => format!("{} min", seconds.div_ceil(60)),
@@ -125,33 +141,50 @@ fn kind_of(status: StatusCode) -> ErrorKind {
         401 | 403 | 407 => ErrorKind::Unauthorized,
         404 | 410 => ErrorKind::NotFound,
         429 => ErrorKind::RateLimited,
-        // 408 and 425 ask to try again by definition.
+        // 408 and 425 invite a retry by definition.
         408 | 425 | 500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Unsupported,
     }
 }
 
-/// What an error body says: the spec's `errors` list (distribution-spec "Error Codes"), else a short text.
-fn server_words(body: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(body).ok()?;
-    let words = match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(document) => {
-            let said = |value: &serde_json::Value| {
-                let part =
-                    |key: &str| value.get(key).and_then(|word| word.as_str()).filter(|w| !w.is_empty());
-                match (part("code"), part("message").or_else(|| part("details")).or_else(|| part("error"))) {
-                    (Some(code), Some(message)) => Some(format!("{code}: {message}")),
-                    (one, other) => one.or(other).map(str::to_owned),
-                }
-            };
-            match document.get("errors").and_then(|errors| errors.as_array()) {
-                Some(errors) => errors.iter().take(3).filter_map(said).collect::<Vec<_>>().join("; "),
-                None => said(&document).unwrap_or_default(),
-            }
-        }
-        Err(_) => text.to_owned(),
+/// The errors in a response's body: the `errors` list of the distribution specification ("Error Codes"), a single JSON
+/// object, the XML of object storage (`<Code>` and `<Message>`), or plain text.
+fn body_errors(body: &[u8]) -> Vec<RegistryError> {
+    let Ok(text) = std::str::from_utf8(body) else { return Vec::new() };
+    let errors: Vec<RegistryError> = match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(document) => match document.get("errors").and_then(|errors| errors.as_array()) {
+            Some(errors) => errors.iter().map(json_error).collect(),
+            None => vec![json_error(&document)],
+        },
+        Err(_) if looks_like_html(body) => vec![xml_error(text)],
+        Err(_) => vec![RegistryError { code: String::new(), message: quotable(text) }],
     };
-    Some(quotable(&words)).filter(|words| !words.is_empty())
+    let is_useful = |error: &RegistryError| !error.code.is_empty() || !error.message.is_empty();
+    errors.into_iter().filter(is_useful).take(MAX_ERRORS).collect()
+}
+
+fn json_error(value: &serde_json::Value) -> RegistryError {
+    let part = |key: &str| {
+        value.get(key).and_then(|word| word.as_str()).map(quotable).filter(|word| !word.is_empty())
+    };
+    RegistryError {
+        code: part("code").unwrap_or_default(),
+        message: part("message").or_else(|| part("details")).or_else(|| part("error")).unwrap_or_default(),
+    }
+}
+
+/// The error document of S3, Google Cloud Storage and Azure Blob Storage.
+fn xml_error(text: &str) -> RegistryError {
+    let element = |name: &str| {
+        let after = text.split_once(&format!("<{name}>"))?.1;
+        let content = after.split_once(&format!("</{name}>"))?.0;
+        let content = content.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
+        Some(quotable(&content.replace("&apos;", "'").replace("&amp;", "&")))
+    };
+    RegistryError {
+        code: element("Code").unwrap_or_default(),
+        message: element("Message").unwrap_or_default(),
+    }
 }
 
 /// Whether headers announce a web page: no registry serves one; a captive portal or login page does.
@@ -167,17 +200,34 @@ pub(super) fn looks_like_html(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'<')
 }
 
-/// A web page where an answer of a registry should be.
+/// The error of a response that is a web page, whatever its status.
 pub(super) fn web_page(subject: &str, url: &Url) -> Error {
-    failure(
-        ErrorKind::Unsupported,
-        subject,
-        format!("{} answered with a web page instead of what a registry serves", shown_url(url)),
+    let detail = Detail::Http {
+        url: shown_url(url),
+        phase: Phase::Body,
+        status: None,
+        errors: Vec::new(),
+        web_page: true,
+    };
+    Error::from_detail(ErrorKind::Unsupported, subject, detail).on(Side::Source).with_hint(
+        "a login page or proxy may have intercepted the request: check the address, HTTPS_PROXY and NO_PROXY",
     )
-    .with_hint("a login page or proxy may stand between: check the address, HTTPS_PROXY and NO_PROXY")
 }
 
-/// The error that a failed exchange means: `doing` reads like "connect to" or "read from".
+/// The error of an HTTP exchange with `url` that failed without a response.
+pub(super) fn without_response(
+    kind: ErrorKind,
+    subject: &str,
+    url: &Url,
+    phase: Phase,
+    summary: impl Into<String>,
+) -> Error {
+    let detail =
+        Detail::Http { url: shown_url(url), phase, status: None, errors: Vec::new(), web_page: false };
+    failure(kind, subject, summary).with_detail(detail)
+}
+
+/// The error that a failed exchange means.
 pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) -> Error {
     let host = url.host_str().unwrap_or_default().to_owned();
     let place = match url.port() {
@@ -185,71 +235,69 @@ pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) ->
         None => host.clone(),
     };
     let cause = root_words(&error);
-    if let Some(tls) = find_tls(&error) {
+    if let Some(tls) = find_in_chain::<rustls::Error>(&error) {
         return tls_failure(subject, &host, &place, tls);
     }
     if error.is_dns() || cause.contains("failed to lookup address") {
         // What the resolver says for "there is no such name", in glibc's and musl's words.
         let unknown = ["Name or service not known", "No address associated", "Name does not resolve"];
         let kind = if unknown.iter().any(|words| cause.contains(words)) {
-            ErrorKind::NotFound
+            ErrorKind::UnknownHost
         } else {
             ErrorKind::Unavailable
         };
-        return failure(kind, subject, format!("cannot find the address of {host}: {cause}")).with_hint(
-            format!("check the name {host}, this machine's DNS, and HTTPS_PROXY if it needs one"),
-        );
+        let summary = format!("cannot resolve {host}: {cause}");
+        return without_response(kind, subject, url, Phase::Connect, summary).with_hint(format!(
+            "check the host name {host}, this machine's DNS, and whether HTTPS_PROXY is needed"
+        ));
     }
-    let what = if error.is_timeout() && error.is_connect() {
-        format!("connecting to {place} took too long")
+    let refused = find_in_chain::<std::io::Error>(&error)
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    let (kind, phase, summary) = if error.is_timeout() && error.is_connect() {
+        (ErrorKind::Unavailable, Phase::Connect, format!("connecting to {place} timed out"))
     } else if error.is_timeout() {
-        format!("{place} fell silent")
+        (ErrorKind::Unavailable, Phase::Body, format!("{place} sent no data before the timeout"))
+    } else if refused && error.is_connect() {
+        (ErrorKind::ConnectionRefused, Phase::Connect, format!("cannot connect to {place}: {cause}"))
     } else if error.is_connect() {
-        format!("cannot connect to {place}: {cause}")
+        (ErrorKind::Unavailable, Phase::Connect, format!("cannot connect to {place}: {cause}"))
+    } else if error.is_body() || error.is_decode() {
+        (ErrorKind::Unavailable, Phase::Body, format!("the connection to {place} failed: {cause}"))
     } else {
-        format!("the connection to {place} failed: {cause}")
+        (ErrorKind::Unavailable, Phase::Headers, format!("the connection to {place} failed: {cause}"))
     };
-    failure(ErrorKind::Unavailable, subject, what).with_source(error.without_url())
+    without_response(kind, subject, url, phase, summary).with_source(error.without_url())
 }
 
-/// The error that a connection means that was not had through `proxy`.
+/// The error of a connection to `url` that failed to be made through `proxy`.
 pub(super) fn from_proxy(subject: &str, url: &Url, proxy: &str, error: reqwest::Error) -> Error {
-    if find_tls(&error).is_some() {
+    if find_in_chain::<rustls::Error>(&error).is_some() {
         return from_transport(subject, url, error);
     }
     let cause = root_words(&error);
     let host = url.host_str().unwrap_or_default();
-    let what = if error.is_timeout() {
-        format!("connecting to {host} through the proxy {proxy} took too long")
-    } else if chain_says(&error, "tunnel") && !chain_says(&error, "underlying connection") {
-        format!("the proxy {proxy} does not lead to {host}: {cause}")
+    let refused = find_in_chain::<std::io::Error>(&error)
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    let (kind, summary) = if error.is_timeout() {
+        (ErrorKind::Unavailable, format!("connecting to {host} through the proxy {proxy} timed out"))
+    } else if refused {
+        (ErrorKind::ConnectionRefused, format!("cannot connect to the proxy {proxy}: {cause}"))
+    } else if find_in_chain::<std::io::Error>(&error).is_some() || error.is_dns() {
+        (ErrorKind::Unavailable, format!("cannot connect to the proxy {proxy}: {cause}"))
     } else {
-        format!("cannot connect to the proxy {proxy}: {cause}")
+        (ErrorKind::Unavailable, format!("the proxy {proxy} does not connect to {host}: {cause}"))
     };
-    failure(ErrorKind::Unavailable, subject, what)
-        .with_hint(format!(
-            "check HTTPS_PROXY and HTTP_PROXY; to go around the proxy, put {host} into NO_PROXY"
-        ))
+    without_response(kind, subject, url, Phase::Connect, summary)
+        .with_hint(format!("check HTTPS_PROXY and HTTP_PROXY; to bypass the proxy, add {host} to NO_PROXY"))
         .with_source(error.without_url())
 }
 
-fn chain_says(error: &(dyn StdError + 'static), word: &str) -> bool {
-    let mut next = Some(error);
-    while let Some(current) = next {
-        if current.to_string().contains(word) {
-            return true;
-        }
-        next = current.source();
-    }
-    false
-}
-
-/// The TLS error in an error's chain of causes; hyper wraps it in `io::Error`s, whose inner error is no `source()`.
-fn find_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+/// The first error of type `E` in a chain of causes. hyper wraps errors in `io::Error`s, whose inner error is no `source()`.
+fn find_in_chain<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
     while let Some(current) = next {
-        if let Some(tls) = current.downcast_ref::<rustls::Error>() {
-            return Some(tls);
+        if let Some(found) = current.downcast_ref::<E>() {
+            return Some(found);
         }
         next = match current.downcast_ref::<std::io::Error>() {
             Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
@@ -300,13 +348,20 @@ mod tests {
             (r#"{"errors":[{"code":"DENIED"},{"message":"b"}]}"#, Some("DENIED; b")),
             (r#"{"details":"incorrect username or password"}"#, Some("incorrect username or password")),
             ("slow\ndown", Some("slow down")),
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired &amp; gone</Message></Error>",
+                Some("AccessDenied: Request has expired & gone"),
+            ),
+            ("<html><body>sign in</body></html>", None),
             ("{}", None),
             ("", None),
             ("\u{0}", None),
         ] {
-            assert_eq!(server_words(body.as_bytes()).as_deref(), expect, "{body}");
+            let errors = body_errors(body.as_bytes());
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(texts.join("; "), expect.unwrap_or_default(), "{body}");
         }
-        assert_eq!(server_words(b"\xff\xfe"), None);
+        assert_eq!(body_errors(b"\xff\xfe"), []);
     }
 
     #[test]
@@ -330,11 +385,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_as_people_say_it() {
+    fn duration_is_rounded_to_a_readable_unit() {
         for (seconds, words) in
             [(0, "0 s"), (90, "90 s"), (150, "3 min"), (3600, "1 h"), (5000, "84 min"), (90_000, "25 h")]
         {
-            assert_eq!(told(Duration::from_secs(seconds)), words);
+            assert_eq!(duration_text(Duration::from_secs(seconds)), words);
         }
     }
 

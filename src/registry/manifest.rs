@@ -4,7 +4,7 @@ use super::endpoint::{Answer, Endpoint, Request};
 use super::error::{self, failure};
 use super::limiter::Turn;
 use crate::content::{Resolved, Target};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, RawManifest, Repository, Tag, media_type};
 use bytes::Bytes;
@@ -97,15 +97,11 @@ impl Endpoint {
         let path = "tags/list?n=1";
         let request = Request::new(&subject, repository, Method::GET, path);
         let what = match self.send(request).await.map(|answer| answer.response.status()) {
-            Ok(StatusCode::OK) => format!("the repository {repository} has no tag {tag}"),
-            Ok(StatusCode::NOT_FOUND) => format!("the repository {repository} is not known there"),
+            Ok(StatusCode::OK) => format!("the repository has no tag {tag}"),
+            Ok(StatusCode::NOT_FOUND) => "the repository does not exist".to_owned(),
             _ => return error,
         };
-        let told = failure(error.kind(), &subject, format!("{what}: {}", error.message()));
-        match error.hint() {
-            Some(hint) => told.with_hint(hint),
-            None => told,
-        }
+        error.context(what)
     }
 }
 
@@ -156,8 +152,9 @@ async fn read(subject: &str, target: &Target, answer: Answer) -> Result<RawManif
         && let digest = Digest::of(&body)
         && digest != claimed
     {
-        let message = format!("its bytes hash to {digest}, not to {claimed} as the registry says");
-        return Err(failure(ErrorKind::Corrupt, subject, message));
+        let detail = Detail::Mismatch { expected: claimed.to_string(), actual: digest.to_string() };
+        let message = "the manifest does not match the registry's Docker-Content-Digest header";
+        return Err(failure(ErrorKind::Corrupt, subject, message).with_detail(detail));
     }
     RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
 }
@@ -189,10 +186,5 @@ pub(super) fn encoded(subject: &str, encoding: &str) -> Error {
 
 /// The error, said of the name that was asked for.
 fn about(subject: &str, error: &Error) -> Error {
-    let message = error::quotable(&error.to_string());
-    let named = failure(error.kind(), subject, message);
-    match error.hint() {
-        Some(hint) => named.with_hint(hint),
-        None => named,
-    }
+    error.clone().with_subject(subject).on(Side::Source)
 }

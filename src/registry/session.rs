@@ -5,7 +5,7 @@ use super::endpoint::Endpoint;
 use super::error::failure;
 use super::options::SessionOptions;
 use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Registry, Repository, Tag};
 use futures::stream::StreamExt;
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ struct Inner {
 struct Mirror {
     endpoint: Endpoint,
     /// Until when it is not asked, and why.
-    resting: Mutex<Option<(Instant, String)>>,
+    resting: Mutex<Option<(Instant, Error)>>,
 }
 
 #[derive(Default)]
@@ -107,7 +107,7 @@ impl Inner {
     }
 
     /// Why mirrors are not asked now.
-    fn resting(&self) -> Vec<String> {
+    fn resting(&self) -> Vec<Error> {
         let why = |mirror: &Mirror| {
             let resting = mirror.resting.lock().unwrap_or_else(PoisonError::into_inner);
             resting.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, why)| why.clone())
@@ -117,9 +117,9 @@ impl Inner {
 
     /// A mirror failed: whatever it was, the next in line is asked. One that is down is not asked again for a while.
     /// Answers what there is to say of it should the others fail too.
-    fn note_failure(&self, mirror: &Mirror, error: &Error) -> String {
+    fn note_failure(&self, mirror: &Mirror, error: &Error) -> Error {
         tracing::debug!(mirror = %mirror.endpoint.registry, %error, "the mirror failed; asking the next");
-        let why = format!("the mirror {}: {}", mirror.endpoint.registry, error.message());
+        let why = error.clone().with_subject(format!("mirror {}", mirror.endpoint.registry));
         if error.kind().is_retryable() {
             let rest = error.retry_after().unwrap_or_default().max(MIRROR_REST);
             *mirror.resting.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -163,7 +163,7 @@ impl Source for Session {
                 Err(error) => told.push(self.0.note_failure(mirror, &error)),
             }
         }
-        self.0.origin.resolve(&subject, repository, tag).await.map_err(|error| with_mirrors(error, &told))
+        self.0.origin.resolve(&subject, repository, tag).await.map_err(|error| with_mirrors(error, told))
     }
 
     async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
@@ -179,7 +179,7 @@ impl Source for Session {
         let result = self.0.origin.manifest(&subject, repository, target).await;
         result
             .and_then(|manifest| expect(&subject, manifest, target))
-            .map_err(|error| with_mirrors(error, &told))
+            .map_err(|error| with_mirrors(error, told))
     }
 
     async fn blob(
@@ -202,7 +202,7 @@ impl Source for Session {
             }
         }
         let result = self.0.origin.blob(&subject, repository, descriptor, from, to).await;
-        result.map_err(|error| with_mirrors(error, &told))
+        result.map_err(|error| with_mirrors(error, told))
     }
 
     fn refuted(&self, _: &Repository, digest: &Digest) {
@@ -227,19 +227,19 @@ impl Catalog for Session {
     }
 }
 
-/// The registry's own error, and what its mirrors said before it was asked.
-fn with_mirrors(error: Error, told: &[String]) -> Error {
-    told.iter().fold(error, |error, told| error.adding(&format!("; before that, {told}")))
+/// The registry's own error, with the failures of the mirrors that were tried before.
+fn with_mirrors(error: Error, mirrors: Vec<Error>) -> Error {
+    mirrors.into_iter().fold(error, Error::with_cause)
 }
 
 /// The manifest, if it is the one that was asked for.
 fn expect(subject: &str, manifest: RawManifest, target: &Target) -> Result<RawManifest> {
     match target {
-        Target::Digest(digest) if manifest.digest != *digest => Err(failure(
-            ErrorKind::Corrupt,
-            subject,
-            format!("the registry served other bytes: they hash to {}", manifest.digest),
-        )),
+        Target::Digest(digest) if manifest.digest != *digest => {
+            let detail =
+                Detail::Mismatch { expected: digest.to_string(), actual: manifest.digest.to_string() };
+            Err(failure(ErrorKind::Corrupt, subject, "wrong digest").with_detail(detail))
+        }
         _ => Ok(manifest),
     }
 }

@@ -16,11 +16,11 @@ pub(super) fn tls_failure(subject: &str, host: &str, place: &str, tls: &Tls) -> 
     match tls {
         Tls::InvalidCertificate(reason) => {
             let (why, advice) = refusal(host, reason);
-            failure(ErrorKind::Unsupported, subject, format!("the certificate of {place} is refused: {why}"))
+            failure(ErrorKind::Certificate, subject, format!("the certificate of {place} is refused: {why}"))
                 .with_hint(format!("{advice} or, if you must, --insecure-tls {place}"))
         }
         Tls::NoCertificatesPresented => {
-            failure(ErrorKind::Unsupported, subject, format!("{place} showed no certificate"))
+            failure(ErrorKind::Certificate, subject, format!("{place} showed no certificate"))
         }
         Tls::AlertReceived(alert) if wants_certificate(*alert) => failure(
             ErrorKind::Unauthorized,

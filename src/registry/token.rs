@@ -151,26 +151,18 @@ impl TokenRequest<'_> {
 
     /// The error, with the token server named as the one that failed.
     fn naming(&self, realm: &Url, error: &Error) -> Error {
-        let message = format!("no token from {}: {}", error::shown_url(realm), error.message());
-        let named = failure(error.kind(), self.subject, message);
-        match error.hint() {
-            Some(hint) => named.with_hint(hint),
-            None => named,
-        }
+        error.clone().context(format!("no token from {}", error::shown_url(realm)))
     }
 
     async fn read(&self, response: Response, realm: &Url) -> Result<Token> {
         let status = response.status();
         if !status.is_success() {
-            let wait = error::retry_after(response.headers(), SystemTime::now());
-            let error = error::from_response(self.subject, self.host, response).await;
+            let error = error::from_response(self.subject, Some(self.host), response).await;
             // 400 is what some servers say of a refresh token that has expired.
             let refused = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
             let kind = if refused { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
             let kind = if error.kind().is_retryable() { error.kind() } else { kind };
-            let message = format!("no token: {}", error.message());
-            let error = failure(kind, self.subject, message);
-            let error = wait.map_or(error.clone(), |wait| error.with_retry_after(wait));
+            let error = error.context("no token").with_kind(kind);
             return Err(if refused {
                 refusal(&error, self.host, self.credential, self.origin.as_deref())
             } else {
@@ -192,8 +184,7 @@ impl TokenRequest<'_> {
             .ok_or_else(|| refuse("its answer is too long"))?;
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
             // Most likely cut short on its way: asking again may help.
-            let error = refuse("its answer is not the JSON it should be");
-            failure(ErrorKind::Unavailable, self.subject, error.message())
+            refuse("its response is not JSON").with_kind(ErrorKind::Unavailable)
         })?;
         let lifetime = lifetime(answer.expires_in.as_ref(), answer.issued_at.as_deref(), date);
         let secret =

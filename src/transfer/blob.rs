@@ -206,9 +206,6 @@ impl<K: Sink> Engine<K> {
     ) -> Result<()> {
         let wait = match attempts.after(error.clone()) {
             Ok(wait) => wait,
-            Err(error) if attempts.made() > 1 => {
-                return Err(error.adding(&format!(" (tried {} times)", attempts.made())));
-            }
             Err(error) => return Err(error),
         };
         tally.tried(attempts.made());

@@ -2,11 +2,12 @@
 
 use super::event::Event;
 use super::image::{Preparation, Prepared, names, sum};
-use super::report::{Failure, ImagePlan, Plan, Report, Status};
+use super::report::{ImagePlan, Plan, Report, Status};
 use super::scheduler::{self, Turn};
 use super::stats::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Sink, Source};
+use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind};
 use crate::oci::manifest::lacking;
 use std::sync::Arc;
@@ -63,9 +64,9 @@ impl<K: Sink> Engine<K> {
                 plan.reuse_bytes = prepared.reuse_bytes;
             }
             Ok(Preparation::Skip(why)) => {
-                (plan.status, plan.error) = (Status::Skipped, Some(Failure::from(&why)))
+                (plan.status, plan.error) = (Status::Skipped, Some(ErrorReport::from(&why)))
             }
-            Err(error) => plan.error = Some(Failure::from(&error)),
+            Err(error) => plan.error = Some(ErrorReport::from(&error)),
         }
         plan
     }

@@ -290,7 +290,7 @@ impl<W: BlobWriter> Job<W> {
     /// Ends the job after a defect.
     fn fail(&self) {
         self.over.store(true, Ordering::Release);
-        lock(&self.work).close(Err(Error::defect("hashing")));
+        lock(&self.work).close(Err(Error::internal("hashing")));
         self.moved.notify_waiters();
     }
 }

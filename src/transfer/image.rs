@@ -3,11 +3,12 @@
 use super::event::Event;
 use super::graph::Walk;
 use super::node::Content;
-use super::report::{Failure, ImageReport, Report, Status};
+use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, Turn};
 use super::stats::Tally;
 use super::{Engine, Image, lap};
 use crate::content::{Place, Publication, Sink, Source};
+use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
@@ -77,7 +78,7 @@ impl<K: Sink> Engine<K> {
             bytes_reused: sum(images.iter().map(|image| image.bytes_reused)),
             images,
             seconds: lap(started),
-            aborted: aborted.map(|error| Failure::from(&error)),
+            aborted: aborted.map(|error| ErrorReport::from(&error)),
         }
     }
 
@@ -89,7 +90,7 @@ impl<K: Sink> Engine<K> {
             let work = self.copy_one(&image, &tally, &mut warnings, stop, turn.in_hand);
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(result) => result,
-                Err(_) => Err(Error::defect(&image.reference)),
+                Err(_) => Err(Error::internal(&image.reference)),
             }
         };
         let result = work.await;
@@ -400,9 +401,8 @@ impl Stop {
             // No other image can get past the sink's failure.
             ErrorKind::Storage => error.clone(),
             ErrorKind::Cancelled => return,
-            kind if self.fail_fast => {
-                let message = format!("stopped at the first failure: {}", error.message());
-                Error::new(kind, reference, message)
+            _ if self.fail_fast => {
+                error.clone().with_subject(reference).context("stopped at the first failure")
             }
             _ => return,
         };
@@ -459,8 +459,10 @@ fn row<S>(
             row.platforms = names(&prepared.content);
             row.bytes_reused = prepared.reuse_bytes;
         }
-        Ok(Outcome::Skipped(why)) => (row.status, row.error) = (Status::Skipped, Some(Failure::from(&why))),
-        Err(error) => row.error = Some(Failure::from(&error)),
+        Ok(Outcome::Skipped(why)) => {
+            (row.status, row.error) = (Status::Skipped, Some(ErrorReport::from(&why)))
+        }
+        Err(error) => row.error = Some(ErrorReport::from(&error)),
     }
     row
 }

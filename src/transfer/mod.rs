@@ -25,7 +25,7 @@ mod upload;
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
 pub use options::{IndexMode, MissingPlatform, PartPolicy, TransferOptions};
-pub use report::{Failure, ImagePlan, ImageReport, Plan, Report, Status, Verb};
+pub use report::{ImagePlan, ImageReport, Plan, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;

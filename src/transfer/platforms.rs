@@ -1,6 +1,6 @@
 //! The platforms that were asked for, those that an image has, and what to say where they don't meet.
 
-use crate::error::{Error, ErrorKind, Side};
+use crate::error::{Detail, Error, ErrorKind, Side};
 use crate::oci::{Descriptor, Index, Platform, PlatformSet, Reference};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,10 +62,11 @@ impl<'a> Platforms<'a> {
         let offered = self.offered();
         // Signatures and the like have configurations that tell no platform.
         let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| *name != "/").collect();
-        let has = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-        let message =
-            format!("the image is not there for {}; it is there for: {has}", PlatformSet::Only(missing));
-        Error::new(ErrorKind::NotFound, self.reference, message).with_hint(MISSING_HINT)
+        let detail = Detail::Platform {
+            wanted: missing.iter().map(Platform::to_string).collect(),
+            available: offered.into_iter().map(str::to_owned).collect(),
+        };
+        Error::from_detail(ErrorKind::PlatformNotFound, self.reference, detail).with_hint(MISSING_HINT)
     }
 
     /// The error for a sparse index of which no image is there at all, whatever was asked for.
@@ -124,13 +125,13 @@ mod tests {
         let reference = Reference::parse("r.io/a:v1").unwrap();
         let platforms = Platforms::new(&reference, &PlatformSet::All);
         let missing = || vec![platform("linux/arm64")];
-        assert!(platforms.lacks(missing()).message().ends_with("it is there for: none"));
+        assert!(platforms.lacks(missing()).message().ends_with("(available: none)"));
         platforms.offer(&Platform::new("unknown", "unknown"));
         for offered in ["linux/amd64", "linux/386", "linux/amd64"] {
             platforms.offer(&platform(offered));
         }
         let error = platforms.lacks(missing());
-        assert!(error.message().contains("not there for linux/arm64"), "{error}");
-        assert!(error.message().ends_with("it is there for: linux/386, linux/amd64"), "{error}");
+        assert!(error.message().contains("no manifest for linux/arm64"), "{error}");
+        assert!(error.message().ends_with("(available: linux/386, linux/amd64)"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
 //! The word of a run: what became of each image.
 
 use crate::content::Place;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorReport;
 use crate::oci::{Digest, Reference, Repository, Tag};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// What became of one image. Each verb has a word of its own for what it was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,51 +117,10 @@ pub struct ImageReport {
     pub seconds: f64,
     /// Why it failed or was skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<ErrorReport>,
     /// What there is to know beside: a tag that moved, a short name that was taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-}
-
-/// Why an image failed, as data.
-#[derive(Clone, Debug, Serialize)]
-pub struct Failure {
-    /// The kind, by its stable name.
-    #[serde(serialize_with = "kind_name")]
-    pub kind: ErrorKind,
-    /// What failed, on what, and why.
-    pub message: String,
-    /// What to try.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-    /// What the operating system said, where a file operation failed.
-    #[serde(skip)]
-    pub io_kind: Option<std::io::ErrorKind>,
-}
-
-impl From<&Failure> for Error {
-    fn from(failure: &Failure) -> Self {
-        let error = Self::new(failure.kind, "", &failure.message);
-        let error = match &failure.hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        };
-        match failure.io_kind {
-            Some(kind) => error.with_source(std::io::Error::from(kind)),
-            None => error,
-        }
-    }
-}
-
-fn kind_name<S: Serializer>(kind: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.as_str())
-}
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        let hint = error.hint().map(str::to_owned);
-        Self { kind: error.kind(), message: error.to_string(), hint, io_kind: error.io_kind() }
-    }
 }
 
 /// What a run would do for one image.
@@ -187,7 +146,7 @@ pub struct ImagePlan {
     pub reuse_bytes: u64,
     /// Why it would fail or be skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Failure>,
+    pub error: Option<ErrorReport>,
     /// What there is to know beside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -244,7 +203,7 @@ pub struct Report {
     pub seconds: f64,
     /// Why the run ended before its images did, if it did: the disk was full, the run was interrupted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub aborted: Option<Failure>,
+    pub aborted: Option<ErrorReport>,
 }
 
 impl Report {

@@ -59,11 +59,11 @@ fn many_failures_are_a_line_each_and_one_hint() {
         let ran = run(home.saver(arguments).args(more)).expect(1);
         let lines: Vec<&str> = ran.stderr.lines().collect();
         for (number, line) in lines.iter().take(50).enumerate() {
-            let told = format!("failed: {host}/team/svc-{number}:1: the repository is not known there");
+            let told = format!("failed: {host}/team/svc-{number}:1: the repository does not exist");
             assert_eq!(*line, told, "{more:?}");
         }
         assert_eq!(lines.len(), 52, "{more:?}: {}", ran.stderr);
-        assert!(lines[50].starts_with(&format!("  http://{host} answered 404 ")), "{}", ran.stderr);
+        assert!(lines[50].starts_with(&format!("  http://{host} returned 404 ")), "{}", ran.stderr);
         assert!(lines[51].starts_with("  hint: "), "{}", ran.stderr);
     }
 }

@@ -41,9 +41,13 @@ impl Exit {
     fn of_kind(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::InvalidInput | ErrorKind::Unsupported => Self::Usage,
-            ErrorKind::Storage | ErrorKind::Defect => Self::Stopped,
+            ErrorKind::Storage | ErrorKind::Internal => Self::Stopped,
             ErrorKind::Cancelled => Self::Interrupted,
             ErrorKind::NotFound
+            | ErrorKind::PlatformNotFound
+            | ErrorKind::UnknownHost
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Certificate
             | ErrorKind::Unauthorized
             | ErrorKind::RateLimited
             | ErrorKind::Unavailable
@@ -75,7 +79,7 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::Failure;
+    use crate::error::ErrorReport;
 
     #[test]
     fn a_kind_has_one_code() {
@@ -83,7 +87,7 @@ mod tests {
             (ErrorKind::InvalidInput, 2),
             (ErrorKind::Unsupported, 2),
             (ErrorKind::Storage, 3),
-            (ErrorKind::Defect, 3),
+            (ErrorKind::Internal, 3),
             (ErrorKind::Cancelled, 130),
             (ErrorKind::NotFound, 1),
             (ErrorKind::Corrupt, 1),
@@ -96,10 +100,10 @@ mod tests {
                 bytes_fetched: 0,
                 bytes_reused: 0,
                 seconds: 0.0,
-                aborted: Some(Failure::from(&error)),
+                aborted: Some(ErrorReport::from(&error)),
             };
             // In a report an image's own failure, which --fail-fast made the run's, is one that failed.
-            let own = code == 2 || kind == ErrorKind::Defect;
+            let own = code == 2 || kind == ErrorKind::Internal;
             let expected = if own { 1 } else { code };
             assert_eq!(Exit::of_report(&report).code(), expected, "{kind}");
         }

@@ -2,9 +2,10 @@
 
 use crate::cli::ui::failures;
 use crate::cli::ui::output::clean;
+use crate::error::ErrorReport;
 use crate::list::{self, Entry};
 use crate::oci::{Reference, Repository, Tag};
-use crate::transfer::{Failure, ImagePlan, ImageReport, Plan, Report, Status};
+use crate::transfer::{ImagePlan, ImageReport, Plan, Report, Status};
 
 /// What a failed list is when there is nothing to list.
 const NONE: &str = "# no image failed\n";
@@ -26,7 +27,7 @@ pub(crate) struct Failed<'a> {
     repository: &'a Repository,
     tag: Option<&'a Tag>,
     /// Why.
-    pub(crate) error: Option<&'a Failure>,
+    pub(crate) error: Option<&'a ErrorReport>,
 }
 
 impl<'a> Failed<'a> {

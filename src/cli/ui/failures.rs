@@ -3,15 +3,15 @@
 use crate::cli::ui::failed_list::Failed;
 use crate::cli::ui::output::{Paint, clean, count};
 use crate::cli::ui::wording::Words;
-use crate::error::ErrorKind;
+use crate::error::{Detail, ErrorKind, ErrorReport};
 use crate::oci::Reference;
-use crate::transfer::{Failure, Plan, Report, Status};
+use crate::transfer::{Plan, Report, Status};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Whether an image was not saved only because the run ended: by whatever ended it, or by the disk, which is told
 /// of the run, once.
-pub(crate) fn is_given_up(failure: Option<&Failure>) -> bool {
+pub(crate) fn is_given_up(failure: Option<&ErrorReport>) -> bool {
     failure.is_some_and(|failure| matches!(failure.kind, ErrorKind::Cancelled | ErrorKind::Storage))
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn given_up(report: &Report) -> usize {
 }
 
 /// A failure's message without the image's name before it.
-pub(crate) fn reason<'a>(reference: &Reference, failure: Option<&'a Failure>) -> &'a str {
+pub(crate) fn reason<'a>(reference: &Reference, failure: Option<&'a ErrorReport>) -> &'a str {
     let message = failure.map_or("it was not saved", |failure| failure.message.as_str());
     message.strip_prefix(&reference.to_string()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message)
 }
@@ -45,9 +45,8 @@ pub(crate) fn of_report(report: &Report, quiet: bool, paint: Paint) -> String {
 
 /// Whether `last_words` speaks of this image: it was given up, or its failure is what ended the run.
 fn is_told_last(image: &Failed<'_>, report: &Report) -> bool {
-    let prefix = format!("{}: ", image.reference);
     is_given_up(image.error)
-        || report.aborted.as_ref().is_some_and(|ended| ended.message.starts_with(&prefix))
+        || report.aborted.as_ref().is_some_and(|ended| ended.subject == image.reference.to_string())
 }
 
 /// What ended the run, and how much is left to do.
@@ -110,32 +109,23 @@ const LONG_REASON: usize = 60;
 /// A reason in two parts: what is said of the image alone, and what is the same for others too.
 type Told<'a> = (Cow<'a, str>, Option<Cow<'a, str>>);
 
-/// A reason as it is told in a line. Where a registry did not hand out a manifest, the address that was asked says
-/// little more than the image's name: its host is enough, and goes with what was answered. The report has it whole.
-pub(crate) fn told<'a>(reference: &Reference, reason: &'a str) -> Told<'a> {
-    let Some((what, host, answer)) = answered(reason) else { return (reason.into(), None) };
-    let answer = format!("{host} answered {answer}").into();
-    let what = match what {
-        "" => return (answer, None),
-        what => what,
-    };
-    let own = format!("the repository {} ", reference.repository);
-    match what.strip_prefix(&own) {
-        Some(rest) => (format!("the repository {rest}").into(), Some(answer)),
-        None => (what.into(), Some(answer)),
+/// The reason of one failure, split into what concerns the image alone and what other images may share. The URL of a
+/// manifest says little more than the image's name, so only its origin is kept, beside the registry's response.
+pub(crate) fn told(failure: &ErrorReport) -> Told<'_> {
+    let Some(response) = manifest_response(failure) else { return (failure.reason().into(), None) };
+    match failure.summary.as_str() {
+        "" => (response.into(), None),
+        summary => (summary.into(), Some(response.into())),
     }
 }
 
-/// The parts of `WHAT: SCHEME://HOST/.../manifests/... answered ANSWER`, where `WHAT: ` may be missing.
-fn answered(reason: &str) -> Option<(&str, &str, &str)> {
-    let (before, answer) = reason.split_once(" answered ")?;
-    let (what, url) = match before.rsplit_once(' ') {
-        Some((what, url)) => (what.strip_suffix(':')?, url),
-        None => ("", before),
-    };
-    let (scheme, rest) = url.split_once("://")?;
-    let (host, _) = rest.split_once('/').filter(|(_, path)| path.contains("/manifests/"))?;
-    Some((what, url.get(..scheme.len() + 3 + host.len())?, answer))
+/// The response to a request for a manifest, with the URL's origin in place of the URL.
+fn manifest_response(failure: &ErrorReport) -> Option<String> {
+    let mut detail = failure.detail.clone()?;
+    let Detail::Http { url, status: Some(_), .. } = &mut detail else { return None };
+    let parsed = url::Url::parse(url).ok().filter(|parsed| parsed.path().contains("/manifests/"))?;
+    *url = parsed.origin().ascii_serialization();
+    Some(detail.to_string())
 }
 
 /// A line for each image. What several share of their reasons, and a hint, is told once below them.
@@ -146,7 +136,8 @@ fn failure_lines(failed: &[Failed<'_>], paint: Paint) -> String {
         *times.entry(why).or_default() += 1;
     }
     let rows = failed.iter().zip(reasons).map(|(image, why)| {
-        let (what, shared) = match told(image.reference, why) {
+        let told = image.error.map_or((why.into(), None), told);
+        let (what, shared) = match told {
             (what, None) if times.get(why) > Some(&1) && what.chars().count() > LONG_REASON => (
                 image.error.map_or("failed", |error| error.kind.as_str()).replace('-', " ").into(),
                 Some(what),
@@ -177,6 +168,7 @@ mod tests {
     use super::*;
     use crate::cli::ui::tables;
     use crate::cli::ui::tables::tests::image;
+    use crate::error::{Error, Phase, RegistryError};
     use crate::transfer::ImageReport;
 
     fn report(images: Vec<ImageReport>) -> Report {
@@ -192,8 +184,9 @@ mod tests {
 
     fn failed(name: &str, kind: ErrorKind, message: &str, hint: Option<&str>) -> ImageReport {
         let mut row = image(name, Status::Failed);
-        let message = format!("{}: {message}", row.reference);
-        row.error = Some(Failure { kind, message, hint: hint.map(str::to_owned), io_kind: None });
+        let error = Error::new(kind, &row.reference, message);
+        let error = hint.map_or(error.clone(), |hint| error.with_hint(hint));
+        row.error = Some(ErrorReport::from(&error));
         row
     }
 
@@ -224,74 +217,78 @@ mod tests {
         assert_eq!(last_words(&report, crate::cli::ui::wording::SAVING, Paint(false)), "");
     }
 
+    fn response(url: &str, status: u16, code: &str, message: &str) -> Detail {
+        Detail::Http {
+            url: url.to_owned(),
+            phase: Phase::Headers,
+            status: Some(status),
+            errors: vec![RegistryError { code: code.to_owned(), message: message.to_owned() }],
+            web_page: false,
+        }
+    }
+
     #[test]
-    fn fifty_unknown_names_are_fifty_lines_and_two() {
+    fn shared_response_is_printed_once() {
         let row = |number: usize| {
-            let message = format!(
-                "the repository team/s{number} is not known there: https://r.io/v2/team/s{number}/manifests/1 \
-                 answered 404 Not Found: NAME_UNKNOWN: unknown"
-            );
-            failed(&format!("r.io/team/s{number}:1"), ErrorKind::NotFound, &message, Some("check the name"))
+            let mut row = image(&format!("r.io/team/s{number}:1"), Status::Failed);
+            let url = format!("https://r.io/v2/team/s{number}/manifests/1");
+            let error = Error::new(ErrorKind::NotFound, &row.reference, "the repository does not exist")
+                .with_detail(response(&url, 404, "NAME_UNKNOWN", "unknown"))
+                .with_hint("check the name");
+            row.error = Some(ErrorReport::from(&error));
+            row
         };
         let text = of_report(&report((0..50).map(row).collect()), false, Paint(false));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 52, "{text}");
         for (number, line) in lines.iter().take(50).enumerate() {
-            assert_eq!(*line, format!("failed: r.io/team/s{number}:1: the repository is not known there"));
+            assert_eq!(*line, format!("failed: r.io/team/s{number}:1: the repository does not exist"));
         }
         let shared =
-            ["  https://r.io answered 404 Not Found: NAME_UNKNOWN: unknown", "  hint: check the name"];
+            ["  https://r.io returned 404 Not Found: NAME_UNKNOWN: unknown", "  hint: check the name"];
         assert_eq!(lines[50..], shared);
     }
 
     #[test]
-    fn only_a_manifest_s_address_is_made_short() {
-        let reference = Reference::parse("r.io/a/b:1").unwrap();
-        let blob = "https://r.io/v2/a/b/blobs/sha256:00 answered 500 Internal Server Error";
-        for (reason, what, shared) in [
+    fn only_manifest_urls_are_shortened() {
+        let blob = "https://r.io/v2/a/b/blobs/sha256:00 returned 500 Internal Server Error: x: y";
+        for (summary, url, status, what, shared) in [
+            ("", "https://r.io/v2/a/manifests/1", 403, "https://r.io returned 403 Forbidden: x: y", None),
             (
-                "https://r.io/v2/a/b/manifests/1 answered 403 Forbidden",
-                "https://r.io answered 403 Forbidden",
-                None,
-            ),
-            (
-                "the repository a/b has no tag 1: http://r.io:5000/v2/a/b/manifests/1 answered 404: x answered y",
                 "the repository has no tag 1",
-                Some("http://r.io:5000 answered 404: x answered y"),
+                "http://r.io:5000/v2/a/b/manifests/1",
+                404,
+                "the repository has no tag 1",
+                Some("http://r.io:5000 returned 404 Not Found: x: y"),
             ),
-            (
-                "the mirror is wrong: https://m.io/x/v2/a/b/manifests/1 answered with a web page",
-                "the mirror is wrong",
-                Some("https://m.io answered with a web page"),
-            ),
-            (blob, blob, None),
-            ("it answered nothing", "it answered nothing", None),
-            ("/manifests/ answered 1", "/manifests/ answered 1", None),
+            ("", "https://r.io/v2/a/b/blobs/sha256:00", 500, blob, None),
         ] {
-            let (told, rest) = told(&reference, reason);
-            assert_eq!((told.as_ref(), rest.as_deref()), (what, shared), "{reason}");
+            let error = Error::new(ErrorKind::NotFound, "r.io/a/b:1", summary);
+            let failure = ErrorReport::from(&error.with_detail(response(url, status, "x", "y")));
+            let (told, rest) = told(&failure);
+            assert_eq!((told.as_ref(), rest.as_deref()), (what, shared), "{url}");
         }
     }
 
     #[test]
     fn what_ended_the_run_is_told_once_and_last() {
         let ended =
-            |kind, message: &str| Some(Failure { kind, message: message.into(), hint: None, io_kind: None });
+            |kind, subject: &str, message: &str| Some(ErrorReport::from(&Error::new(kind, subject, message)));
         let given_up = || failed("a.io/z:1", ErrorKind::Cancelled, "the run ended before", None);
         for (cause, aborted, last, left) in [
             (
                 failed("a.io/b:1", ErrorKind::NotFound, "not there", None),
-                ended(ErrorKind::NotFound, "a.io/b:1: stopped at the first failure: not there"),
+                ended(ErrorKind::NotFound, "a.io/b:1", "stopped at the first failure: not there"),
                 "error: a.io/b:1: stopped at the first failure: not there\n",
                 2,
             ),
             (
                 failed("a.io/b:1", ErrorKind::Storage, "d: disk full", None),
-                ended(ErrorKind::Storage, "d: disk full"),
+                ended(ErrorKind::Storage, "d", "disk full"),
                 "error: the run could not go on: d: disk full\n",
                 3,
             ),
-            (image("nginx", Status::Saved), ended(ErrorKind::Cancelled, "interrupted"), "", 2),
+            (image("nginx", Status::Saved), ended(ErrorKind::Cancelled, "", "interrupted"), "", 2),
         ] {
             let mut report = report(vec![given_up(), cause, given_up()]);
             report.aborted = aborted;

@@ -45,18 +45,6 @@ fn is_index(raw: &RawManifest) -> bool {
     matches!(raw.parse(), Ok(Manifest::Index(_)))
 }
 
-/// Why a manifest is not there now, and the status that refused it, where one did.
-struct NotTaken {
-    error: Error,
-    status: Option<StatusCode>,
-}
-
-impl From<Error> for NotTaken {
-    fn from(error: Error) -> Self {
-        Self { error, status: None }
-    }
-}
-
 /// Manifests of one image on their way to one repository.
 struct Put<'a> {
     pusher: &'a Pusher,
@@ -83,12 +71,12 @@ impl Put<'_> {
         if self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest)) {
             return Ok(());
         }
-        self.put(raw, &Target::Digest(raw.digest)).await.map_err(|not_taken| not_taken.error)
+        self.put(raw, &Target::Digest(raw.digest)).await
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
         let _turn = self.turn(raw).await;
-        let Err(NotTaken { error, status }) = self.put(raw, &Target::Tag(tag.clone())).await else {
+        let Err(error) = self.put(raw, &Target::Tag(tag.clone())).await else {
             return Ok(());
         };
         if error.kind().is_retryable() {
@@ -97,29 +85,24 @@ impl Put<'_> {
         // A tag that may not be moved, and need not be.
         match self.pusher.tag(self.repository, tag).await {
             Ok(Some(now)) if now == raw.digest => Ok(()),
-            Ok(Some(now)) if is_about_tags(status, &error) => Err(self.fixed(tag, now, &error)),
+            Ok(Some(now)) if is_immutable_tag(&error) => Err(self.immutable_tag(tag, now, error)),
             _ => Err(error),
         }
     }
 
-    fn fixed(&self, tag: &Tag, now: Digest, error: &Error) -> Error {
-        let message = format!(
-            "the tag {tag} names {now} there, and the registry lets it not be moved: {}",
-            error.message()
-        );
-        failure(ErrorKind::Unsupported, self.inner().subject(self.repository, tag), message)
-            .with_hint("push it under another tag, or have the registry's operator make this one mutable")
+    fn immutable_tag(&self, tag: &Tag, now: Digest, error: Error) -> Error {
+        error
+            .context(format!("the registry does not let the tag {tag} be moved from {now}"))
+            .with_kind(ErrorKind::Unsupported)
+            .with_hint("push under another tag, or ask the registry's operator to make this tag mutable")
     }
 
     /// Puts a manifest; more than once where the registry misses what it was just given. docker-registry writes its links in place, so
     /// one is empty for a moment whenever another pushes the same blob or manifest into the same repository.
-    async fn put(&self, raw: &RawManifest, target: &Target) -> Result<(), NotTaken> {
+    async fn put(&self, raw: &RawManifest, target: &Target) -> Result<()> {
         for _ in 0..MISSED {
             match self.put_once(raw, target).await {
-                Err(NotTaken { error, .. })
-                    if error.message().contains("BLOB_UNKNOWN")
-                        && lacking(raw, &self.image.manifests).is_none() =>
-                {
+                Err(error) if has_unknown_part(&error) && lacking(raw, &self.image.manifests).is_none() => {
                     tracing::debug!(%error, "putting it once more");
                     tokio::time::sleep(MISSED_FOR).await;
                 }
@@ -129,7 +112,7 @@ impl Put<'_> {
         self.put_once(raw, target).await
     }
 
-    async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<(), NotTaken> {
+    async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<()> {
         let subject = self.inner().subject(self.repository, target);
         let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
             let message = format!("its media type {:?} can't be told to a registry", raw.media_type);
@@ -143,58 +126,68 @@ impl Put<'_> {
         let status = answer.response.status();
         if !TAKEN.contains(&status) {
             let error = endpoint.refusal(&subject, self.repository, answer.response).await;
-            let error = self.sparse(raw, &error).unwrap_or(error);
-            return Err(NotTaken { error, status: Some(status) });
+            return Err(self.sparse(raw, error));
         }
         answer.permit.succeeded();
         if let Some(digest) = content_digest(answer.response.headers()).filter(|digest| *digest != raw.digest)
         {
             let message =
                 format!("the registry keeps it as {digest}, not as {}: it changed the bytes", raw.digest);
-            return Err(failure(ErrorKind::Corrupt, &subject, message).into());
+            return Err(failure(ErrorKind::Corrupt, &subject, message));
         }
         self.inner().known().revisions.insert((self.repository.clone(), raw.digest));
         Ok(())
     }
 
-    /// What to say where an index was refused that names more than is pushed.
-    fn sparse(&self, raw: &RawManifest, error: &Error) -> Option<Error> {
+    /// Explains `error` where an index was refused that names more than is pushed.
+    fn sparse(&self, raw: &RawManifest, error: Error) -> Error {
         if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) {
-            return None;
+            return error;
         }
-        let names = lacking(raw, &self.image.manifests)?.names;
+        let Some(missing) = lacking(raw, &self.image.manifests) else { return error };
+        let names = missing.names;
         let message = format!(
-            "the registry takes an index only whole, and this one would come without {names}: {}",
-            error.message()
+            "the registry accepts only complete indexes, and this one would be pushed without {names}"
         );
         let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or send the rest with it (--arch all), which has to be saved before (attestations with --attestations)";
-        Some(failure(ErrorKind::Unsupported, error.subject(), message).with_hint(hint))
+        error.context(message).with_kind(ErrorKind::Unsupported).with_hint(hint)
     }
 }
 
-/// Whether a refusal is for the tag's sake: by its status, or in the words that registries have for it.
-fn is_about_tags(status: Option<StatusCode>, error: &Error) -> bool {
-    let statuses = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::CONFLICT, StatusCode::PRECONDITION_FAILED];
-    let words = error.message().to_ascii_lowercase();
-    status.is_some_and(|status| statuses.contains(&status))
-        || ["immutable", "already exist", "overwrit", "protected"].iter().any(|word| words.contains(word))
+/// Whether the registry says that it misses a blob or manifest that the pushed manifest names.
+fn has_unknown_part(error: &Error) -> bool {
+    ["BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"].iter().any(|code| error.has_code(code))
+}
+
+/// Whether a tag was refused because it may not be moved. The specification has no code for this: registries answer with
+/// 405, 409 or 412, or with 400 and a code about tags (Amazon ECR: `TAG_INVALID`).
+fn is_immutable_tag(error: &Error) -> bool {
+    let codes = ["TAG_INVALID", "TAG_ALREADY_EXISTS", "TAG_IMMUTABLE", "IMMUTABLE_TAG"];
+    matches!(error.http_status(), Some(405 | 409 | 412)) || codes.iter().any(|code| error.has_code(code))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Detail, Phase, RegistryError};
 
     #[test]
-    fn a_digest_that_reads_like_a_status_is_none() {
-        for (status, message, expected) in [
-            (400, "blob sha256:409412405 is unknown", false),
-            (400, "status 400: the tag is immutable", true),
-            (405, "not allowed", true),
-            (409, "no", true),
-            (412, "no", true),
+    fn immutable_tag_is_known_by_status_and_code_alone() {
+        for (status, code, message, expected) in [
+            (400, "BLOB_UNKNOWN", "blob sha256:409412405 is unknown", false),
+            (400, "TAG_INVALID", "", true),
+            (400, "MANIFEST_INVALID", "the image already exists and is immutable", false),
+            (403, "DENIED", "quota exceeded for team/protected", false),
+            (405, "", "", true),
+            (409, "CONFLICT", "", true),
+            (412, "PRECONDITION", "", true),
         ] {
-            let error = failure(ErrorKind::Unsupported, "r.io/a:1", message.to_owned());
-            assert_eq!(is_about_tags(StatusCode::from_u16(status).ok(), &error), expected, "{message}");
+            let errors = vec![RegistryError { code: code.to_owned(), message: message.to_owned() }];
+            let url = "https://r.io/v2/team/protected/manifests/v1".to_owned();
+            let (phase, status) = (Phase::Headers, Some(status));
+            let detail = Detail::Http { url, phase, status, errors, web_page: false };
+            let error = Error::from_detail(ErrorKind::Unsupported, "r.io/team/protected:v1", detail);
+            assert_eq!(is_immutable_tag(&error), expected, "{error}");
         }
     }
 }

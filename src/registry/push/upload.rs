@@ -226,9 +226,10 @@ impl Upload {
                 let error = endpoint.refusal(subject, repository, answer.response).await;
                 // One that is refused for good is not gone on with.
                 self.lost = !error.kind().is_retryable();
-                Err(match error.message().contains("DIGEST_INVALID") {
-                    true => failure(ErrorKind::Corrupt, subject, error.message()),
-                    false => error,
+                Err(if error.has_code("DIGEST_INVALID") {
+                    error.with_kind(ErrorKind::Corrupt)
+                } else {
+                    error
                 })
             }
         }

@@ -118,7 +118,7 @@ async fn a_server_that_stays_silent_is_named() {
     scene.save.copy.retry.retries = 2;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Stall(100_000));
-    scene.fails("app", ErrorKind::Unavailable, "fell silent (tried 3 times)").await;
+    scene.fails("app", ErrorKind::Unavailable, "sent no data before the timeout (after 3 attempts)").await;
     scene.then_completes("app").await;
 }
 
@@ -137,7 +137,14 @@ async fn a_registry_that_says_nothing_at_all_is_not_waited_for_by_one_image_afte
     let report = scene.run_at(&registry, &names).await;
     for image in &report.images {
         assert_eq!(image.status, Status::Failed);
-        assert!(image.error.as_ref().unwrap().message.contains("fell silent (tried 3 times)"));
+        assert!(
+            image
+                .error
+                .as_ref()
+                .unwrap()
+                .message
+                .contains("sent no data before the timeout (after 3 attempts)")
+        );
     }
     let asked = scene.server.count("", "");
     assert!(asked <= 40, "each of 40 images asked for itself: {asked} requests");
@@ -277,7 +284,7 @@ fn document(scene: &Scene, name: &str, layers: &serde_json::Value, config: &Desc
 async fn a_layer_of_a_petabyte_ends_neither_the_run_nor_the_disk() {
     // What no disk has room for, and what no content has.
     for (size, kind, words) in [
-        (1_u64 << 44, ErrorKind::Corrupt, "the manifest says"),
+        (1_u64 << 44, ErrorKind::Corrupt, "differs from its descriptor"),
         (1 << 50, ErrorKind::Corrupt, "no content has more"),
         (u64::MAX, ErrorKind::Corrupt, "no content has more"),
     ] {

@@ -292,11 +292,11 @@ fn no_permission_is_told_with_the_path() {
         })
     };
     let ran = nobody(&disk.dir);
-    ran.assert_stopped("Permission denied", "may write there");
+    ran.assert_stopped("Permission denied", "with write permission");
     assert!(ran.err.contains(disk.dir.to_str().unwrap()), "{}", ran.err);
     let missing = disk.dir.join("deep/er");
     let ran = nobody(&missing);
-    ran.assert_stopped("Permission denied", "may write there");
+    ran.assert_stopped("Permission denied", "with write permission");
     assert!(ran.err.contains(missing.to_str().unwrap()), "{}", ran.err);
     std::fs::set_permissions(&disk.dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     disk.completes();
@@ -305,7 +305,7 @@ fn no_permission_is_told_with_the_path() {
     std::fs::remove_dir_all(part.join("team/app0")).unwrap();
     let ran = nobody(&disk.dir);
     if rustix::process::geteuid().is_root() {
-        ran.assert_stopped("Permission denied", "may write there");
+        ran.assert_stopped("Permission denied", "with write permission");
     }
     disk.completes();
 }
@@ -348,7 +348,7 @@ fn a_file_where_a_directory_is_needed_is_told_with_its_path() {
         let file = if way.is_empty() { disk.dir.clone() } else { file };
         std::fs::write(&file, "in the way").unwrap();
         let ran = disk.run();
-        ran.assert_stopped("cannot", "a file stands where a directory is needed");
+        ran.assert_stopped("cannot", "a file exists where a directory is needed");
         assert!(ran.err.contains(disk.dir.to_str().unwrap()), "{way}: {}", ran.err);
         assert_eq!(std::fs::read(&file).unwrap(), b"in the way", "{way}");
         std::fs::remove_file(&file).unwrap();

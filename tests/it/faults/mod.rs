@@ -13,9 +13,9 @@ mod parts;
 use crate::support::fault::{FaultServer, Image};
 use crate::support::images::noise;
 use bytes::Bytes;
+use saver::error::ErrorReport;
 use saver::oci::{Descriptor, Registry, Tag};
 use saver::store::Store;
-use saver::transfer::Failure;
 use saver::verify::{VerifyOptions, verify};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use std::path::Path;
@@ -92,7 +92,7 @@ impl Scene {
     }
 
     /// `name` fails for this reason, in a run whose other image is saved.
-    async fn fails(&self, name: &str, kind: ErrorKind, words: &str) -> Failure {
+    async fn fails(&self, name: &str, kind: ErrorKind, words: &str) -> ErrorReport {
         let report = self.run_at(&self.server.registry(), &[name, "good"]).await;
         assert_eq!(report.images[0].status, Status::Failed, "{name} was saved");
         assert_ne!(report.images[1].status, Status::Failed, "{:?}", report.images[1].error);

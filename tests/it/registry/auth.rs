@@ -199,7 +199,7 @@ async fn a_token_server_that_is_down_is_named() {
     tokio::task::yield_now().await;
     server.require_tokens(TokenAuth { realm: Some(realm.clone()), ..TokenAuth::default() });
     let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     assert!(error.to_string().contains(&realm), "{error}");
 }
 

@@ -125,7 +125,7 @@ async fn the_origin_s_error_is_the_one_that_counts() {
     // The mirror is left out the second time: why is said still.
     let again = pair.session.resolve(&repository(), &tag()).await.unwrap_err();
     for error in [error, again] {
-        let told = format!("before that, the mirror {}: {}", pair.mirror.registry(), pair.mirror.url());
+        let told = format!("before that, mirror {}: {}", pair.mirror.registry(), pair.mirror.url());
         assert!(error.to_string().contains(&told), "{error}");
         assert!(error.to_string().contains("500"), "{error}");
     }

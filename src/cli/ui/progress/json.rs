@@ -3,8 +3,9 @@
 use crate::cli::ui::failures;
 use crate::cli::ui::output;
 use crate::cli::ui::wording::Words;
+use crate::error::ErrorReport;
 use crate::oci::Digest;
-use crate::transfer::{ArchiveStep, Event, Failure, ImagePlan, Plan, Report, Status};
+use crate::transfer::{ArchiveStep, Event, ImagePlan, Plan, Report, Status};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -60,7 +61,7 @@ struct RunFinished<'a> {
     seconds: f64,
     /// Why the run ended before its images did, as in the report.
     #[serde(skip_serializing_if = "Option::is_none")]
-    aborted: Option<&'a Failure>,
+    aborted: Option<&'a ErrorReport>,
 }
 
 /// What would become of an image.

@@ -229,7 +229,7 @@ fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> 
         Status::Unchanged => format!("{place} {} {name}", paint.dim("unchanged")),
         Status::Skipped => format!("{place} {} {name}  {}", paint.yellow("skipped  "), clean(why())),
         _ => {
-            let (what, _) = failures::told(&image.reference, why());
+            let what = image.error.as_ref().map_or_else(|| why().into(), |error| failures::told(error).0);
             format!("{place} {} {name}  {}", paint.red("failed   "), clean(&what))
         }
     }
