@@ -1,71 +1,67 @@
-//! YAML with the line of every value, for readers that must tell where something stands. Pure.
+//! The YAML front end: documents as trees in which every value knows its file and line. Pure.
 //!
-//! A thin tree over the events of serde-saphyr's parser: aliases share their node, merge keys (`<<`) are
-//! followed, and what an alias unfolds to is counted as often as it is named, so that every walk over a tree
-//! is bounded. JSON is YAML too.
+//! A thin tree over the events of serde-saphyr's parser. Aliases share their node, merge keys (`<<`) are resolved, and
+//! what an alias expands to counts each time it is used, so that every walk over a tree is bounded. JSON is YAML too.
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-/// The most nodes that one document may unfold to.
+/// Maximum number of nodes of one document, with aliases expanded.
 pub const MAX_NODES: usize = 2_000_000;
-/// The most bytes of text that the aliases of all documents may stand for.
+/// Maximum number of bytes that the aliases of all documents may expand to.
 pub const MAX_ALIASED: usize = 128 << 20;
-/// The deepest nesting that is read.
+/// Maximum nesting depth.
 pub const MAX_DEPTH: usize = 200;
 
-/// A value and where it stands.
+/// A value with its place in a file.
 #[derive(Clone, Debug)]
-pub struct Node {
-    /// The line, counted from 1.
+pub struct YamlNode {
+    /// The file, as the caller named it.
+    pub file: Arc<str>,
+    /// The line in the file, counted from 1.
     pub line: u64,
-    /// What stands there.
-    pub value: Value,
+    /// The value.
+    pub value: YamlValue,
     size: usize,
     bytes: usize,
-    order: Order,
+    index: KeyIndex,
 }
 
-/// Mappings of up to so many pairs are searched one by one.
-const FEW: usize = 32;
+/// Mappings of up to this many pairs are searched linearly.
+const LINEAR_SEARCH_MAX: usize = 32;
 
-/// The order of a large mapping's keys, made when one is first asked for: whoever asks for each of them, as a scan does, would
-/// otherwise be busy for the square of their number.
+/// The sorted keys of a large mapping, built by the first lookup: a scan looks up every key of a mapping, which would
+/// otherwise take quadratic time.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Order(OnceLock<Box<[u32]>>);
+struct KeyIndex(OnceLock<Box<[u32]>>);
 
-impl Order {
-    /// The first place of `wanted` among so many keys, `key` of each place. They must always be the same.
-    pub(crate) fn find<'a>(
-        &self,
-        count: usize,
-        key: impl Fn(usize) -> &'a str,
-        wanted: &str,
-    ) -> Option<usize> {
-        let Some(last) = u32::try_from(count).ok().filter(|_| count > FEW) else {
-            return (0..count).find(|place| key(*place) == wanted);
+impl KeyIndex {
+    /// The position of the first pair whose key is `wanted`.
+    fn find(&self, pairs: &[(MappingKey, Arc<YamlNode>)], wanted: &str) -> Option<usize> {
+        let Some(count) = u32::try_from(pairs.len()).ok().filter(|_| pairs.len() > LINEAR_SEARCH_MAX) else {
+            return pairs.iter().position(|(key, _)| key.text == wanted);
         };
-        let of = |place: &u32| key(*place as usize);
+        let key_at = |position: &u32| pairs[*position as usize].0.text.as_str();
         let sorted = self.0.get_or_init(|| {
-            let mut places: Vec<u32> = (0..last).collect();
-            places.sort_by(|one, other| of(one).cmp(of(other)));
-            places.into()
+            let mut positions: Vec<u32> = (0..count).collect();
+            positions.sort_by(|one, other| key_at(one).cmp(key_at(other)));
+            positions.into()
         });
-        let at = sorted.partition_point(|place| of(place) < wanted);
-        sorted.get(at).filter(|place| of(place) == wanted).map(|place| *place as usize)
+        let start = sorted.partition_point(|position| key_at(position) < wanted);
+        sorted.get(start).filter(|position| key_at(position) == wanted).map(|position| *position as usize)
     }
 }
 
-/// What a node holds.
+/// The value of a node.
 #[derive(Clone, Debug)]
-pub enum Value {
-    /// Text; numbers, booleans and null too, as they are written.
+pub enum YamlValue {
+    /// Text. Numbers, booleans and null keep their spelling.
     Scalar(Scalar),
     /// A sequence.
-    Sequence(Vec<Arc<Node>>),
+    Sequence(Vec<Arc<YamlNode>>),
     /// A mapping, in the order written.
-    Mapping(Vec<(Key, Arc<Node>)>),
+    Mapping(Vec<(MappingKey, Arc<YamlNode>)>),
 }
 
 /// A scalar's text.
@@ -73,16 +69,16 @@ pub enum Value {
 pub struct Scalar {
     /// The text after escapes and folding.
     pub text: String,
-    /// Whether it is written plainly, so that `~` and `null` mean nothing.
+    /// Whether the scalar is unquoted, so that `~` and `null` are null.
     pub plain: bool,
-    /// The first line of a literal block's content: its lines are lines of the file.
+    /// The first line of a literal block's content, whose lines are lines of the file.
     pub content_line: Option<u64>,
 }
 
 /// A mapping's key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The text; empty where the key is a collection, as an unquoted `{{ template }}` makes one.
+pub struct MappingKey {
+    /// The text; empty if the key is a collection, which is how YAML reads an unquoted `{{ template }}`.
     pub text: String,
     /// Its line.
     pub line: u64,
@@ -90,41 +86,40 @@ pub struct Key {
     pub complex: bool,
 }
 
-impl Node {
-    /// The text of a scalar that says something.
+impl YamlNode {
+    /// The text of a scalar that is not null.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match &self.value {
-            Value::Scalar(scalar) if scalar.is_null() => None,
-            Value::Scalar(scalar) => Some(&scalar.text),
+            YamlValue::Scalar(scalar) if scalar.is_null() => None,
+            YamlValue::Scalar(scalar) => Some(&scalar.text),
             _ => None,
         }
     }
 
     /// The pairs of a mapping.
     #[must_use]
-    pub fn pairs(&self) -> &[(Key, Arc<Node>)] {
+    pub fn pairs(&self) -> &[(MappingKey, Arc<YamlNode>)] {
         match &self.value {
-            Value::Mapping(pairs) => pairs,
+            YamlValue::Mapping(pairs) => pairs,
             _ => &[],
         }
     }
 
     /// The items of a sequence.
     #[must_use]
-    pub fn items(&self) -> &[Arc<Node>] {
+    pub fn items(&self) -> &[Arc<YamlNode>] {
         match &self.value {
-            Value::Sequence(items) => items,
+            YamlValue::Sequence(items) => items,
             _ => &[],
         }
     }
 
     /// The value of a mapping's key.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Node> {
-        let pairs = self.pairs();
-        let place = self.order.find(pairs.len(), |place| &pairs[place].0.text, key)?;
-        Some(&*pairs[place].1).filter(|_| !pairs[place].0.complex)
+    pub fn get(&self, key: &str) -> Option<&YamlNode> {
+        let (found, node) = &self.pairs()[self.index.find(self.pairs(), key)?];
+        (!found.complex).then_some(&**node)
     }
 
     /// The text of a mapping's key.
@@ -133,22 +128,38 @@ impl Node {
         self.get(key).and_then(Self::text)
     }
 
-    /// How many nodes it unfolds to, itself included.
+    /// The number of nodes with aliases expanded, including this one.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Whether it is a mapping.
+    /// The first key that occurs twice in this mapping, if any.
     #[must_use]
-    pub fn is_mapping(&self) -> bool {
-        matches!(self.value, Value::Mapping(_))
+    pub fn duplicate_key(&self) -> Option<&MappingKey> {
+        let mut seen = HashSet::new();
+        self.pairs().iter().map(|(key, _)| key).find(|key| !seen.insert(&key.text))
     }
 
-    /// Whether it holds nothing: an empty or null scalar.
+    /// A mapping of `pairs` in the place of this node.
+    #[must_use]
+    pub fn with_pairs(&self, pairs: Vec<(MappingKey, Arc<YamlNode>)>) -> Self {
+        let size = pairs.iter().fold(1, |sum: usize, (_, node)| sum.saturating_add(node.size));
+        let bytes = pairs.iter().fold(0, |sum: usize, (_, node)| sum.saturating_add(node.bytes));
+        let value = YamlValue::Mapping(pairs);
+        Self { file: self.file.clone(), line: self.line, value, size, bytes, index: KeyIndex::default() }
+    }
+
+    /// Whether this is a mapping.
+    #[must_use]
+    pub fn is_mapping(&self) -> bool {
+        matches!(self.value, YamlValue::Mapping(_))
+    }
+
+    /// Whether this is an empty or null scalar.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar(scalar) if scalar.is_null())
+        matches!(&self.value, YamlValue::Scalar(scalar) if scalar.is_null())
     }
 }
 
@@ -158,143 +169,189 @@ impl Scalar {
     }
 }
 
-/// What was read.
+/// The documents of a text.
 #[derive(Debug, Default)]
-pub struct Documents {
+pub struct ParsedYaml {
     /// The documents, in order.
-    pub documents: Vec<Arc<Node>>,
-    /// Where and why reading ended early, if it did.
-    pub broken: Option<Broken>,
+    pub documents: Vec<Arc<YamlNode>>,
+    /// The error that ended parsing early, if any.
+    pub error: Option<SyntaxError>,
 }
 
-/// Why a text is no YAML.
+/// Why a text is not valid YAML.
 #[derive(Debug)]
-pub struct Broken {
-    /// The line where reading ended.
+pub struct SyntaxError {
+    /// The line where parsing ended.
     pub line: u64,
-    /// The line where the document that is broken starts: all before it was read.
+    /// The line where the invalid document starts: everything before it was parsed.
     pub start: u64,
-    /// Why; it quotes nothing of the text.
+    /// The reason. It never quotes the text, which may hold passwords.
     pub message: String,
 }
 
-/// Reads all documents of a text, up to the first that is broken.
+/// How the lines of a text relate to the lines of its file.
+#[derive(Clone, Copy, Debug)]
+pub enum LineMap {
+    /// The text starts this many lines after the start of the file.
+    Offset(u64),
+    /// The text is written on one line of the file.
+    Fixed(u64),
+}
+
+impl LineMap {
+    /// The line of the file for a line of the text.
+    #[must_use]
+    pub fn line(self, line: u64) -> u64 {
+        match self {
+            Self::Offset(offset) => line.saturating_add(offset),
+            Self::Fixed(line) => line,
+        }
+    }
+}
+
+/// Parses all documents of a file, up to the first that is invalid.
 #[must_use]
-pub fn read(text: &str) -> Documents {
+pub fn parse(file: &Arc<str>, text: &str) -> ParsedYaml {
+    parse_at(file, text, LineMap::Offset(0))
+}
+
+/// As [`parse`], for a text that is a part of its file.
+#[must_use]
+pub fn parse_at(file: &Arc<str>, text: &str, lines: LineMap) -> ParsedYaml {
     let mut options = serde_saphyr::granit_parser::options! {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
     options.set_emit_comments(false);
-    let mut builder = Builder::default();
+    let mut builder = TreeBuilder::new(file.clone(), lines);
     for event in Parser::new_from_str_with_options(text, options) {
-        let taken = match event {
-            Ok((event, span)) => builder.take(event, &span).map_err(|why| (line(&span), why.to_owned())),
+        let added = match event {
+            Ok((event, span)) => builder.add_event(event, &span).map_err(|why| (line(&span), why.to_owned())),
             Err(error) => Err((error.marker().line() as u64, error.info())),
         };
-        if let Err((line, message)) = taken {
-            let broken = Broken { line, start: builder.start.max(1), message };
-            return Documents { documents: builder.documents, broken: Some(broken) };
+        if let Err((line, message)) = added {
+            let start = builder.document_start.max(1);
+            let error = SyntaxError { line: lines.line(line), start: lines.line(start), message };
+            return ParsedYaml { documents: builder.documents, error: Some(error) };
         }
     }
-    Documents { documents: builder.documents, broken: None }
+    ParsedYaml { documents: builder.documents, error: None }
 }
 
 fn line(span: &Span) -> u64 {
     span.start.line() as u64
 }
 
-/// A collection that is not closed yet.
-struct Open {
+/// A collection whose end has not been seen yet.
+struct OpenCollection {
     line: u64,
     anchor: usize,
     size: usize,
     bytes: usize,
-    content: Content,
+    items: OpenItems,
 }
 
-enum Content {
-    Sequence(Vec<Arc<Node>>),
-    Mapping { pairs: Vec<(Key, Arc<Node>)>, key: Option<Key> },
+enum OpenItems {
+    Sequence(Vec<Arc<YamlNode>>),
+    Mapping { pairs: Vec<(MappingKey, Arc<YamlNode>)>, key: Option<MappingKey> },
 }
 
-#[derive(Default)]
-struct Builder {
-    documents: Vec<Arc<Node>>,
-    open: Vec<Open>,
-    anchors: HashMap<usize, Arc<Node>>,
-    start: u64,
-    aliased: usize,
+struct TreeBuilder {
+    file: Arc<str>,
+    lines: LineMap,
+    documents: Vec<Arc<YamlNode>>,
+    open: Vec<OpenCollection>,
+    anchors: HashMap<usize, Arc<YamlNode>>,
+    /// The line of the text where the current document starts.
+    document_start: u64,
+    aliased_bytes: usize,
 }
 
-impl Builder {
-    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), &'static str> {
+impl TreeBuilder {
+    fn new(file: Arc<str>, lines: LineMap) -> Self {
+        Self {
+            file,
+            lines,
+            documents: Vec::new(),
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            document_start: 0,
+            aliased_bytes: 0,
+        }
+    }
+
+    fn add_event(&mut self, event: Event<'_>, span: &Span) -> Result<(), &'static str> {
         let line = line(span);
         match event {
             Event::DocumentStart(..) => {
-                self.start = line;
+                self.document_start = line;
                 self.anchors.clear();
             }
             Event::Scalar(text, style, anchor, _) => {
-                // The span of a block starts at its first line with text; blank lines before it are content. One that has
-                // no text at all may seem to start before the file does.
+                // The span of a block starts at its first line with text, but the blank lines before that are content. A
+                // block without any text may seem to start before the file does.
                 let blank = text.bytes().take_while(|byte| *byte == b'\n').count() as u64;
-                let content_line = (style == ScalarStyle::Literal).then(|| line.saturating_sub(blank).max(1));
+                let content_line = (style == ScalarStyle::Literal)
+                    .then(|| self.lines.line(line.saturating_sub(blank).max(1)));
                 let plain = style == ScalarStyle::Plain;
                 let scalar = Scalar { text: text.into_owned(), plain, content_line };
                 let bytes = scalar.text.len();
-                return self.add(
-                    Node { line, value: Value::Scalar(scalar), size: 1, bytes, order: Order::default() },
-                    anchor,
-                );
+                let node = self.node(line, YamlValue::Scalar(scalar), 1, bytes);
+                return self.add_node(node, anchor);
             }
-            Event::SequenceStart(_, anchor, _) => self.open(line, anchor, Content::Sequence(Vec::new()))?,
+            Event::SequenceStart(_, anchor, _) => self.open(line, anchor, OpenItems::Sequence(Vec::new()))?,
             Event::MappingStart(_, anchor, _) => {
-                self.open(line, anchor, Content::Mapping { pairs: Vec::new(), key: None })?;
+                self.open(line, anchor, OpenItems::Mapping { pairs: Vec::new(), key: None })?;
             }
             Event::SequenceEnd | Event::MappingEnd => return self.close(),
             Event::Alias(id) => {
-                let node = self.anchors.get(&id).cloned().ok_or("an alias stands within its own anchor")?;
-                // Every walk reads the text as often as it is named.
-                self.aliased = self.aliased.saturating_add(node.bytes);
-                if self.aliased > MAX_ALIASED {
-                    return Err("it is too large: its aliases unfold to more text than is read");
+                let node =
+                    self.anchors.get(&id).cloned().ok_or("an alias refers to the value that contains it")?;
+                // Every walk reads the text once per alias.
+                self.aliased_bytes = self.aliased_bytes.saturating_add(node.bytes);
+                if self.aliased_bytes > MAX_ALIASED {
+                    return Err("the aliases expand to too much text");
                 }
-                return self.place(node);
+                return self.attach(node);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn open(&mut self, line: u64, anchor: usize, content: Content) -> Result<(), &'static str> {
+    fn node(&self, line: u64, value: YamlValue, size: usize, bytes: usize) -> YamlNode {
+        let line = self.lines.line(line);
+        YamlNode { file: self.file.clone(), line, value, size, bytes, index: KeyIndex::default() }
+    }
+
+    fn open(&mut self, line: u64, anchor: usize, items: OpenItems) -> Result<(), &'static str> {
         if self.open.len() >= MAX_DEPTH {
-            return Err("it is nested deeper than is read");
+            return Err("the values are nested too deeply");
         }
-        self.open.push(Open { line, anchor, size: 1, bytes: 0, content });
+        self.open.push(OpenCollection { line, anchor, size: 1, bytes: 0, items });
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), &'static str> {
         let Some(open) = self.open.pop() else { return Ok(()) };
-        let value = match open.content {
-            Content::Sequence(items) => Value::Sequence(items),
-            Content::Mapping { pairs, .. } => Value::Mapping(merged(pairs)),
+        let value = match open.items {
+            OpenItems::Sequence(items) => YamlValue::Sequence(items),
+            OpenItems::Mapping { pairs, .. } => YamlValue::Mapping(resolve_merge_keys(pairs)),
         };
-        let Open { line, size, bytes, anchor, .. } = open;
-        self.add(Node { line, value, size, bytes, order: Order::default() }, anchor)
+        let node = self.node(open.line, value, open.size, open.bytes);
+        self.add_node(node, open.anchor)
     }
 
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), &'static str> {
+    fn add_node(&mut self, node: YamlNode, anchor: usize) -> Result<(), &'static str> {
         let node = Arc::new(node);
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
-        self.place(node)
+        self.attach(node)
     }
 
-    /// Puts a whole node into what is open around it.
-    fn place(&mut self, node: Arc<Node>) -> Result<(), &'static str> {
+    /// Adds a complete node to the innermost open collection.
+    fn attach(&mut self, node: Arc<YamlNode>) -> Result<(), &'static str> {
         let Some(open) = self.open.last_mut() else {
             self.documents.push(node);
             return Ok(());
@@ -302,11 +359,11 @@ impl Builder {
         open.size = open.size.saturating_add(node.size);
         open.bytes = open.bytes.saturating_add(node.bytes);
         if open.size > MAX_NODES {
-            return Err("it holds, or its aliases unfold to, more values than are read");
+            return Err("the document holds too many values, or its aliases expand to too many");
         }
-        match &mut open.content {
-            Content::Sequence(items) => items.push(node),
-            Content::Mapping { pairs, key } => match key.take() {
+        match &mut open.items {
+            OpenItems::Sequence(items) => items.push(node),
+            OpenItems::Mapping { pairs, key } => match key.take() {
                 Some(key) => pairs.push((key, node)),
                 None => *key = Some(as_key(&node)),
             },
@@ -315,20 +372,22 @@ impl Builder {
     }
 }
 
-fn as_key(node: &Node) -> Key {
+fn as_key(node: &YamlNode) -> MappingKey {
     match &node.value {
-        Value::Scalar(scalar) => Key { text: scalar.text.clone(), line: node.line, complex: false },
-        _ => Key { text: String::new(), line: node.line, complex: true },
+        YamlValue::Scalar(scalar) => {
+            MappingKey { text: scalar.text.clone(), line: node.line, complex: false }
+        }
+        _ => MappingKey { text: String::new(), line: node.line, complex: true },
     }
 }
 
-/// The pairs with those of merge keys put in, where the mapping has none of its own.
-fn merged(pairs: Vec<(Key, Arc<Node>)>) -> Vec<(Key, Arc<Node>)> {
+/// Replaces merge keys by the pairs that they bring in; the keys of the mapping itself take precedence.
+fn resolve_merge_keys(pairs: Vec<(MappingKey, Arc<YamlNode>)>) -> Vec<(MappingKey, Arc<YamlNode>)> {
     if !pairs.iter().any(|(key, _)| key.text == "<<") {
         return pairs;
     }
     let (merges, mut own): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| key.text == "<<");
-    let mut named: std::collections::HashSet<String> = own.iter().map(|(key, _)| key.text.clone()).collect();
+    let mut named: HashSet<String> = own.iter().map(|(key, _)| key.text.clone()).collect();
     for (_, merge) in merges {
         let sources = if merge.is_mapping() { vec![merge.clone()] } else { merge.items().to_vec() };
         for (key, node) in sources.iter().flat_map(|source| source.pairs()) {
@@ -344,16 +403,20 @@ fn merged(pairs: Vec<(Key, Arc<Node>)>) -> Vec<(Key, Arc<Node>)> {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> ParsedYaml {
+        parse(&"f".into(), text)
+    }
+
     #[test]
-    fn every_value_knows_its_line() {
+    fn values_have_their_lines() {
         let text = "a: 1\nb:\n  - x\n  - |\n    one\n    two\n  - >-\n    folded\n    text\nc: {d: ~, e: \"\"}\n---\n- {{ .x }}\n";
         let read = read(text);
-        assert!(read.broken.is_none(), "{:?}", read.broken);
+        assert!(read.error.is_none(), "{:?}", read.error);
         let first = &read.documents[0];
         assert_eq!(first.text_of("a"), Some("1"));
         let b = first.get("b").unwrap();
         assert_eq!(b.items().iter().map(|item| item.line).collect::<Vec<_>>()[0], 3);
-        let Value::Scalar(block) = &b.items()[1].value else { panic!() };
+        let YamlValue::Scalar(block) = &b.items()[1].value else { panic!() };
         assert_eq!((block.text.as_str(), block.content_line), ("one\ntwo\n", Some(5)));
         assert_eq!(b.items()[2].text(), Some("folded text"));
         let c = first.get("c").unwrap();
@@ -363,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_blank_lines_starts_in_the_file() {
+    fn blank_block_starts_inside_the_file() {
         for text in ["d: |+\n\n\n\n\n", "- |+\n\n\n", "|+\n\n", "a: 1\nd: |+\n\n\n\n\n\n\n"] {
             let read = read(text);
             let mut open = vec![read.documents[0].clone()];
@@ -372,7 +435,7 @@ mod tests {
                 open.extend(
                     node.pairs().iter().map(|(_, node)| node.clone()).chain(node.items().iter().cloned()),
                 );
-                if let Value::Scalar(Scalar { content_line: Some(line), .. }) = node.value {
+                if let YamlValue::Scalar(Scalar { content_line: Some(line), .. }) = node.value {
                     assert!((1..=text.lines().count() as u64).contains(&line), "{text:?}: {line}");
                     blocks += 1;
                 }
@@ -382,20 +445,31 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_equal_keys_is_found_among_few_and_many() {
-        for count in [3, FEW, FEW + 1, 5000] {
+    fn first_of_equal_keys_is_found_in_mappings_of_any_size() {
+        for count in [3, LINEAR_SEARCH_MAX, LINEAR_SEARCH_MAX + 1, 5000] {
             let keys: Vec<String> =
                 (0..count).map(|number| format!("k{}", number % (count / 2 + 1))).collect();
-            let order = Order::default();
+            let text: String = keys
+                .iter()
+                .enumerate()
+                .map(|(line, key)| {
+                    format!(
+                        "{key}: {line}
+"
+                    )
+                })
+                .collect();
+            let read = read(&text);
+            let mapping = &read.documents[0];
             for wanted in keys.iter().map(String::as_str).chain(["", "k", "zz"]) {
-                let found = order.find(count, |place| &keys[place], wanted);
-                assert_eq!(found, keys.iter().position(|key| key == wanted), "{wanted} among {count}");
+                let expected = keys.iter().position(|key| key == wanted).map(|position| position.to_string());
+                assert_eq!(mapping.text_of(wanted), expected.as_deref(), "{wanted} among {count}");
             }
         }
     }
 
     #[test]
-    fn blocks_start_where_their_text_does() {
+    fn block_content_line_is_its_first_line() {
         for (text, expected) in [
             ("a: |\n  one\nb: 1\n", 2),
             ("a: |\n\n  one\n  two\n\n\nb: 1\n", 2),
@@ -405,7 +479,7 @@ mod tests {
         ] {
             let read = read(text);
             let a = read.documents[0].get("a").unwrap();
-            let Value::Scalar(block) = &a.value else { panic!() };
+            let YamlValue::Scalar(block) = &a.value else { panic!() };
             let skipped = block.text.chars().take_while(|c| *c == '\n').count() as u64;
             let at = text.lines().position(|line| line.trim() == "one").unwrap() as u64 + 1;
             assert_eq!(block.content_line, Some(expected), "{text:?}");
@@ -414,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_and_merge_keys_are_followed() {
+    fn aliases_and_merge_keys_are_resolved() {
         let text = "x: &x\n  image: a\n  tag: 1\ny:\n  <<: *x\n  tag: 2\nz: *x\n";
         let read = read(text);
         let y = read.documents[0].get("y").unwrap();
@@ -424,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_or_a_bomb_ends_reading() {
+    fn invalid_or_exploding_documents_end_parsing() {
         let mut bomb = String::from("- &a0 [x, x]\n");
         for level in 1..40 {
             bomb.push_str(&format!("- &a{level} [*a{0}, *a{0}, *a{0}, *a{0}]\n", level - 1));
@@ -453,10 +527,10 @@ mod tests {
         ] {
             let read = read(text);
             assert_eq!(read.documents.len(), documents);
-            let broken = read.broken.unwrap();
+            let error = read.error.unwrap();
             assert!(
-                !broken.message.is_empty()
-                    && broken.start as usize == 2 * documents + usize::from(documents == 0)
+                !error.message.is_empty()
+                    && error.start as usize == 2 * documents + usize::from(documents == 0)
             );
         }
     }

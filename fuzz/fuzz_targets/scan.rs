@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     let list = Review::of(&found).to_list();
     let parsed = saver::list::parse("printed", list.as_bytes());
     assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
-    let key = |entry: &saver::list::Entry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
+    let key = |entry: &saver::list::ListEntry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
     let printed: BTreeSet<_> = parsed.entries.iter().map(key).collect();
     let sure: BTreeSet<_> = found.entries.iter().map(key).collect();
     assert_eq!(printed, sure);

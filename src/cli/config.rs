@@ -4,15 +4,13 @@
 //! every flag of every command, present and future, and no code names one of them.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::yaml::{self, YamlNode};
 use clap::error::ErrorKind as ClapError;
 use clap::{Arg, ArgAction, Command};
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the process was started in: read once, at the top, and passed down.
 #[derive(Clone, Debug, Default)]
@@ -257,25 +255,30 @@ fn check(command: &Command, long: &str, values: &[String], action: &ArgAction, f
 
 /// Reads the configuration file's text.
 fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: 8, max_documents: 1, max_nodes: 100_000, max_aliases: 100 },
-        leading_zero_numbers_as_strings: true,
-        underscored_numbers_as_strings: true,
-        with_snippet: false,
-    };
-    let file = path.display();
-    let parsed: Option<Mapping> = serde_saphyr::from_slice_with_options(text, options).map_err(|error| {
-        let line = error.location().map(|location| format!(":{}", location.line())).unwrap_or_default();
-        let told = error.without_snippet().to_string();
-        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-        refuse(&format!("{file}{line}"), told)
-            .with_hint("the configuration is a YAML mapping of long flag names to values")
-    })?;
+    const SHAPE: &str = "the configuration is a YAML mapping of long flag names to values";
+    let file: Arc<str> = path.display().to_string().into();
+    let refuse_at = |line: u64, why: String| refuse(&format!("{file}:{line}"), why).with_hint(SHAPE);
+    let Ok(text) = std::str::from_utf8(text) else { return Err(refuse(&file, "the file is not UTF-8 text")) };
+    let parsed = yaml::parse(&file, text.trim_start_matches('\u{feff}'));
+    if let Some(error) = parsed.error {
+        return Err(refuse_at(error.line, format!("invalid YAML: {}", error.message)));
+    }
+    let mut documents = parsed.documents.iter().filter(|document| !document.is_null());
+    let Some(document) = documents.next() else { return Ok(Vec::new()) };
+    if let Some(second) = documents.next() {
+        return Err(refuse_at(second.line, "the file holds more than one YAML document".to_owned()));
+    }
+    if !document.is_mapping() {
+        return Err(refuse_at(document.line, "not a mapping".to_owned()));
+    }
+    if let Some(key) = document.duplicate_key() {
+        return Err(refuse_at(key.line, format!("the key {:?} is written twice", key.text)));
+    }
     let known = longs(command);
     let mut settings = Vec::new();
-    for (key, value) in parsed.map(|mapping| mapping.0).unwrap_or_default() {
-        let from = format!("{file}:{}: {}", key.referenced.line(), key.value);
-        let long = key.value;
+    for (key, node) in document.pairs() {
+        let from = format!("{file}:{}: {}", key.line, key.text);
+        let long = key.text.clone();
         if ["config", "help", "version"].contains(&long.as_str()) {
             return Err(refuse(&from, "this can't be set in the configuration"));
         }
@@ -286,9 +289,40 @@ fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
                 None => error.with_hint("keys are the long flag names of saver --help, without the dashes"),
             });
         }
+        let value = value_of(node).map_err(|why| refuse(&from, why))?;
         settings.push(Setting { long, value, from });
     }
     Ok(settings)
+}
+
+/// The value of a setting: a text, a sequence of texts, or a mapping to either.
+fn value_of(node: &YamlNode) -> Result<Value, String> {
+    let texts = |node: &YamlNode| -> Option<Vec<String>> {
+        node.items().iter().map(|item| item.text().map(str::to_owned)).collect()
+    };
+    if node.is_null() {
+        return Ok(Value::Null);
+    }
+    if let Some(text) = node.text() {
+        return Ok(Value::One(text.to_owned()));
+    }
+    if !node.is_mapping() {
+        return texts(node)
+            .map(Value::Many)
+            .ok_or_else(|| "the sequence holds something other than text".to_owned());
+    }
+    let pair = |key: &str, node: &YamlNode| {
+        let value = node
+            .text()
+            .map(str::to_owned)
+            .or_else(|| texts(node).filter(|texts| !texts.is_empty()).map(|texts| texts.join(",")));
+        value
+            .map(|value| format!("{key}={value}"))
+            .ok_or_else(|| format!("{key:?} needs a value or a sequence"))
+    };
+    let pairs: Result<Vec<String>, String> =
+        node.pairs().iter().map(|(key, node)| pair(&key.text, node)).collect();
+    pairs.map(Value::Pairs)
 }
 
 /// The known name that `name` was likely meant to be.
@@ -313,94 +347,6 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// The document: keys with their lines, in order.
-struct Mapping(Vec<(Spanned<String>, Value)>);
-
-impl<'de> Deserialize<'de> for Mapping {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Mapping;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping of flag names to values")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Mapping, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Mapping(pairs))
-            }
-        }
-        deserializer.deserialize_map(Read)
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(ReadValue)
-    }
-}
-
-struct ReadValue;
-
-impl<'de> Visitor<'de> for ReadValue {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value, a sequence of values or a mapping of values")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
-        Ok(Value::One(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
-        Ok(Value::One(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
-        Ok(Value::One(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
-        Ok(Value::One(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
-        Ok(Value::One(value.to_owned()))
-    }
-
-    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = seq.next_element::<String>()? {
-            values.push(value);
-        }
-        Ok(Value::Many(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
-        let mut pairs = Vec::new();
-        while let Some((key, value)) = map.next_entry::<String, Value>()? {
-            match value {
-                Value::One(value) => pairs.push(format!("{key}={value}")),
-                Value::Many(values) => pairs.push(format!("{key}={}", values.join(","))),
-                _ => {
-                    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                    return Err(serde::de::Error::custom(format!("{key:?} needs a value or a sequence")));
-                }
-            }
-        }
-        Ok(Value::Pairs(pairs))
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::cli::config;
 use crate::cli::ui::output::{self, clean, count};
 use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, Entry, Origin, Parsed, Remark};
+use crate::list::{self, Diagnostic, ImageList, ListEntry, SourceLocation};
 use clap::CommandFactory;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -45,12 +45,17 @@ pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidInput` when something is wrong, after it was told where and why.
-pub(super) fn read(files: &[PathBuf], images: &[String], screen: &Screen, quiet: bool) -> Result<Vec<Entry>> {
+pub(super) fn read(
+    files: &[PathBuf],
+    images: &[String],
+    screen: &Screen,
+    quiet: bool,
+) -> Result<Vec<ListEntry>> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
-    let lists: Vec<Parsed> = files.iter().map(|file| read_file(file)).collect();
-    let empty = |list: &Parsed| list.entries.is_empty() && list.problems.is_empty();
+    let lists: Vec<ImageList> = files.iter().map(|file| read_file(file)).collect();
+    let empty = |list: &ImageList| list.entries.is_empty() && list.problems.is_empty();
     let empty: Vec<String> =
         files.iter().zip(&lists).filter(|(_, list)| empty(list)).map(|(file, _)| name(file)).collect();
     let all = settle(list::merge(lists.into_iter().chain([list::parse_images(images)])), screen, quiet)?;
@@ -72,24 +77,35 @@ fn name(file: &Path) -> String {
 ///
 /// # Errors
 /// `InvalidInput` when something is wrong, after it was told where and why.
-pub(super) fn settle(all: Parsed, screen: &Screen, quiet: bool) -> Result<Vec<Entry>> {
+pub(super) fn settle(all: ImageList, screen: &Screen, quiet: bool) -> Result<Vec<ListEntry>> {
     if !all.problems.is_empty() {
-        for problem in &all.problems {
-            output::stderr(&clean(&problem.to_string()));
-        }
+        print_problems(&all.problems);
         let told = format!("{}; nothing was done", count(all.problems.len(), "problem"));
         return Err(Error::new(ErrorKind::InvalidInput, "", told));
     }
     if !quiet {
-        tell_notes(&all.notes, screen);
+        let duplicates = all.duplicates.iter().map(ToString::to_string);
+        let notes: Vec<String> = all.notes.iter().map(ToString::to_string).chain(duplicates).collect();
+        print_notes(&notes, screen);
     }
     Ok(all.entries)
 }
 
-fn tell_notes(notes: &[Remark], screen: &Screen) {
+/// Prints each problem on a line, and a hint on its own line after the last of the problems in a row that share it.
+fn print_problems(problems: &[Diagnostic]) {
+    for (position, problem) in problems.iter().enumerate() {
+        output::stderr(&clean(&problem.to_string()));
+        let next = problems.get(position + 1).and_then(|next| next.hint.as_ref());
+        if let Some(hint) = problem.hint.as_ref().filter(|hint| Some(*hint) != next) {
+            output::stderr(&format!("  hint: {}", clean(hint)));
+        }
+    }
+}
+
+fn print_notes(notes: &[String], screen: &Screen) {
     let word = screen.paint().dim("note:");
     for note in notes.iter().take(NOTES) {
-        screen.line(&format!("{word} {}", clean(&note.to_string())));
+        screen.line(&format!("{word} {}", clean(note)));
     }
     if notes.len() > NOTES {
         screen.line(&format!("{word} and {} more like these", notes.len() - NOTES));
@@ -97,7 +113,7 @@ fn tell_notes(notes: &[Remark], screen: &Screen) {
 }
 
 /// A list that can't be read is a list with a problem, so that the problems of the others are told too.
-fn read_file(file: &Path) -> Parsed {
+fn read_file(file: &Path) -> ImageList {
     let stdin = file.as_os_str() == "-";
     let name = name(file);
     let limit = list::MAX_LIST_BYTES as u64 + 1;
@@ -110,9 +126,10 @@ fn read_file(file: &Path) -> Parsed {
     match read {
         Ok(_) => list::parse(&name, &text),
         Err(cause) => {
-            let origin = Origin { file: name.into(), line: 0, module: None };
-            let problem = Remark { origin, message: format!("cannot read the list: {cause}"), hint: None };
-            Parsed { problems: vec![problem], ..Parsed::default() }
+            let origin = SourceLocation { file: name.into(), line: 0, module: None };
+            let problem =
+                Diagnostic { origin, message: format!("cannot read the list: {cause}"), hint: None };
+            ImageList { problems: vec![problem], ..ImageList::default() }
         }
     }
 }

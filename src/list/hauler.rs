@@ -1,58 +1,61 @@
 //! hauler's manifests: documents of kind Images and Charts (docs.hauler.dev, "Content Types").
 
-use super::yaml::Into;
-use crate::yaml::Node;
+use super::is_registry_domain;
+use super::yaml::ListBuilder;
+use crate::yaml::YamlNode;
 
-pub(super) fn read(into: &mut Into, document: &Node) {
+pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
     let spec = document.get("spec");
-    let list = |key: &str| spec.and_then(|spec| spec.get(key)).map(Node::items).unwrap_or_default();
+    let list = |key: &str| spec.and_then(|spec| spec.get(key)).map(YamlNode::items).unwrap_or_default();
     match document.text_of("kind").unwrap_or_default() {
         "Images" => {
             let note = |key: &str| document.get("metadata")?.get("annotations")?.text_of(key);
             let registry = note("hauler.dev/registry").or_else(|| note("hauler.cattle.io/registry"));
             let platform = note("hauler.dev/platform").or_else(|| note("hauler.cattle.io/platform"));
-            list("images").iter().for_each(|item| image(into, item, registry, platform));
+            list("images").iter().for_each(|item| image(builder, item, registry, platform));
         }
-        "Charts" => list("charts").iter().for_each(|item| chart(into, item)),
-        "Files" => into.note(document.line, "files are not images: they are left out"),
+        "Charts" => list("charts").iter().for_each(|item| chart(builder, item)),
+        "Files" => builder.note(document.line, "files are not images and are skipped"),
         other => {
-            let told = format!("hauler's kind {other:?} can't be read as a list");
-            into.problem(document.line, told, Some("Images and Charts can"));
+            let message = format!("unsupported hauler kind {other:?}");
+            builder.problem(document.line, message, Some("supported are Images and Charts"));
         }
     }
 }
 
-fn image(into: &mut Into, item: &Node, registry: Option<&str>, platform: Option<&str>) {
+fn image(builder: &mut ListBuilder, item: &YamlNode, registry: Option<&str>, platform: Option<&str>) {
     let Some(name) = item.text_of("name") else {
-        return into.problem(item.line, "the image has no name", None);
+        return builder.problem(item.line, "the image has no name", None);
     };
     let line = item.get("name").map_or(item.line, |name| name.line);
     let platform = item.text_of("platform").or(platform);
-    let first = name.split('/').next().filter(|_| name.contains('/')).unwrap_or_default();
-    let bare = !first.contains(['.', ':']) && first != "localhost";
-    match registry.filter(|_| bare) {
+    let (first, _) = name.split_once('/').unwrap_or_default();
+    match registry.filter(|_| !is_registry_domain(first)) {
         Some(registry) => {
-            into.image(line, &format!("{}/{name}", registry.trim_end_matches('/')), platform, None);
+            builder.image(line, &format!("{}/{name}", registry.trim_end_matches('/')), platform, None);
         }
-        None => into.image(line, name, platform, None),
+        None => builder.image(line, name, platform, None),
     }
 }
 
-fn chart(into: &mut Into, item: &Node) {
+fn chart(builder: &mut ListBuilder, item: &YamlNode) {
     let line = item.line;
-    let Some(name) = item.text_of("name") else { return into.problem(line, "the chart has no name", None) };
+    let Some(name) = item.text_of("name") else {
+        return builder.problem(line, "the chart has no name", None);
+    };
     let place = item.text_of("repoURL").unwrap_or(if name.starts_with("oci://") { name } else { "" });
     let Some(place) = place.strip_prefix("oci://") else {
-        let told = format!("the chart {name:?} is not in an OCI registry");
-        return into.problem(line, told, Some("helm pull fetches it; saver scan finds the images in it"));
+        let message = format!("the chart {name:?} is not in an OCI registry");
+        let hint = "fetch it with helm pull; saver scan lists the images that it uses";
+        return builder.problem(line, message, Some(hint));
     };
     let place = place.trim_end_matches('/');
     let full = if name.starts_with("oci://") { place.to_owned() } else { format!("{place}/{name}") };
     let Some(version) = item.text_of("version") else {
-        return into.problem(line, format!("the chart {name:?} has no version"), Some("add version:"));
+        return builder.problem(line, format!("the chart {name:?} has no version"), Some("add version:"));
     };
-    // A tag can't hold a version's +, and Helm writes _ for it.
-    into.image(line, &format!("{full}:{}", version.replace('+', "_")), None, None);
+    // A tag cannot contain the + of a version; Helm replaces it by _.
+    builder.image(line, &format!("{full}:{}", version.replace('+', "_")), None, None);
 }
 
 #[cfg(test)]
@@ -60,7 +63,7 @@ mod tests {
     use super::super::parse;
 
     #[test]
-    fn reads_the_sample() {
+    fn sample_is_read() {
         let parsed = parse("hauler.yaml", include_bytes!("../../testdata/lists/hauler.yaml"));
         let seen: Vec<String> = parsed
             .entries

@@ -1,56 +1,39 @@
-//! image-syncer's images file (source: destination), and the structured output of `kubeadm config images list`.
+//! image-syncer's images file: a mapping of sources to destinations.
 
-use super::yaml::Into;
-use crate::yaml::Node;
+use super::yaml::ListBuilder;
+use super::{ENUMERATE_TAGS, is_registry_domain};
+use crate::yaml::YamlNode;
 
-/// Whether a pair is an image and where it goes.
-pub(super) fn is_pair(source: &str, target: &Node) -> bool {
-    source.contains('/') && !target.is_mapping()
+/// Whether a pair of a mapping is an image with its destinations.
+pub(super) fn is_pair(source: &str, destination: &YamlNode) -> bool {
+    let (first, _) = source.split_once('/').unwrap_or_default();
+    let is_name = is_registry_domain(first) || source.contains(':') && !source.contains("://");
+    source.contains('/') && is_name && !destination.is_mapping() && !source.contains(char::is_whitespace)
 }
 
-/// image-syncer's own grammar of a source: `name`, `name:tag,tag`, `name:/regex/`, `name@digest`.
-pub(super) fn read(into: &mut Into, document: &Node) {
-    into.note(document.line, "where images go is not taken from a list: --names decides");
+/// The grammar of a source is `name`, `name:tag,tag`, `name:/regex/` or `name@digest`.
+pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
+    builder.note(document.line, "destinations are ignored: --names decides where images go");
     for (source, _) in document.pairs() {
         let text = source.text.trim();
         if text.contains('@') {
-            into.image(source.line, text, None, None);
+            builder.image(source.line, text, None, None);
             continue;
         }
         let start = text.find('/').unwrap_or(0);
         let Some(colon) = text[start..].find(':').map(|at| start + at) else {
-            let told = format!("all tags of {text:?} are asked for, and only named ones can be saved");
-            into.problem(
-                source.line,
-                told,
-                Some("write the tags that are meant, name:tag,tag (saver tags REPOSITORY prints them)"),
-            );
+            builder.problem(source.line, format!("{text:?} names no tags"), Some(ENUMERATE_TAGS));
             continue;
         };
         let (name, tags) = (&text[..colon], &text[colon + 1..]);
         if tags.starts_with('/') {
-            let told = format!("the tags of {name:?} are given as a pattern, not one by one");
-            into.problem(
-                source.line,
-                told,
-                Some("write the tags that are meant, name:tag,tag (saver tags REPOSITORY prints them)"),
-            );
+            let message = format!("{name:?} selects tags by a pattern, which is not supported");
+            builder.problem(source.line, message, Some(ENUMERATE_TAGS));
             continue;
         }
         for tag in tags.split(',') {
-            into.image(source.line, &format!("{name}:{}", tag.trim()), None, None);
+            builder.image(source.line, &format!("{name}:{}", tag.trim()), None, None);
         }
-    }
-}
-
-/// `{"kind": "Images", "images": [...]}`
-pub(super) fn kubeadm(into: &mut Into, document: &Node) {
-    let images = document.get("images").map(Node::items).unwrap_or_default();
-    if images.is_empty() {
-        into.problem(document.line, "there are no images in it", None);
-    }
-    for image in images {
-        into.image(image.line, image.text().unwrap_or_default(), None, None);
     }
 }
 
@@ -59,7 +42,7 @@ mod tests {
     use super::super::parse;
 
     #[test]
-    fn reads_the_samples() {
+    fn samples_are_read() {
         let expected = [
             "quay.io/coreos/kube-rbac-proxy:v1.0",
             "quay.io/coreos/kube-rbac-proxy:v2.0",
@@ -75,23 +58,7 @@ mod tests {
             assert_eq!(seen, expected, "{name}");
             let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
             assert_eq!(told.len(), 2, "{told:?}");
-            assert!(told[0].contains("all tags of") && told[1].contains("a pattern"), "{told:?}");
+            assert!(told[0].contains("names no tags") && told[1].contains("by a pattern"), "{told:?}");
         }
-    }
-
-    #[test]
-    fn reads_what_kubeadm_prints() {
-        for name in ["kubeadm.json", "kubeadm.yaml"] {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/lists").join(name);
-            let parsed = parse(name, &std::fs::read(path).unwrap());
-            assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
-            assert_eq!(parsed.entries.len(), 3);
-            assert!(parsed.entries[2].origin.line > parsed.entries[0].origin.line);
-        }
-        // Its warnings, when both streams went into one file.
-        let text = b"I1122 01:11:10.123456   42 version.go:256] remote version is much newer: v1.35.0\nregistry.k8s.io/pause:3.10\n";
-        let parsed = parse("images.txt", text);
-        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
-        assert_eq!((parsed.entries.len(), parsed.notes.len()), (1, 1));
     }
 }

@@ -1,16 +1,17 @@
-//! Image lists: what to save, as people write it down. Pure: text in, entries and remarks out.
+//! Image lists: parses the files in which people write down what to save. Pure: text in, entries and diagnostics out.
 //!
-//! The grammars are told apart by content (or by a `.yaml`, `.yml` or `.json` name):
+//! The format is detected by content, or by a `.yaml`, `.yml` or `.json` file name:
 //!
 //! - plain: one reference a line with an optional `platform=...`; `#` starts a comment, `##+name` a module;
-//! - sections: YAML, a sequence of `{registry, username, password, images: [...]}`;
+//! - YAML or JSON: a sequence of names and of `{registry, username, password, images: [...]}`;
 //! - the files of docker compose, skopeo sync, hauler, image-syncer and `kubeadm config images list`.
 //!
-//! Nothing stops at the first bad line: every one is reported with its place and the reason.
+//! Parsing does not stop at the first invalid line: every one is reported with its location and the reason.
 
 mod compose;
 mod hauler;
 mod image_syncer;
+mod kubeadm;
 mod plain;
 mod sections;
 mod skopeo;
@@ -18,30 +19,34 @@ mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry};
+use crate::yaml::YamlNode;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::hash_map::Entry as MapEntry;
 use std::fmt;
 use std::sync::Arc;
 
-/// The largest list that is read, in bytes.
+/// The hint where a list selects tags by something other than their names.
+const ENUMERATE_TAGS: &str = "write the tags out, NAME:TAG; saver tags REPOSITORY lists them";
+
+/// Maximum size of a list in bytes.
 pub const MAX_LIST_BYTES: usize = 16 << 20;
-/// The longest line that is read, in bytes: several times the longest possible reference.
+/// Maximum length of a line in bytes: several times the longest possible reference.
 pub const MAX_LINE_BYTES: usize = 4096;
-/// After this many problems a list is not read further.
+/// Maximum number of problems; a list with more is not read further.
 pub const MAX_PROBLEMS: usize = 1000;
 
-/// Where an entry was written.
+/// Where something was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The list's name, as the caller gave it.
+pub struct SourceLocation {
+    /// The file, as the caller named it.
     pub file: Arc<str>,
-    /// The line, counted from 1; 0 where there is none.
+    /// The line, counted from 1; 0 if there is none.
     pub line: u64,
-    /// The `##+name` heading it stands under.
+    /// The `##+name` heading above it.
     pub module: Option<Arc<str>>,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => f.write_str(&self.file),
@@ -50,12 +55,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A user name and password that a list carries for one registry.
+/// The user name and password that a list provides for one registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ListCredential {
-    /// The registry that they belong to, and the only one that may see them.
+    /// The only registry that they may be sent to.
     pub registry: Registry,
-    /// The user's name.
+    /// The user name.
     pub username: String,
     /// The password or token.
     pub password: String,
@@ -73,47 +78,65 @@ impl fmt::Debug for ListCredential {
 
 /// One image to save.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct ListEntry {
     /// The image, in normal form.
     pub reference: Reference,
-    /// The platforms this line asks for, where it says so; else those of the whole run.
+    /// The platforms that this entry asks for; none means those of the whole run.
     pub platforms: Option<PlatformSet>,
-    /// Where it was written.
-    pub origin: Origin,
-    /// The credentials of its section, if that section is for the image's own registry.
+    /// Where it is listed.
+    pub origin: SourceLocation,
+    /// The credentials of its section, if the section is for the registry of the image.
     pub credential: Option<Arc<ListCredential>>,
 }
 
-impl Entry {
-    /// Entries with the same key ask for the same thing.
+impl ListEntry {
+    /// Entries with equal keys request the same content.
     fn key(&self) -> (Reference, Option<String>) {
         (self.reference.clone(), self.platforms.as_ref().map(ToString::to_string))
     }
 }
 
-/// Something to say about a place in a list.
+/// A message about a location in a file.
 #[derive(Clone, Debug)]
-pub struct Remark {
-    /// The place.
-    pub origin: Origin,
-    /// What there is to say about it.
+pub struct Diagnostic {
+    /// The location.
+    pub origin: SourceLocation,
+    /// The message.
     pub message: String,
-    /// What to try, where there is advice to give.
+    /// What to do about it.
     pub hint: Option<String>,
 }
 
-impl fmt::Display for Remark {
+/// `{}` prints the location and the message; `{:#}` adds the hint in parentheses.
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.origin, self.message)?;
-        match &self.hint {
+        match self.hint.as_ref().filter(|_| f.alternate()) {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),
         }
     }
 }
 
-impl From<Remark> for Error {
-    fn from(remark: Remark) -> Self {
+/// An entry that repeats an earlier one.
+#[derive(Clone, Debug)]
+pub struct DuplicateEntry {
+    /// The image.
+    pub reference: Reference,
+    /// The location of the duplicate.
+    pub origin: SourceLocation,
+    /// The location of the first entry.
+    pub first: SourceLocation,
+}
+
+impl fmt::Display for DuplicateEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} is already listed at {}", self.origin, self.reference, self.first)
+    }
+}
+
+impl From<Diagnostic> for Error {
+    fn from(remark: Diagnostic) -> Self {
         let error = Self::new(ErrorKind::InvalidInput, &remark.origin, remark.message);
         match remark.hint {
             Some(hint) => error.with_hint(hint),
@@ -122,44 +145,45 @@ impl From<Remark> for Error {
     }
 }
 
-/// What a list says.
+/// The content of one or more lists.
 #[derive(Clone, Debug, Default)]
-pub struct Parsed {
-    /// The images, in the order written, each once.
-    pub entries: Vec<Entry>,
-    /// The lines that are wrong. A list with problems must not be saved.
-    pub problems: Vec<Remark>,
-    /// What is worth knowing but not wrong, such as duplicates.
-    pub notes: Vec<Remark>,
+pub struct ImageList {
+    /// The images, in order and without duplicates.
+    pub entries: Vec<ListEntry>,
+    /// Invalid entries. A list with problems must not be saved.
+    pub problems: Vec<Diagnostic>,
+    /// Remarks on valid entries.
+    pub notes: Vec<Diagnostic>,
+    /// Entries that repeat an earlier one.
+    pub duplicates: Vec<DuplicateEntry>,
 }
 
-impl Parsed {
-    fn problem(&mut self, origin: Origin, message: impl Into<String>, hint: Option<&str>) {
-        self.problems.push(Remark { origin, message: message.into(), hint: hint.map(str::to_owned) });
+impl ImageList {
+    fn problem(&mut self, origin: SourceLocation, message: impl Into<String>, hint: Option<&str>) {
+        self.problems.push(Diagnostic { origin, message: message.into(), hint: hint.map(str::to_owned) });
     }
 
-    fn note(&mut self, origin: Origin, message: impl Into<String>) {
-        self.notes.push(Remark { origin, message: message.into(), hint: None });
+    fn note(&mut self, origin: SourceLocation, message: impl Into<String>) {
+        self.notes.push(Diagnostic { origin, message: message.into(), hint: None });
     }
 
-    /// Keeps one of each entry and notes the others. Credentials of a dropped entry pass to the kept
-    /// one if that has none.
+    /// Keeps the first of equal entries. It takes the credentials of a duplicate if it has none itself.
     fn without_duplicates(mut self) -> Self {
         let mut seen: HashMap<_, usize> = HashMap::with_capacity(self.entries.len());
-        let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
+        let mut kept: Vec<ListEntry> = Vec::with_capacity(self.entries.len());
         for entry in std::mem::take(&mut self.entries) {
             match seen.entry(entry.key()) {
-                Slot::Vacant(slot) => {
+                MapEntry::Vacant(slot) => {
                     slot.insert(kept.len());
                     kept.push(entry);
                 }
-                Slot::Occupied(slot) => {
+                MapEntry::Occupied(slot) => {
                     let first = &mut kept[*slot.get()];
-                    let said = format!("{} is already listed at {}", entry.reference, first.origin);
                     if first.credential.is_none() {
                         first.credential = entry.credential;
                     }
-                    self.note(entry.origin, said);
+                    let (reference, first) = (entry.reference, first.origin.clone());
+                    self.duplicates.push(DuplicateEntry { reference, origin: entry.origin, first });
                 }
             }
         }
@@ -168,50 +192,51 @@ impl Parsed {
     }
 }
 
-/// Reads a list. `name` stands in every remark; its ending tells YAML where the content does not.
+/// Parses a list. `name` is the file name in diagnostics; its extension selects YAML where the content is ambiguous.
 #[must_use]
-pub fn parse(name: &str, text: &[u8]) -> Parsed {
+pub fn parse(name: &str, text: &[u8]) -> ImageList {
     let file: Arc<str> = name.into();
     let whole = |message: &str, hint| {
-        let mut parsed = Parsed::default();
-        parsed.problem(Origin { file: file.clone(), line: 0, module: None }, message, hint);
+        let mut parsed = ImageList::default();
+        parsed.problem(SourceLocation { file: file.clone(), line: 0, module: None }, message, hint);
         parsed
     };
     if text.len() > MAX_LIST_BYTES {
         return whole("the list is larger than 16 MiB", Some("split it into several lists"));
     }
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
-        return whole("the list is written in UTF-16", Some("save it as UTF-8"));
+        return whole("the list is encoded in UTF-16", Some("save it as UTF-8"));
     }
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let parsed = if is_yaml(name, text) { yaml::parse(&file, text) } else { plain::parse(&file, text) };
     parsed.without_duplicates()
 }
 
-/// Reads images given one by one, such as the arguments of a command, with the grammar of a plain list's line.
+/// Parses images given one by one, such as command-line arguments. Each has the form of a line of a plain list.
 #[must_use]
-pub fn parse_images<S: AsRef<str>>(images: &[S]) -> Parsed {
-    let mut parsed = Parsed::default();
+pub fn parse_images<S: AsRef<str>>(images: &[S]) -> ImageList {
+    let mut parsed = ImageList::default();
     for (index, image) in images.iter().enumerate() {
-        let origin = Origin { file: format!("image {}", index + 1).into(), line: 0, module: None };
-        plain::line(&mut parsed, image.as_ref(), origin, None);
+        let origin = SourceLocation { file: format!("image {}", index + 1).into(), line: 0, module: None };
+        plain::parse_line(&mut parsed, image.as_ref(), origin, None);
     }
     parsed.without_duplicates()
 }
 
-/// Joins lists into one, in order, each image once.
+/// Concatenates lists and removes duplicates.
 #[must_use]
-pub fn merge(lists: impl IntoIterator<Item = Parsed>) -> Parsed {
-    let mut all = Parsed::default();
+pub fn merge(lists: impl IntoIterator<Item = ImageList>) -> ImageList {
+    let mut all = ImageList::default();
     for list in lists {
         all.entries.extend(list.entries);
         all.problems.extend(list.problems);
         all.notes.extend(list.notes);
+        all.duplicates.extend(list.duplicates);
     }
     all.without_duplicates()
 }
 
-/// A line that [`parse`] reads back as the same image, with the reason it failed as a comment.
+/// A line for a list of failed images: [`parse`] reads it back as the same image, and the reason is a comment.
 #[must_use]
 pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reason: &str) -> String {
     let mut line = reference.to_string();
@@ -233,15 +258,19 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
     line
 }
 
-/// Reads a text if it is a list of another tool and nothing else; none if it is anything else.
-#[must_use]
-pub fn parse_foreign(name: &str, text: &str) -> Option<Parsed> {
-    let parsed = yaml::parse_foreign(&name.into(), text)?;
-    Some(parsed.without_duplicates())
+/// Reads a document that is another tool's list, such as a compose file; none if it is not. `variables` are those of the
+/// environment file beside a compose file.
+pub(crate) fn parse_document(document: &YamlNode, variables: &HashMap<String, String>) -> Option<ImageList> {
+    Some(yaml::parse_document(document, variables)?.without_duplicates())
 }
 
-/// A plain list's line can't start with a dash, a quote or a brace, and no name in it is followed by a colon
-/// and a blank; in YAML of the forms that are read, one of these is the first line.
+/// Whether the first part of a name is a registry: Docker's rule.
+pub(crate) fn is_registry_domain(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+/// Tells YAML from a plain list by the first line: a line of a plain list does not start with a dash, a quote or a brace, and
+/// no name is followed by a colon and a blank.
 fn is_yaml(name: &str, text: &[u8]) -> bool {
     let lower = name.to_ascii_lowercase();
     if [".yaml", ".yml", ".json"].iter().any(|ending| lower.ends_with(ending)) {
@@ -265,8 +294,8 @@ fn is_yaml(name: &str, text: &[u8]) -> bool {
     known || key.starts_with(b"x-") || key.contains(&b'/') && !value.is_empty() || opens_a_mapping
 }
 
-/// Whether a line that could be YAML is but a name after a dash or in quotes. No form of list has such a line, and what
-/// is wrong with it is told best as of a plain list's.
+/// Whether a line that could be YAML is only a name after a dash or in quotes. In a file that is not called .yaml this is more
+/// likely a mistake in a plain list, which has a better error message for it.
 fn is_bare_name(line: &[u8]) -> bool {
     let item = line.strip_prefix(b"- ").unwrap_or(line).trim_ascii();
     let opens =
@@ -276,7 +305,7 @@ fn is_bare_name(line: &[u8]) -> bool {
     opens && !is_pair
 }
 
-/// The lines of a text that are no comment and not empty, trimmed.
+/// The trimmed lines of a text that are neither empty nor a comment.
 fn significant(text: &[u8]) -> Significant<'_> {
     Significant { rest: text }
 }
@@ -299,7 +328,7 @@ impl<'a> Significant<'a> {
         None
     }
 
-    /// Whether the next line belongs to a mapping that was opened on the line before.
+    /// Whether the next line belongs to a mapping that the previous line opened.
     fn next_indented(&mut self) -> bool {
         self.next_raw().is_some_and(|line| line.starts_with(b" ") && line.trim_ascii_end().ends_with(b":"))
     }
@@ -313,7 +342,7 @@ impl<'a> Iterator for Significant<'a> {
     }
 }
 
-/// `platform=` of a line: the list names systems other than Linux in full.
+/// Parses the value of `platform=`. The operating system defaults to Linux.
 fn platforms(text: &str) -> Result<PlatformSet> {
     PlatformSet::parse(text, "linux")
 }
@@ -322,12 +351,12 @@ fn platforms(text: &str) -> Result<PlatformSet> {
 mod tests {
     use super::*;
 
-    fn names(parsed: &Parsed) -> Vec<String> {
+    fn names(parsed: &ImageList) -> Vec<String> {
         parsed.entries.iter().map(|entry| entry.reference.to_string()).collect()
     }
 
     #[test]
-    fn tells_the_grammars_apart() {
+    fn yaml_and_plain_lists_are_told_apart() {
         for (name, text, yaml) in [
             ("a.list", "nginx\n", false),
             ("a.list", "# - comment\n\n- registry: a.io\n", true),
@@ -362,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_no_editor_meant() {
+    fn oversized_and_utf16_lists_are_refused() {
         let big = vec![b'a'; MAX_LIST_BYTES + 1];
         for (text, reason) in [
             (big.as_slice(), "16 MiB"),
@@ -376,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn merges_across_files_and_keeps_credentials() {
+    fn merge_removes_duplicates_and_keeps_credentials() {
         let plain = parse("a.list", b"localhost:5000/x:1\nnginx\n");
         let yaml = parse(
             "b.yaml",
@@ -390,11 +419,14 @@ mod tests {
         );
         assert_eq!(all.entries[0].credential.as_ref().map(|c| c.username.as_str()), Some("u"));
         assert!(all.entries[1].credential.is_none());
-        assert_eq!(all.notes[0].to_string(), "b.yaml:4: localhost:5000/x:1 is already listed at a.list:1");
+        assert_eq!(
+            all.duplicates[0].to_string(),
+            "b.yaml:4: localhost:5000/x:1 is already listed at a.list:1"
+        );
     }
 
     #[test]
-    fn a_failed_line_reads_back() {
+    fn failed_line_reads_back() {
         let long = "x".repeat(2 * MAX_LINE_BYTES);
         for (line, reason) in [
             ("nginx:1.27", "a.io: 404\nnot # found\u{2028}here"),
@@ -412,10 +444,10 @@ mod tests {
     }
 
     #[test]
-    fn images_of_a_command_line_say_which() {
+    fn command_line_images_are_numbered() {
         let parsed = parse_images(&["nginx", "Bad", "docker.io/library/nginx:latest"]);
         assert_eq!(parsed.entries.len(), 1);
         assert!(parsed.problems[0].to_string().starts_with("image 2: "));
-        assert!(parsed.notes[0].to_string().starts_with("image 3: "));
+        assert!(parsed.duplicates[0].to_string().starts_with("image 3: "));
     }
 }

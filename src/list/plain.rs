@@ -1,19 +1,20 @@
-//! The plain grammar: one reference a line.
+//! The plain format: one reference a line.
 
-use super::{Entry, ListCredential, MAX_LINE_BYTES, MAX_PROBLEMS, Origin, Parsed, platforms};
+use super::sections::Problem;
+use super::{ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, SourceLocation, platforms};
 use crate::oci::reference::without_credentials;
 use crate::oci::{PlatformSet, Reference, Registry};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Reads every line; a wrong one is a problem and the next is read.
-pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
-    let mut parsed = Parsed::default();
+/// Reads all lines. An invalid line is reported, and reading continues with the next one.
+pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> ImageList {
+    let mut parsed = ImageList::default();
     let mut module: Option<Arc<str>> = None;
     for (number, bytes) in (1..).zip(text.split(|b| *b == b'\n')) {
-        let origin = Origin { file: file.clone(), line: number, module: module.clone() };
+        let origin = SourceLocation { file: file.clone(), line: number, module: module.clone() };
         if parsed.problems.len() >= MAX_PROBLEMS {
-            parsed.problem(origin, "too many lines are wrong: the rest was not read", None);
+            parsed.problem(origin, "too many invalid entries: the rest was not read", None);
             break;
         }
         if bytes.len() > MAX_LINE_BYTES {
@@ -25,14 +26,14 @@ pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
             continue;
         };
         if is_log_line(text) {
-            parsed.note(origin, "this is a log line of kubeadm: it is left out");
+            parsed.note(origin, "skipped a log line of kubeadm");
             continue;
         }
         if let Some(name) = heading(text) {
             module = Some(name.into());
             continue;
         }
-        line(&mut parsed, text, origin, None);
+        parse_line(&mut parsed, text, origin, None);
     }
     parsed
 }
@@ -55,21 +56,26 @@ fn is_log_line(text: &str) -> bool {
         && (time[2], time[5], time[8]) == (b':', b':', b'.')
 }
 
-/// The section that a line stands in: where its bare names belong, and the credentials for it.
-pub(super) struct Home {
+/// The registry of names that have none, and the credentials for it.
+pub(super) struct RegistryScope {
     pub(super) registry: Registry,
     pub(super) credential: Option<Arc<ListCredential>>,
 }
 
-/// Reads one line: nothing, a comment, or a reference with options and a comment.
-pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option<&Home>) {
+/// Reads one line: a reference with options, a comment, both or neither.
+pub(super) fn parse_line(
+    parsed: &mut ImageList,
+    text: &str,
+    origin: SourceLocation,
+    scope: Option<&RegistryScope>,
+) {
     let words: Vec<&str> = text.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
     let Some((name, options)) = words.split_first() else { return };
     let shown: Vec<Cow<'_, str>> = words.iter().map(|word| without_credentials(word)).collect();
     if let Some((message, hint)) = not_a_reference(&shown) {
         return parsed.problem(origin, message, Some(&hint));
     }
-    let reference = Reference::parse_in(name, home.map(|home| &home.registry));
+    let reference = Reference::parse_in(name, scope.map(|scope| &scope.registry));
     let options = line_options(options);
     let reference = match reference {
         Ok(reference) => reference,
@@ -80,11 +86,11 @@ pub(super) fn line(parsed: &mut Parsed, text: &str, origin: Origin, home: Option
         Err((message, hint)) => return parsed.problem(origin, message, hint.as_deref()),
     };
     let credential =
-        home.filter(|home| home.registry == reference.registry).and_then(|home| home.credential.clone());
-    parsed.entries.push(Entry { reference, platforms, origin, credential });
+        scope.filter(|scope| scope.registry == reference.registry).and_then(|scope| scope.credential.clone());
+    parsed.entries.push(ListEntry { reference, platforms, origin, credential });
 }
 
-/// Text that people paste into lists by mistake, with a better reason than its first bad character.
+/// Recognises text that is commonly pasted into lists by mistake, to give a better reason than an invalid character.
 fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, Cow<'static, str>)> {
     let (message, hint) = match decorated(words) {
         Some((message, hint)) => (message, hint.into()),
@@ -93,70 +99,68 @@ fn not_a_reference(words: &[Cow<'_, str>]) -> Option<(String, Cow<'static, str>)
     Some((message, hint))
 }
 
-/// A name with what other formats put around it: a dash, quotes, a comma.
+/// A name in the syntax of another format: after a dash, in quotes, before a comma.
 fn decorated(words: &[Cow<'_, str>]) -> Option<(String, String)> {
     let first = words.first()?;
     let bullet = matches!(first.as_ref(), "-" | "*");
     let word = if bullet { words.get(1)? } else { first };
     let bare = word.trim_end_matches(',').trim_matches(['"', '\'', '`']);
     let message = if bullet {
-        format!("{first:?} stands before the image's name")
+        format!("{first:?} precedes the image name")
     } else if word.starts_with(['"', '\'', '`']) {
-        "the image's name is in quotes".to_owned()
+        "the image name is in quotes".to_owned()
     } else if word.ends_with(',') {
-        "a comma follows the image's name".to_owned()
+        "a comma follows the image name".to_owned()
     } else {
         return None;
     };
-    // What is no name is not told again: it may be a password.
+    // Only a valid name is quoted: other text may be a password.
     let name = (words.len() <= 1 + usize::from(bullet) && Reference::parse(bare).is_ok()).then_some(bare);
     let hint = name.map_or_else(
-        || "write only the image's name, one a line".to_owned(),
-        |name| format!("write {name}, and nothing around it"),
+        || "write only the image name, one a line".to_owned(),
+        |name| format!("write {name} alone"),
     );
     Some((message, hint))
 }
 
-/// Words of which the first is not a name at all.
+/// Words that do not start with a name at all.
 fn not_a_name(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
     let name = &words[0];
     if words.iter().any(|word| ["{{", "}}", "${", "$("].iter().any(|mark| word.contains(mark)))
         || name.starts_with('$')
     {
         return Some((
-            format!("{:?} is a template that was not filled in", words.join(" ")),
+            format!("{:?} is an unrendered template", words.join(" ")),
             "render it first, for example with helm template",
         ));
     }
     if name.contains("://") && (name.starts_with("http:") || name.starts_with("https:")) {
-        return Some((
-            format!("{name:?} is a web address"),
-            "write the image's name without http:// or https://",
-        ));
+        return Some((format!("{name:?} is a URL"), "write the image name without http:// or https://"));
     }
     if name.ends_with(':') && words.len() > 1 {
-        // What follows may be a password.
-        return Some((format!("what begins with {name:?} looks like YAML"), "write only the image's name"));
+        // The other words may be a password.
+        return Some((
+            format!("a line that starts with {name:?} looks like YAML"),
+            "write only the image name",
+        ));
     }
     if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Some((
             format!("{name:?} is a bare digest or image ID"),
-            "write name@sha256:..., an ID alone does not say where the image is",
+            "write NAME@sha256:...; a digest alone does not locate an image",
         ));
     }
     if ["docker-archive:", "oci-archive:", "docker-daemon:", "containers-storage:", "oci:", "dir:"]
         .iter()
         .any(|transport| name.starts_with(transport) && !name.starts_with("oci://") && name.contains('/'))
     {
-        return Some((format!("{name:?} is not in a registry"), "only images in registries can be listed"));
+        return Some((format!("{name:?} is not in a registry"), "a list can name only images in registries"));
     }
     None
 }
 
-type Refusal = (String, Option<String>);
-
 /// The `key=value` words after a reference.
-fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Refusal> {
+fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Problem> {
     let mut set = None;
     for word in words {
         match word.split_once('=') {
@@ -167,19 +171,19 @@ fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Refusal> {
             Some(("platform", _)) => {
                 return Err((
                     "platform= is written twice".into(),
-                    Some("write one, with commas between the platforms".into()),
+                    Some("write it once, with commas between the platforms".into()),
                 ));
             }
             Some((key, _)) => {
                 return Err((
-                    format!("the option {:?} is not known", without_credentials(key)),
-                    Some("a line may have platform=OS/ARCH".into()),
+                    format!("unknown option {:?}", without_credentials(key)),
+                    Some("the only option is platform=OS/ARCH".into()),
                 ));
             }
             None => {
                 return Err((
-                    format!("{:?} follows the reference", without_credentials(word)),
-                    Some("write one reference a line; a comment starts with #".into()),
+                    format!("unexpected {:?} after the reference", without_credentials(word)),
+                    Some("write one reference a line; comments start with #".into()),
                 ));
             }
         }
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_form_of_a_line() {
+    fn all_forms_of_a_line_are_read() {
         let text = "\u{feff}# comment\r\n\
                     \r\n\
                     nginx:1.27\r\n  redis:7 \t\r\n\
@@ -227,34 +231,34 @@ mod tests {
                 "l:10 quay.io/last/line:1 [] storage",
             ]
         );
-        // A # inside a word is part of it, and no tag has one.
+        // A # inside a word belongs to the word, and no tag can contain one.
         assert_eq!(parsed.problems.len(), 1);
         assert!(parsed.problems[0].to_string().starts_with("l:9: "), "{}", parsed.problems[0]);
     }
 
     #[test]
-    fn every_bad_line_is_told_with_the_reason() {
+    fn invalid_lines_are_reported_with_the_reason() {
         for (text, reason) in [
             ("{{ .Values.image }}:1", "template"),
             ("nginx:${TAG}", "template"),
             ("$REGISTRY/app:1.0", "template"),
-            ("https://a.io/b", "web address"),
+            ("https://a.io/b", "is a URL"),
             ("image: nginx", "looks like YAML"),
-            ("\"nginx:1\"", "is in quotes (write nginx:1, and nothing around it"),
-            ("'a.io/b'", "is in quotes (write a.io/b, "),
-            ("\"nginx:1\",", "is in quotes (write nginx:1, "),
-            ("\"nginx:1", "is in quotes (write nginx:1, "),
-            ("`nginx`", "is in quotes (write nginx, "),
-            ("nginx:1,", "a comma follows the image's name (write nginx:1, "),
-            ("nginx:1, redis:2", "a comma follows the image's name (write only the image's name, one"),
-            ("- nginx:1", "\"-\" stands before the image's name (write nginx:1, "),
-            ("- \"nginx:1\"", "\"-\" stands before the image's name (write nginx:1, "),
-            ("* nginx", "\"*\" stands before the image's name (write nginx, "),
-            ("- image: nginx", "\"-\" stands before the image's name (write only the image's name, one"),
+            ("\"nginx:1\"", "is in quotes (write nginx:1 alone"),
+            ("'a.io/b'", "is in quotes (write a.io/b alone"),
+            ("\"nginx:1\",", "is in quotes (write nginx:1 alone"),
+            ("\"nginx:1", "is in quotes (write nginx:1 alone"),
+            ("`nginx`", "is in quotes (write nginx alone"),
+            ("nginx:1,", "a comma follows the image name (write nginx:1 alone"),
+            ("nginx:1, redis:2", "a comma follows the image name (write only the image name, one"),
+            ("- nginx:1", "\"-\" precedes the image name (write nginx:1 alone"),
+            ("- \"nginx:1\"", "\"-\" precedes the image name (write nginx:1 alone"),
+            ("* nginx", "\"*\" precedes the image name (write nginx alone"),
+            ("- image: nginx", "\"-\" precedes the image name (write only the image name, one"),
             ("-", "starts or ends with a separator"),
             ("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", "bare digest"),
             ("docker-archive:/tmp/image.tar", "not in a registry"),
-            ("nginx redis", "follows the reference"),
+            ("nginx redis", "after the reference"),
             ("nginx platfrom=amd64", "option \"platfrom\""),
             ("nginx platform=", "platform"),
             ("nginx platform=amd64 platform=arm64", "twice"),
@@ -264,13 +268,13 @@ mod tests {
             let parsed = read("l", format!("redis\n{text}\n").as_bytes());
             assert_eq!(parsed.entries.len(), 1, "{text}");
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            let told = parsed.problems[0].to_string();
+            let told = format!("{:#}", parsed.problems[0]);
             assert!(told.starts_with("l:2: ") && told.contains(reason), "{text}: {told}");
         }
     }
 
     #[test]
-    fn what_may_be_a_password_is_not_told() {
+    fn possible_passwords_are_not_quoted() {
         for text in [
             "registry.example.com: {username: u, password: S3CRET}",
             "password: S3CRET",
@@ -282,21 +286,22 @@ mod tests {
         ] {
             let parsed = read("l", text.as_bytes());
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            assert!(!parsed.problems[0].to_string().contains("S3CRET"), "{}", parsed.problems[0]);
+            let told = format!("{:#}", parsed.problems[0]);
+            assert!(!told.contains("S3CRET"), "{told}");
         }
         let error = "https://u:S3CRET@a.io:1".parse::<crate::oci::Registry>().unwrap_err();
         assert!(!error.to_string().contains("S3CRET"), "{error}");
     }
 
     #[test]
-    fn notes_duplicates_by_normal_form_and_platform() {
+    fn duplicates_are_found_by_normal_form_and_platform() {
         let text =
             "nginx\ndocker.io/library/nginx:latest\nnginx platform=arm64\nnginx platform=linux/arm64/v8\n";
         let parsed = read("l", text.as_bytes());
         assert_eq!(parsed.entries.len(), 2);
-        let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
+        let duplicates: Vec<String> = parsed.duplicates.iter().map(ToString::to_string).collect();
         assert_eq!(
-            notes,
+            duplicates,
             [
                 "l:2: docker.io/library/nginx:latest is already listed at l:1",
                 "l:4: docker.io/library/nginx:latest is already listed at l:3"
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_lines_and_problems() {
+    fn lines_and_problems_are_bounded() {
         let long = "a".repeat(MAX_LINE_BYTES + 1);
         let parsed = read("l", format!("{long}\nnginx\n").as_bytes());
         assert!(parsed.problems[0].to_string().contains("longer than"));
@@ -318,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_sample_lists() {
-        for (name, text, count, notes) in [
+    fn sample_lists_are_read() {
+        for (name, text, count, duplicates) in [
             ("kubeadm", include_str!("../../testdata/lists/kubeadm.list"), 7, 0),
             ("cilium", include_str!("../../testdata/lists/cilium.list"), 10, 0),
             ("rook", include_str!("../../testdata/lists/rook.list"), 9, 0),
@@ -328,7 +333,7 @@ mod tests {
         ] {
             let parsed = read(name, text.as_bytes());
             assert!(parsed.problems.is_empty(), "{name}: {:?}", parsed.problems);
-            assert_eq!((parsed.entries.len(), parsed.notes.len()), (count, notes), "{name}");
+            assert_eq!((parsed.entries.len(), parsed.duplicates.len()), (count, duplicates), "{name}");
         }
         let bad = include_str!("../../testdata/lists/bad.list");
         let parsed = read("bad", bad.as_bytes());

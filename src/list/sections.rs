@@ -1,133 +1,112 @@
-//! The YAML grammar: sections of one registry each, with its credentials and its images.
+//! saver's own YAML format: a sequence of sections, each with a registry, its credentials and its images. An item may
+//! also be a bare name.
 
-use super::plain::{self, Home};
-use super::{ListCredential, MAX_PROBLEMS, Origin, Parsed};
+use super::ListCredential;
+use super::plain::RegistryScope;
+use super::yaml::ListBuilder;
 use crate::oci::Registry;
-use serde::Deserialize;
-use serde_saphyr::Spanned;
+use crate::yaml::YamlNode;
 use std::sync::Arc;
 
-const SHAPE: &str = "a YAML list is a sequence of {registry, username, password, images: [...]}";
+const SECTION: &str = "a section is {registry, username, password, images: [...]}";
+const SECTION_KEYS: &[&str] = &["registry", "username", "password", "images"];
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Section {
-    registry: Option<Spanned<String>>,
-    #[serde(default)]
-    username: Option<String>,
-    #[serde(default)]
-    password: Option<String>,
-    #[serde(default)]
-    images: Option<Vec<Spanned<Option<String>>>>,
+/// A message and its hint.
+pub(super) type Problem = (String, Option<String>);
+
+/// Reads a sequence of sections and names, or `{images: [...]}`.
+pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
+    let items = document.get("images").unwrap_or(document).items();
+    for item in items {
+        if builder.is_full() {
+            return;
+        }
+        match item.text() {
+            Some(name) => builder.image(item.line, name, None, None),
+            None => read_section(builder, item),
+        }
+    }
 }
 
-/// Reads all sections. A document that is not YAML of this shape is one problem; wrong names are one each.
-pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
-    let mut parsed = Parsed::default();
-    let at = |line: u64| Origin { file: file.clone(), line, module: None };
-    let sections: Option<Vec<Spanned<Section>>> = match serde_saphyr::from_slice_with_options(text, limits())
+fn read_section(builder: &mut ListBuilder, section: &YamlNode) {
+    if !section.is_mapping() {
+        return builder.problem(section.line, "the item is neither a section nor a name", Some(SECTION));
+    }
+    if let Some(key) = section.duplicate_key() {
+        return builder.problem(key.line, format!("the key {:?} is written twice", key.text), None);
+    }
+    if let Some((key, _)) = section.pairs().iter().find(|(key, _)| !SECTION_KEYS.contains(&key.text.as_str()))
     {
-        Ok(sections) => sections,
-        Err(error) => {
-            let line = error.location().map_or(0, |location| location.line());
-            parsed.problem(at(line), one_line(&error.without_snippet().to_string()), Some(SHAPE));
-            return parsed;
-        }
-    };
-    for section in sections.into_iter().flatten() {
-        let line = section.referenced.line();
-        match home(&section.value) {
-            Ok(home) => images(&mut parsed, section.value, &home, &at),
-            Err((message, hint)) => parsed.problem(at(line), message, hint.as_deref()),
-        }
-        if parsed.problems.len() >= MAX_PROBLEMS {
-            parsed.problem(at(line), "too many lines are wrong: the rest was not read", None);
-            break;
-        }
+        return builder.problem(key.line, format!("unknown key {:?}", key.text), Some(SECTION));
     }
-    parsed
-}
-
-/// Far above what a list needs and far below what hurts. Lists have no use for anchors and merge keys
-/// beyond a shared password.
-fn limits() -> serde_saphyr::Options {
-    let budget = serde_saphyr::budget! {
-        max_depth: 8,
-        max_aliases: 1000,
-        max_anchors: 1000,
-        max_documents: 1,
-        max_nodes: 2_000_000,
-        max_events: 4_000_000,
-    };
-    serde_saphyr::options! {
-        budget: budget,
-        // Snippets quote the document, and the document holds passwords.
-        with_snippet: false,
+    match scope(section) {
+        Ok(scope) => read_images(builder, section, &scope),
+        Err((message, hint)) => builder.problem(section.line, message, hint.as_deref()),
     }
 }
 
-fn home(section: &Section) -> Result<Home, (String, Option<String>)> {
-    let Some(registry) =
-        section.registry.as_ref().map(|name| name.value.trim()).filter(|name| !name.is_empty())
-    else {
-        return Err(("the section names no registry".into(), Some(SHAPE.into())));
+fn scope(section: &YamlNode) -> Result<RegistryScope, Problem> {
+    let Some(registry) = section.text_of("registry").map(str::trim).filter(|name| !name.is_empty()) else {
+        return Err(("the section has no registry".into(), Some(SECTION.into())));
     };
     let registry: Registry = match registry.trim_end_matches('/').parse() {
         Ok(registry) => registry,
         Err(error) => {
-            let hint =
-                registry.contains('/').then(|| "write HOST or HOST:PORT, nothing before or after".into());
+            let hint = registry.contains('/').then(|| "write HOST or HOST:PORT without a path".into());
             return Err((error.to_string(), hint));
         }
     };
-    let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-    let credential = credential(&registry, (text(&section.username), text(&section.password)))?.map(Arc::new);
-    Ok(Home { registry, credential })
+    let mut pair = [None, None];
+    for (value, key) in pair.iter_mut().zip(["username", "password"]) {
+        let Some(node) = section.get(key).filter(|node| !node.is_null()) else { continue };
+        let Some(text) = node.text() else {
+            return Err((format!("{key} is not a text"), Some(SECTION.into())));
+        };
+        *value = Some(text.to_owned()).filter(|text| !text.is_empty());
+    }
+    let credential = credential(&registry, pair)?.map(Arc::new);
+    Ok(RegistryScope { registry, credential })
 }
 
-/// The credentials that a list carries for a registry: both parts, or neither.
+/// The credentials of a list for a registry: both a user name and a password, or neither.
 pub(super) fn credential(
     registry: &Registry,
-    pair: (Option<String>, Option<String>),
-) -> Result<Option<ListCredential>, (String, Option<String>)> {
+    pair: [Option<String>; 2],
+) -> Result<Option<ListCredential>, Problem> {
     match pair {
-        (Some(username), Some(password)) => {
+        [Some(username), Some(password)] => {
             Ok(Some(ListCredential { registry: registry.clone(), username, password }))
         }
-        (None, None) => Ok(None),
-        (Some(_), None) => Err((format!("{registry} has a username and no password"), None)),
-        (None, Some(_)) => Err((format!("{registry} has a password and no username"), None)),
+        [None, None] => Ok(None),
+        [Some(_), None] => Err((format!("{registry} has a username and no password"), None)),
+        [None, Some(_)] => Err((format!("{registry} has a password and no username"), None)),
     }
 }
 
-fn images(parsed: &mut Parsed, section: Section, home: &Home, at: &impl Fn(u64) -> Origin) {
-    let line = section.registry.as_ref().map_or(0, |registry| registry.referenced.line());
-    let images = section.images.unwrap_or_default();
+fn read_images(builder: &mut ListBuilder, section: &YamlNode, scope: &RegistryScope) {
+    let images = section.get("images").filter(|images| !images.is_null());
+    if images.is_some_and(|images| images.is_mapping() || images.text().is_some()) {
+        return builder.problem(section.line, "images is not a sequence", Some(SECTION));
+    }
+    let images = images.map(YamlNode::items).unwrap_or_default();
     if images.is_empty() {
-        parsed.note(at(line), format!("{} lists no images", home.registry));
+        let line = section.get("registry").map_or(section.line, |registry| registry.line);
+        builder.note(line, format!("{} lists no images", scope.registry));
     }
     for image in images {
-        let origin = at(image.referenced.line());
-        let Some(text) = image.value.filter(|text| !text.trim().is_empty()) else {
-            parsed.problem(origin, "the item is empty", None);
+        let Some(text) = image.text().filter(|text| !text.trim().is_empty()) else {
+            builder.problem(image.line, "the item is empty or not a name", None);
             continue;
         };
-        if parsed.problems.len() >= MAX_PROBLEMS {
-            return;
-        }
-        let before = parsed.entries.len();
-        plain::line(parsed, &text, origin, Some(home));
-        let foreign = parsed.entries.get(before).filter(|entry| entry.reference.registry != home.registry);
-        if let Some(entry) = foreign.cloned() {
-            let said =
-                format!("{} is not in {}: its credentials are not used", entry.reference, home.registry);
-            parsed.note(entry.origin, said);
+        builder.image(image.line, text, None, Some(scope));
+        let foreign = builder
+            .last()
+            .filter(|entry| entry.origin.line == image.line && entry.reference.registry != scope.registry);
+        if let Some(reference) = foreign.map(|entry| entry.reference.clone()) {
+            let message = format!("{reference} is not in {}: its credentials are not used", scope.registry);
+            builder.note(image.line, message);
         }
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -135,7 +114,7 @@ mod tests {
     use super::super::parse as read;
 
     #[test]
-    fn reads_the_sample() {
+    fn sample_is_read() {
         let parsed = read("l.yaml", include_str!("../../testdata/lists/imageListWithAuth.yaml").as_bytes());
         assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
         let seen: Vec<String> = parsed
@@ -162,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_a_password_as_it_is_written() {
+    fn password_keeps_its_spelling() {
         for (written, expect) in
             [("007", "007"), ("1e3", "1e3"), ("true", "true"), ("\"a b\"", "a b"), ("0x1F", "0x1F")]
         {
@@ -178,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn reports_every_wrong_name_at_its_line() {
+    fn invalid_names_are_reported_with_their_lines() {
         let text = "- registry: a.io\n  images:\n  - Bad\n  - good\n  -\n  - x:{{ .Tag }}\n\
                     - registry: b.io/path\n  images: [x]\n\
                     - images: [x]\n\
                     - registry: c.io\n  username: u\n  images: [x]\n";
         let parsed = read("l", text.as_bytes());
         assert_eq!(parsed.entries.len(), 1);
-        let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+        let told: Vec<String> = parsed.problems.iter().map(|problem| format!("{problem:#}")).collect();
         for (told, (line, reason)) in told.iter().zip([
             (3, "lower case"),
             (5, "empty"),
@@ -200,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stay_with_their_registry() {
+    fn credentials_apply_to_their_registry_only() {
         let text = "- registry: a.io\n  username: u\n  password: hush\n  images: [b.io/x, y]\n";
         let parsed = read("l", text.as_bytes());
         assert!(parsed.entries[0].credential.is_none());
@@ -210,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_documents_without_quoting_them() {
+    fn invalid_documents_are_not_quoted() {
         let deep = format!("- registry: {}hush{}", "[".repeat(50), "]".repeat(50));
         let mut bomb = String::from("- &a0 [hush, hush]\n");
         for level in 1..30 {
@@ -218,19 +197,18 @@ mod tests {
         }
         for text in [
             "registry: a.io\nimages: [hush]\n",
-            "- hush\n",
+            "- [hush]\n",
             "- registry: a.io\n  passwort: hush\n",
             "- registry: a.io\n  password: [hush]\n",
             "- registry: a.io\n  registry: hush\n",
             "- registry: a.io\n  images: {a: hush}\n",
             "- registry: 'hush\n",
-            "- registry: a.io\n---\n- registry: hush\n",
             &deep,
             &bomb,
         ] {
             let parsed = read("l.yaml", text.as_bytes());
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            let told = parsed.problems[0].to_string();
+            let told = format!("{:#}", parsed.problems[0]);
             assert!(told.starts_with("l.yaml") && !told.contains("hush"), "{told}");
         }
         assert!(read("l.yaml", b"").problems.is_empty());

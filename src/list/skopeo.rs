@@ -1,76 +1,81 @@
 //! The file of `skopeo sync --src yaml` (skopeo-sync(1)): registries, their repositories, and the tags of each.
 
-use super::plain::Home;
-use super::sections;
-use super::yaml::Into;
+use super::plain::RegistryScope;
+use super::sections::{self, Problem};
+use super::yaml::ListBuilder;
+use super::{ENUMERATE_TAGS, is_registry_domain};
 use crate::oci::Registry;
-use crate::yaml::Node;
+use crate::yaml::YamlNode;
 use std::sync::Arc;
 
-const LISTING: &str = "saver tags REPOSITORY prints them: write those that are meant";
-
-/// Whether a mapping's value is what stands under a registry.
-pub(super) fn is_section(section: &Node) -> bool {
-    ["images", "images-by-tag-regex", "images-by-semver"]
+/// Whether a pair of a mapping is a registry with its repositories.
+pub(super) fn is_section(registry: &str, section: &YamlNode) -> bool {
+    let has_tags = section.get("images").is_some_and(|images| {
+        let is_tags = |tags: &YamlNode| tags.is_null() || !tags.is_mapping() && tags.text().is_none();
+        images.is_null() || images.is_mapping() && images.pairs().iter().all(|(_, tags)| is_tags(tags))
+    });
+    let has_patterns = ["images-by-tag-regex", "images-by-semver"]
         .iter()
-        .any(|key| section.get(key).is_some_and(|value| value.is_mapping() || value.is_null()))
+        .any(|key| section.get(key).is_some_and(|value| value.is_mapping() || value.is_null()));
+    is_registry_domain(registry) && (has_tags || has_patterns)
 }
 
-pub(super) fn read(into: &mut Into, document: &Node) {
+pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
     for (registry, section) in document.pairs() {
-        let home = match home(&registry.text, section) {
-            Ok(home) => home,
+        let scope = match scope(&registry.text, section) {
+            Ok(scope) => scope,
             Err((message, hint)) => {
-                into.problem(registry.line, message, hint.as_deref());
+                builder.problem(registry.line, message, hint.as_deref());
                 continue;
             }
         };
         for (key, value) in section.pairs() {
             match key.text.as_str() {
-                "images" => images(into, value, &home),
+                "images" => images(builder, value, &scope),
                 "images-by-tag-regex" | "images-by-semver" => {
                     for (name, pattern) in value.pairs() {
-                        let told =
-                            format!("the tags of {:?} are given as a pattern, not one by one", name.text);
-                        into.problem(pattern.line, told, Some(LISTING));
+                        let message =
+                            format!("{:?} selects tags by a pattern, which is not supported", name.text);
+                        builder.problem(pattern.line, message, Some(ENUMERATE_TAGS));
                     }
                 }
                 "credentials" => {}
-                "tls-verify" if value.text() == Some("false") => into.note(
+                "tls-verify" if value.text() == Some("false") => builder.note(
                     key.line,
-                    format!("tls-verify is not taken from a list: use --insecure-tls {}", home.registry),
+                    format!("tls-verify in a list is ignored: use --insecure-tls {}", scope.registry),
                 ),
                 "tls-verify" => {}
-                "cert-dir" => into.note(key.line, "cert-dir is not taken from a list: use --cert-dir"),
-                _ => into.problem(key.line, format!("skopeo sync knows no {:?}", key.text), None),
+                "cert-dir" => builder.note(key.line, "cert-dir in a list is ignored: use --cert-dir"),
+                _ => builder.problem(key.line, format!("unknown key {:?} for skopeo sync", key.text), None),
             }
         }
     }
 }
 
-fn home(name: &str, section: &Node) -> Result<Home, (String, Option<String>)> {
+fn scope(name: &str, section: &YamlNode) -> Result<RegistryScope, Problem> {
     let registry: Registry = name.parse().map_err(|error: crate::error::Error| (error.to_string(), None))?;
     let credentials = section.get("credentials");
     let text = |key| credentials.and_then(|node| node.text_of(key)).filter(|text| !text.is_empty());
-    let pair = (text("username").map(str::to_owned), text("password").map(str::to_owned));
+    let pair = ["username", "password"].map(|key| text(key).map(str::to_owned));
     let credential = sections::credential(&registry, pair)?.map(Arc::new);
-    Ok(Home { registry, credential })
+    Ok(RegistryScope { registry, credential })
 }
 
-fn images(into: &mut Into, repositories: &Node, home: &Home) {
+fn images(builder: &mut ListBuilder, repositories: &YamlNode, scope: &RegistryScope) {
     for (name, tags) in repositories.pairs() {
         if tags.items().is_empty() {
-            let told = format!("all tags of {:?} are asked for, and only named ones can be saved", name.text);
-            into.problem(name.line, told, Some(LISTING));
+            let message = format!("{:?} names no tags", name.text);
+            builder.problem(name.line, message, Some(ENUMERATE_TAGS));
         }
         for tag in tags.items() {
             let Some(text) = tag.text().filter(|text| !text.trim().is_empty()) else {
-                into.problem(tag.line, "the tag is empty", None);
+                builder.problem(tag.line, "the tag is empty", None);
                 continue;
             };
-            let mark = if text.starts_with("sha256:") { '@' } else { ':' };
-            // The registry is written out: what stands here is never a name's first part.
-            into.image(tag.line, &format!("{}/{}{mark}{text}", home.registry, name.text), None, Some(home));
+            let separator = if text.starts_with("sha256:") { '@' } else { ':' };
+            // With the registry written out, no part of the repository is taken for one.
+            let image = format!("{}/{}{separator}{text}", scope.registry, name.text);
+            builder.image(tag.line, &image, None, Some(scope));
         }
     }
 }
@@ -80,7 +85,7 @@ mod tests {
     use super::super::parse;
 
     #[test]
-    fn reads_the_sample() {
+    fn sample_is_read() {
         let parsed = parse("sync.yaml", include_bytes!("../../testdata/lists/skopeo-sync.yaml"));
         let seen: Vec<String> = parsed
             .entries
@@ -103,9 +108,9 @@ mod tests {
         assert!(notes.len() == 1 && notes[0].contains("--insecure-tls registry.example.com"), "{notes:?}");
         let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
         for (told, start) in
-            told.iter().zip(["sync.yaml:14: all tags of \"coreos/flannel\"", "sync.yaml:16: the tags of"])
+            told.iter().zip(["sync.yaml:14: \"coreos/flannel\" names no tags", "sync.yaml:16: "])
         {
-            assert!(told.starts_with(start) && told.contains("saver tags"), "{told}");
+            assert!(told.starts_with(start), "{told}");
         }
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(!format!("{parsed:?}").contains("sample-password"));

@@ -1,143 +1,158 @@
-//! Lists written as YAML or JSON: saver's own sections, and the forms of other tools, told apart by their shape.
+//! Structured lists: YAML and JSON documents, told apart by their content.
 
-use super::plain::{self, Home};
-use super::{MAX_PROBLEMS, Origin, Parsed, compose, hauler, image_syncer, sections, skopeo};
-use crate::yaml::{self, Node};
+use super::plain::{self, RegistryScope};
+use super::{
+    ImageList, MAX_PROBLEMS, SourceLocation, compose, hauler, image_syncer, kubeadm, sections, skopeo,
+};
+use crate::yaml::{self, YamlNode};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-const FORMS: &str = "a list is a sequence of {registry, username, password, images: [...]}, or a file of docker compose, \
-                     skopeo sync, hauler, image-syncer or kubeadm config images list -o json";
+const SUPPORTED: &str = "supported are a sequence of names or of {registry, username, password, images: [...]}, and the files of \
+                         docker compose, skopeo sync, hauler, image-syncer and kubeadm config images list -o json";
 
-const ALONE: &str = "write it under images: of a section with its registry:, or in a plain list, one name a line, in a file \
-                     that is not called .yaml, .yml or .json";
-
-/// What a document is.
+/// The formats of structured lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum StructuredFormat {
+    /// saver's own: a sequence of sections or names, or a mapping with nothing but `images:`.
+    Sections,
     Compose,
     Hauler,
     Kubeadm,
     Skopeo,
     ImageSyncer,
-    /// Kubernetes objects: images are in it, but it is no list.
-    Objects,
+    /// Kubernetes objects name images, but they are not a list.
+    KubernetesObject,
 }
 
-fn form(document: &Node) -> Option<Form> {
+/// The format of a document, decided by evidence that no other format has.
+pub(super) fn detect(document: &YamlNode) -> Option<StructuredFormat> {
     let version = document.text_of("apiVersion").unwrap_or_default();
     let pairs = document.pairs();
-    if document.get("services").is_some_and(Node::is_mapping) {
-        Some(Form::Compose)
+    if !document.items().is_empty() || is_bare_images(document) {
+        Some(StructuredFormat::Sections)
     } else if version.starts_with("content.hauler.cattle.io/") {
-        Some(Form::Hauler)
+        Some(StructuredFormat::Hauler)
     } else if version.starts_with("output.kubeadm.k8s.io/") {
-        Some(Form::Kubeadm)
+        Some(StructuredFormat::Kubeadm)
     } else if !version.is_empty() && document.get("kind").is_some() {
-        Some(Form::Objects)
-    } else if !pairs.is_empty() && pairs.iter().all(|(_, section)| skopeo::is_section(section)) {
-        Some(Form::Skopeo)
+        Some(StructuredFormat::KubernetesObject)
+    } else if compose::is_compose(document) {
+        Some(StructuredFormat::Compose)
+    } else if !pairs.is_empty() && pairs.iter().all(|(key, section)| skopeo::is_section(&key.text, section)) {
+        Some(StructuredFormat::Skopeo)
     } else if !pairs.is_empty() && pairs.iter().all(|(key, value)| image_syncer::is_pair(&key.text, value)) {
-        Some(Form::ImageSyncer)
+        Some(StructuredFormat::ImageSyncer)
     } else {
         None
     }
 }
 
-/// Reads a text of which every document is a list of another tool.
-pub(super) fn parse_foreign(file: &Arc<str>, text: &str) -> Option<Parsed> {
-    let read = yaml::read(text);
-    let known = |document: &Arc<Node>| form(document).is_some_and(|form| form != Form::Objects);
-    let all = read.broken.is_none() && !read.documents.is_empty() && read.documents.iter().all(known);
-    all.then(|| documents(file, read))
+/// Whether a document is `{images: [NAME, ...]}` and nothing else.
+fn is_bare_images(document: &YamlNode) -> bool {
+    let [(key, images)] = document.pairs() else { return false };
+    key.text == "images"
+        && !images.items().is_empty()
+        && images.items().iter().all(|item| item.text().is_some())
 }
 
-/// Reads a list of any structured form.
-pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> Parsed {
-    let Some(read) = std::str::from_utf8(text).ok().map(yaml::read) else {
-        return sections::parse(file, text);
-    };
-    let sequence = match read.documents.first() {
-        Some(first) => !first.is_mapping(),
-        None => read.broken.is_none() || starts_with_dash(text),
-    };
-    if let Some(name) =
-        read.documents.first().and_then(|list| list.items().iter().find(|item| item.text().is_some()))
-    {
-        let mut into = Into { parsed: Parsed::default(), file: file.clone() };
-        into.problem(name.line, "a bare name stands where a section is expected", Some(ALONE));
-        return into.parsed;
+/// Reads a document that is another tool's list; none if it is not.
+pub(super) fn parse_document(document: &YamlNode, variables: &HashMap<String, String>) -> Option<ImageList> {
+    let format = detect(document)?;
+    if matches!(format, StructuredFormat::KubernetesObject | StructuredFormat::Sections) {
+        return None;
     }
-    if sequence {
-        return sections::parse(file, text);
-    }
-    documents(file, read)
+    let mut builder = ListBuilder { list: ImageList::default(), file: document.file.clone() };
+    read_as(&mut builder, format, document, variables);
+    Some(builder.list)
 }
 
-fn documents(file: &Arc<str>, read: yaml::Documents) -> Parsed {
-    let mut into = Into { parsed: Parsed::default(), file: file.clone() };
-    for document in &read.documents {
-        match form(document) {
-            Some(Form::Compose) => compose::read(&mut into, document),
-            Some(Form::Hauler) => hauler::read(&mut into, document),
-            Some(Form::Kubeadm) => image_syncer::kubeadm(&mut into, document),
-            Some(Form::Skopeo) => skopeo::read(&mut into, document),
-            Some(Form::ImageSyncer) => image_syncer::read(&mut into, document),
-            Some(Form::Objects) => into.problem(
-                document.line,
-                "these are Kubernetes objects, and not a list of images",
-                Some("saver scan FILE finds the images in them and prints a list"),
-            ),
-            None if document.is_null() => {}
-            None => into.problem(document.line, "this YAML is no list of images", Some(FORMS)),
+/// Reads a structured list of any format.
+pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> ImageList {
+    let mut builder = ListBuilder { list: ImageList::default(), file: file.clone() };
+    let Ok(text) = std::str::from_utf8(text) else {
+        builder.problem(0, "the list is not UTF-8 text", Some("save it as UTF-8"));
+        return builder.list;
+    };
+    let parsed = yaml::parse(file, text);
+    for document in parsed.documents.iter().filter(|document| !document.is_null()) {
+        match detect(document) {
+            Some(format) => read_as(&mut builder, format, document, &HashMap::new()),
+            None => {
+                builder.problem(document.line, "not an image list in a supported format", Some(SUPPORTED))
+            }
         }
     }
-    if let Some(broken) = read.broken {
-        into.problem(broken.line, broken.message, Some(FORMS));
+    if let Some(error) = parsed.error {
+        builder.problem(error.line, format!("invalid YAML: {}", error.message), Some(SUPPORTED));
     }
-    into.parsed
+    builder.list
 }
 
-fn starts_with_dash(text: &[u8]) -> bool {
-    super::significant(text).next().is_some_and(|line| line.starts_with(b"-"))
+fn read_as(
+    builder: &mut ListBuilder,
+    format: StructuredFormat,
+    document: &YamlNode,
+    variables: &HashMap<String, String>,
+) {
+    match format {
+        StructuredFormat::Sections => sections::read(builder, document),
+        StructuredFormat::Compose => compose::read(builder, document, variables),
+        StructuredFormat::Hauler => hauler::read(builder, document),
+        StructuredFormat::Kubeadm => kubeadm::read(builder, document),
+        StructuredFormat::Skopeo => skopeo::read(builder, document),
+        StructuredFormat::ImageSyncer => image_syncer::read(builder, document),
+        StructuredFormat::KubernetesObject => builder.problem(
+            document.line,
+            "this is a Kubernetes object, not an image list",
+            Some("run saver scan FILE to list the images that it names"),
+        ),
+    }
 }
 
-/// Where entries and remarks of one file go.
-pub(super) struct Into {
-    parsed: Parsed,
+/// Collects the entries and diagnostics of one file.
+pub(super) struct ListBuilder {
+    list: ImageList,
     file: Arc<str>,
 }
 
-impl Into {
-    fn at(&self, line: u64) -> Origin {
-        Origin { file: self.file.clone(), line, module: None }
+impl ListBuilder {
+    fn at(&self, line: u64) -> SourceLocation {
+        SourceLocation { file: self.file.clone(), line, module: None }
     }
 
-    pub(super) fn problem(
+    /// Whether so many entries are invalid that the rest is not read.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.problems.len() > MAX_PROBLEMS
+    }
+
+    pub(super) fn problem(&mut self, line: u64, message: impl Into<String>, hint: Option<&str>) {
+        let origin = self.at(line);
+        if self.list.problems.len() < MAX_PROBLEMS {
+            self.list.problem(origin, message, hint);
+        } else if self.list.problems.len() == MAX_PROBLEMS {
+            self.list.problem(origin, "too many invalid entries: the rest was not read", None);
+        }
+    }
+
+    pub(super) fn note(&mut self, line: u64, message: impl Into<String>) {
+        let origin = self.at(line);
+        self.list.note(origin, message);
+    }
+
+    /// Adds an image that the list wants for `platform`.
+    pub(super) fn image(
         &mut self,
         line: u64,
-        message: impl std::convert::Into<String>,
-        hint: Option<&str>,
+        name: &str,
+        platform: Option<&str>,
+        scope: Option<&RegistryScope>,
     ) {
-        let origin = self.at(line);
-        if self.parsed.problems.len() < MAX_PROBLEMS {
-            self.parsed.problem(origin, message, hint);
-        } else if self.parsed.problems.len() == MAX_PROBLEMS {
-            self.parsed.problem(origin, "too many entries are wrong: the rest is not told", None);
-        }
-    }
-
-    pub(super) fn note(&mut self, line: u64, message: impl std::convert::Into<String>) {
-        let origin = self.at(line);
-        self.parsed.note(origin, message);
-    }
-
-    /// Takes one image's name, with the platform that the list asks for.
-    pub(super) fn image(&mut self, line: u64, name: &str, platform: Option<&str>, home: Option<&Home>) {
         let name = name.trim();
         if name.is_empty() || name.starts_with('#') {
-            return self.problem(line, "the image's name is empty", None);
+            return self.problem(line, "the image name is empty", None);
         }
-        if self.parsed.problems.len() > MAX_PROBLEMS {
+        if self.is_full() {
             return;
         }
         let text = match platform {
@@ -145,7 +160,12 @@ impl Into {
             None => name.to_owned(),
         };
         let origin = self.at(line);
-        plain::line(&mut self.parsed, &text, origin, home);
+        plain::parse_line(&mut self.list, &text, origin, scope);
+    }
+
+    /// The entry that was added last.
+    pub(super) fn last(&self) -> Option<&super::ListEntry> {
+        self.list.entries.last()
     }
 }
 
@@ -154,47 +174,45 @@ mod tests {
     use super::super::parse as read;
 
     #[test]
-    fn tells_the_forms_apart() {
-        for (name, text, images, told) in [
+    fn formats_are_detected_by_content() {
+        for (name, text, images, reason) in [
             (
                 "a.json",
                 r#"{"kind":"Images","apiVersion":"output.kubeadm.k8s.io/v1alpha3","images":["a.io/b:1"]}"#,
                 1,
                 "",
             ),
-            ("-", "apiVersion: apps/v1\nkind: Deployment\n", 0, "saver scan"),
-            ("a.yaml", "registry: a.io\nimages: [b]\n", 0, "no list of images"),
-            ("a.yaml", "a.io:\n  username: u\n  password: hush\n", 0, "no list of images"),
+            ("-", "apiVersion: apps/v1\nkind: Deployment\n", 0, "a Kubernetes object"),
+            ("a.yaml", "registry: a.io\nimages: [b]\n", 0, "not an image list"),
+            ("a.yaml", "a.io:\n  username: u\n  password: hush\n", 0, "not an image list"),
             ("a.yaml", "services:\n  a:\n    image: x:1\n---\nfoo: 1\n", 1, "a.yaml:5"),
             ("a.yaml", "services:\n  a:\n    image: x:1\n---\nfoo: [\n", 1, "a.yaml:5"),
+            ("a.yaml", "services:\n  a:\n    image: x:1\ncron: {image: y}\n", 0, "not an image list"),
+            ("a.yaml", "download:\n  images: {policy: warn}\n", 0, "not an image list"),
             ("a.yaml", "foo: [\n", 0, "a.yaml:1"),
-            (
-                "a.yaml",
-                "- hush\n- nginx\n",
-                0,
-                "a.yaml:1: a bare name stands where a section is expected (write it under images:",
-            ),
-            ("a.json", "[\"hush\",\n \"nginx\"]\n", 0, "a.json:1: a bare name"),
-            ("a.yaml", "- registry: a.io\n  images: [b]\n- nginx\n", 0, "a.yaml:3: a bare name"),
+            ("a.yaml", "- nginx:1\n- redis\n", 2, ""),
+            ("a.json", "[\"nginx:1.27\",\n \"Bad:1\"]\n", 1, "a.json:2: "),
+            ("a.yaml", "images:\n- nginx:1\n", 1, ""),
+            ("a.yaml", "- registry: a.io\n  images: [b]\n- nginx\n", 2, ""),
             ("-", "services:\n  a:\n    image: x:1\n", 1, ""),
             ("-", "quay.io:\n  images:\n    a/b: ['1']\n", 1, ""),
             ("-", "{\"a.io/b:1\": \"c.io/d\"}\n", 1, ""),
             ("-", "a.io/b:1: c.io/d:1\n", 1, ""),
         ] {
-            let parsed = read(name, text.as_bytes());
-            assert_eq!(parsed.entries.len(), images, "{text}: {:?}", parsed.problems);
-            assert_eq!(parsed.problems.len(), usize::from(!told.is_empty()), "{text}: {:?}", parsed.problems);
+            let list = read(name, text.as_bytes());
+            assert_eq!(list.entries.len(), images, "{text}: {:?}", list.problems);
+            assert_eq!(list.problems.len(), usize::from(!reason.is_empty()), "{text}: {:?}", list.problems);
             assert!(
-                parsed.problems.iter().all(|problem| problem.to_string().contains(told)),
+                list.problems.iter().all(|problem| problem.to_string().contains(reason)),
                 "{:?}",
-                parsed.problems
+                list.problems
             );
-            assert!(!format!("{parsed:?}").contains("hush"));
+            assert!(!format!("{list:?}").contains("hush"));
         }
     }
 
     #[test]
-    fn problems_are_bounded() {
+    fn number_of_problems_is_bounded() {
         let text = format!(
             "services:\n{}",
             (0..5000).map(|i| format!("  a{i}: {{image: B}}\n")).collect::<String>()

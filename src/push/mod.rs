@@ -67,8 +67,8 @@ impl From<Reference> for PushImage {
     }
 }
 
-impl From<list::Entry> for PushImage {
-    fn from(entry: list::Entry) -> Self {
+impl From<list::ListEntry> for PushImage {
+    fn from(entry: list::ListEntry) -> Self {
         Self { reference: entry.reference, platforms: entry.platforms }
     }
 }

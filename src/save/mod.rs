@@ -76,8 +76,8 @@ impl From<Reference> for SaveImage {
     }
 }
 
-impl From<list::Entry> for SaveImage {
-    fn from(entry: list::Entry) -> Self {
+impl From<list::ListEntry> for SaveImage {
+    fn from(entry: list::ListEntry) -> Self {
         let credential = entry.credential.map(|credential| Credential::Basic {
             username: credential.username.clone(),
             password: Secret::new(&credential.password),

@@ -1,6 +1,6 @@
 //! Ignore lists: names and patterns of images that are not wanted.
 
-use crate::list::{Origin, Remark};
+use crate::list::{Diagnostic, SourceLocation};
 use crate::oci::Reference;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,23 +21,23 @@ pub struct Ignore {
 
 impl Ignore {
     /// Adds the patterns of a text; what is wrong with it is returned.
-    pub fn read(&mut self, name: &str, text: &[u8]) -> Vec<Remark> {
+    pub fn read(&mut self, name: &str, text: &[u8]) -> Vec<Diagnostic> {
         let file: Arc<str> = name.into();
         let mut problems = Vec::new();
         let text = String::from_utf8_lossy(text);
         for (line, raw) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
             if line > MAX_LINES {
-                let origin = Origin { file, line, module: None };
+                let origin = SourceLocation { file, line, module: None };
                 let message = format!("an ignore list has at most {MAX_LINES} lines");
-                problems.push(Remark { origin, message, hint: None });
+                problems.push(Diagnostic { origin, message, hint: None });
                 break;
             }
             let mut words = raw.split_whitespace().take_while(|word| !word.starts_with('#'));
             let Some(pattern) = words.next() else { continue };
             if words.next().is_some() || pattern.len() > 1024 {
-                let origin = Origin { file: file.clone(), line, module: None };
+                let origin = SourceLocation { file: file.clone(), line, module: None };
                 let message = "a line holds one name or pattern".to_owned();
-                problems.push(Remark { origin, message, hint: None });
+                problems.push(Diagnostic { origin, message, hint: None });
             } else {
                 match pattern.contains('*') {
                     true => self.patterns.push(pattern.to_owned()),

@@ -1,16 +1,15 @@
 //! Charts' values as helm lays them over one another.
 
-use crate::list::Origin;
-use crate::yaml::{Node, Order, Value};
+use crate::list::SourceLocation;
+use crate::yaml::{YamlNode, YamlValue};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A value, and the file and line that it comes from: subcharts' values are laid over with their parents'.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
-    pub(super) origin: Origin,
+    pub(super) origin: SourceLocation,
     pub(super) value: Held,
-    order: Order,
 }
 
 /// What a value is.
@@ -24,26 +23,26 @@ pub(super) enum Held {
 
 impl Setting {
     /// A mapping, that comes from `origin`.
-    pub(super) fn map(origin: Origin, pairs: Vec<(String, Self)>) -> Self {
-        Self { origin, value: Held::Map(pairs), order: Order::default() }
+    pub(super) fn map(origin: SourceLocation, pairs: Vec<(String, Self)>) -> Self {
+        Self { origin, value: Held::Map(pairs) }
     }
 
-    pub(super) fn of(node: &Node, file: &Arc<str>) -> Self {
-        let origin = Origin { file: file.clone(), line: node.line, module: None };
+    pub(super) fn of(node: &YamlNode, file: &Arc<str>) -> Self {
+        let origin = SourceLocation { file: file.clone(), line: node.line, module: None };
         let value = match &node.value {
-            Value::Scalar(_) => node.text().map_or(Held::Null, |text| Held::Text(text.to_owned())),
-            Value::Sequence(items) => Held::List(items.iter().map(|item| Self::of(item, file)).collect()),
-            Value::Mapping(pairs) => {
+            YamlValue::Scalar(_) => node.text().map_or(Held::Null, |text| Held::Text(text.to_owned())),
+            YamlValue::Sequence(items) => Held::List(items.iter().map(|item| Self::of(item, file)).collect()),
+            YamlValue::Mapping(pairs) => {
                 Held::Map(pairs.iter().map(|(key, node)| (key.text.clone(), Self::of(node, file))).collect())
             }
         };
-        Self { origin, value, order: Order::default() }
+        Self { origin, value }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
             Held::Map(pairs) => {
-                let place = self.order.find(pairs.len(), |place| &pairs[place].0, key)?;
+                let place = pairs.iter().position(|pair| pair.0 == key)?;
                 Some(&pairs[place].1)
             }
             _ => None,
@@ -76,7 +75,6 @@ impl Setting {
             *self = over.clone();
             return;
         };
-        self.order = Order::default();
         let mut places: HashMap<String, usize> = HashMap::with_capacity(own.len());
         for (place, (name, _)) in own.iter().enumerate() {
             places.entry(name.clone()).or_insert(place);
@@ -111,7 +109,7 @@ mod tests {
 
     #[test]
     fn mappings_are_merged_and_all_else_is_replaced() {
-        let read = |yaml: &str| Setting::of(&crate::yaml::read(yaml).documents[0], &"f".into());
+        let read = |yaml: &str| Setting::of(&crate::yaml::parse(&"".into(), yaml).documents[0], &"f".into());
         for (under, over, expected) in [
             ("{a: 1, b: 2}", "{b: 3, c: 4}", "{a:1 b:3 c:4}"),
             ("{a: {b: 1, c: [1, 2]}}", "{a: {c: [3], d: ~}}", "{a:{b:1 c:[3] d:~}}"),

@@ -23,7 +23,7 @@ pub use ignore::Ignore;
 pub use report::Review;
 pub use walk::{IRREGULAR, ScanOptions, context, path};
 
-use crate::list::{self, Entry, Origin, Remark};
+use crate::list::{self, Diagnostic, ListEntry, SourceLocation};
 use crate::oci::Reference;
 use crate::yaml;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub struct Doubt {
     /// The image, where the text is a whole name.
     pub reference: Option<Reference>,
     /// Where.
-    pub origin: Origin,
+    pub origin: SourceLocation,
     /// Why it is doubtful.
     pub why: String,
 }
@@ -50,15 +50,15 @@ pub struct Doubt {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// The images that are sure, in the order found; one may be found in several places.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ListEntry>,
     /// What may be an image.
     pub doubts: Vec<Doubt>,
     /// Entries of image lists that are wrong.
-    pub problems: Vec<Remark>,
+    pub problems: Vec<Diagnostic>,
     /// What could not be read: the result lacks what is in it.
-    pub unread: Vec<Remark>,
+    pub unread: Vec<Diagnostic>,
     /// What is worth knowing.
-    pub notes: Vec<Remark>,
+    pub notes: Vec<Diagnostic>,
 }
 
 /// How a text is to be read.
@@ -89,11 +89,11 @@ impl Kind {
 }
 
 impl Found {
-    fn sure(&mut self, reference: Reference, origin: Origin) {
-        self.add(Entry { reference, platforms: None, origin, credential: None });
+    fn sure(&mut self, reference: Reference, origin: SourceLocation) {
+        self.add(ListEntry { reference, platforms: None, origin, credential: None });
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: ListEntry) {
         if self.entries.len() < MAX_FINDS {
             self.entries.push(entry);
         } else if self.entries.len() == MAX_FINDS {
@@ -102,7 +102,7 @@ impl Found {
         }
     }
 
-    fn doubt(&mut self, text: &str, origin: Origin, why: impl Into<String>) {
+    fn doubt(&mut self, text: &str, origin: SourceLocation, why: impl Into<String>) {
         if self.doubts.len() < MAX_FINDS {
             let text = text.trim();
             let reference = Reference::parse(text).ok();
@@ -112,17 +112,17 @@ impl Found {
     }
 
     fn unread(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
-        let origin = Origin { file: file.clone(), line, module: None };
-        self.unread.push(Remark { origin, message: message.into(), hint: None });
+        let origin = SourceLocation { file: file.clone(), line, module: None };
+        self.unread.push(Diagnostic { origin, message: message.into(), hint: None });
     }
 
     fn note(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
-        let origin = Origin { file: file.clone(), line, module: None };
-        self.notes.push(Remark { origin, message: message.into(), hint: None });
+        let origin = SourceLocation { file: file.clone(), line, module: None };
+        self.notes.push(Diagnostic { origin, message: message.into(), hint: None });
     }
 
     /// Takes what a list says. What is wrong with a list that somebody else's tool reads is doubtful only.
-    fn list(&mut self, parsed: list::Parsed, own: bool) {
+    fn list(&mut self, parsed: list::ImageList, own: bool) {
         parsed.entries.into_iter().for_each(|entry| self.add(entry));
         if own {
             self.problems.extend(parsed.problems);
@@ -131,7 +131,7 @@ impl Found {
                 self.doubt("", problem.origin, problem.message);
             }
         }
-        self.notes.extend(parsed.notes.into_iter().filter(|note| !note.message.contains("already listed")));
+        self.notes.extend(parsed.notes.into_iter());
     }
 
     /// Takes out what is to be ignored.
@@ -158,8 +158,14 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
     if kind == Kind::Template && text.contains("{{") {
         return text_rules::scan(found, &file, text, 1, text_rules::Mode::Template);
     }
-    if let Some(parsed) = list::parse_foreign(name, text) {
-        return found.list(parsed, false);
+    let foreign = yaml::parse(&file, text);
+    if foreign.error.is_none() && !foreign.documents.is_empty() {
+        let none = std::collections::HashMap::new();
+        let lists: Option<Vec<_>> =
+            foreign.documents.iter().map(|document| list::parse_document(document, &none)).collect();
+        if let Some(lists) = lists {
+            return found.list(list::merge(lists), false);
+        }
     }
     if kind == Kind::Template {
         // A file of another name than manifests have may be a plain list of images, if every line of it is one.
@@ -168,16 +174,16 @@ pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
             return found.list(parsed, true);
         }
     }
-    let read = yaml::read(text);
+    let read = yaml::parse(&"".into(), text);
     yaml_rules::scan(found, &file, text, &read.documents);
-    if let Some(broken) = read.broken {
+    if let Some(error) = read.error {
         let told = if text.contains("{{") { "a template" } else { "not valid YAML" };
         let message =
-            format!("{told} ({}): it was read line by line from line {} on", broken.message, broken.start);
-        found.note(&file, broken.line, message);
-        let skip = usize::try_from(broken.start - 1).unwrap_or(usize::MAX);
+            format!("{told} ({}): it was read line by line from line {} on", error.message, error.start);
+        found.note(&file, error.line, message);
+        let skip = usize::try_from(error.start - 1).unwrap_or(usize::MAX);
         let rest = text.split_inclusive('\n').skip(skip).collect::<String>();
-        text_rules::scan(found, &file, &rest, broken.start, text_rules::Mode::Template);
+        text_rules::scan(found, &file, &rest, error.start, text_rules::Mode::Template);
     }
 }
 
@@ -228,7 +234,7 @@ mod tests {
         let parsed = list::parse("printed", Review::of(&found).to_list().as_bytes());
         assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
         let key =
-            |entry: &Entry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
+            |entry: &ListEntry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
         let printed: BTreeSet<_> = parsed.entries.iter().map(key).collect();
         assert_eq!(printed, found.entries.iter().map(key).collect::<BTreeSet<_>>());
         let ends = |byte: &&u8| matches!(**byte, b'\n' | b'\r');

@@ -1,7 +1,7 @@
 //! What was found, for a person to look over: a list that [`crate::list::parse`] reads.
 
 use super::Found;
-use crate::list::Origin;
+use crate::list::SourceLocation;
 use crate::oci::Reference;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,7 +98,7 @@ impl Review {
     }
 }
 
-fn place(origin: &Origin) -> (String, u64) {
+fn place(origin: &SourceLocation) -> (String, u64) {
     (origin.file.to_string(), origin.line)
 }
 

@@ -4,9 +4,9 @@ use super::Found;
 use super::chart::Chart;
 use super::merged_values::{Held, Setting};
 use super::value_rules::{Images, Known, Own, Spot};
-use crate::list::Origin;
+use crate::list::SourceLocation;
 use crate::oci::Reference;
-use crate::yaml::{self, Node};
+use crate::yaml::{self, YamlNode};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -42,12 +42,12 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// One file of the chart as YAML; its first document.
-    fn document(&mut self, path: &str) -> Option<(Arc<Node>, Arc<str>)> {
+    fn document(&mut self, path: &str) -> Option<(Arc<YamlNode>, Arc<str>)> {
         let text = self.chart.text(path)?;
-        let read = yaml::read(text.trim_start_matches('\u{feff}'));
+        let read = yaml::parse(&"".into(), text.trim_start_matches('\u{feff}'));
         let place = self.chart.place(path);
-        if let Some(broken) = read.broken {
-            self.images.found.unread(&place, broken.line, format!("not valid YAML: {}", broken.message));
+        if let Some(error) = read.error {
+            self.images.found.unread(&place, error.line, format!("not valid YAML: {}", error.message));
         }
         let first = read.documents.into_iter().next()?;
         if first.size() > MAX_VALUES {
@@ -70,7 +70,7 @@ impl Reading<'_> {
 
     fn chart(&mut self, dir: &str, over: Option<&Setting>, off: Option<&str>, depth: usize) {
         self.charts += 1;
-        let origin = Origin { file: self.chart.place(dir), line: 0, module: None };
+        let origin = SourceLocation { file: self.chart.place(dir), line: 0, module: None };
         let mut values = Setting::map(origin, Vec::new());
         if let Some((node, place)) = self.document(&format!("{dir}values.yaml"))
             && node.is_mapping()
@@ -105,7 +105,7 @@ impl Reading<'_> {
         &mut self,
         own: &Own,
         values: &Setting,
-        meta: Option<&Node>,
+        meta: Option<&YamlNode>,
         off: Option<&str>,
         depth: usize,
     ) {
@@ -113,8 +113,8 @@ impl Reading<'_> {
         let dirs = self.chart.subcharts(&own.dir);
         let old = self.document(&format!("{}requirements.yaml", own.dir)).map(|(node, _)| node);
         let listed = [meta, old.as_deref()].into_iter().flatten().filter_map(|node| node.get("dependencies"));
-        let listed: Vec<&Node> = listed.flat_map(|node| node.items()).map(|node| &**node).collect();
-        let mut uses: HashMap<&str, Vec<&Node>> = HashMap::new();
+        let listed: Vec<&YamlNode> = listed.flat_map(|node| node.items()).map(|node| &**node).collect();
+        let mut uses: HashMap<&str, Vec<&YamlNode>> = HashMap::new();
         for node in &listed {
             uses.entry(node.text_of("name").unwrap_or_default()).or_default().push(node);
         }
@@ -150,7 +150,7 @@ impl Reading<'_> {
     }
 
     /// A subchart that the chart names and does not hold.
-    fn lacking(&mut self, own: &Own, dependency: &Node, name: &str) {
+    fn lacking(&mut self, own: &Own, dependency: &YamlNode, name: &str) {
         let file = self.chart.place(&format!("{}Chart.yaml", own.dir));
         let place = dependency.text_of("repository").unwrap_or_default();
         let version = dependency.text_of("version").unwrap_or_default().replace('+', "_");
@@ -159,7 +159,7 @@ impl Reading<'_> {
             .map(|place| format!("{}/{name}:{version}", place.trim_end_matches('/')));
         match chart.filter(|chart| Reference::parse(chart).is_ok()) {
             Some(chart) => {
-                let origin = Origin { file, line: dependency.line, module: None };
+                let origin = SourceLocation { file, line: dependency.line, module: None };
                 self.images.found.doubt(
                     &chart,
                     origin,
@@ -177,12 +177,12 @@ impl Reading<'_> {
 }
 
 /// The key that a subchart's values stand under.
-fn key_of(dependency: &Node, name: &str) -> String {
+fn key_of(dependency: &YamlNode, name: &str) -> String {
     dependency.text_of("alias").unwrap_or(name).to_owned()
 }
 
 /// The condition that turns a subchart off, if one does: the first of its paths that is set decides.
-fn condition_off(dependency: &Node, values: &Setting) -> Option<String> {
+fn condition_off(dependency: &YamlNode, values: &Setting) -> Option<String> {
     let conditions = dependency.text_of("condition")?;
     let set =
         conditions.split(',').take(MAX_PATHS).map(str::trim).find_map(|path| Some((path, values.at(path)?)));

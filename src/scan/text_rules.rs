@@ -1,7 +1,7 @@
 //! Images in text that is no YAML (yet): templates, and what is broken. Read line by line.
 
 use super::{Found, heuristics};
-use crate::list::Origin;
+use crate::list::SourceLocation;
 use crate::oci::Reference;
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) fn scan_but(
             continue;
         }
         let number = if mode == Mode::WithinLine { first } else { number };
-        let origin = Origin { file: file.clone(), line: number, module: None };
+        let origin = SourceLocation { file: file.clone(), line: number, module: None };
         match keyed(line) {
             Some(value) => one(found, value, origin, mode, known),
             None => loose(found, line, &origin),
@@ -90,7 +90,7 @@ fn bare(value: &str) -> &str {
     value.split([',', '}', ' ', '\t']).next().unwrap_or(value)
 }
 
-fn one(found: &mut Found, value: &str, origin: Origin, mode: Mode, known: &dyn Fn(&str) -> bool) {
+fn one(found: &mut Found, value: &str, origin: SourceLocation, mode: Mode, known: &dyn Fn(&str) -> bool) {
     if heuristics::is_template(value) {
         if !known(value) {
             found.doubt(value.trim_matches(['"', '\'']), origin, "a template that was not filled in");
@@ -116,7 +116,7 @@ fn one(found: &mut Found, value: &str, origin: Origin, mode: Mode, known: &dyn F
 }
 
 /// Words of a line that look like images.
-fn loose(found: &mut Found, line: &str, origin: &Origin) {
+fn loose(found: &mut Found, line: &str, origin: &SourceLocation) {
     if line.trim_start().starts_with("//") {
         return;
     }

@@ -3,7 +3,7 @@
 use super::merged_values::{Held, Setting};
 use super::yaml_rules::joined;
 use super::{Found, heuristics};
-use crate::list::Origin;
+use crate::list::SourceLocation;
 use crate::oci::Reference;
 use std::collections::BTreeSet;
 
@@ -166,7 +166,7 @@ impl Images<'_> {
         }
     }
 
-    fn complete(&mut self, image: &str, origin: Origin, off: Option<&str>) {
+    fn complete(&mut self, image: &str, origin: SourceLocation, off: Option<&str>) {
         let reference = match Reference::parse(image) {
             Ok(reference) => reference,
             Err(error) => return self.found.doubt(image, origin, error.message()),
@@ -181,7 +181,7 @@ impl Images<'_> {
         }
     }
 
-    fn maybe(&mut self, image: &str, origin: Origin, why: &str) {
+    fn maybe(&mut self, image: &str, origin: SourceLocation, why: &str) {
         let rendered = self.rendered.zip(Reference::parse(image).ok());
         // Whatever tag helm gave it: that one is known.
         let is_known = |(rendered, image): (&BTreeSet<Reference>, Reference)| {

@@ -2,9 +2,9 @@
 
 use super::text_rules::{self, Mode};
 use super::{Found, heuristics};
-use crate::list::Origin;
+use crate::list::SourceLocation;
 use crate::oci::Reference;
-use crate::yaml::{self, Node, Scalar, Value};
+use crate::yaml::{self, Scalar, YamlNode, YamlValue};
 use std::sync::Arc;
 
 /// How deep texts within texts are read.
@@ -15,7 +15,7 @@ const MAX_EMBEDDED_BYTES: usize = 4 << 20;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Finds the images of all documents of a text.
-pub(super) fn scan(found: &mut Found, file: &Arc<str>, text: &str, documents: &[Arc<Node>]) {
+pub(super) fn scan(found: &mut Found, file: &Arc<str>, text: &str, documents: &[Arc<YamlNode>]) {
     let lines: Vec<&str> = text.lines().collect();
     let mut walk = Walk {
         found,
@@ -66,12 +66,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn origin(&self, line: u64) -> Origin {
+    fn origin(&self, line: u64) -> SourceLocation {
         let line = match self.map {
             Map::Own(offset) => line + offset,
             Map::Fixed(line) => line,
         };
-        Origin { file: self.file.clone(), line, module: None }
+        SourceLocation { file: self.file.clone(), line, module: None }
     }
 
     fn doubt(&mut self, text: &str, line: u64, why: impl Into<String>) {
@@ -79,7 +79,7 @@ impl Walk<'_> {
         self.found.doubt(text, origin, why);
     }
 
-    fn document(&mut self, document: &Node) {
+    fn document(&mut self, document: &YamlNode) {
         let kind = document.text_of("kind").unwrap_or_default();
         let version = document.text_of("apiVersion").unwrap_or_default();
         self.object = match kind {
@@ -100,7 +100,7 @@ impl Walk<'_> {
     }
 
     /// What flux fetches from a registry (fluxcd.io, "OCI Repositories").
-    fn oci_repository(&mut self, document: &Node) {
+    fn oci_repository(&mut self, document: &YamlNode) {
         let Some(spec) = document.get("spec") else { return };
         let name = spec.text_of("url").and_then(|url| url.strip_prefix("oci://"));
         let of = |key| spec.get("ref").and_then(|reference| reference.text_of(key));
@@ -117,8 +117,8 @@ impl Walk<'_> {
     }
 
     /// kustomize's `images`: what is put in the place of other names (kubectl.docs.kubernetes.io, "images").
-    fn kustomize(&mut self, document: &Node) {
-        for item in document.get("images").map(Node::items).unwrap_or_default() {
+    fn kustomize(&mut self, document: &YamlNode) {
+        for item in document.get("images").map(YamlNode::items).unwrap_or_default() {
             let text = |key| item.text_of(key).filter(|text| !text.is_empty());
             let (Some(name), tag, digest) =
                 (text("newName").or(text("name")), text("newTag"), text("digest"))
@@ -135,9 +135,9 @@ impl Walk<'_> {
         }
     }
 
-    fn node(&mut self, node: &Node, at: At<'_>) {
+    fn node(&mut self, node: &YamlNode, at: At<'_>) {
         match &node.value {
-            Value::Mapping(pairs) => {
+            YamlValue::Mapping(pairs) => {
                 let within = if at.item { at.key } else { "" };
                 if self.related(node, within) {
                     return;
@@ -152,18 +152,18 @@ impl Walk<'_> {
                     }
                 }
             }
-            Value::Sequence(items) => {
+            YamlValue::Sequence(items) => {
                 for item in items {
                     self.node(item, At { item: true, ..at });
                 }
             }
-            Value::Scalar(scalar) => self.value(node, scalar, at),
+            YamlValue::Scalar(scalar) => self.value(node, scalar, at),
         }
     }
 
     /// An operator's variable for an image that it runs: its name says so by convention (sdk.operatorframework.io,
     /// "Relatedimages"), and the value is a whole name.
-    fn related(&mut self, node: &Node, within: &str) -> bool {
+    fn related(&mut self, node: &YamlNode, within: &str) -> bool {
         let named = node.text_of("name").is_some_and(|name| name.starts_with("RELATED_IMAGE_"));
         let sure = named && within == "env" && self.object == Object::Kubernetes && self.embedded == 0;
         let Some(value) = node.get("value").filter(|_| sure) else { return false };
@@ -175,7 +175,7 @@ impl Walk<'_> {
     }
 
     /// Names that are written as several settings, under keys that do not tell whether they are images.
-    fn pairs(&mut self, node: &Node) {
+    fn pairs(&mut self, node: &YamlNode) {
         for (key, child) in node.pairs() {
             let tag = heuristics::tag_key(&key.text).and_then(|key| node.text_of(&key));
             if let Some(image) = child.text().and_then(|name| heuristics::of_two(name, tag)) {
@@ -194,17 +194,17 @@ impl Walk<'_> {
     }
 
     /// Takes what stands under an image's key; false where it has to be looked into like anything else.
-    fn image(&mut self, key: &str, node: &Node, siblings: &Node, within: &str) -> bool {
+    fn image(&mut self, key: &str, node: &YamlNode, siblings: &YamlNode, within: &str) -> bool {
         let container = matches!(within, "containers" | "initContainers" | "ephemeralContainers");
         match &node.value {
-            Value::Scalar(scalar) if scalar.text.contains('\n') => false,
-            Value::Scalar(_) => {
+            YamlValue::Scalar(scalar) if scalar.text.contains('\n') => false,
+            YamlValue::Scalar(_) => {
                 if let Some(text) = node.text().map(str::trim).filter(|text| !text.is_empty()) {
                     self.name(key, text, node.line, siblings, container && key == "image");
                 }
                 true
             }
-            Value::Mapping(pairs) if pairs.iter().any(|(key, _)| key.complex) => {
+            YamlValue::Mapping(pairs) if pairs.iter().any(|(key, _)| key.complex) => {
                 let raw =
                     usize::try_from(node.line).ok().and_then(|line| self.lines.get(line.wrapping_sub(1)));
                 let raw = raw.map(|line| line.trim()).unwrap_or_default().to_owned();
@@ -212,18 +212,18 @@ impl Walk<'_> {
                 self.doubt(shown, node.line, "a template that was not filled in");
                 true
             }
-            Value::Mapping(_) if within == "volumes" && node.text_of("reference").is_some() => {
+            YamlValue::Mapping(_) if within == "volumes" && node.text_of("reference").is_some() => {
                 let text = node.text_of("reference").unwrap_or_default();
                 self.name(key, text, node.line, node, true);
                 true
             }
-            Value::Mapping(_) => self.parts(node),
-            Value::Sequence(_) => false,
+            YamlValue::Mapping(_) => self.parts(node),
+            YamlValue::Sequence(_) => false,
         }
     }
 
     /// A name under an image's key. In a container it is one; elsewhere it has to say which image it means.
-    fn name(&mut self, key: &str, text: &str, line: u64, siblings: &Node, container: bool) {
+    fn name(&mut self, key: &str, text: &str, line: u64, siblings: &YamlNode, container: bool) {
         if heuristics::is_template(text) {
             return self.doubt(text, line, "a template that was not filled in");
         }
@@ -272,7 +272,7 @@ impl Walk<'_> {
     }
 
     /// `{registry, repository, tag, digest}`.
-    fn parts(&mut self, node: &Node) -> bool {
+    fn parts(&mut self, node: &YamlNode) -> bool {
         let text = |key: &str| node.text_of(key).map(str::trim).filter(|text| !text.is_empty());
         let Some(name) = text("repository").or_else(|| text("name").filter(|_| text("tag").is_some())) else {
             return false;
@@ -290,7 +290,7 @@ impl Walk<'_> {
     }
 
     /// A value under any other key.
-    fn value(&mut self, node: &Node, scalar: &Scalar, at: At<'_>) {
+    fn value(&mut self, node: &YamlNode, scalar: &Scalar, at: At<'_>) {
         let text = scalar.text.trim();
         let document = scalar.text.contains('\n') || text.starts_with(['{', '[']);
         if document && at.key != "description" && self.embedded < MAX_EMBEDDED {
@@ -316,9 +316,9 @@ impl Walk<'_> {
             (Map::Own(offset), Some(content)) => Map::Own(offset + content - 1),
             _ => Map::Fixed(self.origin(line).line),
         };
-        let read = yaml::read(&scalar.text);
-        let documents = read.documents.iter().any(|node| !matches!(node.value, Value::Scalar(_)));
-        if read.broken.is_none() && documents {
+        let read = yaml::parse(&"".into(), &scalar.text);
+        let documents = read.documents.iter().any(|node| !matches!(node.value, YamlValue::Scalar(_)));
+        if read.error.is_none() && documents {
             let lines: Vec<&str> = scalar.text.lines().collect();
             let (file, embedded) = (self.file.clone(), self.embedded + 1);
             let object = Object::None;

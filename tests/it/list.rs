@@ -28,8 +28,8 @@ fn what_was_listed_can_be_listed_again() {
             .collect();
         let second = list::parse(name, lines.join("\n").as_bytes());
         assert!(second.problems.is_empty() && second.notes.is_empty());
-        let names = |parsed: &list::Parsed| {
-            let key = |entry: &list::Entry| (entry.reference.to_string(), entry.platforms.clone());
+        let names = |parsed: &list::ImageList| {
+            let key = |entry: &list::ListEntry| (entry.reference.to_string(), entry.platforms.clone());
             parsed.entries.iter().map(key).collect::<Vec<_>>()
         };
         assert_eq!(names(&first), names(&second), "{name}");

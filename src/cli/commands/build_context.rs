@@ -10,7 +10,7 @@ use crate::cli::ui::output;
 use crate::cli::ui::output::{Paint, clean};
 use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, Entry, Parsed};
+use crate::list::{self, ImageList, ListEntry};
 use crate::scan::{Found, Review};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,11 +89,11 @@ fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
 }
 
 /// The images to save. What is wrong in a list ends the run.
-fn entries(mut found: Found, global: &GlobalArgs, screen: &Screen) -> Result<Vec<Entry>> {
+fn entries(mut found: Found, global: &GlobalArgs, screen: &Screen) -> Result<Vec<ListEntry>> {
     let problems = std::mem::take(&mut found.problems);
     scan::remarks(&found, global.quiet, screen.paint());
     // One image in many files is no mistake here: it needs no note.
-    let mut all = list::merge([Parsed { entries: found.entries, problems, ..Parsed::default() }]);
+    let mut all = list::merge([ImageList { entries: found.entries, problems, ..ImageList::default() }]);
     all.notes.clear();
     lists::settle(all, screen, global.quiet)
 }

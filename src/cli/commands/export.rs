@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export::{
     ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until, is_written_straight,
 };
-use crate::list::Entry;
+use crate::list::ListEntry;
 use crate::oci::PlatformSet;
 use crate::save::SaveImage;
 use crate::transfer::Status;
@@ -158,7 +158,7 @@ fn stdout_file() -> Result<File> {
 
 fn options(
     args: &Args,
-    entries: &[Entry],
+    entries: &[ListEntry],
     staging: &Path,
     (global, environment, screen): (&GlobalArgs, &Environment, &Screen),
 ) -> Result<ExportOptions> {

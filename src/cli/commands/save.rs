@@ -12,7 +12,7 @@ use crate::cli::ui::run::Showing;
 use crate::cli::ui::terminal::{self, Screen};
 use crate::cli::ui::wording::SAVING;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::Entry;
+use crate::list::ListEntry;
 use crate::oci::PlatformSet;
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
 use crate::store::Durability;
@@ -73,7 +73,7 @@ fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
 
 /// A run, resolved: all that can be wrong before anything is asked of a registry has been found.
 pub(crate) struct Job {
-    entries: Vec<Entry>,
+    entries: Vec<ListEntry>,
     options: SaveOptions,
     files: Files,
 }
@@ -86,7 +86,7 @@ impl Job {
     pub(crate) fn resolve(
         args: &RunArgs,
         dir: &Path,
-        entries: Vec<Entry>,
+        entries: Vec<ListEntry>,
         global: &GlobalArgs,
         environment: &Environment,
         screen: &Screen,
@@ -155,7 +155,7 @@ fn copy_options(args: &RunArgs) -> TransferOptions {
 }
 
 /// What to save of the images that do not say so themselves.
-fn platforms(args: &RunArgs, entries: &[Entry]) -> Result<PlatformSet> {
+fn platforms(args: &RunArgs, entries: &[ListEntry]) -> Result<PlatformSet> {
     let platforms = match crate::cli::args::arch(&args.arch) {
         Some(arch) if arch.contains(',') && arch.split(',').any(|part| part.trim() == "all") => {
             let why = "all stands alone: it is every platform there is";

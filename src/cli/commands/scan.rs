@@ -7,7 +7,7 @@ use crate::cli::helm::Helm;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, Paint, clean, count};
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{Origin, Remark};
+use crate::list::{Diagnostic, SourceLocation};
 use crate::scan::{self, Found, Ignore, Kind, MAX_FILE_BYTES, Render, Review, ScanOptions};
 use clap::ArgAction;
 use std::io::Read;
@@ -91,8 +91,8 @@ pub(crate) fn look(
     let mut found = way(root, &options)?;
     let own = root.join(CONTEXT_IGNORE);
     if std::fs::symlink_metadata(&own).is_ok_and(|kind| !kind.is_file()) {
-        let origin = Origin { file: own.display().to_string().into(), line: 0, module: None };
-        found.unread.push(Remark { origin, message: scan::IRREGULAR.into(), hint: None });
+        let origin = SourceLocation { file: own.display().to_string().into(), line: 0, module: None };
+        found.unread.push(Diagnostic { origin, message: scan::IRREGULAR.into(), hint: None });
     }
     Ok(found)
 }
@@ -102,7 +102,7 @@ fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
     let own = root.map(|root| root.join(CONTEXT_IGNORE));
     let own = own.filter(|own| std::fs::symlink_metadata(own).is_ok_and(|kind| kind.is_file()));
     let mut ignore = Ignore::default();
-    let mut problems: Vec<Remark> = Vec::new();
+    let mut problems: Vec<Diagnostic> = Vec::new();
     for file in files.iter().chain(&own) {
         let mut text = Vec::new();
         let opened = std::fs::File::open(file);

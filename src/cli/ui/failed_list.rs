@@ -3,7 +3,7 @@
 use crate::cli::ui::failures;
 use crate::cli::ui::output::clean;
 use crate::error::ErrorReport;
-use crate::list::{self, Entry};
+use crate::list::{self, ListEntry};
 use crate::oci::{Reference, Repository, Tag};
 use crate::transfer::{ImagePlan, ImageReport, Plan, Report, Status};
 
@@ -58,7 +58,7 @@ impl<'a> Failed<'a> {
     }
 
     /// Its line in a failed list, by the name `reference`.
-    fn line(&self, reference: &Reference, entry: Option<&Entry>) -> String {
+    fn line(&self, reference: &Reference, entry: Option<&ListEntry>) -> String {
         let platforms = entry.and_then(|entry| entry.platforms.as_ref());
         let reason = failures::reason(self.reference, self.error);
         list::failed_line(reference, platforms, &clean(reason)) + "\n"
@@ -66,7 +66,7 @@ impl<'a> Failed<'a> {
 }
 
 /// The list of what was not saved.
-pub(crate) fn not_saved(failed: &[Failed<'_>], entries: &[Entry]) -> String {
+pub(crate) fn not_saved(failed: &[Failed<'_>], entries: &[ListEntry]) -> String {
     let mut text = String::new();
     let entry = |failed: &Failed<'_>| entries.get(failed.row);
     if failed.iter().filter_map(entry).any(|entry| entry.credential.is_some()) {
@@ -78,7 +78,7 @@ pub(crate) fn not_saved(failed: &[Failed<'_>], entries: &[Entry]) -> String {
 
 /// The list of what was not pushed: by the names that were asked for, else by the tree's, which are those at the
 /// registry without `prefix`.
-pub(crate) fn not_pushed(failed: &[Failed<'_>], entries: &[Entry], prefix: Option<&str>) -> String {
+pub(crate) fn not_pushed(failed: &[Failed<'_>], entries: &[ListEntry], prefix: Option<&str>) -> String {
     let mut text = String::new();
     for failed in failed {
         if let Some(entry) = entries.get(failed.row) {
