@@ -80,7 +80,8 @@ struct Meta {
 impl Meta {
     fn read(chart: &Chart, dir: &str) -> Self {
         let files = ["Chart.yaml", "requirements.yaml"].map(|file| chart.text(&format!("{dir}{file}")));
-        let read = files.iter().flatten().map(|text| yaml::parse(&"".into(), text.trim_start_matches('\u{feff}')));
+        let read =
+            files.iter().flatten().map(|text| yaml::parse(&"".into(), text.trim_start_matches('\u{feff}')));
         let read: Vec<_> = read.filter_map(|read| read.documents.into_iter().next()).collect();
         let mut aliases: HashMap<String, BTreeSet<String>> = HashMap::new();
         for listed in read.iter().filter_map(|meta| meta.get("dependencies")).flat_map(|list| list.items()) {

@@ -3,7 +3,7 @@
 use saver::list;
 
 #[test]
-fn lists_of_several_kinds_become_one() {
+fn lists_of_several_formats_are_merged() {
     let read = |name: &str| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/lists").join(name);
         list::parse(name, &std::fs::read(path).unwrap())
@@ -12,12 +12,12 @@ fn lists_of_several_kinds_become_one() {
     let all = list::merge(names.map(read));
     assert!(all.problems.is_empty(), "{:?}", all.problems);
     assert_eq!(all.entries.len(), 7 + 4 + 6);
-    assert_eq!(all.notes.len(), 7, "the second kubeadm.list is told line by line");
+    assert_eq!(all.duplicates.len(), 7, "each line of the second kubeadm.list is a duplicate");
     assert_eq!(all.entries.iter().filter(|entry| entry.credential.is_some()).count(), 5);
 }
 
 #[test]
-fn what_was_listed_can_be_listed_again() {
+fn failed_lines_read_back_as_the_same_list() {
     for name in ["kubeadm.list", "cilium.list", "rook.list", "kubesphere.list", "windows.list"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/lists").join(name);
         let first = list::parse(name, &std::fs::read(path).unwrap());
