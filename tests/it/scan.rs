@@ -138,7 +138,7 @@ fn a_file_and_stdin_are_scanned_too() {
         printed.starts_with("docker.io/library/nginx:1 platform=linux/arm64  # compose.yml:2\n"),
         "{printed}"
     );
-    assert!(printed.contains("# compose.yml:3: the variable \"TAG\" has no default here"), "{printed}");
+    assert!(printed.contains("# compose.yml:3: the variable \"TAG\" has no default"), "{printed}");
     home.write("chart/Chart.yaml", "name: x\n");
     home.write("chart/values.yaml", "image: {repository: a.io/b, tag: 1}\n");
     let ran = scan(&home, &["chart/values.yaml"], 0);
