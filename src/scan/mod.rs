@@ -131,7 +131,7 @@ impl Found {
                 self.doubt("", problem.origin, problem.message);
             }
         }
-        self.notes.extend(parsed.notes.into_iter());
+        self.notes.extend(parsed.notes);
     }
 
     /// Takes out what is to be ignored.
