@@ -9,6 +9,7 @@ pub mod archive;
 pub mod cli;
 pub mod content;
 pub mod copy;
+pub mod credentials;
 pub mod cri;
 pub mod driver;
 pub mod error;
@@ -30,6 +31,7 @@ pub mod transfer;
 pub mod verify;
 pub mod yaml;
 
+pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, ErrorReport, Result, Side};
 pub use save::{ImageSaver, SaveImage, SaveOptions, blocking, local_digest, pull_image, save_images};
 pub use transfer::{Report, Status};

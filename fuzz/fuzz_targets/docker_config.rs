@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use saver::cli::docker_config::DockerConfig;
+use saver::credentials::docker_config::DockerConfig;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(config) = DockerConfig::parse(bytes) {

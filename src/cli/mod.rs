@@ -7,8 +7,6 @@ pub mod args;
 mod commands;
 mod completions;
 pub mod config;
-pub mod credentials;
-pub mod docker_config;
 mod helm;
 mod interrupt;
 mod lists;

@@ -2,14 +2,15 @@
 
 use crate::cli::args::RegistryArgs;
 use crate::cli::config::Environment;
-use crate::cli::credentials::Credentials;
-use crate::cli::registries::Registries;
+use crate::cli::registries;
 use crate::cli::ui::output;
 use crate::cli::ui::terminal::Screen;
+use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
 use crate::registry::{Access, Credential, CredentialSource, Secret};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -27,14 +28,14 @@ pub(super) fn resolve(
     screen: &Screen,
     quiet: bool,
 ) -> Result<Access> {
-    let settings = Registries::resolve(args, environment)?;
+    let settings = registries::resolve(args, environment)?;
     if !quiet {
-        for unused in settings.unused(registries) {
+        for unused in registries::unused(&settings, registries) {
             screen.line(&format!("{} {}", screen.paint().yellow("warning:"), output::clean(&unused)));
         }
     }
     for registry in registries {
-        settings.session(registry)?;
+        settings.session_options(registry)?;
     }
     let credentials = credentials(args, environment, registries)?;
     Ok(Access { own: Arc::new(settings), credentials, ..Access::default() })
@@ -46,7 +47,10 @@ fn credentials(
     environment: &Environment,
     registries: &BTreeSet<Registry>,
 ) -> Result<Arc<dyn CredentialSource>> {
-    let mut credentials = Credentials::load(environment, args.authfile.as_deref())?;
+    let credentials = match &args.authfile {
+        Some(path) => Credentials::from_file(path)?,
+        None => Credentials::docker_default(|name| environment.get(name).map(OsString::from))?,
+    };
     let wrong = |why: &str| Error::new(ErrorKind::InvalidInput, "--username and --password-stdin", why);
     match (&args.username, args.password_stdin) {
         (None, false) => return Ok(Arc::new(credentials)),
@@ -67,8 +71,7 @@ fn credentials(
     };
     let username = args.username.clone().unwrap_or_default();
     let credential = Credential::Basic { username, password: password()? };
-    credentials.give(registry.clone(), credential);
-    Ok(Arc::new(credentials))
+    Ok(Arc::new(credentials.with_credential(registry.clone(), credential)))
 }
 
 fn password() -> Result<Secret> {

@@ -5,7 +5,7 @@
 //! is being fetched waits for that fetch, and shares its failure.
 
 use super::challenge::{BearerChallenge, Challenge};
-use super::credential::{Credential, CredentialSource, refusal};
+use super::credential::{Credential, CredentialSource, Lookup, refusal};
 use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -177,8 +177,8 @@ impl Auth {
         let access = self.access(repository, None);
         match access.credential.get() {
             Some(credential) => {
-                let origin = self.credentials.origin(&self.host, repository);
-                refusal(&error, self.host.as_str(), credential, origin.as_deref())
+                let lookup = Lookup::new(&*self.credentials, &self.host, repository);
+                refusal(&error, self.host.as_str(), credential, &lookup)
             }
             None => error,
         }
@@ -229,7 +229,7 @@ impl Auth {
             challenge,
             scopes: &scopes,
             credential,
-            origin: self.credentials.origin(&self.host, context.repository),
+            lookup: Lookup::new(&*self.credentials, &self.host, context.repository),
         };
         let result = request.send().await;
         slot.token = result.as_ref().ok().cloned();

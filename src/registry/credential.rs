@@ -69,16 +69,46 @@ pub trait CredentialSource: Send + Sync {
         repository: &'a Repository,
     ) -> BoxFuture<'a, Result<Credential>>;
 
+    /// Why credentials that exist for `host` could not be read, if [`credential`](Self::credential) answered without
+    /// them. Part of the message when the registry rejects the anonymous request.
+    fn failure(&self, _host: &Registry, _repository: &Repository) -> Option<Error> {
+        None
+    }
+
     /// Where the credential that was given for `host` came from, for messages: a file's path, a flag. Never a secret.
     fn origin(&self, _host: &Registry, _repository: &Repository) -> Option<String> {
         None
     }
 }
 
+/// What messages say of a lookup of credentials.
+#[derive(Debug, Default)]
+pub(super) struct Lookup {
+    origin: Option<String>,
+    failure: Option<Error>,
+}
+
+impl Lookup {
+    pub(super) fn new(source: &dyn CredentialSource, host: &Registry, repository: &Repository) -> Self {
+        Self { origin: source.origin(host, repository), failure: source.failure(host, repository) }
+    }
+}
+
 /// The error of a registry or token server that refused, told as what it is: a login that is missing,
 /// or credentials that are not accepted.
-pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, origin: Option<&str>) -> Error {
-    let from = origin.map(|origin| format!(" from {origin}")).unwrap_or_default();
+pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, lookup: &Lookup) -> Error {
+    if let (Credential::Anonymous, Some(failure)) = (shown, &lookup.failure) {
+        let message = format!(
+            "the registry requires a login, and the credentials could not be read ({failure}): {}",
+            error.message()
+        );
+        let failed = self::failure(error.kind(), error.subject(), message);
+        return match failure.hint() {
+            Some(hint) => failed.with_hint(hint),
+            None => failed,
+        };
+    }
+    let from = lookup.origin.as_deref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     let (what, hint) = match shown {
         Credential::Anonymous => (
             "the registry asks for a login, and none was found".to_owned(),

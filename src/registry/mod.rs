@@ -28,6 +28,7 @@ mod limiter;
 mod manifest;
 mod options;
 mod probe;
+mod proxy;
 mod push;
 mod range;
 mod redirect;
@@ -40,7 +41,8 @@ mod transport;
 
 pub use challenge::{BearerChallenge, Challenge};
 pub use credential::{Anonymous, Credential, CredentialSource, Fixed, Secret};
-pub use options::{ProxySettings, SessionOptions};
+pub use options::SessionOptions;
+pub use proxy::{NoProxy, ProxySettings, ProxyUrl};
 pub use push::{Pusher, Upload};
 pub use range::ContentRange;
 pub use session::{Session, Statistics};

@@ -1,5 +1,6 @@
 //! How a session reaches its registry.
 
+use super::ProxySettings;
 use std::fmt;
 use std::time::Duration;
 use url::Url;
@@ -76,27 +77,5 @@ impl fmt::Debug for SessionOptions {
             .field("max_connections", &self.max_connections)
             .field("max_requests", &self.max_requests)
             .finish_non_exhaustive()
-    }
-}
-
-/// Proxies, as `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name them. Loopback hosts are never asked through one.
-#[derive(Clone, Default)]
-pub struct ProxySettings {
-    /// For requests over HTTPS: an `http://`, `https://` or `socks5://` address.
-    pub https: Option<String>,
-    /// For requests over plain HTTP.
-    pub http: Option<String>,
-    /// Hosts, domains and address ranges to reach directly, with commas between.
-    pub no_proxy: Option<String>,
-}
-
-impl fmt::Debug for ProxySettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A proxy's address may hold a password.
-        f.debug_struct("ProxySettings")
-            .field("https", &self.https.is_some())
-            .field("http", &self.http.is_some())
-            .field("no_proxy", &self.no_proxy)
-            .finish()
     }
 }

@@ -1,7 +1,7 @@
 //! Asking a token server for a token (distribution's "Token Authentication Specification" and "OAuth 2").
 
 use super::challenge::BearerChallenge;
-use super::credential::{Credential, Secret, refusal};
+use super::credential::{Credential, Lookup, Secret, refusal};
 use super::error::{self, failure};
 use super::redirect::{self, check_reach, is_loopback};
 use super::transport::{Purpose, Transport};
@@ -51,8 +51,8 @@ pub(super) struct TokenRequest<'a> {
     pub(super) challenge: &'a BearerChallenge,
     pub(super) scopes: &'a [String],
     pub(super) credential: &'a Credential,
-    /// Where the credential came from, where that is known.
-    pub(super) origin: Option<String>,
+    /// How the credential was found.
+    pub(super) lookup: Lookup,
 }
 
 impl TokenRequest<'_> {
@@ -164,7 +164,7 @@ impl TokenRequest<'_> {
             let kind = if error.kind().is_retryable() { error.kind() } else { kind };
             let error = error.context("no token").with_kind(kind);
             return Err(if refused {
-                refusal(&error, self.host, self.credential, self.origin.as_deref())
+                refusal(&error, self.host, self.credential, &self.lookup)
             } else {
                 error
             });

@@ -9,8 +9,7 @@ use super::certificate;
 use super::error::{self, failure};
 use super::options::SessionOptions;
 use crate::error::{Error, ErrorKind, Result};
-use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{Certificate, Client, Identity, NoProxy, Proxy};
+use reqwest::{Certificate, Client, Identity, Proxy};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use url::Url;
@@ -92,9 +91,8 @@ impl Transport {
             .http2_keep_alive_interval(Duration::from_secs(15))
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .no_proxy();
-        for proxy in self.proxies()? {
-            builder = builder.proxy(proxy);
-        }
+        let proxies = options.proxy.clone();
+        builder = builder.proxy(Proxy::custom(move |url| proxies.proxy_for(url).cloned()));
         builder = match purpose {
             Purpose::Blob => builder.http1_only().read_timeout(options.idle_timeout),
             Purpose::Upload => builder.http1_only(),
@@ -154,28 +152,16 @@ impl Transport {
 
     /// `HOST:PORT` of the proxy that `url` is asked through.
     fn proxy_for(&self, url: &Url) -> Option<String> {
-        let settings = &self.options.proxy;
-        let matcher = Matcher::builder()
-            .http(settings.http.as_deref().unwrap_or_default())
-            .https(settings.https.as_deref().unwrap_or_default())
-            .no(self.direct())
-            .build();
-        let proxy = matcher.intercept(&url.as_str().parse().ok()?)?;
-        let host = proxy.uri().host()?;
-        Some(match proxy.uri().port_u16() {
+        let proxy = self.options.proxy.proxy_for(url)?;
+        let host = proxy.host_str()?;
+        Some(match proxy.port_or_known_default() {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         })
     }
 
-    /// What is asked directly. What runs on this machine is, whatever the environment says.
-    fn direct(&self) -> String {
-        let said = self.options.proxy.no_proxy.as_deref().unwrap_or_default();
-        format!("localhost,127.0.0.0/8,::1,{said}").trim_end_matches(',').to_owned()
-    }
-
     fn proxy_has_tls(&self) -> bool {
-        self.options.proxy.http.as_deref().is_some_and(|address| address.starts_with("https:"))
+        self.options.proxy.http.as_ref().is_some_and(|proxy| proxy.as_url().scheme() == "https")
     }
 
     fn certificates(&self) -> Result<Vec<Certificate>> {
@@ -198,24 +184,6 @@ impl Transport {
     fn identity(&self) -> Result<Option<Identity>> {
         let pem = self.options.client_identity.as_deref();
         pem.map(Identity::from_pem).transpose().map_err(|error| self.refuse("the client certificate", &error))
-    }
-
-    fn proxies(&self) -> Result<Vec<Proxy>> {
-        let settings = &self.options.proxy;
-        let direct = NoProxy::from_string(&self.direct());
-        let mut proxies = Vec::new();
-        for (address, tls) in [(&settings.https, true), (&settings.http, false)] {
-            if let Some(address) = address.as_deref().filter(|address| !address.is_empty()) {
-                let proxy = if tls { Proxy::https(address) } else { Proxy::http(address) };
-                // The address may hold a password: it is not repeated in the message.
-                let proxy = proxy.map_err(|_| {
-                    failure(ErrorKind::InvalidInput, &self.host, "the proxy's address is not one")
-                        .with_hint("HTTPS_PROXY and HTTP_PROXY read like http://proxy.example:3128")
-                })?;
-                proxies.push(proxy.no_proxy(direct.clone()));
-            }
-        }
-        Ok(proxies)
     }
 
     fn refuse(&self, what: &str, error: &reqwest::Error) -> Error {
@@ -252,22 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn what_can_t_be_read_is_refused_without_its_secrets() {
+    fn unreadable_certificates_are_rejected() {
         let url = Url::parse("https://r.io/").unwrap();
         for options in [
             SessionOptions { ca_certificates: vec![b"nothing".to_vec()], ..SessionOptions::default() },
             SessionOptions { client_identity: Some(b"nothing".to_vec()), ..SessionOptions::default() },
-            SessionOptions {
-                proxy: super::super::ProxySettings {
-                    https: Some("http://ann:hunter2@[bad".into()),
-                    ..Default::default()
-                },
-                ..SessionOptions::default()
-            },
         ] {
             let error = Transport::new(Arc::new(options), "r.io").client(Purpose::Api, &url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }
 }

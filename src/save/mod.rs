@@ -13,7 +13,7 @@ pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
 
 use crate::content::Place;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
@@ -260,6 +260,13 @@ impl CredentialSource for ListCredentials {
             Some(credential) => Box::pin(std::future::ready(Ok(credential.clone()))),
             None => self.others.credential(host, repository),
         }
+    }
+
+    fn failure(&self, host: &Registry, repository: &Repository) -> Option<Error> {
+        if self.own.contains_key(&(host.clone(), repository.clone())) {
+            return None;
+        }
+        self.others.failure(host, repository)
     }
 
     fn origin(&self, host: &Registry, repository: &Repository) -> Option<String> {

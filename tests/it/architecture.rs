@@ -134,7 +134,10 @@ fn only_cli_prints_exits_and_reads_the_environment() {
         for word in spoken.iter().filter(|word| {
             code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(**word))
         }) {
-            wrong.push(format!("{}: {word}", path.display()));
+            // Credential helpers are programs.
+            if (room(&path).as_str(), *word) != ("credentials", "Command::new") {
+                wrong.push(format!("{}: {word}", path.display()));
+            }
         }
     }
     assert!(

@@ -53,7 +53,7 @@ fn with_credential(server: &FaultServer, credential: Credential) -> Session {
 fn through_proxy(server: &FaultServer, registry: &str, credential: Credential) -> Session {
     let mut options = options();
     options.plain_http = true;
-    options.proxy.http = Some(server.url());
+    options.proxy.http = Some(server.url().parse().unwrap());
     Session::new(registry.parse().unwrap(), Arc::new(Fixed::new(credential)), options).unwrap()
 }
 

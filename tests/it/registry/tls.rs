@@ -96,8 +96,8 @@ async fn what_a_loopback_registry_speaks_is_found_once() {
 async fn a_host_that_is_not_loopback_is_never_asked_in_the_clear_unasked() {
     let proxy = FaultServer::start().await;
     let mut options = options();
-    options.proxy.http = Some(proxy.url());
-    options.proxy.https = Some(proxy.url());
+    options.proxy.http = Some(proxy.url().parse().unwrap());
+    options.proxy.https = Some(proxy.url().parse().unwrap());
     let error =
         session("public.example".parse().unwrap(), options).resolve(&repository(), &tag()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
@@ -162,7 +162,7 @@ async fn a_proxy_that_is_down_is_named_without_its_password() {
     drop(gone);
     tokio::task::yield_now().await;
     let mut options = options();
-    options.proxy.https = Some(format!("http://ann:hunter2@{place}"));
+    options.proxy.https = Some(format!("http://ann:hunter2@{place}").parse().unwrap());
     let registry: Registry = "public.example".parse().unwrap();
     let error = session(registry, options).resolve(&repository(), &tag()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
@@ -175,7 +175,7 @@ async fn a_proxy_that_does_not_let_through_is_named() {
     let proxy = FaultServer::start().await;
     proxy.on("CONNECT", "").answer(Fault::status(403));
     let mut options = options();
-    options.proxy.https = Some(proxy.url());
+    options.proxy.https = Some(proxy.url().parse().unwrap());
     let registry: Registry = "public.example".parse().unwrap();
     let error = session(registry, options).resolve(&repository(), &tag()).await.unwrap_err();
     assert!(error.to_string().contains(&format!("the proxy {}", proxy.registry())), "{error}");
