@@ -1,6 +1,6 @@
-//! Saves without async: `blocking DIR ARCH IMAGE...`.
+//! Saves images without an async runtime: `blocking DIR ARCH IMAGE...`.
 
-// An example speaks to whoever runs it.
+// An example prints its result.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

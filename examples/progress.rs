@@ -1,14 +1,14 @@
-//! Follows a run with an observer, and stops it on Ctrl-C: `progress DIR LIST`.
+//! Prints progress from an observer, and cancels the run on Ctrl-C: `progress DIR LIST`.
 
-// An example speaks to whoever runs it.
+// An example prints its result.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use saver::transfer::{Event, Observer};
-use saver::{ImageSaver, SaveImage, SaveOptions};
+use saver::{CancellationToken, ImageSaver, SaveOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Prints a line for each finished image, with the bytes that have come so far.
+/// Prints a line for each finished image, with the number of bytes that were downloaded so far.
 #[derive(Default)]
 struct Lines {
     bytes: AtomicU64,
@@ -39,17 +39,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for problem in &list.problems {
         eprintln!("{problem:?}");
     }
-    let mut options = SaveOptions::new(dir);
-    options.copy.platforms = "amd64".parse()?;
-    options.observer = Arc::new(Lines::default());
-    let images = list.entries.into_iter().map(SaveImage::from).collect();
-    let stop = async {
+    let cancel = CancellationToken::new();
+    let options = SaveOptions::new(dir)
+        .with_platforms("amd64")?
+        .with_observer(Arc::new(Lines::default()))
+        .with_cancel(cancel.clone());
+    tokio::spawn(async move {
         // Without a signal handler there is nothing to wait for.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+        if tokio::signal::ctrl_c().await.is_ok() {
+            cancel.cancel();
         }
-    };
-    let report = ImageSaver::new(options)?.save_until(images, stop).await?;
+    });
+    let report = ImageSaver::new(options)?.save(list.entries).await?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }

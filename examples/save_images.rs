@@ -1,6 +1,6 @@
 //! Saves the images named on the command line: `save_images DIR ARCH IMAGE...`.
 
-// An example speaks to whoever runs it.
+// An example prints its result.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use saver::Status;

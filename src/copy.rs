@@ -1,85 +1,124 @@
-//! From one registry into another, or into another repository of the same, without a tree in between.
+//! Copying between registries, or between repositories of one registry, without a directory in between.
 
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Reference, Registry};
+use crate::oci::Reference;
 use crate::registry::{Access, Pusher, Session, Sessions};
-use crate::save::until;
 use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
-use std::future::Future;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Options of a copy between registries.
+/// Options for copying between registries.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct CopyOptions {
-    /// Platforms, index mode, retries, limits.
+    /// Platforms, index mode, retries and limits.
     pub copy: TransferOptions,
-    /// How both registries are reached, and as whom.
+    /// Connections and credentials of both registries.
     pub access: Access,
-    /// Who is told of progress.
+    /// Receives progress events.
     pub observer: Arc<dyn Observer>,
+    /// Cancelling this token ends the run.
+    pub cancel: CancellationToken,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        let copy = TransferOptions { attestations: true, ..TransferOptions::default() };
-        Self { copy, access: Access::default(), observer: Arc::new(Silent) }
+        Self {
+            copy: TransferOptions { attestations: true, ..TransferOptions::default() },
+            access: Access::default(),
+            observer: Arc::new(Silent),
+            cancel: CancellationToken::new(),
+        }
     }
 }
 
-/// Copies the image `from` to the place `to` of the registry `registry`, until `stop` is ready. Bytes go through memory only, each once;
-/// in one registry they are linked where it does that.
-///
-/// # Errors
-/// `InvalidInput` for settings that can't be used. The copy's own failure is a row of the report.
-pub async fn copy_until(
-    from: Reference,
-    registry: &Registry,
-    to: Place,
-    options: CopyOptions,
-    stop: impl Future<Output = ()>,
-) -> Result<Report> {
-    let (engine, image) = prepare(from, registry, to, options)?;
-    let token = CancellationToken::new();
-    until(async { Ok(engine.run(vec![image], &token).await) }, stop, &token).await
+impl CopyOptions {
+    /// Uses these connections and credentials.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Sends progress events to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the run when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
 }
 
-/// What [`copy_until`] would do; asks both registries, and sends nothing.
+/// Copies the image `from` to `to`, a name in the same or in another registry.
+///
+/// Content passes through memory once and is not written to disk. Within one registry, blobs are mounted where the
+/// registry supports it.
+///
+/// ```no_run
+/// # async fn example() -> saver::Result<()> {
+/// use saver::copy::{CopyOptions, copy};
+///
+/// let report = copy("nginx:1.27", "registry.lan:5000/mirror/nginx:1.27", CopyOptions::default()).await?;
+/// assert!(report.is_success());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// As `copy_until`.
-pub async fn plan_copy_until(
-    from: Reference,
-    registry: &Registry,
-    to: Place,
-    options: CopyOptions,
-    stop: impl Future<Output = ()>,
-) -> Result<Plan> {
-    let (engine, image) = prepare(from, registry, to, options)?;
-    let token = CancellationToken::new();
-    until(async { Ok(engine.plan(vec![image], &token).await) }, stop, &token).await
+/// `InvalidInput` for names or options that cannot be used. A failure of the copy itself is a row of the report.
+pub async fn copy<F, T>(from: F, to: T, options: CopyOptions) -> Result<Report>
+where
+    F: TryInto<Reference, Error: Into<Error>>,
+    T: TryInto<Reference, Error: Into<Error>>,
+{
+    let cancel = options.cancel.clone();
+    let from = from.try_into().map_err(Into::into)?;
+    let to = to.try_into().map_err(Into::into)?;
+    let (engine, image) = prepare(from, to, options)?;
+    Ok(engine.run(vec![image], &cancel).await)
+}
+
+/// What [`copy`] would do. Asks both registries and uploads nothing.
+///
+/// # Errors
+/// As [`copy`].
+pub async fn plan<F, T>(from: F, to: T, options: CopyOptions) -> Result<Plan>
+where
+    F: TryInto<Reference, Error: Into<Error>>,
+    T: TryInto<Reference, Error: Into<Error>>,
+{
+    let cancel = options.cancel.clone();
+    let from = from.try_into().map_err(Into::into)?;
+    let to = to.try_into().map_err(Into::into)?;
+    let (engine, image) = prepare(from, to, options)?;
+    Ok(engine.plan(vec![image], &cancel).await)
 }
 
 fn prepare(
     from: Reference,
-    registry: &Registry,
-    to: Place,
+    to: Reference,
     options: CopyOptions,
 ) -> Result<(Arc<Engine<Pusher>>, Image<Session>)> {
-    if from.registry == *registry
+    if to.digest.is_some() {
+        let why = "a destination cannot have a digest: the copied content determines it";
+        return Err(Error::new(ErrorKind::InvalidInput, &to, why).with_hint("name a tag, or neither"));
+    }
+    if from.registry == to.registry
         && from.repository == to.repository
         && from.tag == to.tag
         && to.tag.is_some()
     {
-        let error = Error::new(ErrorKind::InvalidInput, &from, "source and destination are one");
+        let error = Error::new(ErrorKind::InvalidInput, &from, "source and destination are the same");
         return Err(error.with_hint("name another repository, tag or registry to copy to"));
     }
     let sessions = Sessions::new(options.access, options.copy.jobs);
     let source = sessions.with(&from.registry)?;
-    let pusher = sessions.pusher(registry)?;
-    if from.registry == *registry {
+    let pusher = sessions.pusher(&to.registry)?;
+    if from.registry == to.registry {
         pusher.link_from(&from.repository);
     }
     let engine = Engine::new(Arc::new(pusher), options.copy, options.observer)?.doing(Verb::Copy);
@@ -87,7 +126,7 @@ fn prepare(
         source,
         reference: from,
         platforms: None,
-        place: to,
+        place: Place { repository: to.repository, tag: to.tag },
         alias: None,
         resolved: None,
         warnings: Vec::new(),

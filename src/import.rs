@@ -12,12 +12,11 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::layout::Layout;
 use crate::oci::layout::Offer;
 use crate::oci::{Descriptor, Reference, Tag};
-use crate::save::{NameRule, check_collisions, until, yield_short_names};
+use crate::save::{NameRule, check_collisions, yield_short_names};
 use crate::store::{Durability, Store, StoreOptions};
 use crate::transfer::{Engine, Image, Observer, Report, Silent, TransferOptions, Verb};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -44,8 +43,10 @@ pub struct ImportOptions {
     pub rename: Option<NewName>,
     /// What an imported image has survived.
     pub durability: Durability,
-    /// Who is told of progress.
+    /// Receives progress events.
     pub observer: Arc<dyn Observer>,
+    /// Cancelling this token ends the run.
+    pub cancel: CancellationToken,
 }
 
 impl ImportOptions {
@@ -59,7 +60,26 @@ impl ImportOptions {
             rename: None,
             durability: Durability::default(),
             observer: Arc::new(Silent),
+            cancel: CancellationToken::new(),
         }
+    }
+
+    /// Uses these names in the directory.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Sends progress events to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the run when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
     }
 }
 
@@ -102,42 +122,45 @@ pub enum ImportFrom {
     Stream(Box<dyn Read + Send>),
 }
 
-/// Imports everything that `from` holds. A failed image is a row in the report; the others go on. When `stop` is ready, images
-/// that are not complete are given up.
+/// Imports every image of `from`. A failed image is a row of the report; the others continue.
+///
+/// ```no_run
+/// # async fn example() -> saver::Result<()> {
+/// use saver::import::{ImportFrom, ImportOptions, import};
+///
+/// let options = ImportOptions::new("/var/lib/registry");
+/// let report = import(ImportFrom::Path("nginx.tar".into()), options).await?;
+/// assert!(report.is_success());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// `InvalidInput` when `from` can't be read as an archive or layout (it is none, or cut off, or damaged as a whole), holds no images, or
-/// they can't all have their names in the tree; `Storage`.
-pub async fn import_until(
-    from: ImportFrom,
-    options: ImportOptions,
-    stop: impl Future<Output = ()>,
-) -> Result<Report> {
-    let token = CancellationToken::new();
-    let work = async {
-        let name = match &from {
-            ImportFrom::Path(path) => path.display().to_string(),
-            ImportFrom::Stream(_) => STREAM.to_owned(),
-        };
-        let called = name.clone();
-        // Before the tree is made: what is not there leaves none behind.
-        let opened = blocking(&name, &token, move || open(from, &called).map_err(unusable)).await?;
-        let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
-        // Others may save at the same time; nobody may take anything away.
-        let _lock = store.lock_shared(false)?;
-        let (dir, called) = (options.dir.clone(), name.clone());
-        match blocking(&name, &token, move || opened.end(&called, &dir).map_err(unusable)).await? {
-            End::Layout(layout) => {
-                let offers = layout.offers().map_err(unusable)?;
-                copy(layout, (&name, &offers), &store, &options, &token).await
-            }
-            End::Archive(archive) => {
-                let offers = archive.offers().to_vec();
-                copy(archive, (&name, &offers), &store, &options, &token).await
-            }
-        }
+/// `InvalidInput` when `from` is not a readable archive or layout, contains no images, or contains different images that
+/// would get the same name in the directory; `Storage` when the directory cannot be used.
+pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> {
+    let token = &options.cancel;
+    let name = match &from {
+        ImportFrom::Path(path) => path.display().to_string(),
+        ImportFrom::Stream(_) => STREAM.to_owned(),
     };
-    until(work, stop, &token).await
+    let called = name.clone();
+    // Before the tree is made: what is not there leaves none behind.
+    let opened = blocking(&name, token, move || open(from, &called).map_err(unusable)).await?;
+    let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
+    // Others may save at the same time; nobody may take anything away.
+    let _lock = store.lock_shared(false)?;
+    let (dir, called) = (options.dir.clone(), name.clone());
+    match blocking(&name, token, move || opened.end(&called, &dir).map_err(unusable)).await? {
+        End::Layout(layout) => {
+            let offers = layout.offers().map_err(unusable)?;
+            copy(layout, (&name, &offers), &store, &options, token).await
+        }
+        End::Archive(archive) => {
+            let offers = archive.offers().to_vec();
+            copy(archive, (&name, &offers), &store, &options, token).await
+        }
+    }
 }
 
 /// Runs what reads an archive on a thread of its own, and waits for no more of it than is wanted.

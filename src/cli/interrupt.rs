@@ -2,20 +2,12 @@
 
 use crate::cli::ui::exit::Exit;
 use crate::error::{Error, Result};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Whether a signal has asked to stop.
 #[derive(Clone, Default)]
-pub(super) struct Interrupt(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    asked: AtomicBool,
-    bell: Notify,
-}
+pub(super) struct Interrupt(CancellationToken);
 
 impl Interrupt {
     /// Listens from now on; `told` is called at the first signal. Must be called on a runtime.
@@ -28,11 +20,10 @@ impl Interrupt {
         let unheard = |cause| Error::storage("signals", "wait for them", cause);
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unheard)?);
         let this = Self::default();
-        let state = this.0.clone();
+        let token = this.0.clone();
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate, &mut hangup).await;
-            state.asked.store(true, Ordering::Release);
-            state.bell.notify_one();
+            token.cancel();
             told();
             either(&mut interrupt, &mut terminate, &mut hangup).await;
             // What is published is whole at any moment, so nothing is lost by ending here.
@@ -43,12 +34,17 @@ impl Interrupt {
 
     /// Waits for the first signal.
     pub(super) async fn asked(&self) {
-        self.0.bell.notified().await;
+        self.0.cancelled().await;
     }
 
     /// Whether there was one.
     pub(super) fn was_asked(&self) -> bool {
-        self.0.asked.load(Ordering::Acquire)
+        self.0.is_cancelled()
+    }
+
+    /// Cancelled at the first signal.
+    pub(super) fn token(&self) -> CancellationToken {
+        self.0.clone()
     }
 }
 

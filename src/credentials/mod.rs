@@ -22,6 +22,7 @@ mod registry_settings;
 
 pub use certificates::check_ca_certificates;
 pub use registry_settings::RegistrySettings;
+#[cfg(feature = "cli")]
 pub(crate) use registry_settings::contains;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -108,17 +108,20 @@ impl RegistrySettings {
     }
 
     /// The hosts that plain HTTP is used for.
-    pub(crate) fn plain_http(&self) -> &BTreeSet<Registry> {
+    #[must_use]
+    pub fn plain_http(&self) -> &BTreeSet<Registry> {
         &self.plain_http
     }
 
     /// The hosts whose certificates are not verified.
-    pub(crate) fn insecure_tls(&self) -> &BTreeSet<Registry> {
+    #[must_use]
+    pub fn insecure_tls(&self) -> &BTreeSet<Registry> {
         &self.insecure_tls
     }
 
     /// The mirrors of each registry.
-    pub(crate) fn mirrors(&self) -> &BTreeMap<Registry, Vec<Url>> {
+    #[must_use]
+    pub fn mirrors(&self) -> &BTreeMap<Registry, Vec<Url>> {
         &self.mirrors
     }
 

@@ -126,7 +126,8 @@ impl Images {
                 turn = turn => turn,
                 () = give_up.cancelled() => return Err(given_up()),
             };
-            let pull = || saver.pull_until(image.clone(), give_up.cancelled());
+            let saver = saver.as_ref().clone().with_cancel(give_up.clone());
+            let pull = || saver.pull(image.clone());
             let start = Instant::now();
             let row = loop {
                 match pull().await {

@@ -55,6 +55,12 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl Error {
     /// An error of `kind` about `subject` (a reference, digest, path or address).
     pub fn new(kind: ErrorKind, subject: impl fmt::Display, message: impl Into<String>) -> Self {

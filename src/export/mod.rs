@@ -15,9 +15,9 @@ use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
 use crate::error::{Error, ErrorKind, ErrorReport, Result};
 use crate::layout::Layout;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, PlatformSet, Reference};
 use crate::registry::Access;
-use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, sessions, until};
+use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, convert, sessions};
 use crate::store::{Durability, Store};
 use crate::transfer::{
     ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Silent, Status, TransferOptions,
@@ -27,7 +27,6 @@ use deferred_observer::{Step, Telling, Watched, interrupted};
 use output::Output;
 use recording_sink::Selection;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,15 +68,47 @@ pub struct ExportOptions {
     pub from: ExportFrom,
     /// Platforms, index mode, limits.
     pub copy: TransferOptions,
-    /// Who is told of progress.
+    /// Receives progress events. The end of an image is reported when its content is complete at the destination.
     pub observer: Arc<dyn Observer>,
+    /// Cancelling this token ends the run.
+    pub cancel: CancellationToken,
 }
 
 impl ExportOptions {
     /// The default options: all platforms that are there, indexes as they are, silent.
     #[must_use]
     pub fn new(format: Format, from: ExportFrom) -> Self {
-        Self { format, from, copy: TransferOptions::default(), observer: Arc::new(Silent) }
+        Self {
+            format,
+            from,
+            copy: TransferOptions::default(),
+            observer: Arc::new(Silent),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    /// Exports these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that names no platform.
+    pub fn with_platforms<P>(mut self, platforms: P) -> Result<Self>
+    where
+        P: TryInto<PlatformSet, Error: Into<Error>>,
+    {
+        self.copy.platforms = platforms.try_into().map_err(Into::into)?;
+        Ok(self)
+    }
+
+    /// Sends progress events to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the run when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
     }
 }
 
@@ -90,32 +121,42 @@ pub struct Exported {
     pub archive_bytes: Option<u64>,
 }
 
-/// Exports `images` to `to`. A failed image is a row in the report, and the others are exported; where none is left, nothing is written. When
-/// `stop` is ready, what is not complete is given up. The observer hears of an image's end when what it was exported to stands.
+/// Exports `images` to `to`. A failed image is a row of the report and the others are exported; if all fail, nothing is
+/// written.
+///
+/// ```no_run
+/// # async fn example() -> saver::Result<()> {
+/// use saver::export::{ExportFrom, ExportOptions, ExportTo, Format, export};
+/// use saver::save::NameRule;
+///
+/// let from = ExportFrom::Tree("/var/lib/registry".into(), NameRule::default());
+/// let options = ExportOptions::new(Format::OciArchive, from).with_platforms("amd64")?;
+/// export(["nginx:1.27"], ExportTo::Path("nginx.tar".into()), options).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// `InvalidInput` when two images would have one name, or `to` is no place for the format; `Storage` when nothing can be written there.
-pub async fn export_until(
-    images: Vec<SaveImage>,
-    options: ExportOptions,
-    to: ExportTo,
-    stop: impl Future<Output = ()>,
-) -> Result<Exported> {
+/// `InvalidInput` for names that cannot be parsed, for two images that would get the same name, and for a destination that
+/// does not fit the format; `Storage` when the destination cannot be written.
+pub async fn export<I>(images: I, to: ExportTo, options: ExportOptions) -> Result<Exported>
+where
+    I: IntoIterator,
+    I::Item: TryInto<SaveImage, Error: Into<Error>>,
+{
+    let images = convert(images)?;
     let places = places(&images)?;
-    let token = CancellationToken::new();
-    let export = Export { images, places, options, token: token.clone() };
-    let work = async {
-        match (export.options.format, to) {
-            (Format::OciLayout, ExportTo::Path(dir)) => export.to_layout(&dir).await,
-            (Format::OciLayout, ExportTo::Stream(_)) => {
-                let why = "a layout is a directory, and this is a stream";
-                Err(Error::new(ErrorKind::InvalidInput, "oci-layout", why)
-                    .with_hint("name a directory, or use --format oci-archive"))
-            }
-            (_, to) => export.to_archive(to).await,
+    let token = options.cancel.clone();
+    let export = Export { images, places, options, token };
+    match (export.options.format, to) {
+        (Format::OciLayout, ExportTo::Path(dir)) => export.to_layout(&dir).await,
+        (Format::OciLayout, ExportTo::Stream(_)) => {
+            let why = "an image layout is a directory and cannot be written to a stream";
+            Err(Error::new(ErrorKind::InvalidInput, "oci-layout", why)
+                .with_hint("name a directory, or use --format oci-archive"))
         }
-    };
-    until(work, stop, &token).await
+        (_, to) => export.to_archive(to).await,
+    }
 }
 
 /// Where each image goes: no two may have one name.
@@ -258,9 +299,10 @@ impl Export {
         options.names = NameRule::Domain;
         options.durability = Durability::None;
         options.access = access.clone();
+        options.cancel = self.token.clone();
         options.observer = telling;
         let saver = ImageSaver::new(options)?;
-        let mut saved = self.named(saver.save_until(self.images.clone(), self.token.cancelled()).await?);
+        let mut saved = self.named(saver.save(self.images.clone()).await?);
         if saved.aborted.is_some() {
             give_up(&mut saved, 0..self.images.len());
             return Ok(Exported { report: saved, archive_bytes: None });

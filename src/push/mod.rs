@@ -1,4 +1,4 @@
-//! Pushing: from a tree, or from another registry, into a registry.
+//! Pushing saved images to a registry.
 
 mod destination;
 mod tree;
@@ -10,35 +10,36 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference};
 use crate::registry::{Access, Pusher, Sessions};
-use crate::save::{NameRule, until};
+use crate::save::{NameRule, convert};
 use crate::store::Store;
 use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tree::Tree;
 
-/// Options of a push.
+/// Options for pushing images.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct PushOptions {
-    /// The directory that images were saved to.
+    /// The directory that images were saved into.
     pub dir: PathBuf,
-    /// Where they go.
+    /// The registry to push to.
     pub destination: Destination,
-    /// What images are called in the tree: the rule that they were saved with.
+    /// The names of images in the directory: the rule that they were saved with.
     pub names: NameRule,
-    /// Platforms, index mode, retries, limits. The default takes each image as far as the tree has it.
+    /// Platforms, index mode, retries and limits. By default each image is pushed with the platforms that were saved.
     pub copy: TransferOptions,
-    /// How the registry is reached, and as whom.
+    /// Connections and credentials.
     pub access: Access,
-    /// Who is told of progress.
+    /// Receives progress events.
     pub observer: Arc<dyn Observer>,
+    /// Cancelling this token ends the run: images that are not complete fail as cancelled, and the report is returned.
+    pub cancel: CancellationToken,
 }
 
 impl PushOptions {
-    /// The default options for pushing what is in `dir`: all platforms that are there, anonymous, silent.
+    /// Options for pushing from `dir`: all saved platforms, no credentials, no progress events.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, destination: Destination) -> Self {
         Self {
@@ -48,16 +49,41 @@ impl PushOptions {
             copy: TransferOptions { sparse: true, attestations: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
+            cancel: CancellationToken::new(),
         }
+    }
+
+    /// Finds images by these names in the directory.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Uses these connections and credentials.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Sends progress events to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the run when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
     }
 }
 
-/// An image to push.
+/// An image to push: its name, or text that is parsed as one.
 #[derive(Clone, Debug)]
 pub struct PushImage {
-    /// Its name, as it was saved or as it is in the tree.
+    /// The name that it was saved by, or its name in the directory.
     pub reference: Reference,
-    /// Its own choice of platforms, if it has one.
+    /// Platforms for this image, instead of those of the options.
     pub platforms: Option<PlatformSet>,
 }
 
@@ -67,21 +93,46 @@ impl From<Reference> for PushImage {
     }
 }
 
+impl TryFrom<&str> for PushImage {
+    type Error = Error;
+
+    fn try_from(name: &str) -> Result<Self> {
+        Reference::parse(name).map(Self::from)
+    }
+}
+
+impl TryFrom<String> for PushImage {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::try_from(name.as_str())
+    }
+}
+
+impl TryFrom<&String> for PushImage {
+    type Error = Error;
+
+    fn try_from(name: &String) -> Result<Self> {
+        Self::try_from(name.as_str())
+    }
+}
+
 impl From<list::ListEntry> for PushImage {
     fn from(entry: list::ListEntry) -> Self {
         Self { reference: entry.reference, platforms: entry.platforms }
     }
 }
 
-/// Pushes images from one tree into one registry. Several can push from one tree at once, and others save into it meanwhile.
+/// Pushes images from one directory to one registry.
+///
+/// Several can push from the same directory at the same time, also while others save into it.
 ///
 /// ```no_run
 /// # async fn example() -> saver::Result<()> {
 /// use saver::push::{ImagePusher, PushOptions};
 ///
 /// let options = PushOptions::new("/var/lib/registry", "registry.lan:5000/mirror".parse()?);
-/// // Everything that has a tag.
-/// let report = ImagePusher::new(options)?.push(Vec::new()).await?;
+/// let report = ImagePusher::new(options)?.push_all().await?;
 /// assert!(report.is_success());
 /// # Ok(())
 /// # }
@@ -92,41 +143,57 @@ pub struct ImagePusher {
 }
 
 impl ImagePusher {
-    /// A pusher of what is in `options.dir`.
+    /// Opens `options.dir`.
     ///
     /// # Errors
-    /// `Storage` when the directory can't be opened.
+    /// `Storage` when the directory cannot be opened.
     pub fn new(options: PushOptions) -> Result<Self> {
         let store = Store::open_read_only(&options.dir)?;
         Ok(Self { options, store })
     }
 
-    /// Pushes `images`, or everything that has a tag when there are none. A failed image is a row in the report; the others go on.
+    /// Pushes `images`. A failed image is a row of the report; the others continue.
     ///
     /// # Errors
-    /// `InvalidInput` for settings or names that can't be used; `Storage` when the tree can't be read.
-    pub async fn push(&self, images: Vec<PushImage>) -> Result<Report> {
-        self.push_until(images, std::future::pending()).await
+    /// `InvalidInput` for options or names that cannot be used; `Storage` when the directory cannot be read.
+    pub async fn push<I>(&self, images: I) -> Result<Report>
+    where
+        I: IntoIterator,
+        I::Item: TryInto<PushImage, Error: Into<Error>>,
+    {
+        let images = self.prepare(convert(images)?)?;
+        Ok(self.engine()?.run(images, &self.options.cancel).await)
     }
 
-    /// As [`push`](Self::push), until `stop` is ready: then images that are not complete are given up, and the report tells which.
+    /// Pushes every tag of the directory.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push); `NotFound` when the directory has no tags.
+    pub async fn push_all(&self) -> Result<Report> {
+        let images = self.prepare_all()?;
+        Ok(self.engine()?.run(images, &self.options.cancel).await)
+    }
+
+    /// What [`push`](Self::push) would do. Asks the registry what it has and uploads nothing.
     ///
     /// # Errors
     /// As `push`.
-    pub async fn push_until(&self, images: Vec<PushImage>, stop: impl Future<Output = ()>) -> Result<Report> {
-        let token = CancellationToken::new();
-        let work = async { Ok(self.engine()?.run(self.prepare(images)?, &token).await) };
-        until(work, stop, &token).await
+    pub async fn plan<I>(&self, images: I) -> Result<Plan>
+    where
+        I: IntoIterator,
+        I::Item: TryInto<PushImage, Error: Into<Error>>,
+    {
+        let images = self.prepare(convert(images)?)?;
+        Ok(self.engine()?.plan(images, &self.options.cancel).await)
     }
 
-    /// What [`push`](Self::push) would do; asks the registry what it has, and sends nothing.
+    /// What [`push_all`](Self::push_all) would do.
     ///
     /// # Errors
-    /// As `push`.
-    pub async fn plan_until(&self, images: Vec<PushImage>, stop: impl Future<Output = ()>) -> Result<Plan> {
-        let token = CancellationToken::new();
-        let work = async { Ok(self.engine()?.plan(self.prepare(images)?, &token).await) };
-        until(work, stop, &token).await
+    /// As `push_all`.
+    pub async fn plan_all(&self) -> Result<Plan> {
+        let images = self.prepare_all()?;
+        Ok(self.engine()?.plan(images, &self.options.cancel).await)
     }
 
     fn engine(&self) -> Result<Arc<Engine<Pusher>>> {
@@ -136,39 +203,21 @@ impl ImagePusher {
             .map(|engine| Arc::new(engine.doing(Verb::Push)))
     }
 
-    /// Finds each image in the tree and gives it its place in the registry.
-    fn prepare(&self, images: Vec<PushImage>) -> Result<Vec<Image<Tree>>> {
-        let destination = &self.options.destination;
-        let source = Arc::new(Tree::new(self.store.clone(), destination.prefix.clone()));
-        let prepare = |at: &Place, platforms| {
-            let repository = destination.repository(&at.repository)?;
-            Ok(Image {
-                source: source.clone(),
-                reference: Reference {
-                    registry: destination.registry.clone(),
-                    repository: repository.clone(),
-                    tag: at.tag.clone(),
-                    digest: None,
-                },
-                platforms,
-                place: Place { repository, tag: at.tag.clone() },
-                alias: None,
-                resolved: None,
-                warnings: Vec::new(),
-            })
-        };
-        if images.is_empty() {
-            let everything = self.everything()?;
-            if everything.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    "the directory",
-                    "it holds no image: nothing to push",
-                )
-                .with_hint("saver ls --dir DIR shows what a directory holds"));
-            }
-            return everything.iter().map(|place| prepare(place, None)).collect();
+    /// Every tag of the directory.
+    fn prepare_all(&self) -> Result<Vec<Image<Tree>>> {
+        let tree = self.tree();
+        let everything = self.everything()?;
+        if everything.is_empty() {
+            let why = "contains no image to push";
+            return Err(Error::new(ErrorKind::NotFound, self.options.dir.display(), why)
+                .with_hint("list the content of a directory with: saver ls --dir DIR"));
         }
+        everything.iter().map(|place| self.image(&tree, place, None)).collect()
+    }
+
+    /// Finds each image in the directory and determines its name in the registry.
+    fn prepare(&self, images: Vec<PushImage>) -> Result<Vec<Image<Tree>>> {
+        let tree = self.tree();
         let mut prepared = Vec::with_capacity(images.len());
         for PushImage { reference, platforms } in images {
             let (place, missing) = match self.options.names.find(&self.store, &reference) {
@@ -178,14 +227,38 @@ impl ImagePusher {
                 }
                 Err(error) => return Err(error),
             };
-            let mut image = prepare(&place, platforms)?;
-            (image.reference.digest, image.resolved) = (reference.digest, missing);
+            let mut image = self.image(&tree, &place, platforms)?;
+            image.reference.digest = reference.digest;
+            image.resolved = missing;
             prepared.push(image);
         }
         Ok(prepared)
     }
 
-    /// Every tag of the tree.
+    fn tree(&self) -> Arc<Tree> {
+        Arc::new(Tree::new(self.store.clone(), self.options.destination.prefix.clone()))
+    }
+
+    /// The image at `place` of the directory, with its name in the registry.
+    fn image(&self, tree: &Arc<Tree>, place: &Place, platforms: Option<PlatformSet>) -> Result<Image<Tree>> {
+        let destination = &self.options.destination;
+        let repository = destination.repository(&place.repository)?;
+        Ok(Image {
+            source: Arc::clone(tree),
+            reference: Reference {
+                registry: destination.registry.clone(),
+                repository: repository.clone(),
+                tag: place.tag.clone(),
+                digest: None,
+            },
+            platforms,
+            place: Place { repository, tag: place.tag.clone() },
+            alias: None,
+            resolved: None,
+            warnings: Vec::new(),
+        })
+    }
+
     fn everything(&self) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         for repository in self.store.repositories()? {

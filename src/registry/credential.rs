@@ -98,14 +98,12 @@ impl Lookup {
 /// or credentials that are not accepted.
 pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, lookup: &Lookup) -> Error {
     if let (Credential::Anonymous, Some(failure)) = (shown, &lookup.failure) {
-        let message = format!(
-            "the registry requires a login, and the credentials could not be read ({failure}): {}",
-            error.message()
-        );
-        let failed = self::failure(error.kind(), error.subject(), message);
+        let what =
+            format!("the registry requires a login, and the credentials could not be read ({failure})");
+        let error = error.clone().context(what);
         return match failure.hint() {
-            Some(hint) => failed.with_hint(hint),
-            None => failed,
+            Some(hint) => error.with_hint(hint),
+            None => error,
         };
     }
     let from = lookup.origin.as_deref().map(|origin| format!(" from {origin}")).unwrap_or_default();

@@ -3,11 +3,11 @@
 //! Groups the images by registry, opens one session per registry, decides each image's name in the
 //! tree, and hands all of it to the engine.
 
-pub mod blocking;
 mod collision;
 mod names;
 mod pull;
 
+#[cfg(feature = "archive")]
 pub(crate) use collision::check as check_collisions;
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
@@ -21,31 +21,34 @@ use crate::store::{Durability, Store, StoreOptions};
 use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Options of a save.
+/// Options for saving images.
+///
+/// Created by [`SaveOptions::new`] and changed through its methods or its fields.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SaveOptions {
-    /// The directory that a registry mounts; made if it is missing.
+    /// The directory to save into, in the layout of a registry's storage. It is created if it does not exist.
     pub dir: PathBuf,
-    /// Platforms, retries, limits.
+    /// Platforms, retries and limits.
     pub copy: TransferOptions,
-    /// What images are called in the tree.
+    /// The names of images in the directory.
     pub names: NameRule,
-    /// What a saved image has survived.
+    /// When saved images are synced to disk.
     pub durability: Durability,
-    /// How registries are reached, and as whom where an image brings no credential of its own.
+    /// Connections and credentials. Credentials of a [`SaveImage`] take precedence.
     pub access: Access,
-    /// Who is told of progress.
+    /// Receives progress events.
     pub observer: Arc<dyn Observer>,
+    /// Cancelling this token ends the run: images that are not complete fail as cancelled, and the report is returned.
+    pub cancel: CancellationToken,
 }
 
 impl SaveOptions {
-    /// The default options for saving into `dir`: all platforms, anonymous, silent.
+    /// Options for saving into `dir`: all platforms, no credentials, no progress events.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -55,24 +58,85 @@ impl SaveOptions {
             durability: Durability::default(),
             access: Access::default(),
             observer: Arc::new(Silent),
+            cancel: CancellationToken::new(),
         }
+    }
+
+    /// Saves these platforms: a [`PlatformSet`](crate::oci::PlatformSet), or text such as `"amd64,arm64"` or `"all"`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that names no platform.
+    pub fn with_platforms<P>(mut self, platforms: P) -> Result<Self>
+    where
+        P: TryInto<PlatformSet, Error: Into<Error>>,
+    {
+        self.copy.platforms = platforms.try_into().map_err(Into::into)?;
+        Ok(self)
+    }
+
+    /// Uses these names in the directory.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Uses these connections and credentials.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Sends progress events to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the run when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
     }
 }
 
-/// An image to save.
+/// An image to save: its name, or text that is parsed as one.
 #[derive(Clone, Debug)]
 pub struct SaveImage {
-    /// Its name.
+    /// The image.
     pub reference: Reference,
-    /// Its own choice of platforms, if it has one.
+    /// Platforms for this image, instead of those of the options.
     pub platforms: Option<PlatformSet>,
-    /// Its own credential, if it has one.
+    /// A credential for this image, instead of those of the options.
     pub credential: Option<Credential>,
 }
 
 impl From<Reference> for SaveImage {
     fn from(reference: Reference) -> Self {
         Self { reference, platforms: None, credential: None }
+    }
+}
+
+impl TryFrom<&str> for SaveImage {
+    type Error = Error;
+
+    fn try_from(name: &str) -> Result<Self> {
+        Reference::parse(name).map(Self::from)
+    }
+}
+
+impl TryFrom<String> for SaveImage {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        Self::try_from(name.as_str())
+    }
+}
+
+impl TryFrom<&String> for SaveImage {
+    type Error = Error;
+
+    fn try_from(name: &String) -> Result<Self> {
+        Self::try_from(name.as_str())
     }
 }
 
@@ -86,83 +150,83 @@ impl From<list::ListEntry> for SaveImage {
     }
 }
 
-/// Saves images from many registries into one tree.
+/// Saves images from any number of registries into one directory.
 ///
 /// ```no_run
 /// # async fn example() -> saver::Result<()> {
 /// use saver::{ImageSaver, SaveOptions};
 ///
-/// let mut options = SaveOptions::new("/var/lib/registry");
-/// options.copy.platforms = "amd64".parse()?;
-/// let images = ["nginx:1.27", "quay.io/cilium/cilium:v1.16.0"];
-/// let images = images.iter().map(|name| Ok(saver::oci::Reference::parse(name)?.into()));
-/// let report = ImageSaver::new(options)?.save(images.collect::<saver::Result<_>>()?).await?;
+/// let options = SaveOptions::new("/var/lib/registry").with_platforms("amd64")?;
+/// let report = ImageSaver::new(options)?.save(["nginx:1.27", "quay.io/cilium/cilium:v1.16.0"]).await?;
 /// assert!(report.is_success());
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct ImageSaver {
     options: SaveOptions,
     store: Store,
 }
 
 impl ImageSaver {
-    /// A saver into `options.dir`.
+    /// Opens `options.dir`.
     ///
     /// # Errors
-    /// `Storage` when the directory can't be made or opened.
+    /// `Storage` when the directory cannot be created or opened.
     pub fn new(options: SaveOptions) -> Result<Self> {
         let store_options = StoreOptions { durability: options.durability };
         let store = Store::open(&options.dir, store_options)?;
         Ok(Self { options, store })
     }
 
-    /// The tree that images are saved into.
+    /// The same saver with another cancellation token.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancellationToken) -> Self {
+        self.options.cancel = cancel;
+        self
+    }
+
+    /// The directory that images are saved into.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Saves `images`. A failed image is a row in the report; the others go on.
+    /// Saves `images`. A failed image is a row of the report; the others continue.
     ///
-    /// Dropping the future ends the run as cleanly as a crash would: what is published stays, what is
-    /// partial is gone on with by the next run.
+    /// Dropping the future is as safe as a crash: published images stay, and the next run resumes partial downloads.
     ///
     /// # Errors
-    /// `InvalidInput` when the images can't all have their names in one tree, before anything is fetched;
-    /// `Storage` when the tree can't be worked on.
-    pub async fn save(&self, images: Vec<SaveImage>) -> Result<Report> {
-        self.save_until(images, std::future::pending()).await
+    /// `InvalidInput` for names that cannot be parsed, and for different images that would get the same name in the
+    /// directory, before anything is downloaded; `Storage` when the directory cannot be used.
+    pub async fn save<I>(&self, images: I) -> Result<Report>
+    where
+        I: IntoIterator,
+        I::Item: TryInto<SaveImage, Error: Into<Error>>,
+    {
+        self.save_all(convert(images)?).await
     }
 
-    /// As [`save`](Self::save), until `stop` is ready: then images that are not complete are given up, and the report tells which.
+    async fn save_all(&self, images: Vec<SaveImage>) -> Result<Report> {
+        // Shared with other savers; a prune or repair must wait.
+        let _lock = self.store.lock_shared(false)?;
+        let engine = self.engine()?;
+        let images = self.prepare(images).await?;
+        Ok(engine.run(images, &self.options.cancel).await)
+    }
+
+    /// What [`save`](Self::save) would do. Fetches manifests only and writes nothing.
     ///
     /// # Errors
     /// As `save`.
-    pub async fn save_until(&self, images: Vec<SaveImage>, stop: impl Future<Output = ()>) -> Result<Report> {
-        let token = CancellationToken::new();
-        let work = async {
-            // Others may save at the same time; nobody may take anything away.
-            let _lock = self.store.lock_shared(false)?;
-            let engine = self.engine()?;
-            let images = self.prepare(images, &token).await?;
-            Ok(engine.run(images, &token).await)
-        };
-        until(work, stop, &token).await
-    }
-
-    /// What [`save`](Self::save) would do; fetches manifests only and writes nothing.
-    ///
-    /// # Errors
-    /// As `save`.
-    pub async fn plan_until(&self, images: Vec<SaveImage>, stop: impl Future<Output = ()>) -> Result<Plan> {
-        let token = CancellationToken::new();
-        let work = async {
-            let engine = self.engine()?;
-            let images = self.prepare(images, &token).await?;
-            Ok(engine.plan(images, &token).await)
-        };
-        until(work, stop, &token).await
+    pub async fn plan<I>(&self, images: I) -> Result<Plan>
+    where
+        I: IntoIterator,
+        I::Item: TryInto<SaveImage, Error: Into<Error>>,
+    {
+        let engine = self.engine()?;
+        let images = self.prepare(convert(images)?).await?;
+        Ok(engine.plan(images, &self.options.cancel).await)
     }
 
     fn engine(&self) -> Result<Arc<Engine<Store>>> {
@@ -170,12 +234,8 @@ impl ImageSaver {
         Engine::new(store, self.options.copy.clone(), self.options.observer.clone()).map(Arc::new)
     }
 
-    /// Opens the sessions, one per registry, and gives each image its place.
-    async fn prepare(
-        &self,
-        images: Vec<SaveImage>,
-        token: &CancellationToken,
-    ) -> Result<Vec<Image<Session>>> {
+    /// Opens one session for each registry, and determines the name of each image in the directory.
+    async fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<Session>>> {
         let sessions = sessions(&images, &self.options.access, self.options.copy.jobs);
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
@@ -193,8 +253,8 @@ impl ImageSaver {
         let retry = &self.options.copy.retry;
         tokio::select! {
             biased;
-            // The engine then gives every image up, and says so in each one's row.
-            () = token.cancelled() => {}
+            // The engine then reports every image as cancelled.
+            () = self.options.cancel.cancelled() => {}
             checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked?,
         }
         Ok(prepared)
@@ -210,20 +270,13 @@ pub(crate) fn sessions(images: &[SaveImage], access: &Access, jobs: usize) -> Se
     Sessions::new(Access { credentials, ..access.clone() }, jobs)
 }
 
-/// Does `work` to its end, cancelling `token` when `stop` is ready.
-pub(crate) async fn until<T>(
-    work: impl Future<Output = Result<T>>,
-    stop: impl Future<Output = ()>,
-    token: &CancellationToken,
-) -> Result<T> {
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        done = &mut work => done,
-        () = stop => {
-            token.cancel();
-            work.await
-        }
-    }
+/// Converts names and values.
+pub(crate) fn convert<T, I>(items: I) -> Result<Vec<T>>
+where
+    I: IntoIterator,
+    I::Item: TryInto<T, Error: Into<Error>>,
+{
+    items.into_iter().map(|item| item.try_into().map_err(Into::into)).collect()
 }
 
 /// An image that really has the short name of an official one keeps it.
@@ -277,18 +330,23 @@ impl CredentialSource for ListCredentials {
     }
 }
 
-/// Saves `images`, named as on a command line, into `dir` for the platforms `arch` (such as `amd64`, a comma list, or `all`).
+/// Saves `images` into `dir` for the platforms `arch` (`"amd64"`, `"amd64,arm64"`, `"all"`), without credentials.
+///
+/// ```no_run
+/// # async fn example() -> saver::Result<()> {
+/// let report = saver::save_images(["nginx:1.27", "redis:7"], "/var/lib/registry", "amd64").await?;
+/// assert!(report.is_success());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// `InvalidInput` for a bad name or platform, or two images that would have one name in the tree; `Storage` when `dir` can't be worked on.
+/// As [`ImageSaver::new`] and [`ImageSaver::save`]; `InvalidInput` for an unknown platform.
 pub async fn save_images<I>(images: I, dir: impl AsRef<Path>, arch: &str) -> Result<Report>
 where
     I: IntoIterator,
-    I::Item: AsRef<str>,
+    I::Item: TryInto<SaveImage, Error: Into<Error>>,
 {
-    let mut options = SaveOptions::new(dir.as_ref());
-    options.copy.platforms = arch.parse()?;
-    let images: Result<Vec<SaveImage>> =
-        images.into_iter().map(|name| Reference::parse(name.as_ref()).map(SaveImage::from)).collect();
-    ImageSaver::new(options)?.save(images?).await
+    let options = SaveOptions::new(dir.as_ref()).with_platforms(arch)?;
+    ImageSaver::new(options)?.save(images).await
 }

@@ -1,45 +1,41 @@
-//! One image: brought in one call, and its digest asked for in another.
+//! Saving one image, and looking up its digest.
 
 use super::{ImageSaver, NameRule, SaveImage, SaveOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference};
 use crate::store::Store;
 use crate::transfer::{ImageReport, Status};
-use std::future::Future;
 use std::path::Path;
 
 impl ImageSaver {
-    /// Saves one image, and answers its row.
+    /// Saves one image and returns its row of the report.
     ///
     /// # Errors
-    /// Why the image could not be had; `NotFound` when it is not there for the platforms asked for.
-    pub async fn pull(&self, image: SaveImage) -> Result<ImageReport> {
-        self.pull_until(image, std::future::pending()).await
-    }
-
-    /// As [`pull`](Self::pull), until `stop` is ready: then the image is given up, unless it is just being published.
-    ///
-    /// # Errors
-    /// As `pull`; `Cancelled` when it was given up.
-    pub async fn pull_until(&self, image: SaveImage, stop: impl Future<Output = ()>) -> Result<ImageReport> {
+    /// The reason why the image could not be saved: `NotFound` when it does not exist, `Cancelled` when the options'
+    /// token was cancelled.
+    pub async fn pull<T>(&self, image: T) -> Result<ImageReport>
+    where
+        T: TryInto<SaveImage, Error: Into<Error>>,
+    {
+        let image = image.try_into().map_err(Into::into)?;
         let name = image.reference.to_string();
-        let mut report = self.save_until(vec![image], stop).await?;
+        let mut report = self.save([image]).await?;
         match report.images.pop() {
             Some(ImageReport { error: Some(why), .. }) => {
-                // What ended the run says more than that it has ended.
+                // The reason that ended the run is more specific than "cancelled".
                 let why = report.aborted.filter(|_| why.kind == ErrorKind::Cancelled).unwrap_or(why);
                 Err(Error::from(&why))
             }
             Some(row) if matches!(row.status, Status::Saved | Status::Unchanged) => Ok(row),
-            _ => Err(Error::new(ErrorKind::Unavailable, name, "it was not saved")),
+            _ => Err(Error::new(ErrorKind::Unavailable, name, "not saved")),
         }
     }
 
-    /// The digest that `image` has in the tree, an index's or a manifest's, where [`NameRule::find`] finds it; none when it is not there.
-    /// Nothing is asked of its registry.
+    /// The digest of `image`, an index's or a manifest's, in the directory; `None` when it was not saved. Does not
+    /// contact the registry.
     ///
     /// # Errors
-    /// `Storage` when the tree can't be read.
+    /// `Storage` when the directory cannot be read.
     pub fn digest(&self, image: &Reference) -> Result<Option<Digest>> {
         digest_in(&self.store, image, &self.options.names)
     }
@@ -58,13 +54,11 @@ fn digest_in(store: &Store, image: &Reference, names: &NameRule) -> Result<Optio
     }
 }
 
-/// Saves the one image `name` and answers the digest that it has in the tree.
+/// Saves one image and returns its digest in the directory.
 ///
 /// ```no_run
 /// # async fn example() -> saver::Result<()> {
-/// let mut options = saver::SaveOptions::new("/var/lib/registry");
-/// options.copy.platforms = "amd64".parse()?;
-/// // options.observer is told of progress.
+/// let options = saver::SaveOptions::new("/var/lib/registry").with_platforms("amd64")?;
 /// let digest = saver::pull_image("nginx:1.27", options).await?;
 /// assert_eq!(saver::local_digest("nginx:1.27", "/var/lib/registry")?, Some(digest));
 /// # Ok(())
@@ -72,19 +66,26 @@ fn digest_in(store: &Store, image: &Reference, names: &NameRule) -> Result<Optio
 /// ```
 ///
 /// # Errors
-/// As [`ImageSaver::new`] and [`ImageSaver::pull`]; `InvalidInput` for what is no name.
-pub async fn pull_image(name: &str, options: SaveOptions) -> Result<Digest> {
-    let reference = Reference::parse(name)?;
-    let row = ImageSaver::new(options)?.pull(SaveImage::from(reference)).await?;
-    row.digest.ok_or_else(|| Error::new(ErrorKind::NotFound, name, "it was saved without a digest"))
+/// As [`ImageSaver::new`] and [`ImageSaver::pull`].
+pub async fn pull_image<T>(image: T, options: SaveOptions) -> Result<Digest>
+where
+    T: TryInto<SaveImage, Error: Into<Error>>,
+{
+    let row = ImageSaver::new(options)?.pull(image).await?;
+    row.digest.ok_or_else(|| Error::new(ErrorKind::NotFound, &row.reference, "saved without a digest"))
 }
 
-/// The digest that the image `name` has in the tree in `dir`; none when it is not there. Nothing is asked of its registry. For a
-/// tree whose names are not the default ones, use [`ImageSaver::digest`].
+/// The digest of `image` in the directory `dir`; `None` when it was not saved. Does not contact the registry.
+///
+/// Use [`ImageSaver::digest`] for directories with other names than the default ones.
 ///
 /// # Errors
-/// `InvalidInput` for what is no name; `Storage` when the directory can't be opened or read.
-pub fn local_digest(name: &str, dir: impl AsRef<Path>) -> Result<Option<Digest>> {
+/// `InvalidInput` for a name that cannot be parsed; `Storage` when the directory cannot be read.
+pub fn local_digest<R>(image: R, dir: impl AsRef<Path>) -> Result<Option<Digest>>
+where
+    R: TryInto<Reference, Error: Into<Error>>,
+{
+    let image = image.try_into().map_err(Into::into)?;
     let store = Store::open_read_only(dir.as_ref())?;
-    digest_in(&store, &Reference::parse(name)?, &NameRule::default())
+    digest_in(&store, &image, &NameRule::default())
 }

@@ -22,6 +22,7 @@ mod single_flight;
 mod stats;
 mod upload;
 
+#[cfg(feature = "archive")]
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
 pub use options::{IndexMode, MissingPlatform, PartPolicy, TransferOptions};

@@ -15,7 +15,7 @@ fn options(dir: &Path, arch: &str) -> SaveOptions {
 }
 
 async fn save(options: SaveOptions, references: &[Reference]) -> Report {
-    let images = references.iter().cloned().map(SaveImage::from).collect();
+    let images = references.iter().cloned();
     ImageSaver::new(options).unwrap().save(images).await.unwrap()
 }
 
@@ -199,14 +199,13 @@ async fn two_images_of_one_name_are_refused_before_anything_is_fetched() {
     let digest = upstream.read_tag(&"demo/tool".parse().unwrap(), &"2.1".parse().unwrap()).unwrap().unwrap();
     let same = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.host())];
     let differ = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0@{digest}", two.host())];
-    let images = |names: &[String]| names.iter().map(|name| Reference::parse(name).unwrap().into()).collect();
-    let error = saver.save(images(&differ)).await.unwrap_err();
+    let error = saver.save(&differ).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     for name in &differ {
         assert!(error.to_string().contains(name), "{error}");
     }
     assert!(!dir.path().join("docker").exists(), "something was written");
-    assert!(saver.save(images(&same)).await.unwrap().is_success(), "the same content under one name is fine");
+    assert!(saver.save(&same).await.unwrap().is_success(), "the same content under one name is fine");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,12 +235,12 @@ async fn two_rewritings_of_one_image_are_refused_before_anything_is_fetched() {
     for mode in [IndexMode::Prune, IndexMode::Flatten] {
         let mut options = options(dir.path(), "amd64");
         options.copy.index = mode;
-        let error = ImageSaver::new(options).unwrap().save(images().into()).await.unwrap_err();
+        let error = ImageSaver::new(options).unwrap().save(images()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
     assert!(!dir.path().join("docker").exists(), "something was written");
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
-    assert!(saver.save(images().into()).await.unwrap().is_success(), "an index that is kept holds both");
+    assert!(saver.save(images()).await.unwrap().is_success(), "an index that is kept holds both");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -252,13 +251,13 @@ async fn planning_tells_what_would_come_and_writes_nothing() {
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
     let images = || references.iter().cloned().map(SaveImage::from).collect::<Vec<_>>();
     let before = snapshot(dir.path());
-    let plan = saver.plan_until(images(), std::future::pending()).await.unwrap();
+    let plan = saver.plan(images()).await.unwrap();
     assert_eq!(snapshot(dir.path()), before);
     assert!(plan.images.iter().all(|image| image.error.is_none()), "{:?}", plan.images);
     let report = saver.save(images()).await.unwrap();
     assert_eq!(report.bytes_fetched, bytes_on_disk(dir.path()), "something came twice, or not at all");
     assert!(plan.fetch_bytes > 0 && plan.fetch_bytes < report.bytes_fetched, "manifests come on top");
-    let again = saver.plan_until(images(), std::future::pending()).await.unwrap();
+    let again = saver.plan(images()).await.unwrap();
     assert_eq!(again.fetch_bytes, 0);
     assert!(again.images.iter().all(|image| image.status == Status::Unchanged));
 }
@@ -319,14 +318,15 @@ async fn a_run_that_ends_early_says_why() {
     let host = samples.host();
     let of = |name: &str| SaveImage::from(Reference::parse(&format!("{host}/{name}")).unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let stopped = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
-    let report = stopped.save_until(vec![of("demo/app:1.0")], std::future::ready(())).await.unwrap();
+    let cancelled = options(dir.path(), "amd64");
+    cancelled.cancel.cancel();
+    let report = ImageSaver::new(cancelled).unwrap().save([of("demo/app:1.0")]).await.unwrap();
     assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);
     assert_eq!(report.images[0].error.as_ref().unwrap().kind, ErrorKind::Cancelled);
 
     let mut hasty = options(dir.path(), "amd64");
     hasty.copy.fail_fast = true;
-    let images = std::iter::once(of("demo/app:gone")).chain((0..200).map(|_| of("demo/tool:2.1"))).collect();
+    let images = std::iter::once(of("demo/app:gone")).chain((0..200).map(|_| of("demo/tool:2.1")));
     let report = ImageSaver::new(hasty).unwrap().save(images).await.unwrap();
     let aborted = report.aborted.as_ref().unwrap();
     assert_eq!(aborted.kind, ErrorKind::NotFound);
@@ -337,15 +337,15 @@ async fn a_run_that_ends_early_says_why() {
     );
 }
 
-/// Tells when an image has been saved.
-struct Saved(tokio::sync::Notify);
+/// Cancels the run when an image has been saved.
+struct CancelWhenSaved(saver::CancellationToken);
 
-impl saver::transfer::Observer for Saved {
+impl saver::transfer::Observer for CancelWhenSaved {
     fn event(&self, event: &saver::transfer::Event<'_>) {
         if let saver::transfer::Event::ImageFinished { image } = event
             && image.status == Status::Saved
         {
-            self.0.notify_one();
+            self.0.cancel();
         }
     }
 }
@@ -361,11 +361,10 @@ async fn a_registry_that_never_answers_holds_up_no_other() {
         .collect();
     images.push(Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap().into());
     let dir = tempfile::tempdir().unwrap();
-    let saved = std::sync::Arc::new(Saved(tokio::sync::Notify::new()));
-    let mut options = options(dir.path(), "amd64");
-    options.observer = saved.clone();
-    let saver = ImageSaver::new(options).unwrap();
-    let report = saver.save_until(images, saved.0.notified()).await.unwrap();
+    let options = options(dir.path(), "amd64");
+    let observer = std::sync::Arc::new(CancelWhenSaved(options.cancel.clone()));
+    let saver = ImageSaver::new(options.with_observer(observer)).unwrap();
+    let report = saver.save(images).await.unwrap();
     assert_eq!(report.count(Status::Saved), 1);
     assert_eq!(report.images[200].status, Status::Saved);
     assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);

@@ -10,8 +10,7 @@ use crate::cli::ui::output_files::Files;
 use crate::cli::ui::run::Showing;
 use crate::cli::ui::terminal::Screen;
 use crate::cli::ui::wording::COPYING;
-use crate::content::Place;
-use crate::copy::{CopyOptions, copy_until, plan_copy_until};
+use crate::copy::{self, CopyOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use std::collections::BTreeSet;
@@ -58,13 +57,12 @@ async fn copied(
     let files = Files::prepare(None, sending.report.as_deref(), None)?;
     let showing = Showing::start(COPYING, sending.progress, files, global, screen)?;
     options.observer = showing.observer();
-    let place = Place { repository: to.repository, tag: to.tag };
-    let asked = showing.asked();
+    options.cancel = showing.cancel();
     if sending.dry_run {
-        let plan = plan_copy_until(from, &to.registry, place, options, asked).await?;
+        let plan = copy::plan(from, to, options).await?;
         return showing.planned(&plan, None, None);
     }
-    let report = copy_until(from, &to.registry, place, options, asked).await?;
+    let report = copy::copy(from, to, options).await?;
     showing.finished(&report, None)
 }
 

@@ -14,12 +14,9 @@ use crate::cli::ui::tables;
 use crate::cli::ui::terminal::Screen;
 use crate::cli::ui::wording::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::{
-    ExportFrom, ExportOptions, ExportTo, Exported, Format, export_until, is_written_straight,
-};
+use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export, is_written_straight};
 use crate::list::ListEntry;
 use crate::oci::PlatformSet;
-use crate::save::SaveImage;
 use crate::transfer::Status;
 use clap::{ArgAction, ValueEnum};
 use std::fs::File;
@@ -124,9 +121,8 @@ async fn exported(
         false => ExportTo::Path(path.clone()),
     };
     let showing = Showing::start(words(args, staging.goes), args.progress, files, global, screen)?;
-    let options = ExportOptions { observer: showing.observer(), ..options };
-    let images = entries.into_iter().map(SaveImage::from).collect();
-    let exported = export_until(images, options, to, showing.asked()).await?;
+    let options = options.with_observer(showing.observer()).with_cancel(showing.cancel());
+    let exported = export(entries, to, options).await?;
     let exit = showing.finished_with(&exported.report, None, || tell(&exported, path, stdout))?;
     if !exported.report.is_success() && !staging.goes && staging.dir.is_dir() {
         let dir = staging.dir.display().to_string();

@@ -9,7 +9,7 @@ use crate::cli::ui::run::Showing;
 use crate::cli::ui::terminal::Screen;
 use crate::cli::ui::wording::IMPORTING;
 use crate::error::{Error, ErrorKind, Result};
-use crate::import::{ImportFrom, ImportOptions, import_until};
+use crate::import::{self, ImportFrom, ImportOptions};
 use crate::oci::PlatformSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -73,6 +73,7 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
     };
     let showing = Showing::start(IMPORTING, args.progress, files, global, screen)?;
     options.observer = showing.observer();
-    let report = import_until(from, options, showing.asked()).await?;
+    options.cancel = showing.cancel();
+    let report = import::import(from, options).await?;
     showing.finished(&report, None)
 }

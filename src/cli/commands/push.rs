@@ -136,6 +136,7 @@ async fn pushed(
     let files = Files::prepare(None, sending.report.as_deref(), args.failed_list.as_deref())?;
     let showing = Showing::start(PUSHING, sending.progress, files, global, screen)?;
     options.observer = showing.observer();
+    options.cancel = showing.cancel();
     let prefix = options.destination.prefix.as_ref().map(|prefix| format!("{prefix}/"));
     let pusher = ImagePusher::new(options)?;
     if entries.is_empty() && !args.list.is_empty() {
@@ -144,11 +145,11 @@ async fn pushed(
     }
     let images: Vec<PushImage> = entries.iter().cloned().map(PushImage::from).collect();
     if sending.dry_run {
-        let plan = pusher.plan_until(images, showing.asked()).await?;
+        let plan = if images.is_empty() { pusher.plan_all().await? } else { pusher.plan(images).await? };
         let failed = not_pushed(&Failed::of_plan(&plan), &entries, prefix.as_deref());
         return showing.planned(&plan, None, Some(failed));
     }
-    let report = pusher.push_until(images, showing.asked()).await?;
+    let report = if images.is_empty() { pusher.push_all().await? } else { pusher.push(images).await? };
     let failed = not_pushed(&Failed::of_report(&report), &entries, prefix.as_deref());
     showing.finished(&report, Some(failed))
 }

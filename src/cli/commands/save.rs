@@ -118,17 +118,18 @@ impl Job {
     ) -> Result<Exit> {
         let showing = Showing::start(SAVING, args.progress, self.files, global, screen)?;
         self.options.observer = showing.observer();
+        self.options.cancel = showing.cancel();
         let images: Vec<SaveImage> = self.entries.iter().cloned().map(SaveImage::from).collect();
         if args.dry_run {
             let made = Made::before(&self.options.dir);
             let saver = ImageSaver::new(self.options)?;
-            let plan = saver.plan_until(images, showing.asked()).await?;
+            let plan = saver.plan(images).await?;
             let free = saver.store().free_space().ok();
             drop(made);
             let failed = not_saved(&Failed::of_plan(&plan), &self.entries);
             return showing.planned(&plan, free, Some(failed));
         }
-        let report = ImageSaver::new(self.options)?.save_until(images, showing.asked()).await?;
+        let report = ImageSaver::new(self.options)?.save(images).await?;
         let failed = not_saved(&Failed::of_report(&report), &self.entries);
         showing.finished(&report, Some(failed))
     }

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::FreeSpace;
 use crate::transfer::{Observer, Plan, Report, Status};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// A run that is shown.
 pub(crate) struct Showing<'a> {
@@ -51,10 +52,9 @@ impl<'a> Showing<'a> {
         self.progress.observer()
     }
 
-    /// Waits until the run is to stop.
-    pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
-        let interrupt = self.interrupt.clone();
-        async move { interrupt.asked().await }
+    /// Cancelled when the user interrupts the run.
+    pub(crate) fn cancel(&self) -> CancellationToken {
+        self.interrupt.token()
     }
 
     /// Tells what a dry run found; `free` is the room that there is, where that matters, `failed` the failed list.

@@ -5,8 +5,9 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use saver::content::memory::Memory;
 use saver::content::{BlobStream, Resolved, Source, Target};
+use saver::error::Side;
 use saver::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
-use saver::{Error, ErrorKind, Result, Side};
+use saver::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
