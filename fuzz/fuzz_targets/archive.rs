@@ -35,8 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
     file.write_all(&summed(bytes)).expect("memory");
     let Ok(archive) = Archive::open(file, "archive.tar") else { return };
     let repository = "a/b".parse().expect("a name");
-    for offer in archive.offers() {
-        let Ok(root) = &offer.root else { continue };
+    for image in archive.images() {
+        let Ok(root) = &image.root else { continue };
         if let Ok(raw) = now(archive.manifest(&repository, &Target::Digest(root.digest))) {
             assert_eq!(raw.digest, root.digest);
         }

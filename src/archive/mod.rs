@@ -1,19 +1,19 @@
-//! Images in tar files: `docker save`'s form (docker-archive) and an OCI image layout (oci-archive).
+//! Images in tar files: the format of `docker save` (docker-archive) and an OCI image layout in a tar (oci-archive).
 //!
-//! Reading is by position: `index.rs` goes over the headers once, and what an image needs is read from where it stands. Nothing is
-//! unpacked, so no name in an archive is ever a path. Writing is a stream: `stream.rs` is the only place that writes a tar, and
-//! the same images give the same bytes whenever and wherever they are written.
+//! Archives are read by position: `tar_index.rs` scans the headers once, and content is read from its offset in the file.
+//! Nothing is unpacked, so a name in an archive is never used as a path. `tar_writer.rs` is the only place that writes a
+//! tar; its output is deterministic, so exporting the same images twice produces the same bytes.
 
-mod docker;
-mod images;
-mod index;
 pub mod layer;
+mod plan;
+mod read_docker;
 mod source;
-mod stream;
+mod tar_index;
+mod tar_writer;
 mod write_docker;
 mod write_oci;
 
-pub use images::{ArchiveImage, Content, Opened, Prepared};
+pub use plan::{ArchiveImage, ArchivePlan, OpenContent, OpenedContent};
 pub use source::Archive;
-pub use write_docker::prepare as prepare_docker;
-pub use write_oci::prepare as prepare_oci;
+pub use write_docker::plan as plan_docker;
+pub use write_oci::plan as plan_oci;

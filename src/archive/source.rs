@@ -1,17 +1,17 @@
-//! An archive as the place that images come from.
+//! An archive as a [`Source`].
 
-use super::docker::{self, Found};
-use super::index::{Part, TarIndex};
+use super::read_docker::{self, ArchiveContents};
+use super::tar_index::{MemberData, TarIndex, not_an_archive};
 use crate::content::file::FileBlob;
 use crate::content::{BlobStream, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::layout::{INDEX, LayoutIndex, MARKER, MAX_INDEX_SIZE, Offer, check_marker};
+use crate::oci::layout::{INDEX, LayoutIndex, ListedImage, MARKER, MAX_INDEX_SIZE, check_marker};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 use std::fs::File;
 use std::sync::Arc;
 
-/// A tar file of images. Clones share everything.
+/// A tar file of images. Clones share their state.
 #[derive(Clone)]
 pub struct Archive {
     inner: Arc<Inner>,
@@ -20,80 +20,73 @@ pub struct Archive {
 struct Inner {
     file: File,
     name: String,
-    form: &'static str,
-    found: Found,
+    contents: ArchiveContents,
 }
 
 impl Archive {
-    /// Reads what is in `file`, a tar that is not compressed and called `name` in messages. Where it holds both a layout and
-    /// `manifest.json`, as Docker's newer archives do, the layout counts: it has the images' own manifests.
+    /// Reads the contents of `file`, an uncompressed tar that messages call `name`. In an archive with both an image layout and
+    /// `manifest.json`, as Docker writes them since version 25, the layout counts: it has the original manifests.
     ///
-    /// Blocking, and it reads compressed layers of a docker-archive whole.
+    /// Blocking; compressed layers of a docker-archive are read completely.
     ///
     /// # Errors
-    /// `InvalidInput` for no tar or one without images, `Corrupt` for one that is damaged, `Storage` when it can't be read.
+    /// `InvalidInput` if it is not a tar or contains no images, `Corrupt` if it is damaged, `Storage` if it cannot be read.
     pub fn open(file: File, name: &str) -> Result<Self> {
-        let (form, found) = read(&file).map_err(|error| told(&error, name))?;
-        Ok(Self { inner: Arc::new(Inner { file, name: name.to_owned(), form, found }) })
+        let contents = read(&file).map_err(|error| with_archive_name(error, name))?;
+        Ok(Self { inner: Arc::new(Inner { file, name: name.to_owned(), contents }) })
     }
 
-    /// Which form it has: `docker-archive` or `oci-archive`.
+    /// The images that the archive lists.
     #[must_use]
-    pub fn form(&self) -> &'static str {
-        self.inner.form
+    pub fn images(&self) -> &[ListedImage] {
+        &self.inner.contents.images
     }
 
-    /// The images that it holds.
-    #[must_use]
-    pub fn offers(&self) -> &[Offer] {
-        &self.inner.found.offers
+    fn data(&self, digest: &Digest) -> Result<MemberData> {
+        let data = self.inner.contents.blobs.get(digest).copied();
+        data.ok_or_else(|| self.error(ErrorKind::NotFound, digest, "not in the archive"))
     }
 
-    fn part(&self, digest: &Digest) -> Result<Part> {
-        let part = self.inner.found.blobs.get(digest);
-        part.copied()
-            .ok_or_else(|| self.wrong(ErrorKind::NotFound, digest, "the archive does not hold this content"))
-    }
-
-    fn wrong(&self, kind: ErrorKind, subject: impl std::fmt::Display, why: &str) -> Error {
-        Error::new(kind, format!("{}: {subject}", self.inner.name), why).on(Side::Source)
+    fn error(&self, kind: ErrorKind, subject: impl std::fmt::Display, message: &str) -> Error {
+        Error::new(kind, format!("{}: {subject}", self.inner.name), message).on(Side::Source)
     }
 }
 
-/// The same error with the archive's name, which it was made without.
-fn told(error: &Error, name: &str) -> Error {
+/// The same error with the name of the archive in its subject.
+fn with_archive_name(error: Error, name: &str) -> Error {
     let subject =
         if error.subject().is_empty() { name.to_owned() } else { format!("{name}: {}", error.subject()) };
-    error.clone().with_subject(subject).on(Side::Source)
+    error.with_subject(subject).on(Side::Source)
 }
 
-fn read(file: &File) -> Result<(&'static str, Found)> {
+fn read(file: &File) -> Result<ArchiveContents> {
     let index = TarIndex::read(file)?;
     if let (Some(marker), Some(listing)) = (index.find(MARKER)?, index.find(INDEX)?) {
         if marker.size.max(listing.size) > MAX_INDEX_SIZE {
-            return Err(Error::new(ErrorKind::Corrupt, INDEX, "it is too long to be read"));
+            return Err(Error::new(ErrorKind::Corrupt, INDEX, "the document is too large"));
         }
         check_marker(&marker.read(file)?)?;
-        let offers = LayoutIndex::parse(&listing.read(file)?)?.offers();
-        let blobs = index.below("blobs/sha256/");
-        let blobs = blobs.filter_map(|(name, part)| Some((Digest::from_hex(name).ok()?, part))).collect();
-        return Ok(("oci-archive", Found { offers, blobs, ..Found::default() }));
+        let images = LayoutIndex::parse(&listing.read(file)?)?.images();
+        let blobs = index.with_prefix("blobs/sha256/");
+        let blobs = blobs.filter_map(|(name, data)| Some((Digest::from_hex(name).ok()?, data))).collect();
+        return Ok(ArchiveContents { images, blobs, ..ArchiveContents::default() });
     }
-    if let Some(listing) = index.find(docker::MANIFEST)? {
-        return Ok(("docker-archive", docker::read(file, &index, listing)?));
+    match index.find(read_docker::MANIFEST)? {
+        Some(listing) => read_docker::read(file, &index, listing),
+        None => Err(not_an_archive(format!(
+            "the tar file contains no images: it has neither {} nor {INDEX}",
+            read_docker::MANIFEST
+        ))),
     }
-    let why = format!("a tar file without images: there is no {} and no {INDEX} in it", docker::MANIFEST);
-    Err(Error::new(ErrorKind::InvalidInput, "", why)
-        .with_hint("what docker save, podman save, skopeo copy and crane pull write can be read"))
 }
 
 impl Source for Archive {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
-        match self.offers().iter().find(|offer| offer.is(repository, tag)) {
-            Some(offer) => Ok(Resolved { digest: offer.root.clone()?.digest, manifest: None }),
+        match self.images().iter().find(|image| image.is(repository, tag)) {
+            Some(image) => Ok(Resolved { digest: image.root.clone()?.digest, manifest: None }),
             None => {
                 let subject = format!("{repository}:{tag}");
-                Err(self.wrong(ErrorKind::NotFound, subject, "the archive holds no image of this name"))
+                Err(self.error(ErrorKind::NotFound, subject, "not in the archive"))
             }
         }
     }
@@ -103,20 +96,20 @@ impl Source for Archive {
             Target::Digest(digest) => *digest,
             Target::Tag(tag) => self.resolve(repository, tag).await?.digest,
         };
-        if let Some(made) = self.inner.found.manifests.get(&digest) {
-            return Ok(made.clone());
+        if let Some(generated) = self.inner.contents.manifests.get(&digest) {
+            return Ok(generated.clone());
         }
-        let part = self.part(&digest)?;
-        if part.size > MAX_MANIFEST_SIZE {
-            return Err(self.wrong(ErrorKind::Corrupt, digest, "it is too long for a manifest"));
+        let data = self.data(&digest)?;
+        if data.size > MAX_MANIFEST_SIZE {
+            return Err(self.error(ErrorKind::Corrupt, digest, "too large for a manifest"));
         }
-        let raw = RawManifest::new(part.read(&self.inner.file)?.into(), None)
+        let raw = RawManifest::new(data.read(&self.inner.file)?.into(), None)
             .map_err(|error| error.on(Side::Source))?;
         if raw.digest == digest {
             return Ok(raw);
         }
-        let why = format!("the archive is damaged: the bytes there hash to {}", raw.digest);
-        Err(self.wrong(ErrorKind::Corrupt, digest, &why))
+        let message = format!("the archive is damaged: the manifest's bytes hash to {}", raw.digest);
+        Err(self.error(ErrorKind::Corrupt, digest, &message))
     }
 
     async fn blob(
@@ -127,12 +120,16 @@ impl Source for Archive {
         to: Option<u64>,
     ) -> Result<BlobStream> {
         let digest = &descriptor.digest;
-        let part = self.part(digest)?;
+        let data = self.data(digest)?;
         let file = self.inner.file.try_clone().map_err(|cause| {
-            Error::new(ErrorKind::Storage, &self.inner.name, format!("cannot open it again: {cause}"))
-                .on(Side::Source)
+            Error::new(
+                ErrorKind::Storage,
+                &self.inner.name,
+                format!("cannot duplicate the file handle: {cause}"),
+            )
+            .on(Side::Source)
         })?;
         let subject = format!("{}: {digest}", self.inner.name);
-        Ok(FileBlob { file, offset: part.offset, length: part.size, subject }.stream(from, to))
+        Ok(FileBlob { file, offset: data.offset, length: data.size, subject }.stream(from, to))
     }
 }

@@ -1,116 +1,124 @@
-//! The form of `docker save`: what docker load, podman, skopeo and containerd read as docker-archive.
+//! Writes the format of `docker save`, which docker load, podman, skopeo and containerd read as docker-archive.
 //!
-//! Layers stand in it as tars that are not compressed, under their diff_ids, so that each is there once whatever images share it.
-//! A tar needs each member's length before its content: a first pass inflates every layer, several at once and keeping nothing,
-//! and verifies its digest and its diff_id on the way; the second writes.
+//! Layers are stored as uncompressed tars named by diff_id, so that each is stored once however many images share it. A tar
+//! header states a member's length, so two passes are needed: the first decompresses every layer without keeping it,
+//! several at once, and verifies digest and diff_id; the second writes.
 
-use super::docker::MANIFEST;
-use super::images::{ArchiveImage, Content, Member, Prepared, open};
-use super::layer::{Measured, measure};
+use super::layer::{LayerDigests, hash};
+use super::plan::{ArchiveImage, ArchivePlan, MemberSource, OpenContent, PlannedMember, open};
+use super::read_docker::{MANIFEST, ManifestItem};
 use crate::error::{ErrorKind, Result};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, Manifest, media_type};
 use rayon::prelude::*;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Item {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
-}
-
-/// Reads and verifies all that `images` need, inflating their layers. An image that is not whole, or that Docker has no
-/// form for, is left out, and its outcome says why. A layer that inflates to more than `limit` bytes is given up there.
+/// Reads and verifies everything that `images` consist of, and decompresses their layers. An image that is incomplete, or that
+/// the format cannot represent, is left out, and its outcome says why. Reading stops at a layer that decompresses to more
+/// than `limit` bytes.
 #[must_use]
-pub fn prepare(images: &[ArchiveImage], content: &Content<'_>, limit: u64) -> Prepared {
-    let read: Vec<Result<Box<ImageManifest>>> = images.iter().map(manifest).collect();
-    let layers: BTreeSet<Digest> =
-        read.iter().flatten().flat_map(|image| &image.layers).map(|layer| layer.digest).collect();
+pub fn plan(images: &[ArchiveImage], content: &OpenContent<'_>, limit: u64) -> ArchivePlan {
+    let manifests: Vec<Result<Box<ImageManifest>>> = images.iter().map(image_manifest).collect();
+    let layers = manifests.iter().flatten().flat_map(|manifest| &manifest.layers);
+    let layers: BTreeSet<Digest> = layers.map(|layer| layer.digest).collect();
     let layers: Vec<Digest> = layers.into_iter().collect();
-    let measured = |digest: Digest| {
-        let found = open(content, &digest).and_then(|(file, _)| {
-            measure(file, limit).map_err(|error| {
-                let too_large = error.kind() == ErrorKind::TooLarge;
-                let error = error.with_subject(digest);
-                if too_large {
-                    error
-                        .context("not enough disk space for the uncompressed layer")
-                        .with_hint("free some space, or write to another disk")
-                } else {
-                    error
-                }
-            })
-        });
-        (digest, found)
-    };
-    let measured: HashMap<Digest, Result<Measured>> = layers.into_par_iter().map(measured).collect();
-    let mut archive = Listing::default();
-    let add = |(image, read): (&ArchiveImage, Result<Box<ImageManifest>>)| {
-        let read = read?;
-        archive.add(image, &read, &measured, content)
-    };
-    let outcomes = images.iter().zip(read).map(add).collect();
-    archive.prepared(outcomes)
+    let hashed: HashMap<Digest, Result<LayerDigests>> =
+        layers.into_par_iter().map(|digest| (digest, hash_layer(&digest, content, limit))).collect();
+    let mut builder = PlanBuilder::new(content, hashed);
+    let pairs = images.iter().zip(manifests);
+    let outcomes = pairs.map(|(image, manifest)| builder.add(image, &*manifest?)).collect();
+    builder.build(outcomes)
 }
 
-/// The one manifest of an image that Docker can load.
-fn manifest(image: &ArchiveImage) -> Result<Box<ImageManifest>> {
-    let root = image.content.manifests.last();
-    match root.ok_or_else(|| image.refuse(ErrorKind::NotFound, "it has no manifest"))?.parse()? {
-        Manifest::Image(read) if read.is_image() => Ok(read),
+fn hash_layer(digest: &Digest, content: &OpenContent<'_>, limit: u64) -> Result<LayerDigests> {
+    let (reader, _) = open(content, digest)?;
+    hash(reader, limit).map_err(|error| {
+        let is_too_large = error.kind() == ErrorKind::TooLarge;
+        let error = error.with_subject(digest);
+        if is_too_large {
+            error
+                .context("not enough disk space for the uncompressed layer")
+                .with_hint("free some space, or write to another disk")
+        } else {
+            error
+        }
+    })
+}
+
+/// The single image manifest that `docker load` needs.
+fn image_manifest(image: &ArchiveImage) -> Result<Box<ImageManifest>> {
+    let Some(root) = image.content.manifests.last() else {
+        return Err(image.error(ErrorKind::NotFound, "the image has no manifest"));
+    };
+    match root.parse()? {
+        Manifest::Image(manifest) if manifest.is_image() => Ok(manifest),
         Manifest::Image(_) => {
-            let why =
-                "this is an artifact (a chart, a signature) and no image: docker-archive has no form for it";
-            Err(image.refuse(ErrorKind::Unsupported, why).with_hint("use --format oci-layout or oci-archive"))
+            let message = "docker-archive cannot contain artifacts such as charts and signatures";
+            Err(image
+                .error(ErrorKind::Unsupported, message)
+                .with_hint("use --format oci-layout or oci-archive"))
         }
         Manifest::Index(_) => {
-            let why = "docker-archive holds one platform of an image";
-            Err(image.refuse(ErrorKind::InvalidInput, why).with_hint("choose one with --arch"))
+            let message = "docker-archive holds a single platform of an image";
+            Err(image.error(ErrorKind::InvalidInput, message).with_hint("choose one with --arch"))
         }
     }
 }
 
-/// The archive's images so far.
-#[derive(Default)]
-struct Listing {
-    items: Vec<Item>,
-    /// The place in `items` of each configuration.
+/// Collects the members of the archive, image by image.
+struct PlanBuilder<'a, 'c> {
+    content: &'a OpenContent<'c>,
+    /// The hashed layers, by the digest of their blob.
+    hashed: HashMap<Digest, Result<LayerDigests>>,
+    items: Vec<ManifestItem>,
+    /// The position in `items` of each configuration.
     by_config: HashMap<Digest, usize>,
-    /// What the `repositories` of Docker before 1.10 lists: name, tag, topmost layer.
+    /// The `repositories` document of Docker before 1.10: repository, tag, topmost layer.
     repositories: BTreeMap<String, BTreeMap<String, String>>,
+    /// Configurations and their sizes.
     configs: BTreeMap<Digest, u64>,
-    /// By diff_id: whose content it is, and the tar's length.
-    layers: BTreeMap<Digest, (Digest, u64)>,
+    /// By diff_id: the layer's blob and the length of its tar.
+    layers: BTreeMap<Digest, LayerTar>,
 }
 
-impl Listing {
-    fn add(
-        &mut self,
-        image: &ArchiveImage,
-        read: &ImageManifest,
-        measured: &HashMap<Digest, Result<Measured>>,
-        content: &Content<'_>,
-    ) -> Result<()> {
-        let diff_ids = config(image, &read.config, content)?.rootfs.diff_ids;
-        if diff_ids.len() != read.layers.len() {
-            let (listed, needed) = (read.layers.len(), diff_ids.len());
-            let why = format!("its manifest lists {listed} layers, and its configuration {needed}");
-            return Err(image.refuse(ErrorKind::Corrupt, why));
+/// A layer as it is written into the archive.
+#[derive(Clone, Copy)]
+struct LayerTar {
+    blob: Digest,
+    size: u64,
+}
+
+impl<'a, 'c> PlanBuilder<'a, 'c> {
+    fn new(content: &'a OpenContent<'c>, hashed: HashMap<Digest, Result<LayerDigests>>) -> Self {
+        Self {
+            content,
+            hashed,
+            items: Vec::new(),
+            by_config: HashMap::new(),
+            repositories: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            layers: BTreeMap::new(),
+        }
+    }
+
+    /// Adds an image, or nothing of it.
+    fn add(&mut self, image: &ArchiveImage, manifest: &ImageManifest) -> Result<()> {
+        let diff_ids = read_config(image, &manifest.config, self.content)?.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            let listed = manifest.layers.len();
+            let needed = diff_ids.len();
+            let message = format!("the manifest lists {listed} layers, the configuration {needed}");
+            return Err(image.error(ErrorKind::Corrupt, message));
         }
         let mut tars = Vec::with_capacity(diff_ids.len());
-        for (layer, diff_id) in read.layers.iter().zip(&diff_ids) {
-            tars.push((
-                *diff_id,
-                (layer.digest, fitting(image, layer, diff_id, measured.get(&layer.digest))?),
-            ));
+        for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+            let size = tar_size(image, layer, diff_id, self.hashed.get(&layer.digest))?;
+            tars.push((*diff_id, LayerTar { blob: layer.digest, size }));
         }
-        self.name(image, &read.config.digest, &diff_ids);
-        self.configs.insert(read.config.digest, read.config.size);
+        self.name(image, &manifest.config.digest, &diff_ids);
+        self.configs.insert(manifest.config.digest, manifest.config.size);
         for (diff_id, tar) in tars {
             self.layers.entry(diff_id).or_insert(tar);
         }
@@ -118,46 +126,44 @@ impl Listing {
     }
 
     fn name(&mut self, image: &ArchiveImage, config: &Digest, diff_ids: &[Digest]) {
-        let place = *self.by_config.entry(*config).or_insert(self.items.len());
-        if place == self.items.len() {
-            let layers = diff_ids.iter().map(tar_path).collect();
-            self.items.push(Item { config: config_path(config), repo_tags: Vec::new(), layers });
+        let position = *self.by_config.entry(*config).or_insert(self.items.len());
+        if position == self.items.len() {
+            self.items.push(ManifestItem {
+                config: config_path(config),
+                repo_tags: Some(Vec::new()),
+                layers: Some(diff_ids.iter().map(tar_path).collect()),
+            });
         }
-        // A digest is no tag: an image pinned by digest alone has no name here.
-        let Some(tag) = &image.name.tag else { return };
-        let label = image.label();
-        if !self.items[place].repo_tags.contains(&label) {
-            self.items[place].repo_tags.push(label);
+        // A name here needs a tag: an image pinned by digest alone has none.
+        let Some(tag) = &image.reference.tag else { return };
+        let name = &image.name.full;
+        let names = self.items[position].repo_tags.get_or_insert_default();
+        if !names.contains(name) {
+            names.push(name.clone());
         }
         if let Some(top) = diff_ids.last() {
-            let repository = format!("{}/{}", image.name.registry, image.name.repository);
+            let repository = format!("{}/{}", image.reference.registry, image.reference.repository);
             self.repositories.entry(repository).or_default().insert(tag.to_string(), top.hex());
         }
     }
 
-    fn prepared(self, outcomes: Vec<Result<()>>) -> Prepared {
-        // Maps of strings and lists of them: these can always be written.
+    fn build(self, outcomes: Vec<Result<()>>) -> ArchivePlan {
+        // Lists and maps of strings always serialize.
         let items = serde_json::to_vec(&self.items).unwrap_or_default();
         let repositories = serde_json::to_vec(&self.repositories).unwrap_or_default();
-        let config = |(digest, size)| Member {
+        let mut members =
+            vec![PlannedMember::memory(MANIFEST, items), PlannedMember::memory("repositories", repositories)];
+        members.extend(self.configs.into_iter().map(|(digest, size)| PlannedMember {
             path: config_path(&digest),
-            source: digest,
-            inflate: false,
+            source: MemberSource::Blob(digest),
             size,
-            digest,
-        };
-        let layer = |(digest, (source, size))| Member {
-            path: tar_path(&digest),
-            source,
-            inflate: true,
+        }));
+        members.extend(self.layers.into_iter().map(|(diff_id, LayerTar { blob, size })| PlannedMember {
+            path: tar_path(&diff_id),
+            source: MemberSource::Decompressed { blob, diff_id },
             size,
-            digest,
-        };
-        Prepared {
-            outcomes,
-            documents: vec![(MANIFEST.into(), items), ("repositories".into(), repositories)],
-            members: self.configs.into_iter().map(config).chain(self.layers.into_iter().map(layer)).collect(),
-        }
+        }));
+        ArchivePlan { outcomes, members }
     }
 }
 
@@ -170,55 +176,58 @@ fn tar_path(diff_id: &Digest) -> String {
 }
 
 /// Reads and verifies a configuration.
-fn config(image: &ArchiveImage, config: &Descriptor, content: &Content<'_>) -> Result<ImageConfig> {
-    let wrong = |kind, why: String| image.refuse(kind, format!("its configuration {}: {why}", config.digest));
-    let (file, size) =
-        open(content, &config.digest).map_err(|error| wrong(error.kind(), error.message().into()))?;
+fn read_config(image: &ArchiveImage, config: &Descriptor, content: &OpenContent<'_>) -> Result<ImageConfig> {
+    let failed = |kind, why: String| image.error(kind, format!("configuration {}: {why}", config.digest));
+    let opened = open(content, &config.digest);
+    let (reader, size) =
+        opened.map_err(|error| image.with_context(&error, format!("configuration {}", config.digest)))?;
     if size > MAX_CONFIG_SIZE || size != config.size {
-        return Err(wrong(ErrorKind::Corrupt, format!("it has {size} bytes")));
+        return Err(failed(ErrorKind::Corrupt, format!("has {size} bytes, expected {}", config.size)));
     }
     let mut bytes = Vec::new();
-    let read = file.take(MAX_CONFIG_SIZE).read_to_end(&mut bytes);
-    read.map_err(|cause| wrong(ErrorKind::Storage, format!("it cannot be read: {cause}")))?;
-    if Digest::of(&bytes) != config.digest {
-        return Err(wrong(
+    reader
+        .take(MAX_CONFIG_SIZE)
+        .read_to_end(&mut bytes)
+        .map_err(|cause| failed(ErrorKind::Storage, format!("cannot read it: {cause}")))?;
+    let actual = Digest::of(&bytes);
+    if actual != config.digest {
+        return Err(failed(
             ErrorKind::Corrupt,
-            format!("the tree is damaged: its bytes hash to {}", Digest::of(&bytes)),
+            format!("the directory is damaged: its bytes hash to {actual}"),
         ));
     }
     ImageConfig::parse(&bytes)
-        .map_err(|error| wrong(ErrorKind::Corrupt, format!("it cannot be read: {}", error.message())))
+        .map_err(|error| image.with_context(&error, format!("configuration {}", config.digest)))
 }
 
-/// Compares a layer with what the manifest and the configuration say of it; its tar's length.
-fn fitting(
+/// Checks a hashed layer against the manifest and the configuration; returns the length of its tar.
+fn tar_size(
     image: &ArchiveImage,
     layer: &Descriptor,
     diff_id: &Digest,
-    measured: Option<&Result<Measured>>,
+    hashed: Option<&Result<LayerDigests>>,
 ) -> Result<u64> {
-    let wrong = |kind, why: String| image.refuse(kind, format!("its layer {}: {why}", layer.digest));
-    let measured = match measured {
-        Some(Ok(measured)) => measured,
+    let failed = |kind, why: String| image.error(kind, format!("layer {}: {why}", layer.digest));
+    let hashed = match hashed {
+        Some(Ok(hashed)) => hashed,
         Some(Err(error))
             if error.kind() == ErrorKind::NotFound && media_type::is_foreign_layer(&layer.media_type) =>
         {
-            let why = "it is a foreign layer, which was not saved, and docker-archive needs all layers";
+            let why = "this foreign layer was not saved, and docker-archive needs every layer";
             return Err(
-                wrong(ErrorKind::Unsupported, why.into()).with_hint("save the image with --foreign-layers")
+                failed(ErrorKind::Unsupported, why.into()).with_hint("save the image with --foreign-layers")
             );
         }
-        Some(Err(error)) => return Err(wrong(error.kind(), error.message().into())),
-        None => return Err(wrong(ErrorKind::NotFound, "it is not there".into())),
+        Some(Err(error)) => return Err(image.with_context(error, format!("layer {}", layer.digest))),
+        None => return Err(failed(ErrorKind::NotFound, "missing blob".into())),
     };
-    if (measured.digest, measured.size) != (layer.digest, layer.size) {
-        let (digest, size) = (measured.digest, measured.size);
-        let why = format!("the tree is damaged: its {size} bytes hash to {digest}");
-        return Err(wrong(ErrorKind::Corrupt, why));
+    if hashed.digest != layer.digest || hashed.size != layer.size {
+        let why = format!("the directory is damaged: its {} bytes hash to {}", hashed.size, hashed.digest);
+        return Err(failed(ErrorKind::Corrupt, why));
     }
-    if measured.diff_id != *diff_id {
-        let why = format!("inflated it is {}, and the configuration says {diff_id}", measured.diff_id);
-        return Err(wrong(ErrorKind::Corrupt, why));
+    if hashed.diff_id != *diff_id {
+        let why = format!("decompresses to {}, the configuration lists {diff_id}", hashed.diff_id);
+        return Err(failed(ErrorKind::Corrupt, why));
     }
-    Ok(measured.tar_size)
+    Ok(hashed.tar_size)
 }

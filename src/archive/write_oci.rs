@@ -1,6 +1,6 @@
-//! An image layout in a tar file: what podman, skopeo, buildah and containerd read as oci-archive.
+//! Writes an OCI image layout into a tar file: the oci-archive that podman, skopeo, buildah and containerd read.
 
-use super::images::{ArchiveImage, Content, Member, Prepared, open};
+use super::plan::{ArchiveImage, ArchivePlan, MemberSource, OpenContent, PlannedMember, open};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::{INDEX, LayoutIndex, MARKER, MARKER_CONTENT, blob};
 use crate::oci::{Digest, Digester};
@@ -8,59 +8,75 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-/// Reads and verifies all that `images` need. An image that is not whole is left out, and its outcome says why.
+/// How many bytes are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Reads and verifies everything that `images` consist of. An image with missing or damaged content is left out, and its
+/// outcome says why.
 #[must_use]
-pub fn prepare(images: &[ArchiveImage], content: &Content<'_>) -> Prepared {
-    let digests = |image: &ArchiveImage| {
-        let manifests = image.content.manifests.iter().map(|manifest| manifest.digest);
-        manifests.chain(image.content.blobs.iter().copied()).collect::<Vec<_>>()
-    };
-    let all: BTreeSet<Digest> = images.iter().flat_map(digests).collect();
-    let all: Vec<Digest> = all.into_iter().collect();
+pub fn plan(images: &[ArchiveImage], content: &OpenContent<'_>) -> ArchivePlan {
+    let digests: BTreeSet<Digest> = images.iter().flat_map(|image| &image.content.blobs).copied().collect();
+    let digests: Vec<Digest> = digests.into_iter().collect();
     let sizes: BTreeMap<Digest, Result<u64>> =
-        all.into_par_iter().map(|digest| (digest, verified(&digest, content))).collect();
+        digests.into_par_iter().map(|digest| (digest, verified_size(&digest, content))).collect();
     let mut index = LayoutIndex::default();
-    let (mut members, mut outcomes) = (BTreeMap::new(), Vec::with_capacity(images.len()));
+    // By digest, so that the order does not depend on the order of the images.
+    let mut members = BTreeMap::new();
+    let mut outcomes = Vec::with_capacity(images.len());
     for image in images {
-        let mut own = Vec::new();
-        let read = digests(image).into_iter().try_for_each(|digest| {
-            let size = sizes.get(&digest).cloned().unwrap_or(Ok(0));
-            own.push((digest, size.map_err(|error| image.refuse(error.kind(), error.to_string()))?));
-            Ok(())
-        });
-        if read.is_ok() {
-            members.extend(own);
-            if let Some(root) = image.content.manifests.last() {
-                index.set(&image.label(), &root.descriptor());
-            }
-        }
-        outcomes.push(read);
+        let outcome = add(image, &sizes, &mut index, &mut members);
+        outcomes.push(outcome);
     }
-    let member =
-        |(digest, size)| Member { path: blob(&digest), source: digest, inflate: false, size, digest };
-    Prepared {
-        outcomes,
-        documents: vec![(MARKER.into(), MARKER_CONTENT.to_vec()), (INDEX.into(), index.to_bytes())],
-        members: members.into_iter().map(member).collect(),
-    }
+    let mut all =
+        vec![PlannedMember::memory(MARKER, MARKER_CONTENT), PlannedMember::memory(INDEX, index.to_bytes())];
+    all.extend(members.into_values());
+    ArchivePlan { outcomes, members: all }
 }
 
-/// Reads the content of `digest` to its end; its length.
-fn verified(digest: &Digest, content: &Content<'_>) -> Result<u64> {
-    let (mut file, _) = open(content, digest)?;
-    let wrong = |kind, why: String| Error::new(kind, digest, why).on(Side::Source);
-    let (mut digester, mut piece) = (Digester::new(), vec![0; 256 << 10]);
+/// Adds `image` to the index and its content to `members`, or nothing at all.
+fn add(
+    image: &ArchiveImage,
+    sizes: &BTreeMap<Digest, Result<u64>>,
+    index: &mut LayoutIndex,
+    members: &mut BTreeMap<Digest, PlannedMember>,
+) -> Result<()> {
+    let mut own = Vec::with_capacity(image.content.blobs.len());
+    for digest in &image.content.blobs {
+        let size = sizes.get(digest).cloned().unwrap_or(Ok(0));
+        let size = size.map_err(|error| image.with_context(&error, format!("blob {digest}")))?;
+        let source = MemberSource::Blob(*digest);
+        own.push((*digest, PlannedMember { path: blob(digest), source, size }));
+    }
+    // The engine has verified the manifests. They are written from memory: an index that was rewritten is in no store.
+    for manifest in &image.content.manifests {
+        own.push((manifest.digest, PlannedMember::memory(blob(&manifest.digest), manifest.bytes.clone())));
+    }
+    if let Some(root) = image.content.manifests.last() {
+        index.set(&image.name, &root.descriptor())?;
+    }
+    members.extend(own);
+    Ok(())
+}
+
+/// Reads the blob `digest` to its end and verifies it; returns its length.
+fn verified_size(digest: &Digest, content: &OpenContent<'_>) -> Result<u64> {
+    let (mut reader, _) = open(content, digest)?;
+    let corrupt = |message: String| Error::new(ErrorKind::Corrupt, digest, message).on(Side::Source);
+    let mut digester = Digester::new();
+    let mut chunk = vec![0; CHUNK];
     loop {
-        match file.read(&mut piece) {
+        match reader.read(&mut chunk) {
             Ok(0) => break,
-            Ok(count) => digester.update(&piece[..count]),
+            Ok(count) => digester.update(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(wrong(ErrorKind::Corrupt, format!("it cannot be read: {error}"))),
+            Err(error) => return Err(corrupt(format!("cannot read the blob: {error}"))),
         }
     }
     let length = digester.length();
-    match digester.finish() {
-        found if found == *digest => Ok(length),
-        found => Err(wrong(ErrorKind::Corrupt, format!("the tree is damaged: its bytes hash to {found}"))),
+    let actual = digester.finish();
+    if actual == *digest {
+        Ok(length)
+    } else {
+        Err(corrupt(format!("the directory is damaged: the blob's bytes hash to {actual}")))
     }
 }

@@ -1,5 +1,5 @@
-//! What is told of an export while it goes on: each image by the name it was asked for, and of what is in an archive only once
-//! the archive stands.
+//! Progress events of an export: images under the names that were requested, and the images of an archive only once the
+//! archive is complete.
 
 use crate::content::Place;
 use crate::error::{Error, ErrorKind};
@@ -10,68 +10,72 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Stands between the engine and who is told.
-pub(super) struct Telling {
+/// Passes the engine's events on to the caller's observer.
+pub(super) struct DeferredObserver {
     observer: Arc<dyn Observer>,
-    /// The images as asked for, by the places that the engine knows them by.
-    asked: HashMap<Place, Reference>,
-    /// Whether an image that the engine is done with is told of later.
-    holds_back: bool,
-    told: Mutex<HashSet<Place>>,
+    /// The requested names, by the places that the engine knows.
+    requested: HashMap<Place, Reference>,
+    /// Whether the end of a successful image is reported later, by [`finish`](Self::finish).
+    deferred: bool,
+    /// The images whose end has been reported.
+    reported: Mutex<HashSet<Place>>,
 }
 
-impl Telling {
+impl DeferredObserver {
     pub(super) fn new(
         observer: Arc<dyn Observer>,
-        asked: impl Iterator<Item = (Place, Reference)>,
-        holds_back: bool,
+        requested: impl Iterator<Item = (Place, Reference)>,
+        deferred: bool,
     ) -> Self {
-        Self { observer, asked: asked.collect(), holds_back, told: Mutex::default() }
+        Self { observer, requested: requested.collect(), deferred, reported: Mutex::default() }
     }
 
-    /// Tells of the images that were held back, as `report`, whose rows have the names asked for, has them in the end.
-    pub(super) fn rest<'p>(&self, report: &Report, places: impl Iterator<Item = &'p Place>) {
+    /// Reports the end of the deferred images, with their rows in the final `report`.
+    pub(super) fn finish<'p>(&self, report: &Report, places: impl Iterator<Item = &'p Place>) {
         for (image, place) in report.images.iter().zip(places) {
-            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone());
-            if told {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = reported.insert(place.clone());
+            drop(reported);
+            if is_new {
                 self.observer.event(&Event::ImageFinished { image });
             }
         }
     }
 }
 
-impl Observer for Telling {
+impl Observer for DeferredObserver {
     fn event(&self, event: &Event<'_>) {
         let Event::ImageFinished { image } = event else { return self.observer.event(event) };
         let place = Place { repository: image.repository.clone(), tag: image.tag.clone() };
-        if self.holds_back && image.error.is_none() {
+        if self.deferred && image.error.is_none() {
             return;
         }
         let mut image = (*image).clone();
-        if let Some(asked) = self.asked.get(&place) {
-            name(&mut image, asked);
+        if let Some(requested) = self.requested.get(&place) {
+            set_name(&mut image, requested);
         }
         self.observer.event(&Event::ImageFinished { image: &image });
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
     }
 }
 
-/// Gives a row the name that its image was asked for by, which is also what it is called where it goes.
-pub(super) fn name(row: &mut ImageReport, asked: &Reference) {
-    row.reference = asked.clone();
-    (row.repository, row.tag) = (asked.repository.clone(), asked.tag.clone());
+/// Gives a row the requested name of its image, which is also its name in the export.
+pub(super) fn set_name(row: &mut ImageReport, requested: &Reference) {
+    row.reference = requested.clone();
+    row.repository = requested.repository.clone();
+    row.tag = requested.tag.clone();
 }
 
-/// How far a step of making an archive is.
+/// Reports the progress of one step of writing an archive.
 #[derive(Clone, Copy)]
-pub(super) struct Step<'o> {
+pub(super) struct ArchiveProgress<'o> {
     observer: &'o dyn Observer,
     step: ArchiveStep,
 }
 
-impl<'o> Step<'o> {
-    /// Begins a step that goes over `bytes` bytes.
-    pub(super) fn begin(observer: &'o dyn Observer, step: ArchiveStep, bytes: u64) -> Self {
+impl<'o> ArchiveProgress<'o> {
+    /// Starts a step that processes `bytes` bytes.
+    pub(super) fn start(observer: &'o dyn Observer, step: ArchiveStep, bytes: u64) -> Self {
         observer.event(&Event::ArchiveStarted { step, bytes });
         Self { observer, step }
     }
@@ -80,26 +84,26 @@ impl<'o> Step<'o> {
         self.observer.event(&Event::ArchiveAdvanced { step: self.step, bytes });
     }
 
-    pub(super) fn end(&self, complete: bool) {
+    pub(super) fn finish(&self, complete: bool) {
         self.observer.event(&Event::ArchiveFinished { step: self.step, complete });
     }
 }
 
-/// Content that is read until `token` is cancelled, and told of where a step is about the reading.
-pub(super) struct Watched<'s, R> {
+/// A reader that reports progress and fails once `token` is cancelled.
+pub(super) struct ObservedReader<'s, R> {
     pub(super) content: R,
     pub(super) token: &'s CancellationToken,
-    pub(super) step: Option<Step<'s>>,
+    pub(super) progress: Option<ArchiveProgress<'s>>,
 }
 
-impl<R: Read> Read for Watched<'_, R> {
+impl<R: Read> Read for ObservedReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.token.is_cancelled() {
             return Err(io::Error::other(interrupted()));
         }
         let count = self.content.read(buffer)?;
-        if let Some(step) = self.step.filter(|_| count > 0) {
-            step.advance(count as u64);
+        if let Some(progress) = self.progress.filter(|_| count > 0) {
+            progress.advance(count as u64);
         }
         Ok(count)
     }
@@ -115,15 +119,15 @@ mod tests {
     use crate::error::ErrorReport;
     use crate::transfer::Status;
 
-    /// Takes note of images and of whose they were said to be.
+    /// Records the images whose end is reported.
     #[derive(Default)]
-    struct Noting(Mutex<Vec<String>>);
+    struct RecordingObserver(Mutex<Vec<String>>);
 
-    impl Observer for Noting {
+    impl Observer for RecordingObserver {
         fn event(&self, event: &Event<'_>) {
             if let Event::ImageFinished { image } = event {
-                let told = format!("{} {} {:?}", image.reference, image.repository, image.status);
-                self.0.lock().unwrap().push(told);
+                let line = format!("{} {} {:?}", image.reference, image.repository, image.status);
+                self.0.lock().unwrap().push(line);
             }
         }
     }
@@ -149,18 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_back_is_told_once_as_it_came_to_be() {
+    fn deferred_image_is_reported_once_with_final_status() {
         let names = ["a.io:5000/a:1", "a.io:5000/b:1"].map(|name| Reference::parse(name).unwrap());
         let places = ["a.io_5000/a", "a.io_5000/b"]
             .map(|name| Place { repository: name.parse().unwrap(), tag: "1".parse().ok() });
-        let noting = Arc::new(Noting::default());
+        let recorder = Arc::new(RecordingObserver::default());
         let pairs = places.iter().cloned().zip(names.iter().cloned());
-        let telling = Telling::new(noting.clone(), pairs, true);
-        telling.event(&Event::ImageFinished { image: &row(&places[0], Status::Exported) });
-        telling.event(&Event::ImageFinished { image: &row(&places[1], Status::Failed) });
-        assert_eq!(*noting.0.lock().unwrap(), ["a.io:5000/b:1 b Failed"]);
+        let observer = DeferredObserver::new(recorder.clone(), pairs, true);
+        observer.event(&Event::ImageFinished { image: &row(&places[0], Status::Exported) });
+        observer.event(&Event::ImageFinished { image: &row(&places[1], Status::Failed) });
+        assert_eq!(*recorder.0.lock().unwrap(), ["a.io:5000/b:1 b Failed"]);
         let mut images = places.each_ref().map(|place| row(place, Status::Failed)).to_vec();
-        images.iter_mut().zip(&names).for_each(|(row, asked)| name(row, asked));
+        images.iter_mut().zip(&names).for_each(|(row, requested)| set_name(row, requested));
         let report = Report {
             schema: Report::SCHEMA,
             images,
@@ -169,7 +173,7 @@ mod tests {
             seconds: 0.0,
             aborted: None,
         };
-        telling.rest(&report, places.iter());
-        assert_eq!(noting.0.lock().unwrap()[1..], ["a.io:5000/a:1 a Failed"]);
+        observer.finish(&report, places.iter());
+        assert_eq!(recorder.0.lock().unwrap()[1..], ["a.io:5000/a:1 a Failed"]);
     }
 }

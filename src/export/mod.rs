@@ -1,21 +1,23 @@
-//! Exporting: from a tree, or straight from registries, to image layouts and archives.
+//! Exporting: from a tree, or directly from registries, to image layouts and archives.
 //!
-//! A layout is a sink like any other. An archive is a stream, which the engine can't write to out of order: the engine selects
-//! what an image is made of (`select.rs`), all of that is verified where it stands, and then written. Images that come from
-//! registries are saved into a tree beside the archive first, which goes when the archive is whole.
+//! A layout is a sink like any other. An archive is a stream, which the engine cannot write out of order: the engine selects
+//! the content of the images (`recording_sink.rs`), which is then verified in the tree and written. Images from registries
+//! are first saved into a staging tree next to the archive, which is removed once the archive is complete.
 
 mod deferred_observer;
 mod output;
 mod recording_sink;
 
-pub use output::{ExportTo, is_written_straight, open_straight};
+pub use crate::oci::layout::RefNameStyle;
+pub use output::{ExportTo, is_written_in_place, open_in_place};
 
-use crate::archive::{self, ArchiveImage, Prepared};
+use crate::archive::{self, ArchiveImage, ArchivePlan};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Publication, Source};
 use crate::error::{Error, ErrorKind, ErrorReport, Result};
 use crate::layout::Layout;
-use crate::oci::{Digest, PlatformSet, Reference};
+use crate::oci::layout::EntryName;
+use crate::oci::{Digest, PlatformSet, Reference, Tag};
 use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, convert, sessions};
 use crate::store::{Durability, Store};
@@ -23,37 +25,37 @@ use crate::transfer::{
     ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Silent, Status, TransferOptions,
     Verb, megabytes,
 };
-use deferred_observer::{Step, Telling, Watched, interrupted};
+use deferred_observer::{ArchiveProgress, DeferredObserver, ObservedReader, interrupted};
 use output::Output;
-use recording_sink::Selection;
+use recording_sink::RecordingSink;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The forms that images are exported in.
+/// The formats of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// What `docker save` writes: one platform of each image.
+    /// The format of `docker save`: a single platform of each image.
     DockerArchive,
-    /// An OCI image layout, in a directory.
+    /// An OCI image layout in a directory.
     OciLayout,
     /// An OCI image layout in a tar file.
     OciArchive,
 }
 
-/// Where images are exported from.
+/// The source of an export.
 #[derive(Clone)]
 pub enum ExportFrom {
-    /// A tree, and what images are called in it.
+    /// A tree, and how images are named in it.
     Tree(PathBuf, NameRule),
-    /// Their registries. For an archive they are saved into `staging` first: it is gone on with if it is there, and removed once all
-    /// images are exported.
+    /// Registries. For an archive, images are first saved into `staging`: an existing one is resumed, and it is removed once all images are
+    /// exported.
     Registries {
-        /// How registries are reached.
+        /// Connection settings and credentials.
         access: Box<Access>,
-        /// A directory for what is fetched.
+        /// The directory of downloaded content.
         staging: PathBuf,
     },
 }
@@ -62,12 +64,14 @@ pub enum ExportFrom {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ExportOptions {
-    /// The form.
+    /// The format.
     pub format: Format,
-    /// Where the images are.
+    /// The source of the images.
     pub from: ExportFrom,
     /// Platforms, index mode, limits.
     pub copy: TransferOptions,
+    /// How `index.json` names the images.
+    pub ref_names: RefNameStyle,
     /// Receives progress events. The end of an image is reported when its content is complete at the destination.
     pub observer: Arc<dyn Observer>,
     /// Cancelling this token ends the run.
@@ -75,13 +79,14 @@ pub struct ExportOptions {
 }
 
 impl ExportOptions {
-    /// The default options: all platforms that are there, indexes as they are, silent.
+    /// Default options: all platforms in the source, unchanged indexes, full names, no progress events.
     #[must_use]
     pub fn new(format: Format, from: ExportFrom) -> Self {
         Self {
             format,
             from,
-            copy: TransferOptions::default(),
+            copy: TransferOptions { attestations: true, ..TransferOptions::default() },
+            ref_names: RefNameStyle::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),
         }
@@ -112,12 +117,12 @@ impl ExportOptions {
     }
 }
 
-/// What an export came to.
+/// The result of an export.
 #[derive(Debug)]
 pub struct Exported {
-    /// A row for each image. One that was to go into an archive that could not be written has failed, and `aborted` says why.
+    /// A row for each image. If an archive could not be written, its images have failed, and `aborted` says why.
     pub report: Report,
-    /// The archive's length in bytes; none when none was written.
+    /// The archive's length in bytes; `None` if no archive was written.
     pub archive_bytes: Option<u64>,
 }
 
@@ -145,29 +150,38 @@ where
     I::Item: TryInto<SaveImage, Error: Into<Error>>,
 {
     let images = convert(images)?;
-    let places = places(&images)?;
+    let places = places(&images, options.ref_names)?;
     let token = options.cancel.clone();
     let export = Export { images, places, options, token };
     match (export.options.format, to) {
         (Format::OciLayout, ExportTo::Path(dir)) => export.to_layout(&dir).await,
         (Format::OciLayout, ExportTo::Stream(_)) => {
-            let why = "an image layout is a directory and cannot be written to a stream";
-            Err(Error::new(ErrorKind::InvalidInput, "oci-layout", why)
+            let message = "an image layout is a directory and cannot be written to a stream";
+            Err(Error::new(ErrorKind::InvalidInput, "oci-layout", message)
                 .with_hint("name a directory, or use --format oci-archive"))
         }
         (_, to) => export.to_archive(to).await,
     }
 }
 
-/// Where each image goes: no two may have one name.
-fn places(images: &[SaveImage]) -> Result<Vec<Place>> {
+/// The place of each image. No two may have the same name, or the same tag if entries are named by tag.
+fn places(images: &[SaveImage], ref_names: RefNameStyle) -> Result<Vec<Place>> {
     let mut taken: HashMap<Place, &Reference> = HashMap::new();
+    let mut tags: HashMap<&Tag, &Reference> = HashMap::new();
     let mut places = Vec::with_capacity(images.len());
     for image in images {
         let place = NameRule::Domain.place(&image.reference)?;
         if let Some(other) = taken.insert(place.clone(), &image.reference) {
-            let why = format!("{other} and {} would have one name", image.reference);
-            return Err(Error::new(ErrorKind::InvalidInput, &place, why).with_hint("take one of them out"));
+            let message = format!("{other} and {} would have the same name", image.reference);
+            return Err(Error::new(ErrorKind::InvalidInput, &place, message).with_hint("remove one of them"));
+        }
+        if ref_names == RefNameStyle::Tag
+            && let Some(tag) = &image.reference.tag
+            && let Some(other) = tags.insert(tag, &image.reference)
+        {
+            let message = format!("{other} and {} have the same tag", image.reference);
+            return Err(Error::new(ErrorKind::InvalidInput, "--ref-name tag", message)
+                .with_hint("export them separately, or use --ref-name full"));
         }
         places.push(place);
     }
@@ -183,15 +197,17 @@ struct Export {
 
 impl Export {
     async fn to_layout(&self, dir: &Path) -> Result<Exported> {
-        let labels = self.places.iter().zip(&self.images);
-        let labels = labels.filter_map(|(place, image)| Some((place.clone(), label(&image.reference)?)));
-        let layout = Arc::new(Layout::create(dir, labels.collect())?);
-        let engine = Engine::new(layout.clone(), self.copy_options(), Arc::new(self.telling(false)))?;
+        let names = self.places.iter().zip(&self.images);
+        let names = names.map(|(place, image)| (place.clone(), self.entry_name(&image.reference)));
+        let names = names.collect();
+        let path = dir.to_owned();
+        let layout = Arc::new(blocking(move || Layout::create(&path, names)).await?);
+        let engine = Engine::new(layout.clone(), self.copy_options(), Arc::new(self.observer(false)))?;
         let engine = Arc::new(engine.doing(Verb::Export));
         let report = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
-                let images = self.in_tree(&store, names);
+                let images = self.tree_images(&store, names);
                 engine.run(images, &self.token).await
             }
             ExportFrom::Registries { access, .. } => {
@@ -204,11 +220,19 @@ impl Export {
                 engine.run(images, &self.token).await
             }
         };
-        layout.tidy();
-        Ok(Exported { report: self.named(report), archive_bytes: None })
+        blocking(move || {
+            layout.tidy();
+            Ok(())
+        })
+        .await?;
+        Ok(Exported { report: self.with_names(report), archive_bytes: None })
     }
 
-    /// The engine's options. A tree may be sparse; a registry should not be.
+    fn entry_name(&self, reference: &Reference) -> EntryName {
+        EntryName::new(reference, self.options.ref_names)
+    }
+
+    /// The engine's options. A tree may be sparse; an index in a registry is expected to be complete.
     fn copy_options(&self) -> TransferOptions {
         let mut copy = self.options.copy.clone();
         if matches!(self.options.from, ExportFrom::Tree(..)) {
@@ -239,16 +263,16 @@ impl Export {
         }
     }
 
-    /// The images as the tree has them. One that is not there fails in its turn.
-    fn in_tree(&self, store: &Store, names: &NameRule) -> Vec<Image<Store>> {
+    /// The images by their names in the tree. A missing one fails when the engine reaches it.
+    fn tree_images(&self, store: &Store, names: &NameRule) -> Vec<Image<Store>> {
         let source = Arc::new(store.clone());
         let images = self.places.iter().zip(&self.images);
-        let found = images.map(|(place, asked)| {
-            let mut image = self.image(source.clone(), place, asked, asked.reference.clone());
-            match names.find(store, &asked.reference) {
+        let found = images.map(|(place, requested)| {
+            let mut image = self.image(source.clone(), place, requested, requested.reference.clone());
+            match names.find(store, &requested.reference) {
                 Ok(found) => {
                     image.reference.repository = found.repository;
-                    image.reference.tag = found.tag.filter(|_| asked.reference.tag.is_some());
+                    image.reference.tag = found.tag.filter(|_| requested.reference.tag.is_some());
                 }
                 Err(error) => image.resolved = Some(Err(error)),
             }
@@ -257,42 +281,42 @@ impl Export {
         found.collect()
     }
 
-    /// The report with the names that were asked for.
-    fn named(&self, mut report: Report) -> Report {
+    /// The report with the requested names.
+    fn with_names(&self, mut report: Report) -> Report {
         for (row, image) in report.images.iter_mut().zip(&self.images) {
-            deferred_observer::name(row, &image.reference);
+            deferred_observer::set_name(row, &image.reference);
         }
         report
     }
 
-    fn telling(&self, holds_back: bool) -> Telling {
-        let images = self.images.iter().map(|image| image.reference.clone());
-        Telling::new(self.options.observer.clone(), self.places.iter().cloned().zip(images), holds_back)
+    fn observer(&self, deferred: bool) -> DeferredObserver {
+        let names = self.images.iter().map(|image| image.reference.clone());
+        DeferredObserver::new(self.options.observer.clone(), self.places.iter().cloned().zip(names), deferred)
     }
 
     async fn to_archive(&self, to: ExportTo) -> Result<Exported> {
-        let output = Output::prepare(to)?;
-        let telling = Arc::new(self.telling(true));
+        let output = blocking(move || Output::open(to)).await?;
+        let observer = Arc::new(self.observer(true));
         let exported = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
-                self.archive(&store, names, output, telling.clone()).await?
+                self.archive(&store, names, output, observer.clone()).await?
             }
             ExportFrom::Registries { access, staging } => {
-                self.through(access, staging, output, telling.clone()).await?
+                self.archive_from_registries(access, staging, output, observer.clone()).await?
             }
         };
-        telling.rest(&exported.report, self.places.iter());
+        observer.finish(&exported.report, self.places.iter());
         Ok(exported)
     }
 
-    /// Saves the images into `staging`, and writes what is there then.
-    async fn through(
+    /// Saves the images into `staging`, and archives them from there.
+    async fn archive_from_registries(
         &self,
         access: &Access,
         staging: &Path,
         output: Output,
-        telling: Arc<Telling>,
+        observer: Arc<DeferredObserver>,
     ) -> Result<Exported> {
         let mut options = SaveOptions::new(staging);
         options.copy = self.copy_options();
@@ -300,24 +324,25 @@ impl Export {
         options.durability = Durability::None;
         options.access = access.clone();
         options.cancel = self.token.clone();
-        options.observer = telling;
+        options.observer = observer;
         let saver = ImageSaver::new(options)?;
-        let mut saved = self.named(saver.save(self.images.clone()).await?);
+        let mut saved = self.with_names(saver.save(self.images.clone()).await?);
         if saved.aborted.is_some() {
-            give_up(&mut saved, 0..self.images.len());
+            mark_cancelled(&mut saved, 0..self.images.len());
             return Ok(Exported { report: saved, archive_bytes: None });
         }
-        // Of the staging tree the engine has shown its work already.
+        // Saving has reported the progress already.
         let mut exported = self.archive(saver.store(), &NameRule::Domain, output, Arc::new(Silent)).await?;
         merge(&mut exported.report, saved);
         if exported.report.is_success() || exported.report.images.iter().all(is_final) {
-            // What can't be removed is in nobody's way.
-            let _ = std::fs::remove_dir_all(staging);
+            let staging = staging.to_owned();
+            // A leftover does no harm: the next export resumes from it.
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(staging)).await;
         }
         Ok(exported)
     }
 
-    /// Writes what `store` has of the images.
+    /// Archives the images that `store` holds.
     async fn archive(
         &self,
         store: &Store,
@@ -325,154 +350,176 @@ impl Export {
         output: Output,
         observer: Arc<dyn Observer>,
     ) -> Result<Exported> {
-        let selection = Arc::new(Selection::new(store.clone()));
+        let sink = Arc::new(RecordingSink::new(store.clone()));
         let options = TransferOptions { sparse: true, retry: RetryPolicy::local(), ..self.copy_options() };
-        let engine = Engine::new(selection.clone(), options, observer)?.doing(Verb::Export);
-        let mut report = self.named(Arc::new(engine).run(self.in_tree(store, names), &self.token).await);
-        let (numbers, images) = self.selected(&report, selection.take());
+        let engine = Engine::new(sink.clone(), options, observer)?.doing(Verb::Export);
+        let run = Arc::new(engine).run(self.tree_images(store, names), &self.token).await;
+        let mut report = self.with_names(run);
+        let (rows, images) = self.recorded_images(&report, sink.take());
         if images.is_empty() || report.aborted.is_some() {
-            give_up(&mut report, numbers.into_iter());
+            mark_cancelled(&mut report, rows.into_iter());
             return Ok(Exported { report, archive_bytes: None });
         }
-        let began = Instant::now();
-        let written = self.written(images, store, output).await;
-        take_time(&mut report, &numbers, began.elapsed().as_secs_f64());
-        let (outcomes, archive_bytes) = match written {
+        let started = Instant::now();
+        let written = self.write(images, store, output).await;
+        add_time(&mut report, &rows, started.elapsed().as_secs_f64());
+        let WrittenArchive { outcomes, bytes } = match written {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
             Err(error) => {
-                give_up(&mut report, numbers.into_iter());
+                mark_cancelled(&mut report, rows.into_iter());
                 report.aborted = Some(ErrorReport::from(&error));
                 return Ok(Exported { report, archive_bytes: None });
             }
         };
-        for (number, outcome) in numbers.into_iter().zip(outcomes) {
-            let row = &mut report.images[number];
+        for (row, outcome) in rows.into_iter().zip(outcomes) {
+            let row = &mut report.images[row];
             if let Err(error) = outcome {
-                (row.status, row.error) = (Status::Failed, Some(ErrorReport::from(&error)));
+                row.status = Status::Failed;
+                row.error = Some(ErrorReport::from(&error));
             } else if row.reference.tag.is_none() && self.options.format == Format::DockerArchive {
                 row.warnings
-                    .push("a digest is no name in a docker-archive: the image is there without one".into());
+                    .push("the image has no name in the docker-archive: it was requested by digest".into());
             }
         }
-        Ok(Exported { report, archive_bytes })
+        Ok(Exported { report, archive_bytes: bytes })
     }
 
-    /// Verifies and writes on a thread of its own. One that a reader holds up is not waited for once the run is given up.
-    async fn written(&self, images: Vec<ArchiveImage>, store: &Store, output: Output) -> Result<Written> {
-        let (store, format, token) = (store.clone(), self.options.format, self.token.clone());
-        let (waits, observer) = (output.is_stream(), self.options.observer.clone());
-        let work = move || write(&images, &store, format, output, &token, &*observer);
+    /// Verifies and writes the archive on a thread of its own. When the run is cancelled, a thread that is blocked on the reader of a stream is
+    /// not waited for.
+    async fn write(
+        &self,
+        images: Vec<ArchiveImage>,
+        store: &Store,
+        output: Output,
+    ) -> Result<WrittenArchive> {
+        let may_block = output.is_stream();
+        let writer = ArchiveWriter {
+            images,
+            store: store.clone(),
+            format: self.options.format,
+            token: self.token.clone(),
+            observer: self.options.observer.clone(),
+        };
         tokio::select! {
-            done = tokio::task::spawn_blocking(work) => done.map_err(|_| Error::internal(""))?,
-            () = self.token.cancelled(), if waits => Err(interrupted()),
+            written = blocking(move || writer.write(output)) => written,
+            () = self.token.cancelled(), if may_block => Err(interrupted()),
         }
     }
 
-    /// What was selected, in the order of the images, and the numbers of their rows.
-    fn selected(
+    /// The recorded images in order, and the positions of their rows.
+    fn recorded_images(
         &self,
         report: &Report,
-        mut selected: BTreeMap<String, Publication>,
+        mut recorded: BTreeMap<String, Publication>,
     ) -> (Vec<usize>, Vec<ArchiveImage>) {
         let rows = report.images.iter().zip(&self.places).enumerate();
         let of_row = |(number, (row, place)): (usize, (&ImageReport, &Place))| {
-            let content = selected.remove(&place.to_string())?;
-            Some((number, ArchiveImage { name: row.reference.clone(), content }))
+            let content = recorded.remove(&place.to_string())?;
+            let name = self.entry_name(&row.reference);
+            Some((number, ArchiveImage { reference: row.reference.clone(), name, content }))
         };
         rows.filter_map(of_row).unzip()
     }
 }
 
-/// An archive's images are there when all of it is: its making is part of each one's time.
-fn take_time(report: &mut Report, rows: &[usize], seconds: f64) {
+/// Runs blocking work on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::internal("export"))?
+}
+
+/// Adds the time for writing the archive to each of its images: none of them is complete before it is.
+fn add_time(report: &mut Report, rows: &[usize], seconds: f64) {
     report.seconds += seconds;
     rows.iter().for_each(|row| report.images[*row].seconds += seconds);
 }
 
-/// What an image is listed as in a layout; none where the place tells as well.
-fn label(reference: &Reference) -> Option<String> {
-    let Reference { registry, repository, tag, digest } = reference;
-    match (tag, digest) {
-        (Some(tag), _) => Some(format!("{registry}/{repository}:{tag}")),
-        (None, Some(digest)) => Some(format!("{registry}/{repository}@{digest}")),
-        (None, None) => None,
-    }
+/// An archive that was written.
+struct WrittenArchive {
+    /// The result for each image.
+    outcomes: Vec<Result<()>>,
+    /// The archive's length; `None` if no image was left to write.
+    bytes: Option<u64>,
 }
 
-/// What became of each image that was to be written, and the archive's length.
-type Written = (Vec<Result<()>>, Option<u64>);
-
-/// Verifies and writes.
-fn write(
-    images: &[ArchiveImage],
-    store: &Store,
+/// Writes images of a tree into an archive. Blocking.
+struct ArchiveWriter {
+    images: Vec<ArchiveImage>,
+    store: Store,
     format: Format,
-    output: Output,
-    token: &CancellationToken,
-    observer: &dyn Observer,
-) -> Result<Written> {
-    let room = output.room()?;
-    let step = Step::begin(observer, ArchiveStep::Checking, content_size(images, store)?);
-    let content = |digest: &Digest| opened(store, digest, token, Some(step));
-    let prepared: Prepared = match format {
-        Format::DockerArchive => archive::prepare_docker(images, &content, room.unwrap_or(u64::MAX)),
-        Format::OciLayout | Format::OciArchive => archive::prepare_oci(images, &content),
-    };
-    step.end(!token.is_cancelled());
-    if token.is_cancelled() {
-        return Err(interrupted());
-    }
-    if prepared.count() == 0 {
-        return Ok((prepared.outcomes, None));
-    }
-    let needed = prepared.size();
-    if let Some(room) = room.filter(|room| *room < needed) {
-        let (needed, room) = (megabytes(needed), megabytes(room));
-        let why = format!("the archive takes {needed}, and the disk has room for {room}");
-        return Err(Error::new(ErrorKind::Storage, output.name(), why)
-            .with_hint("free some space, or write to another disk"));
-    }
-    let name = output.name().to_owned();
-    let step = Step::begin(observer, ArchiveStep::Writing, needed);
-    let content = |digest: &Digest| opened(store, digest, token, None);
-    let written = output
-        .write(token, &|bytes| step.advance(bytes), |out| prepared.write(&content, out, &name).map(drop));
-    step.end(written.is_ok());
-    Ok((prepared.outcomes, Some(written?)))
+    token: CancellationToken,
+    observer: Arc<dyn Observer>,
 }
 
-fn opened<'c>(
-    store: &Store,
-    digest: &Digest,
-    token: &'c CancellationToken,
-    step: Option<Step<'c>>,
-) -> Result<Option<archive::Opened<'c>>> {
-    let found = store.open_blob(digest)?;
-    Ok(found.map(|(content, size)| (Box::new(Watched { content, token, step }) as Box<_>, size)))
+impl ArchiveWriter {
+    fn write(&self, output: Output) -> Result<WrittenArchive> {
+        let free_space = output.free_space()?;
+        let plan = self.plan(free_space.unwrap_or(u64::MAX))?;
+        if plan.image_count() == 0 {
+            return Ok(WrittenArchive { outcomes: plan.outcomes, bytes: None });
+        }
+        let needed = plan.size();
+        if let Some(free) = free_space.filter(|free| *free < needed) {
+            let message = format!("the archive needs {}, {} are free", megabytes(needed), megabytes(free));
+            return Err(Error::new(ErrorKind::Storage, output.name(), message)
+                .with_hint("free some space, or write to another disk"));
+        }
+        let name = output.name().to_owned();
+        let progress = ArchiveProgress::start(&*self.observer, ArchiveStep::Writing, needed);
+        let content = |digest: &Digest| self.open(digest, None);
+        let advanced = |bytes| progress.advance(bytes);
+        let written = output.write(&self.token, &advanced, |out| plan.write(&content, out, &name).map(drop));
+        progress.finish(written.is_ok());
+        Ok(WrittenArchive { outcomes: plan.outcomes, bytes: Some(written?) })
+    }
+
+    /// Reads and verifies the content of the archive.
+    fn plan(&self, free_space: u64) -> Result<ArchivePlan> {
+        let size = self.content_size()?;
+        let progress = ArchiveProgress::start(&*self.observer, ArchiveStep::Checking, size);
+        let content = |digest: &Digest| self.open(digest, Some(progress));
+        let plan = match self.format {
+            Format::DockerArchive => archive::plan_docker(&self.images, &content, free_space),
+            Format::OciLayout | Format::OciArchive => archive::plan_oci(&self.images, &content),
+        };
+        progress.finish(!self.token.is_cancelled());
+        if self.token.is_cancelled() { Err(interrupted()) } else { Ok(plan) }
+    }
+
+    fn open<'a>(
+        &'a self,
+        digest: &Digest,
+        progress: Option<ArchiveProgress<'a>>,
+    ) -> Result<Option<archive::OpenedContent<'a>>> {
+        let Some((content, size)) = self.store.open_blob(digest)? else { return Ok(None) };
+        Ok(Some((Box::new(ObservedReader { content, token: &self.token, progress }), size)))
+    }
+
+    /// The total size of the images' blobs, each counted once.
+    fn content_size(&self) -> Result<u64> {
+        let blobs: BTreeSet<&Digest> = self.images.iter().flat_map(|image| &image.content.blobs).collect();
+        let mut sum: u64 = 0;
+        for digest in blobs {
+            sum = sum.saturating_add(self.store.blob_size(digest)?.unwrap_or_default());
+        }
+        Ok(sum)
+    }
 }
 
-/// How many bytes the content of `images` has, that of several counted once.
-fn content_size(images: &[ArchiveImage], store: &Store) -> Result<u64> {
-    let blobs: BTreeSet<&Digest> = images.iter().flat_map(|image| &image.content.blobs).collect();
-    blobs
-        .into_iter()
-        .try_fold(0_u64, |sum, digest| Ok(sum.saturating_add(store.blob_size(digest)?.unwrap_or_default())))
-}
-
-/// Makes of rows `numbers` that were done such that were given up: what they were to be in is not there.
-fn give_up(report: &mut Report, numbers: impl Iterator<Item = usize>) {
-    for number in numbers {
-        let row = &mut report.images[number];
+/// Marks successful rows as cancelled, because their archive was not written.
+fn mark_cancelled(report: &mut Report, rows: impl Iterator<Item = usize>) {
+    for row in rows {
+        let row = &mut report.images[row];
         if row.error.is_none() {
-            let why = "the run ended before the archive was whole";
-            let error = Error::new(ErrorKind::Cancelled, &row.reference, why);
-            (row.status, row.error) = (Status::Failed, Some(ErrorReport::from(&error)));
+            let message = "the run ended before the archive was complete";
+            let error = Error::new(ErrorKind::Cancelled, &row.reference, message);
+            row.status = Status::Failed;
+            row.error = Some(ErrorReport::from(&error));
         }
     }
 }
 
-/// Whether another try at the same would end the same way: then nothing of it is worth keeping.
+/// Whether another attempt would fail in the same way, so that there is nothing to resume.
 fn is_final(row: &ImageReport) -> bool {
     let kind = row.error.as_ref().map(|failure| failure.kind);
     matches!(
@@ -486,7 +533,7 @@ fn is_final(row: &ImageReport) -> bool {
     )
 }
 
-/// What saving came to, in the report of what was written.
+/// Adds the results of saving to the report of the archive.
 fn merge(report: &mut Report, saved: Report) {
     report.bytes_fetched = saved.bytes_fetched;
     report.bytes_reused = saved.bytes_reused;
@@ -496,8 +543,10 @@ fn merge(report: &mut Report, saved: Report) {
             *row = saved;
         } else if row.status != Status::Failed {
             let warnings = std::mem::take(&mut row.warnings);
-            (row.bytes_fetched, row.bytes_reused) = (saved.bytes_fetched, saved.bytes_reused);
-            (row.attempts, row.seconds) = (saved.attempts, row.seconds + saved.seconds);
+            row.bytes_fetched = saved.bytes_fetched;
+            row.bytes_reused = saved.bytes_reused;
+            row.attempts = saved.attempts;
+            row.seconds += saved.seconds;
             row.warnings = saved.warnings.into_iter().chain(warnings).collect();
         }
     }

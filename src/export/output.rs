@@ -1,4 +1,4 @@
-//! Where an archive goes: a file, which is whole or not there, or a stream.
+//! The output of an archive: a file, which is complete or absent, or a stream.
 
 use super::deferred_observer::interrupted;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,52 +10,52 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
-/// How many bytes are written at a time.
-const PIECE: usize = 1 << 20;
-/// How often a new file is tried for, where others come and go under its name.
-const TRIES: u32 = 8;
+/// How many bytes are written at once.
+const CHUNK: usize = 1 << 20;
+/// How often creating the temporary file is attempted while other exports create and remove it.
+const ATTEMPTS: u32 = 8;
 
-/// Where an export goes.
+/// The destination of an export.
 pub enum ExportTo {
-    /// A file, or a layout's directory.
+    /// A file, or the directory of a layout.
     Path(PathBuf),
     /// A stream, such as stdout.
     Stream(Box<dyn Write + Send>),
 }
 
-/// Whether what `path` names is to be opened as it stands: what is open already (`/dev/stdout`, `/dev/fd/3`) and devices. A file beside it,
-/// renamed when it is whole, would take the place of the name and reach nobody.
+/// Whether `path` is written in place: devices, and files that are already open (`/dev/stdout`, `/dev/fd/3`). Renaming a temporary file
+/// over such a path would replace it.
 #[must_use]
-pub fn is_written_straight(path: &Path) -> bool {
+pub fn is_written_in_place(path: &Path) -> bool {
     path.starts_with("/dev") || path.starts_with("/proc")
 }
 
-/// An archive's place, tried before there is anything to write.
+/// The output of an archive, opened before there is anything to write.
 pub(super) struct Output {
     name: String,
-    to: Place,
+    kind: OutputKind,
 }
 
-enum Place {
+enum OutputKind {
     File {
         path: PathBuf,
-        /// The name until it is whole; none after that, as somebody else may have a file there by then.
+        /// The file's name until it is complete; `None` after that, because another export may use the name by then.
         temporary: Option<PathBuf>,
         file: File,
     },
-    /// A stream, or a file that is none: a pipe, a terminal.
+    /// A stream: a pipe, a terminal or a device.
     Stream(Box<dyn Write + Send>),
 }
 
 impl Output {
-    /// Makes sure that `to` can be written.
+    /// Opens `to` for writing.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no place for an archive; `Storage` when the system refuses it.
-    pub(super) fn prepare(to: ExportTo) -> Result<Self> {
+    /// `InvalidInput` if an archive cannot be written there; `Storage` if the operating system refuses it.
+    pub(super) fn open(to: ExportTo) -> Result<Self> {
         let path = match to {
             ExportTo::Stream(stream) => {
-                return Ok(Self { name: "the stream".into(), to: Place::Stream(stream) });
+                return Ok(Self { name: "the stream".into(), kind: OutputKind::Stream(stream) });
             }
             ExportTo::Path(path) => path,
         };
@@ -63,78 +63,78 @@ impl Output {
         let refuse = |why: String| Error::new(ErrorKind::InvalidInput, &name, why);
         match fs::metadata(&path) {
             Ok(found) if found.is_dir() => {
-                return Err(refuse("this is a directory, and an archive is a file".into()));
+                return Err(refuse("is a directory, but an archive is a file".into()));
             }
-            // Renaming onto a pipe or a device would put a file in its place.
-            Ok(found) if !found.is_file() || is_written_straight(&path) => {
-                let opened = open_straight(&path).map_err(|cause| match cause.raw_os_error() {
+            // Renaming a file over a pipe or a device would replace it.
+            Ok(found) if !found.is_file() || is_written_in_place(&path) => {
+                let opened = open_in_place(&path).map_err(|cause| match cause.raw_os_error() {
                     Some(libc::ENXIO) if found.file_type().is_fifo() => {
-                        refuse("nobody reads from this pipe".into())
-                            .with_hint("start its reader first, or write to stdout: --output -")
+                        refuse("no process has this pipe open for reading".into())
+                            .with_hint("start the reader first, or write to stdout: --output -")
                     }
-                    _ => unwritable(&name, cause),
+                    _ => open_error(&name, cause),
                 })?;
-                return Ok(Self { name, to: Place::Stream(Box::new(opened)) });
+                return Ok(Self { name, kind: OutputKind::Stream(Box::new(opened)) });
             }
             _ => {}
         }
-        let temporary = beside(&path, "saver-tmp").ok_or_else(|| refuse("this names no file".into()))?;
-        let file = fresh(&temporary).map_err(|cause| match cause.kind() {
+        let temporary = hidden_sibling(&path, "saver-tmp").ok_or_else(|| refuse("not a file name".into()))?;
+        let file = create_temporary(&temporary).map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock => {
-                Error::new(ErrorKind::Storage, &name, "another export is writing it")
+                Error::new(ErrorKind::Storage, &name, "another export is writing this file")
             }
             _ if cause.raw_os_error() == Some(libc::ELOOP) => {
-                refuse(format!("a symbolic link is in the way of the temporary file {}", temporary.display()))
+                refuse(format!("the temporary file {} is a symbolic link", temporary.display()))
                     .with_hint("remove the link, or choose another directory")
             }
-            _ => unwritable(&name, cause),
+            _ => open_error(&name, cause),
         })?;
-        Ok(Self { name, to: Place::File { path, temporary: Some(temporary), file } })
+        Ok(Self { name, kind: OutputKind::File { path, temporary: Some(temporary), file } })
     }
 
-    /// What messages call it.
+    /// The output's name in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether somebody at the other end may keep a writer waiting.
+    /// Whether writing may block on a reader at the other end.
     pub(super) fn is_stream(&self) -> bool {
-        matches!(self.to, Place::Stream(_))
+        matches!(self.kind, OutputKind::Stream(_))
     }
 
-    /// How many bytes there is room for, where that is known.
-    pub(super) fn room(&self) -> Result<Option<u64>> {
-        let Place::File { file, .. } = &self.to else { return Ok(None) };
-        let found = rustix::fs::fstatvfs(file)
+    /// The free space in bytes, if known.
+    pub(super) fn free_space(&self) -> Result<Option<u64>> {
+        let OutputKind::File { file, .. } = &self.kind else { return Ok(None) };
+        let space = rustix::fs::fstatvfs(file)
             .map_err(|cause| Error::storage(&self.name, "read the free space of", cause.into()))?;
-        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+        Ok(Some(space.f_bavail.saturating_mul(space.f_frsize)))
     }
 
-    /// Lets `write` write. A file appears under its name when all of it is on stable storage; until `token` is cancelled.
-    /// `advanced` is told how many bytes have gone out since it was last told. Answers how many were written.
+    /// Calls `write` to produce the archive. A file is renamed to its final name once it is synced to disk. `advanced` receives the number of
+    /// bytes written since its last call. Returns the length of the archive.
     ///
     /// # Errors
-    /// What `write` says; `Storage`; `Cancelled`.
+    /// Errors of `write`; `Storage`; `Cancelled` once `token` is cancelled.
     pub(super) fn write(
         mut self,
         token: &CancellationToken,
         advanced: &dyn Fn(u64),
-        write: impl FnOnce(&mut BufWriter<Counted<'_>>) -> Result<()>,
+        write: impl FnOnce(&mut BufWriter<CountingWriter<'_>>) -> Result<()>,
     ) -> Result<u64> {
         let failed = |name: &str, cause| Error::storage(name, "write", cause);
-        let out: &mut dyn Write = match &mut self.to {
-            Place::File { file, .. } => file,
-            Place::Stream(stream) => stream,
+        let out: &mut dyn Write = match &mut self.kind {
+            OutputKind::File { file, .. } => file,
+            OutputKind::Stream(stream) => stream,
         };
-        let mut out = BufWriter::with_capacity(PIECE, Counted { out, token, advanced, written: 0 });
+        let mut out = BufWriter::with_capacity(CHUNK, CountingWriter { out, token, advanced, written: 0 });
         let done = write(&mut out).and_then(|()| out.flush().map_err(|cause| failed(&self.name, cause)));
-        // What is left in the buffer is not written by its end.
-        let (Counted { written, .. }, _) = out.into_parts();
+        // Taken apart, so that dropping the buffer does not write the rest.
+        let (CountingWriter { written, .. }, _) = out.into_parts();
         if token.is_cancelled() {
             return Err(interrupted());
         }
         done?;
-        if let Place::File { path, temporary, file } = &mut self.to {
+        if let OutputKind::File { path, temporary, file } = &mut self.kind {
             let failed = |cause| failed(&self.name, cause);
             file.sync_all().map_err(failed)?;
             if let Some(from) = &*temporary {
@@ -149,55 +149,55 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Place::File { temporary: Some(temporary), .. } = &self.to {
-            // What can't be removed the next export takes away.
+        if let OutputKind::File { temporary: Some(temporary), .. } = &self.kind {
+            // If this fails, the next export removes it.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// A hidden name beside `path`; none when `path` names no file.
-pub(super) fn beside(path: &Path, what: &str) -> Option<PathBuf> {
+/// A hidden file name in the directory of `path`; `None` if `path` has no file name.
+pub(super) fn hidden_sibling(path: &Path, extension: &str) -> Option<PathBuf> {
     let mut hidden = OsString::from(".");
     hidden.push(path.file_name()?);
-    hidden.push(format!(".{what}"));
+    hidden.push(format!(".{extension}"));
     Some(path.with_file_name(hidden))
 }
 
-/// A new file at `path`, locked as long as it is open. What a killed process left there is removed; never is anything written that
-/// somebody else put there, a link least of all.
-fn fresh(path: &Path) -> io::Result<File> {
-    for _ in 0..TRIES {
+/// Creates a file at `path`, locked while it is open. The leftover of a killed process is removed first. A file or symbolic link that
+/// someone else put there is never written to.
+fn create_temporary(path: &Path) -> io::Result<File> {
+    for _ in 0..ATTEMPTS {
         match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
             Ok(file) => {
                 rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-                // Before it was locked, it may have been taken for something left behind.
-                if names(path, &file)? {
+                // Until it was locked, another export may have removed it as a leftover.
+                if refers_to(path, &file)? {
                     return Ok(file);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => clear(path)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => remove_leftover(path)?,
             Err(error) => return Err(error),
         }
     }
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Removes the temporary file of a killed process at `path`. It is removed only while its lock is held and the name still stands for it, so
-/// a file that another export has just created is never deleted. What can't be opened (a symbolic link) can't be locked, and stays.
-fn clear(path: &Path) -> io::Result<()> {
+/// Removes the temporary file of a killed process at `path`, only while holding its lock and while the name still refers to it: a file that
+/// another export has just created is never deleted. A symbolic link cannot be opened and therefore is not removed.
+fn remove_leftover(path: &Path) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let left = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(left) => left,
+    let leftover = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(leftover) => leftover,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    rustix::fs::flock(&left, FlockOperation::NonBlockingLockExclusive)?;
-    if names(path, &left)? { fs::remove_file(path) } else { Ok(()) }
+    rustix::fs::flock(&leftover, FlockOperation::NonBlockingLockExclusive)?;
+    if refers_to(path, &leftover)? { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Whether `path` names this file, and no other.
-fn names(path: &Path, file: &File) -> io::Result<bool> {
+/// Whether `path` refers to `file`.
+fn refers_to(path: &Path, file: &File) -> io::Result<bool> {
     let own = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(named) => Ok((named.dev(), named.ino()) == (own.dev(), own.ino())),
@@ -206,18 +206,17 @@ fn names(path: &Path, file: &File) -> io::Result<bool> {
     }
 }
 
-fn unwritable(name: &str, cause: io::Error) -> Error {
+fn open_error(name: &str, cause: io::Error) -> Error {
     let missing = cause.kind() == io::ErrorKind::NotFound;
-    let error = Error::storage(name, "write there", cause);
-    if missing { error.with_hint("make the directory first, or choose another") } else { error }
+    let error = Error::storage(name, "create the file", cause);
+    if missing { error.with_hint("create the directory first, or choose another") } else { error }
 }
 
-/// Opens a pipe, a device or what is open already for writing, without waiting for whoever reads from it; writing waits as ever, and goes
-/// to the end of a file.
+/// Opens a pipe, a device or an already open file for appending. Opening does not wait for a reader; writing does.
 ///
 /// # Errors
-/// What the system says; `ENXIO` where nobody reads from a pipe.
-pub fn open_straight(path: &Path) -> io::Result<File> {
+/// Errors of `open(2)`; `ENXIO` for a pipe without a reader.
+pub fn open_in_place(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
@@ -229,21 +228,21 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Counts what is written, and writes no more once the run is given up.
-pub(super) struct Counted<'a> {
+/// Counts the bytes written, and fails once the run is cancelled.
+pub(super) struct CountingWriter<'a> {
     out: &'a mut dyn Write,
     token: &'a CancellationToken,
     advanced: &'a dyn Fn(u64),
     written: u64,
 }
 
-impl Write for Counted<'_> {
+impl Write for CountingWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.token.is_cancelled() {
             return Err(io::Error::other(interrupted()));
         }
-        // No more than a piece, so that the answer to an interruption does not wait for much.
-        let count = self.out.write(&bytes[..bytes.len().min(PIECE)])?;
+        // A chunk at most, so that cancellation takes effect soon.
+        let count = self.out.write(&bytes[..bytes.len().min(CHUNK)])?;
         self.written += count as u64;
         (self.advanced)(count as u64);
         Ok(count)
@@ -259,23 +258,23 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, content: &[u8], token: &CancellationToken) -> Result<u64> {
-        let output = Output::prepare(ExportTo::Path(path.to_owned()))?;
+        let output = Output::open(ExportTo::Path(path.to_owned()))?;
         output.write(token, &|_| (), |out| {
             out.write_all(content).map_err(|cause| Error::storage("x", "write", cause))
         })
     }
 
     #[test]
-    fn a_file_is_whole_or_as_it_was() {
+    fn output_file_is_complete_or_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
         let token = CancellationToken::new();
         assert_eq!(write(&path, b"first", &token).unwrap(), 5);
-        let temporary = beside(&path, "saver-tmp").unwrap();
-        // What a killed export left behind is removed.
+        let temporary = hidden_sibling(&path, "saver-tmp").unwrap();
+        // The leftover of a killed export is removed.
         fs::write(&temporary, b"left").unwrap();
         write(&path, b"second", &token).unwrap();
-        // A planted link is neither written through nor removed by its name, which another export may own by then.
+        // A planted symbolic link is neither written through nor removed.
         fs::write(dir.path().join("victim"), b"precious").unwrap();
         std::os::unix::fs::symlink(dir.path().join("victim"), &temporary).unwrap();
         let refused = write(&path, b"no", &token).unwrap_err();
@@ -292,23 +291,23 @@ mod tests {
     }
 
     #[test]
-    fn two_exports_to_one_file_keep_each_other_out() {
+    fn concurrent_export_to_same_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
-        let first = Output::prepare(ExportTo::Path(path.clone())).unwrap();
-        let second = Output::prepare(ExportTo::Path(path.clone())).err().unwrap();
+        let first = Output::open(ExportTo::Path(path.clone())).unwrap();
+        let second = Output::open(ExportTo::Path(path.clone())).err().unwrap();
         assert!(second.to_string().contains("another export"), "{second}");
         drop(first);
-        Output::prepare(ExportTo::Path(path)).unwrap();
+        Output::open(ExportTo::Path(path)).unwrap();
         assert_eq!(
-            Output::prepare(ExportTo::Path(dir.path().into())).err().unwrap().kind(),
+            Output::open(ExportTo::Path(dir.path().into())).err().unwrap().kind(),
             ErrorKind::InvalidInput
         );
     }
 
-    /// Of all that begin at one moment, beside what a killed one left, each that may write has the file that the name stands for.
+    /// Each of several concurrent exports either gets the file that the name refers to, or none.
     #[test]
-    fn of_many_exports_at_once_each_has_its_own_file_or_none() {
+    fn concurrent_exports_never_share_a_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
         let together = std::sync::Barrier::new(4);
@@ -322,9 +321,9 @@ mod tests {
                             let _ = fs::write(&path, b"left");
                         }
                         together.wait();
-                        let Ok(file) = fresh(&path) else { continue };
+                        let Ok(file) = create_temporary(&path) else { continue };
                         std::thread::yield_now();
-                        had = (had.0 + 1, had.1 + u32::from(names(&path, &file).unwrap()));
+                        had = (had.0 + 1, had.1 + u32::from(refers_to(&path, &file).unwrap()));
                         let _ = fs::remove_file(&path);
                     }
                     had
@@ -335,23 +334,23 @@ mod tests {
                 (all, own) = (all + had.0, own + had.1);
             }
         });
-        assert!(all >= 500 && all == own, "{own} of {all} had the file that they wrote");
+        assert!(all >= 500 && all == own, "{own} of {all} wrote to the file that the name refers to");
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_is_refused() {
+    fn pipe_without_reader_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let refused = Output::prepare(ExportTo::Path(path.clone())).err().unwrap();
+        let refused = Output::open(ExportTo::Path(path.clone())).err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-        assert!(refused.to_string().contains("nobody reads"), "{refused}");
+        assert!(refused.to_string().contains("open for reading"), "{refused}");
         // More than a pipe holds: writing waits for the reader.
         let content = vec![7; 1 << 20];
         let flags = libc::O_NONBLOCK;
         let mut end = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
         let flags = rustix::fs::fcntl_getfl(&end).unwrap();
-        let output = Output::prepare(ExportTo::Path(path)).unwrap();
+        let output = Output::open(ExportTo::Path(path)).unwrap();
         rustix::fs::fcntl_setfl(&end, flags - OFlags::NONBLOCK).unwrap();
         let reader = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_millis(50));
@@ -359,7 +358,7 @@ mod tests {
             io::Read::read_to_end(&mut end, &mut read).unwrap();
             read
         });
-        let write = |out: &mut BufWriter<Counted<'_>>| {
+        let write = |out: &mut BufWriter<CountingWriter<'_>>| {
             out.write_all(&content).map_err(|cause| Error::storage("x", "write", cause))
         };
         output.write(&CancellationToken::new(), &|_| (), write).unwrap();

@@ -1,5 +1,5 @@
-//! A sink that takes note: the engine walks an image's manifests, selects by platform and looks whether all of it is there, and
-//! nothing is moved.
+//! A sink that records: the engine reads an image's manifests, selects platforms and checks that the content exists, and no
+//! content is moved.
 
 use crate::content::{Ingest, Publication, Sink};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -10,25 +10,25 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 
-/// What was selected of a tree.
-pub(super) struct Selection {
+/// Records the publications of images whose content is in a tree.
+pub(super) struct RecordingSink {
     store: Store,
-    /// By the place that an image was to go to.
-    taken: Mutex<BTreeMap<String, Publication>>,
+    /// By the place of each image.
+    recorded: Mutex<BTreeMap<String, Publication>>,
 }
 
-impl Selection {
+impl RecordingSink {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, taken: Mutex::default() }
+        Self { store, recorded: Mutex::default() }
     }
 
-    /// What has been selected since this was last asked.
+    /// Removes and returns what was recorded.
     pub(super) fn take(&self) -> BTreeMap<String, Publication> {
-        std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Sink for Selection {
+impl Sink for RecordingSink {
     type Writer = Infallible;
     type Upload = Infallible;
 
@@ -40,7 +40,7 @@ impl Sink for Selection {
         Ok(false)
     }
 
-    /// The engine is to ask the tree, which tells what a repository really holds.
+    /// Nothing, so that the engine reads from the tree, which knows what each repository contains.
     async fn content(&self, _: &Digest, _: u64) -> Result<Option<Bytes>> {
         Ok(None)
     }
@@ -63,20 +63,21 @@ impl Sink for Selection {
         descriptor: &Descriptor,
     ) -> Result<Ingest<Infallible, Infallible>> {
         let Descriptor { digest, size, .. } = descriptor;
-        let why = match self.store.blob_size(digest)? {
-            None => "the tree does not hold this blob".to_owned(),
-            Some(found) => {
-                format!("the tree is damaged: this blob has {found} bytes there, and should have {size}")
+        let message = match self.store.blob_size(digest)? {
+            None => "the directory is damaged: the blob is missing".to_owned(),
+            Some(actual) => {
+                format!("the directory is damaged: the blob has {actual} bytes, expected {size}")
             }
         };
-        let error = Error::new(ErrorKind::Corrupt, digest, why).on(Side::Source);
-        Err(error.with_hint("saver verify tells all that is wrong with the tree; saving the image again brings what is missing"))
+        let error = Error::new(ErrorKind::Corrupt, digest, message).on(Side::Source);
+        Err(error
+            .with_hint("saver verify lists all damage in a directory; saving the image again repairs it"))
     }
 
     async fn publish(&self, image: Publication) -> Result<()> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         for place in &image.places {
-            taken.insert(place.to_string(), image.clone());
+            recorded.insert(place.to_string(), image.clone());
         }
         Ok(())
     }

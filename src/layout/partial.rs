@@ -1,4 +1,4 @@
-//! A blob on its way into a layout.
+//! Blobs that are being written to a layout.
 
 use super::{Inner, PARTIAL, storage};
 use crate::content::BlobWriter;
@@ -11,116 +11,119 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// With so many blobs waiting for their names, they get them before another is begun: each keeps a file open.
-const ENOUGH_BLOBS: usize = 64;
+/// The number of committed blobs at which they are renamed into place before another is started: each keeps a file open.
+const MAX_COMMITTED: usize = 64;
 
-/// Which blobs this process is writing, or has written and not yet made visible.
+/// The blobs that this process is writing, or has written but not yet renamed into place.
 #[derive(Default)]
-pub(super) struct Claims {
-    held: Mutex<Held>,
-    /// Told whenever a writer ends.
+pub(super) struct LayoutClaims {
+    state: Mutex<ClaimState>,
+    /// Notified whenever a writer ends.
     pub(super) changed: Notify,
 }
 
 #[derive(Default)]
-struct Held {
+struct ClaimState {
     writing: HashSet<Digest>,
-    committed: HashMap<Digest, Committed>,
+    committed: HashMap<Digest, CommittedFile>,
 }
 
-/// A verified blob that waits for its final name.
-pub(super) struct Committed {
-    pub(super) size: u64,
-    /// Kept open until then, so that no other process writes to the file.
+/// A verified blob that has not been renamed into place yet.
+struct CommittedFile {
+    size: u64,
+    /// Kept open, and thereby locked, so that no other process writes to it.
     _file: Box<dyn Partial>,
 }
 
-impl Claims {
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+impl LayoutClaims {
+    fn lock(&self) -> MutexGuard<'_, ClaimState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the right to write `digest`, unless another writer of this process has it.
-    pub(super) fn take(self: &Arc<Self>, digest: &Digest) -> Option<Claim> {
-        self.lock().writing.insert(*digest).then(|| Claim { claims: self.clone(), digest: *digest })
+    /// Claims `digest` for writing, unless another writer of this process has claimed it.
+    pub(super) fn claim(self: &Arc<Self>, digest: &Digest) -> Option<LayoutClaim> {
+        self.lock().writing.insert(*digest).then(|| LayoutClaim { claims: self.clone(), digest: *digest })
     }
 
-    /// Whether the blob is verified and waits for its final name.
-    pub(super) fn has(&self, digest: &Digest, size: u64) -> bool {
+    /// Whether the blob has been committed and not yet renamed.
+    pub(super) fn is_committed(&self, digest: &Digest, size: u64) -> bool {
         self.lock().committed.get(digest).is_some_and(|committed| committed.size == size)
     }
 
-    /// Whether so many blobs wait that they should get their names.
-    pub(super) fn are_many(&self) -> bool {
-        self.lock().committed.len() >= ENOUGH_BLOBS
+    /// Whether enough blobs are committed to rename them.
+    pub(super) fn is_full(&self) -> bool {
+        self.lock().committed.len() >= MAX_COMMITTED
     }
 
-    /// Whether any blob waits.
-    pub(super) fn any(&self) -> bool {
+    /// Whether any blob is committed and not yet renamed.
+    pub(super) fn any_committed(&self) -> bool {
         !self.lock().committed.is_empty()
     }
 
-    /// The blobs that wait, with the sizes they were announced with.
+    /// The committed blobs and their announced sizes.
     pub(super) fn committed(&self) -> Vec<(Digest, u64)> {
         self.lock().committed.iter().map(|(digest, committed)| (*digest, committed.size)).collect()
     }
 
-    /// Forgets a blob that waited: it has its name, or failed to get it.
-    pub(super) fn settle(&self, digest: &Digest) {
-        let settled = self.lock().committed.remove(digest);
-        drop(settled);
+    /// Removes a blob from the committed ones, once it has been renamed or failed to be.
+    pub(super) fn release(&self, digest: &Digest) {
+        // Closes the file after the mutex is released.
+        let released = self.lock().committed.remove(digest);
+        drop(released);
         self.changed.notify_waiters();
     }
 }
 
-/// The right to write one blob, until it is dropped.
-pub(super) struct Claim {
-    claims: Arc<Claims>,
+/// The exclusive right, within this process, to write one blob; released on drop.
+pub(super) struct LayoutClaim {
+    claims: Arc<LayoutClaims>,
     digest: Digest,
 }
 
-impl Drop for Claim {
+impl Drop for LayoutClaim {
     fn drop(&mut self) {
         self.claims.lock().writing.remove(&self.digest);
         self.claims.changed.notify_waiters();
     }
 }
 
-/// Where the blob `digest` is received. The announced size is part of the name, so that a lie about it harms no honest blob.
+/// The path of the partial file of `digest`. The announced size is part of the name, so that a descriptor with a wrong size does not
+/// affect the others.
 pub(super) fn path(digest: &Digest, size: u64) -> String {
     format!("{PARTIAL}/{}.{size}", digest.hex())
 }
 
-/// Takes one blob's bytes into a file beside the layout's own.
-pub struct Writer {
+/// Writes one blob to a partial file.
+pub struct LayoutBlobWriter {
     inner: Arc<Inner>,
     size: u64,
     digest: Digest,
-    /// What is given up when the writer ends: the file before the claim.
-    open: Option<(Incoming, Claim)>,
+    /// Dropped when the writer ends, the file before the claim.
+    open: Option<(Incoming, LayoutClaim)>,
 }
 
-impl Writer {
-    pub(super) fn new(inner: Arc<Inner>, claim: Claim, file: Box<dyn Partial>, size: u64) -> Self {
-        let (digest, incoming) = (claim.digest, Incoming::found(file, size));
+impl LayoutBlobWriter {
+    pub(super) fn new(inner: Arc<Inner>, claim: LayoutClaim, file: Box<dyn Partial>, size: u64) -> Self {
+        let digest = claim.digest;
+        let incoming = Incoming::found(file, size);
         Self { inner, size, digest, open: Some((incoming, claim)) }
     }
 
     fn incoming(&self) -> Result<&Incoming> {
-        // Only `commit` and `discard` take it, and these consume the writer.
-        self.open.as_ref().map(|(incoming, _)| incoming).ok_or_else(|| self.corrupt("the writer has ended"))
+        // Only `commit` and `discard` take it, and they consume the writer.
+        self.open.as_ref().map(|(incoming, _)| incoming).ok_or_else(|| self.corrupt("the writer is closed"))
     }
 
-    fn corrupt(&self, why: impl Into<String>) -> Error {
-        Error::new(ErrorKind::Corrupt, format!("blob {}", self.digest), why).on(Side::Sink)
+    fn corrupt(&self, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("blob {}", self.digest), message).on(Side::Sink)
     }
 
-    fn failed(&self, doing: &str, cause: std::io::Error) -> Error {
-        storage(&*self.inner.driver, &path(&self.digest, self.size), doing, cause)
+    fn failed(&self, operation: &str, cause: std::io::Error) -> Error {
+        storage(&*self.inner.driver, &path(&self.digest, self.size), operation, cause)
     }
 }
 
-impl BlobWriter for Writer {
+impl BlobWriter for LayoutBlobWriter {
     fn received(&self) -> u64 {
         self.incoming().map_or(0, Incoming::received)
     }
@@ -146,12 +149,12 @@ impl BlobWriter for Writer {
             return Err(self.corrupt(format!("committed as {digest}")));
         }
         let incoming = self.incoming()?;
-        if let Some(front) = incoming.lacking() {
-            return Err(self.corrupt(format!("committed with {front} of its {} bytes", self.size)));
+        if let Some(received) = incoming.lacking() {
+            return Err(self.corrupt(format!("committed with {received} of {} bytes", self.size)));
         }
-        incoming.finish().map_err(|error| self.failed("write out", error))?;
+        incoming.finish().map_err(|error| self.failed("sync", error))?;
         let Some((incoming, claim)) = self.open.take() else { return Ok(()) };
-        let committed = Committed { size: self.size, _file: incoming.into_file() };
+        let committed = CommittedFile { size: self.size, _file: incoming.into_file() };
         self.inner.claims.lock().committed.insert(self.digest, committed);
         drop(claim);
         Ok(())
@@ -165,11 +168,11 @@ impl BlobWriter for Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for LayoutBlobWriter {
     fn drop(&mut self) {
         let Some((incoming, claim)) = self.open.take() else { return };
         if !incoming.leave() {
-            // Nothing to go on with.
+            // Nothing to resume.
             let _ = self.inner.driver.remove(&path(&self.digest, self.size));
         }
         drop(incoming);

@@ -1,11 +1,12 @@
-//! Making images visible: content first, `index.json` last, a barrier before each. Images that wait meanwhile go together.
+//! Publishes images: content first, `index.json` last, with a barrier before each. Images that arrive in the meantime are published
+//! together.
 
-use super::partial::{Claims, path};
-use super::read::Known;
+use super::partial::{LayoutClaims, path};
+use super::read::ReachableContent;
 use super::{Inner, STAGE, storage};
 use crate::content::{Place, Publication};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::layout::{self, INDEX, LayoutIndex, MARKER, MARKER_CONTENT};
+use crate::oci::layout::{self, EntryName, INDEX, LayoutIndex, MARKER, MARKER_CONTENT};
 use crate::oci::{Digest, RawManifest};
 use rustix::fs::FlockOperation;
 use std::fs::File;
@@ -14,24 +15,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::oneshot;
 
-/// What waits to be published, and what is known of what was.
+/// The images waiting to be published, and what has been published.
 #[derive(Default)]
-pub(super) struct Publisher {
-    queue: Mutex<Vec<Waiting>>,
-    /// Held by whoever publishes.
-    turn: Mutex<Turn>,
+pub(super) struct LayoutPublisher {
+    queue: Mutex<Vec<QueuedImage>>,
+    /// Locked while images are published.
+    state: Mutex<PublishState>,
     area: OnceLock<String>,
     staged: AtomicU64,
-    known: OnceLock<Mutex<Known>>,
+    reachable: OnceLock<Mutex<ReachableContent>>,
 }
 
 #[derive(Default)]
-struct Turn {
-    /// A barrier failed: what the kernel has dropped nobody knows, so nothing more can be promised.
-    broken: Option<Error>,
+struct PublishState {
+    /// Set once publishing has failed. After a failed sync the kernel may have dropped pages, so no later one can be trusted.
+    failed: Option<Error>,
 }
 
-struct Waiting {
+struct QueuedImage {
     image: Publication,
     done: oneshot::Sender<Result<()>>,
 }
@@ -40,59 +41,59 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Publisher {
-    /// Where small files are staged, once any was.
+impl LayoutPublisher {
+    /// The directory of staged files, if any file was staged.
     pub(super) fn area(&self) -> Option<String> {
         self.area.get().cloned()
     }
 
-    fn wait(&self, image: Publication) -> oneshot::Receiver<Result<()>> {
+    fn enqueue(&self, image: Publication) -> oneshot::Receiver<Result<()>> {
         let (done, outcome) = oneshot::channel();
-        lock(&self.queue).push(Waiting { image, done });
+        lock(&self.queue).push(QueuedImage { image, done });
         outcome
     }
 }
 
 impl Inner {
-    /// Publishes `image`, together with others that wait.
+    /// Publishes `image`, together with other queued images.
     pub(super) async fn publish(self: &Arc<Self>, image: Publication) -> Result<()> {
-        let outcome = self.publisher.wait(image);
+        let outcome = self.publisher.enqueue(image);
         let inner = self.clone();
-        let lost = || Error::new(ErrorKind::Storage, "", "publishing ended early").on(Side::Sink);
-        tokio::task::spawn_blocking(move || inner.publish_waiting()).await.map_err(|_| lost())?;
+        let lost = || Error::new(ErrorKind::Storage, "", "publishing was interrupted").on(Side::Sink);
+        tokio::task::spawn_blocking(move || inner.publish_queue()).await.map_err(|_| lost())?;
         outcome.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// What the layout is known to reach.
+    /// The content that is reachable from `index.json`.
     ///
     /// # Errors
-    /// `Storage`; `Corrupt` for an `index.json` that is none.
-    pub(super) fn known(&self) -> Result<MutexGuard<'_, Known>> {
-        if let Some(known) = self.publisher.known.get() {
-            return Ok(lock(known));
+    /// `Storage`; `Corrupt` for an invalid `index.json`.
+    pub(super) fn reachable(&self) -> Result<MutexGuard<'_, ReachableContent>> {
+        if let Some(reachable) = self.publisher.reachable.get() {
+            return Ok(lock(reachable));
         }
-        let found = Mutex::new(self.survey()?);
-        Ok(lock(self.publisher.known.get_or_init(|| found)))
+        let scanned = Mutex::new(self.scan()?);
+        Ok(lock(self.publisher.reachable.get_or_init(|| scanned)))
     }
 
-    fn publish_waiting(&self) {
-        let mut turn = lock(&self.publisher.turn);
-        let waiting = std::mem::take(&mut *lock(&self.publisher.queue));
-        if waiting.is_empty() {
+    fn publish_queue(&self) {
+        let mut state = lock(&self.publisher.state);
+        let queue = std::mem::take(&mut *lock(&self.publisher.queue));
+        if queue.is_empty() {
             return;
         }
-        let images: Vec<&Publication> = waiting.iter().map(|waiting| &waiting.image).collect();
-        let outcome = match &turn.broken {
+        let images: Vec<&Publication> = queue.iter().map(|queued| &queued.image).collect();
+        let outcome = match &state.failed {
             Some(error) => Err(error.clone()),
             None => self.publish_all(&images),
         };
         if let Err(error) = &outcome {
-            turn.broken.get_or_insert_with(|| error.clone());
+            state.failed.get_or_insert_with(|| error.clone());
         }
-        drop(turn);
-        for waiting in waiting {
-            // Nobody hears it when the caller has given up; the image is there all the same.
-            let _ = waiting.done.send(outcome.clone());
+        drop(state);
+        for queued in queue {
+            // The receiver is gone if the caller was cancelled.
+            let _ = queued.done.send(outcome.clone());
         }
     }
 
@@ -103,57 +104,57 @@ impl Inner {
                 staged.push((self.stage(&manifest.bytes)?, layout::blob(&manifest.digest)));
             }
         }
-        self.settle_blobs()?;
+        self.rename_committed()?;
         for (from, to) in staged {
             self.rename(&from, &to)?;
         }
         self.barrier()?;
-        self.list(images)?;
-        let mut known = self.known()?;
+        self.update_index(images)?;
+        let mut reachable = self.reachable()?;
         for image in images {
-            known.add(image, |place| self.name(place, image.root()));
+            reachable.add(image, |place| self.name(place, image.root()).full);
         }
         Ok(())
     }
 
-    /// Gives the blobs that wait their names, if that is `due` still when it is this caller's turn.
+    /// Renames the committed blobs into place, if that is still `due` once no other thread is publishing.
     ///
     /// # Errors
-    /// `Storage`, and from then on always: what the kernel has dropped nobody knows.
-    pub(super) fn settle_waiting(&self, due: fn(&Claims) -> bool) -> Result<()> {
-        let mut turn = lock(&self.publisher.turn);
-        if let Some(error) = &turn.broken {
+    /// `Storage`, and the same error from then on.
+    pub(super) fn rename_if(&self, due: fn(&LayoutClaims) -> bool) -> Result<()> {
+        let mut state = lock(&self.publisher.state);
+        if let Some(error) = &state.failed {
             return Err(error.clone());
         }
         if !due(&self.claims) {
             return Ok(());
         }
-        self.settle_blobs().inspect_err(|error| turn.broken = Some(error.clone()))
+        self.rename_committed().inspect_err(|error| state.failed = Some(error.clone()))
     }
 
-    /// Gives every verified blob its final name. Only for who has the turn: a file is renamed once.
-    fn settle_blobs(&self) -> Result<()> {
-        // Marked first: blobs without the marker are somebody else's directory to whoever opens it now.
+    /// Renames the committed blobs into place. The caller has locked the publisher's state, so each file is renamed once.
+    fn rename_committed(&self) -> Result<()> {
+        // The marker comes first: a directory with blobs but no marker is refused as not being a layout.
         drop(self.lock_marker()?);
         let committed = self.claims.committed();
         self.barrier()?;
         for (digest, size) in committed {
             let renamed = self.rename(&path(&digest, size), &layout::blob(&digest));
-            self.claims.settle(&digest);
+            self.claims.release(&digest);
             renamed?;
         }
         Ok(())
     }
 
-    /// Puts the images into `index.json`, which is another writer's too.
-    fn list(&self, images: &[&Publication]) -> Result<()> {
+    /// Adds the images to `index.json`, under a lock that excludes other writers.
+    fn update_index(&self, images: &[&Publication]) -> Result<()> {
         let _locked = self.lock_marker()?;
         let mut index = self.index()?.unwrap_or_default();
         let mut changed = false;
         for image in images {
             let Some(root) = image.manifests.last() else { continue };
             for place in &image.places {
-                changed |= index.set(&self.name(place, Some(root.digest)), &root.descriptor());
+                changed |= index.set(&self.name(place, Some(root.digest)), &root.descriptor())?;
             }
         }
         if !changed {
@@ -165,16 +166,16 @@ impl Inner {
         self.barrier()
     }
 
-    /// Locks the layout against other writers of `index.json`, and marks the directory as a layout.
+    /// Locks the layout against other writers of `index.json`, and writes the marker if it is missing.
     fn lock_marker(&self) -> Result<Option<File>> {
         let driver = &*self.driver;
-        let failed = |doing: &str, error| storage(driver, MARKER, doing, error);
+        let failed = |operation: &str, error| storage(driver, MARKER, operation, error);
         let Some(file) = driver.lock_file(MARKER).map_err(|error| failed("open", error))? else {
             return Ok(None);
         };
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", error.into()))?;
-        let length = file.metadata().map_err(|error| failed("look at", error))?.len();
+        let length = file.metadata().map_err(|error| failed("inspect", error))?.len();
         if length == 0 {
             file.write_all_at(MARKER_CONTENT, 0).map_err(|error| failed("write", error))?;
             file.sync_all().map_err(|error| failed("sync", error))?;
@@ -182,7 +183,7 @@ impl Inner {
         Ok(Some(file))
     }
 
-    /// The layout's `index.json`, if there is one.
+    /// Reads `index.json`; `None` if it does not exist.
     pub(super) fn index(&self) -> Result<Option<LayoutIndex>> {
         let driver = &*self.driver;
         let failed = |error| storage(driver, INDEX, "read", error);
@@ -192,18 +193,18 @@ impl Inner {
                 .map_err(|error| Error::new(error.kind(), driver.location(INDEX), error.message())),
             None if driver.kind(INDEX).map_err(failed)?.is_none() => Ok(None),
             None => {
-                let why = format!("it is no regular file of at most {} bytes", layout::MAX_INDEX_SIZE);
-                Err(Error::new(ErrorKind::Corrupt, driver.location(INDEX), why))
+                let message = format!("not a regular file of at most {} bytes", layout::MAX_INDEX_SIZE);
+                Err(Error::new(ErrorKind::Corrupt, driver.location(INDEX), message))
             }
         }
     }
 
-    /// What the image of `place` is listed as.
-    pub(super) fn name(&self, place: &Place, root: Option<Digest>) -> String {
+    /// The names of the entry for the image at `place`.
+    pub(super) fn name(&self, place: &Place, root: Option<Digest>) -> EntryName {
         match (self.names.get(place), &place.tag, root) {
             (Some(name), _, _) => name.clone(),
-            (None, None, Some(root)) => format!("{}@{root}", place.repository),
-            (None, _, _) => place.to_string(),
+            (None, None, Some(root)) => EntryName::from(format!("{}@{root}", place.repository)),
+            (None, _, _) => EntryName::from(place.to_string()),
         }
     }
 
@@ -219,9 +220,10 @@ impl Inner {
         let area = match self.publisher.area.get() {
             Some(area) => area,
             None => {
-                let made = driver.stage_area(STAGE);
-                let made = made.map_err(|error| storage(driver, STAGE, "make the directory", error))?;
-                self.publisher.area.get_or_init(|| made)
+                let created = driver.stage_area(STAGE);
+                let created =
+                    created.map_err(|error| storage(driver, STAGE, "create the directory", error))?;
+                self.publisher.area.get_or_init(|| created)
             }
         };
         let path = format!("{area}/{}", self.publisher.staged.fetch_add(1, Ordering::Relaxed));
@@ -251,9 +253,8 @@ mod tests {
     const TASKS: usize = 16;
     const BLOBS: usize = 200;
 
-    /// The blobs that wait get their names from whoever comes first, and from nobody else.
     #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-    async fn blobs_get_their_names_once_however_many_ask_for_it() {
+    async fn committed_blobs_are_renamed_once_by_concurrent_tasks() {
         let layout = Layout::with_driver(Arc::new(MemoryDriver::new()), HashMap::new());
         let content = |number: usize| format!("blob {number}").into_bytes();
         let tasks = (0..TASKS).map(|task| {
@@ -278,6 +279,6 @@ mod tests {
             let wanted = Descriptor::new("", Digest::of(&content), content.len() as u64);
             assert!(layout.has_blob(&"any".parse().unwrap(), &wanted).await.unwrap(), "blob {number}");
         }
-        assert_eq!(layout.offers().unwrap().len(), TASKS);
+        assert_eq!(layout.images().unwrap().len(), TASKS);
     }
 }

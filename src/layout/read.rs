@@ -1,35 +1,35 @@
-//! A layout as the place that images come from.
+//! A layout as a [`Source`].
 
 use super::{Inner, Layout, storage};
 use crate::content::file::FileBlob;
 use crate::content::{BlobStream, Place, Publication, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::layout::{Offer, blob};
+use crate::oci::layout::{ListedImage, blob};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
 use std::collections::HashSet;
 
-/// The most manifests that are read to learn what a layout reaches. What lies beyond is only looked at again when it is written.
-const MAX_SURVEYED: usize = 20_000;
+/// The most manifests that are read to find the reachable content. Content beyond that is checked again when it is written.
+const MAX_SCANNED: usize = 20_000;
 
 impl Layout {
     /// The images that the layout lists.
     ///
     /// # Errors
-    /// `Corrupt` for an `index.json` that can't be read, `Storage`.
-    pub fn offers(&self) -> Result<Vec<Offer>> {
-        Ok(self.inner.index()?.map(|index| index.offers()).unwrap_or_default())
+    /// `Corrupt` for an invalid `index.json`, `Storage`.
+    pub fn images(&self) -> Result<Vec<ListedImage>> {
+        Ok(self.inner.index()?.map(|index| index.images()).unwrap_or_default())
     }
 }
 
 impl Source for Layout {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
-        let found = self.offers()?.into_iter().find(|offer| offer.is(repository, tag));
-        match found {
-            Some(offer) => Ok(Resolved { digest: offer.root?.digest, manifest: None }),
+        let image = self.images()?.into_iter().find(|image| image.is(repository, tag));
+        match image {
+            Some(image) => Ok(Resolved { digest: image.root?.digest, manifest: None }),
             None => {
-                let why = "the layout lists no image of this name";
-                Err(Error::new(ErrorKind::NotFound, format!("{repository}:{tag}"), why).on(Side::Source))
+                let message = "not in the image layout";
+                Err(Error::new(ErrorKind::NotFound, format!("{repository}:{tag}"), message).on(Side::Source))
             }
         }
     }
@@ -42,10 +42,10 @@ impl Source for Layout {
         match self.inner.manifest(&digest)? {
             Some(raw) if raw.digest == digest => Ok(raw),
             Some(raw) => {
-                let why = format!("the layout is damaged: the bytes there hash to {}", raw.digest);
-                Err(Error::new(ErrorKind::Corrupt, digest, why).on(Side::Source))
+                let message = format!("the layout is damaged: the manifest's bytes hash to {}", raw.digest);
+                Err(Error::new(ErrorKind::Corrupt, digest, message).on(Side::Source))
             }
-            None => Err(absent(&digest)),
+            None => Err(missing(&digest)),
         }
     }
 
@@ -59,18 +59,18 @@ impl Source for Layout {
         let (driver, path) = (&*self.inner.driver, blob(&descriptor.digest));
         let opened =
             driver.open(&path).map_err(|error| storage(driver, &path, "open", error).on(Side::Source));
-        let Some((file, length)) = opened? else { return Err(absent(&descriptor.digest)) };
+        let Some((file, length)) = opened? else { return Err(missing(&descriptor.digest)) };
         Ok(FileBlob { file, offset: 0, length, subject: driver.location(&path) }.stream(from, to))
     }
 }
 
-fn absent(digest: &Digest) -> Error {
-    let why = "the layout does not hold this content (a symbolic link in its place is not followed)";
-    Error::new(ErrorKind::NotFound, digest, why).on(Side::Source)
+fn missing(digest: &Digest) -> Error {
+    let message = "not in the image layout (a symbolic link in its place is not followed)";
+    Error::new(ErrorKind::NotFound, digest, message).on(Side::Source)
 }
 
 impl Inner {
-    /// The manifest that stands where `digest`'s should; not compared with it.
+    /// The manifest at the path of `digest`, which is not verified.
     fn manifest(&self, digest: &Digest) -> Result<Option<RawManifest>> {
         let path = blob(digest);
         let read = self.driver.read(&path, MAX_MANIFEST_SIZE);
@@ -80,42 +80,44 @@ impl Inner {
             .transpose()
     }
 
-    /// What `index.json` reaches now.
-    pub(super) fn survey(&self) -> Result<Known> {
-        let mut known = Known::default();
-        let Some(index) = self.index()? else { return Ok(known) };
-        let mut left: Vec<Digest> = Vec::new();
-        for offer in index.offers() {
-            // An entry that saver can't read is somebody else's, and stays.
-            let Ok(root) = offer.root else { continue };
-            known.named.insert((offer.label, root.digest));
-            left.push(root.digest);
+    /// Follows `index.json` to all content that is reachable now.
+    pub(super) fn scan(&self) -> Result<ReachableContent> {
+        let mut reachable = ReachableContent::default();
+        let Some(index) = self.index()? else { return Ok(reachable) };
+        let mut pending: Vec<Digest> = Vec::new();
+        for image in index.images() {
+            // Entries of other tools that saver cannot parse are preserved, and ignored here.
+            let Ok(root) = image.root else { continue };
+            reachable.named.insert((image.label, root.digest));
+            pending.push(root.digest);
         }
-        while let Some(digest) = left.pop() {
-            if known.manifests.len() >= MAX_SURVEYED || !known.manifests.insert(digest) {
+        while let Some(digest) = pending.pop() {
+            if reachable.manifests.len() >= MAX_SCANNED || !reachable.manifests.insert(digest) {
                 continue;
             }
             let raw = self.manifest(&digest).ok().flatten().filter(|raw| raw.digest == digest);
             match raw.and_then(|raw| raw.parse().ok()) {
-                Some(Manifest::Index(index)) => left.extend(index.manifests.iter().map(|entry| entry.digest)),
-                Some(Manifest::Image(image)) => known.blobs.extend(image.blobs().map(|blob| blob.digest)),
+                Some(Manifest::Index(index)) => {
+                    pending.extend(index.manifests.iter().map(|entry| entry.digest));
+                }
+                Some(Manifest::Image(image)) => reachable.blobs.extend(image.blobs().map(|blob| blob.digest)),
                 None => {}
             }
         }
-        Ok(known)
+        Ok(reachable)
     }
 }
 
-/// What a layout reaches, or has reached since it was opened.
+/// The content that is reachable from `index.json`, or has been since the layout was opened.
 #[derive(Default)]
-pub(super) struct Known {
-    /// What names name.
+pub(super) struct ReachableContent {
+    /// The names of entries, with the digests they refer to.
     pub(super) named: HashSet<(String, Digest)>,
     pub(super) manifests: HashSet<Digest>,
     pub(super) blobs: HashSet<Digest>,
 }
 
-impl Known {
+impl ReachableContent {
     pub(super) fn add(&mut self, image: &Publication, name: impl Fn(&Place) -> String) {
         self.manifests.extend(image.manifests.iter().map(|manifest| manifest.digest));
         self.blobs.extend(&image.blobs);

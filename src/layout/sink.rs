@@ -1,6 +1,6 @@
-//! A layout as the place that images go to.
+//! A layout as a [`Sink`].
 
-use super::partial::{Claims, Writer, path};
+use super::partial::{LayoutBlobWriter, LayoutClaims, path};
 use super::{Layout, storage};
 use crate::content::{Ingest, Place, Publication, Room, Sink};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -10,39 +10,40 @@ use bytes::Bytes;
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// How often a blob that another process is writing is looked at: first, and at most.
-const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
+/// The interval for polling a blob that another process is writing; it doubles up to the maximum.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Layout {
     fn name(&self, repository: &Repository, tag: &Tag) -> String {
-        self.inner.name(&Place { repository: repository.clone(), tag: Some(tag.clone()) }, None)
+        self.inner.name(&Place { repository: repository.clone(), tag: Some(tag.clone()) }, None).full
     }
 
-    /// Gives the blobs that wait their names, if `due` still when it is this caller's turn.
-    async fn settle(&self, due: fn(&Claims) -> bool) -> Result<()> {
+    /// Renames the committed blobs into place, if that is still `due` once no other thread is publishing.
+    async fn rename_if(&self, due: fn(&LayoutClaims) -> bool) -> Result<()> {
         let inner = self.inner.clone();
-        let settled = tokio::task::spawn_blocking(move || inner.settle_waiting(due)).await;
-        let lost = |_| Error::new(ErrorKind::Storage, "", "publishing ended early").on(Side::Sink);
-        settled.map_err(lost)?
+        let renamed = tokio::task::spawn_blocking(move || inner.rename_if(due)).await;
+        let lost = |_| Error::new(ErrorKind::Storage, "", "publishing was interrupted").on(Side::Sink);
+        renamed.map_err(lost)?
     }
 
     fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         let (driver, path) = (&*self.inner.driver, blob(digest));
-        driver.size(&path).map_err(|error| storage(driver, &path, "look at", error))
+        driver.size(&path).map_err(|error| storage(driver, &path, "inspect", error))
     }
 }
 
 impl Sink for Layout {
-    type Writer = Writer;
+    type Writer = LayoutBlobWriter;
     type Upload = Infallible;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         Ok(self.inner.index()?.and_then(|index| index.find(&self.name(repository, tag))))
     }
 
-    /// A layout has no history: this knows what its names have named since it was opened.
+    /// A layout keeps no history of names; this covers the time since it was opened.
     async fn tag_has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
-        Ok(self.inner.known()?.named.contains(&(self.name(repository, tag), *digest)))
+        Ok(self.inner.reachable()?.named.contains(&(self.name(repository, tag), *digest)))
     }
 
     async fn content(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
@@ -53,16 +54,16 @@ impl Sink for Layout {
 
     async fn has_blob(&self, _: &Repository, descriptor: &Descriptor) -> Result<bool> {
         let Descriptor { digest, size, .. } = descriptor;
-        Ok(self.inner.claims.has(digest, *size) || self.size(digest)? == Some(*size))
+        Ok(self.inner.claims.is_committed(digest, *size) || self.size(digest)? == Some(*size))
     }
 
-    /// A layout has no repositories: what one image reaches, all do.
+    /// A layout has no repositories: reachable content belongs to all of them.
     async fn is_linked(&self, _: &Repository, digest: &Digest) -> Result<bool> {
-        Ok(self.inner.known()?.blobs.contains(digest))
+        Ok(self.inner.reachable()?.blobs.contains(digest))
     }
 
     async fn is_revision(&self, _: &Repository, digest: &Digest) -> Result<bool> {
-        Ok(self.inner.known()?.manifests.contains(digest))
+        Ok(self.inner.reachable()?.manifests.contains(digest))
     }
 
     async fn room(&self) -> Result<Option<Room>> {
@@ -75,30 +76,31 @@ impl Sink for Layout {
         &self,
         repository: &Repository,
         descriptor: &Descriptor,
-    ) -> Result<Ingest<Writer, Infallible>> {
+    ) -> Result<Ingest<LayoutBlobWriter, Infallible>> {
         let Descriptor { digest, size, .. } = descriptor;
         let inner = &self.inner;
-        if inner.claims.are_many() {
-            self.settle(Claims::are_many).await?;
+        if inner.claims.is_full() {
+            self.rename_if(LayoutClaims::is_full).await?;
         }
         let claim = loop {
-            // Asked for first, so that no change between asking and waiting is missed.
+            // Registered before the check, so that no change between check and wait is missed.
             let mut changed = std::pin::pin!(inner.claims.changed.notified());
             changed.as_mut().enable();
             if self.has_blob(repository, descriptor).await? {
                 return Ok(Ingest::Present);
             }
-            match inner.claims.take(digest) {
+            match inner.claims.claim(digest) {
                 Some(claim) => break claim,
                 None => changed.await,
             }
         };
-        let (driver, partial) = (&*inner.driver, path(digest, *size));
-        let mut wait = POLL.0;
+        let driver = &*inner.driver;
+        let partial = path(digest, *size);
+        let mut interval = POLL_INTERVAL;
         loop {
             let opened = driver.partial(&partial, *size);
             let file = opened.map_err(|error| storage(driver, &partial, "open the partial blob", error))?;
-            // Whoever had it before, in this process or another, may have published it just now.
+            // Another writer, of this process or another, may have published it in the meantime.
             if self.has_blob(repository, descriptor).await? {
                 if file.is_some() && self.size(digest)? == Some(*size) {
                     let removed = driver.remove(&partial);
@@ -107,14 +109,14 @@ impl Sink for Layout {
                 return Ok(Ingest::Present);
             }
             if let Some(file) = file {
-                return Ok(Ingest::Write(Writer::new(inner.clone(), claim, file, *size)));
+                return Ok(Ingest::Write(LayoutBlobWriter::new(inner.clone(), claim, file, *size)));
             }
-            // That one may be waiting for a blob which is kept here until its image is published: for ever, then.
-            if inner.claims.any() {
-                self.settle(Claims::any).await?;
+            // Avoids a deadlock: the other process may be waiting for a blob that is committed here.
+            if inner.claims.any_committed() {
+                self.rename_if(LayoutClaims::any_committed).await?;
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(POLL.1);
+            tokio::time::sleep(interval).await;
+            interval = (interval * 2).min(MAX_POLL_INTERVAL);
         }
     }
 
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layout_conforms() {
+    async fn layout_conforms_as_sink() {
         let root = tempfile::tempdir().unwrap();
         let mut count = 0;
         conformance::sink(|| {
@@ -148,14 +150,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layout_is_a_source() {
+    async fn layout_conforms_as_source() {
         let root = tempfile::tempdir().unwrap();
         conformance::publish_sample(&create(root.path())).await;
         conformance::source(&Layout::open(root.path()).unwrap()).await;
     }
 
     #[tokio::test]
-    async fn what_was_written_is_a_layout_and_nothing_else() {
+    async fn written_directory_contains_only_the_layout() {
         let root = tempfile::tempdir().unwrap();
         let layout = create(root.path());
         conformance::publish_sample(&layout).await;
@@ -166,7 +168,7 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["blobs", INDEX, "oci-layout"]);
-        // Another one finds all of it there, and changes nothing.
+        // Writing the same image again changes nothing.
         let before = std::fs::read(root.path().join(INDEX)).unwrap();
         let again = create(root.path());
         let (repository, tag): (Repository, Tag) = ("one".parse().unwrap(), "1.0".parse().unwrap());
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_in_place_of_content_leads_nowhere() {
+    async fn symbolic_link_in_place_of_blob_is_not_followed() {
         let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         conformance::publish_sample(&create(root.path())).await;
         let sample = conformance::sample("one", 100);
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_something_else_is_not_written_to() {
+    fn directory_of_other_files_is_refused() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("precious"), "x").unwrap();
         let refused = Layout::create(root.path(), HashMap::new()).err().unwrap();

@@ -1,8 +1,9 @@
-//! The documents of an OCI image layout (OCI image-layout.md): the marker, `index.json`, and where blobs stand.
+//! The documents of an OCI image layout (OCI image-layout.md): the marker, `index.json`, and the paths of blobs.
 //!
-//! An entry of `index.json` is named by annotations. Tools differ in what they write there: `org.opencontainers.image.ref.name` is a
-//! tag alone (skopeo, buildah, umoci) or a full name (podman, crane); containerd and Docker write the full name beside it
-//! in `io.containerd.image.name`. What saver writes has the full name in both, so that many images in one layout can be told apart.
+//! Annotations name the entries of `index.json`, and tools disagree on their content: `org.opencontainers.image.ref.name` is a
+//! tag (skopeo, buildah, umoci, oras, regctl) or a full name (podman, crane); containerd and Docker also write the full name
+//! to `io.containerd.image.name`. saver writes the full name to both, so that one layout can hold many images, or on
+//! request the tag to the first and the full name to the second.
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
@@ -12,68 +13,69 @@ use super::reference::Reference;
 use crate::error::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
-/// The file that says that a directory is an image layout.
+/// The file that marks a directory as an image layout.
 pub const MARKER: &str = "oci-layout";
-/// The marker's content.
+/// The content of the marker.
 pub const MARKER_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-/// The file that lists what is in a layout.
+/// The file that lists the images of a layout.
 pub const INDEX: &str = "index.json";
 /// The largest `index.json` that is read, in bytes.
 pub const MAX_INDEX_SIZE: u64 = 16 << 20;
-/// The most entries of an `index.json` that are read.
+/// The most entries of `index.json` that are accepted.
 pub const MAX_ENTRIES: usize = 20_000;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// Where the content of `digest` stands.
+/// The path of the blob `digest`.
 #[must_use]
 pub fn blob(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// Makes sure that `content`, of the marker, is that of a layout that saver knows.
+/// Checks the content of the marker.
 ///
 /// # Errors
-/// `Corrupt` for no such document, `Unsupported` for another major version.
+/// `Corrupt` if it is not a marker, `Unsupported` for another major version.
 pub fn check_marker(content: &[u8]) -> Result<()> {
     let read: Value = serde_json::from_slice(content).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, MARKER, format!("it is not what marks an image layout: {error}"))
+        Error::new(ErrorKind::Corrupt, MARKER, format!("cannot parse the image layout's marker: {error}"))
     })?;
     match read["imageLayoutVersion"].as_str() {
         Some(version) if version.starts_with("1.") => Ok(()),
         version => {
-            let why = format!("an image layout of version {version:?}; only version 1 is known");
-            Err(Error::new(ErrorKind::Unsupported, MARKER, why))
+            let version = version.unwrap_or("unknown");
+            let message = format!("unsupported image layout version {version} (supported: 1.x)");
+            Err(Error::new(ErrorKind::Unsupported, MARKER, message))
         }
     }
 }
 
-/// An image that a layout or an archive offers.
+/// An image listed by a layout or an archive.
 #[derive(Clone, Debug)]
-pub struct Offer {
-    /// What it is called there, as it is written; empty when it has no name.
+pub struct ListedImage {
+    /// The name as written; empty if it has none.
     pub label: String,
-    /// Its name, where the label is a full one.
+    /// The parsed name, if the label is a full one.
     pub reference: Option<Reference>,
-    /// Its tag, where the label is a tag alone.
+    /// The tag, if the label is only a tag.
     pub tag: Option<Tag>,
-    /// Its manifest or index, or what is wrong with it.
+    /// The manifest or index, or why the entry is unusable.
     pub root: Result<Descriptor>,
 }
 
-impl Offer {
-    /// The image `root` under the full name `label`, if it is one.
+impl ListedImage {
+    /// The image `root` with the name `label`.
     #[must_use]
     pub fn full(label: &str, root: Result<Descriptor>) -> Self {
         Self { label: label.to_owned(), reference: Reference::parse(label).ok(), tag: None, root }
     }
 
-    /// The image that an entry of `index.json` stands for.
+    /// The image that the `number`th entry of `index.json` describes.
     fn of_entry(number: usize, entry: &Value) -> Self {
         let root = <Descriptor as serde::Deserialize>::deserialize(entry).map_err(|error| {
-            let why = format!("entry {} cannot be read: {error}", number + 1);
-            Error::new(ErrorKind::Corrupt, INDEX, why)
+            let message = format!("cannot parse entry {}: {error}", number + 1);
+            Error::new(ErrorKind::Corrupt, INDEX, message)
         });
         if let Some(full) = annotation(entry, CONTAINERD_NAME).filter(|name| Reference::parse(name).is_ok()) {
             return Self::full(full, root);
@@ -85,7 +87,7 @@ impl Offer {
         Self { label: label.to_owned(), reference: None, tag: label.parse().ok(), root }
     }
 
-    /// Whether this is what `repository:tag` is called here, from whatever registry.
+    /// Whether `repository:tag` names this image, in whatever registry.
     #[must_use]
     pub fn is(&self, repository: &Repository, tag: &Tag) -> bool {
         let named = |name: &Reference| name.repository == *repository && name.tag.as_ref() == Some(tag);
@@ -93,7 +95,49 @@ impl Offer {
     }
 }
 
-/// An `index.json`. What saver does not know of it is kept.
+/// What the `org.opencontainers.image.ref.name` of an entry contains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RefNameStyle {
+    /// The full name, so that a layout can hold images of many repositories: for podman, skopeo and umoci.
+    #[default]
+    Full,
+    /// Only the tag, as oras, regctl and `skopeo copy oci:DIR:TAG` look it up. No two images may share one.
+    Tag,
+}
+
+/// The names of an entry in `index.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryName {
+    /// The full name, `io.containerd.image.name`.
+    pub full: String,
+    /// `org.opencontainers.image.ref.name`.
+    pub ref_name: String,
+}
+
+impl EntryName {
+    /// The names of `reference`, without its digest if it has a tag.
+    #[must_use]
+    pub fn new(reference: &Reference, style: RefNameStyle) -> Self {
+        let Reference { registry, repository, tag, digest } = reference;
+        let full = match (tag, digest) {
+            (Some(tag), _) => format!("{registry}/{repository}:{tag}"),
+            (None, Some(digest)) => format!("{registry}/{repository}@{digest}"),
+            (None, None) => format!("{registry}/{repository}"),
+        };
+        match (style, tag) {
+            (RefNameStyle::Tag, Some(tag)) => Self { full, ref_name: tag.to_string() },
+            _ => Self::from(full),
+        }
+    }
+}
+
+impl From<String> for EntryName {
+    fn from(full: String) -> Self {
+        Self { ref_name: full.clone(), full }
+    }
+}
+
+/// The `index.json` of a layout. Fields and entries that saver does not know are preserved.
 #[derive(Clone, Debug)]
 pub struct LayoutIndex {
     document: Map<String, Value>,
@@ -110,23 +154,23 @@ impl Default for LayoutIndex {
 }
 
 impl LayoutIndex {
-    /// Reads the document.
+    /// Parses the document.
     ///
     /// # Errors
-    /// `Corrupt` for what is none.
+    /// `Corrupt` if it is not an index.
     pub fn parse(content: &[u8]) -> Result<Self> {
-        let refuse = |why: String| Error::new(ErrorKind::Corrupt, INDEX, why);
+        let corrupt = |message: String| Error::new(ErrorKind::Corrupt, INDEX, message);
         let mut document: Map<String, Value> = serde_json::from_slice(content)
-            .map_err(|error| refuse(format!("it is not the index of an image layout: {error}")))?;
+            .map_err(|error| corrupt(format!("cannot parse the index: {error}")))?;
         match document.entry("manifests").or_insert(Value::Null) {
             Value::Array(entries) if entries.len() <= MAX_ENTRIES => Ok(Self { document }),
-            Value::Array(_) => Err(refuse(format!("it has more than {MAX_ENTRIES} entries"))),
-            // Go writes an empty list so.
+            Value::Array(_) => Err(corrupt(format!("more than {MAX_ENTRIES} entries"))),
+            // Go writes an empty list as null.
             Value::Null => {
                 document.insert("manifests".into(), Value::Array(Vec::new()));
                 Ok(Self { document })
             }
-            _ => Err(refuse("its manifests are not a list".into())),
+            _ => Err(corrupt("\"manifests\" is not a list".into())),
         }
     }
 
@@ -134,48 +178,65 @@ impl LayoutIndex {
         self.document.get("manifests").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// The images that are listed, in order.
+    /// The listed images, in the document's order.
     #[must_use]
-    pub fn offers(&self) -> Vec<Offer> {
-        self.entries().iter().enumerate().map(|(number, entry)| Offer::of_entry(number, entry)).collect()
+    pub fn images(&self) -> Vec<ListedImage> {
+        let numbered = self.entries().iter().enumerate();
+        numbered.map(|(number, entry)| ListedImage::of_entry(number, entry)).collect()
     }
 
-    /// Lists `root` as `name`, in place of what had the name; an entry of the same content without a name gets it. Answers whether that
-    /// changed anything. New entries stand in the order of their names, so that the document does not tell in which order they came.
-    pub fn set(&mut self, name: &str, root: &Descriptor) -> bool {
-        let Some(Value::Array(entries)) = self.document.get_mut("manifests") else { return false };
-        let digest = root.digest.to_string();
-        let is_it = |entry: &Value| entry["digest"] == digest.as_str();
-        let takes = |entry: &Value| match label(entry) {
-            Some(label) => same_name(label, name),
-            None => is_it(entry),
+    /// Lists `root` as `name` and replaces the entry that had the name; an entry of the same content without a name gets it. Returns
+    /// whether that changed anything. New entries are sorted by name, so that the document does not depend on the order of
+    /// additions.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the entry of another image has the same `org.opencontainers.image.ref.name`.
+    pub fn set(&mut self, name: &EntryName, root: &Descriptor) -> Result<bool> {
+        let Some(Value::Array(entries)) = self.document.get_mut("manifests") else { return Ok(false) };
+        let full = name.full.as_str();
+        if name.ref_name != name.full
+            && let Some(other) = entries.iter().find(|entry| {
+                annotation(entry, REF_NAME) == Some(name.ref_name.as_str())
+                    && !label(entry).is_some_and(|label| same_name(label, full))
+            })
+        {
+            let other = label(other).unwrap_or_default();
+            let message = format!("another image in {INDEX} ({other}) is named {:?} already", name.ref_name);
+            return Err(Error::new(ErrorKind::InvalidInput, full, message)
+                .with_hint("write full names (--ref-name full), or export to another directory"));
+        }
+        let has_digest = |entry: &Value| entry["digest"] == root.digest.to_string().as_str();
+        let matches = |entry: &Value| match label(entry) {
+            Some(label) => same_name(label, full),
+            None => has_digest(entry),
         };
-        let Some(place) = entries.iter().position(takes) else {
-            let after = |entry: &Value| label(entry).is_some_and(|label| label > name);
-            let place = entries.iter().position(after).unwrap_or(entries.len());
-            entries.insert(place, entry_of(name, root));
-            return true;
+        let Some(position) = entries.iter().position(matches) else {
+            let is_after = |entry: &Value| label(entry).is_some_and(|label| label > full);
+            let position = entries.iter().position(is_after).unwrap_or(entries.len());
+            entries.insert(position, new_entry(name, root));
+            return Ok(true);
         };
+        let count = entries.len();
         let mut number = 0;
-        let before = entries.len();
         entries.retain(|entry| {
             number += 1;
-            number - 1 <= place || !label(entry).is_some_and(|label| same_name(label, name))
+            number - 1 <= position || !label(entry).is_some_and(|label| same_name(label, full))
         });
-        let new = if is_it(&entries[place]) { named(&entries[place], name) } else { entry_of(name, root) };
-        let changed = entries[place] != new || entries.len() != before;
-        entries[place] = new;
-        changed
+        let old = &entries[position];
+        let new = if has_digest(old) { with_name(old, name) } else { new_entry(name, root) };
+        let changed = *old != new || entries.len() != count;
+        entries[position] = new;
+        Ok(changed)
     }
 
     /// The digest that is listed as `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Digest> {
-        let entry = self.entries().iter().find(|entry| label(entry).is_some_and(|l| same_name(l, name)))?;
-        entry["digest"].as_str()?.parse().ok()
+        let has_name = |entry: &&Value| label(entry).is_some_and(|label| same_name(label, name));
+        self.entries().iter().find(has_name)?["digest"].as_str()?.parse().ok()
     }
 
-    /// The document as it is written.
+    /// The serialized document.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         Value::Object(self.document.clone()).to_string().into_bytes()
@@ -186,30 +247,29 @@ fn annotation<'e>(entry: &'e Value, key: &str) -> Option<&'e str> {
     entry["annotations"][key].as_str().filter(|text| !text.is_empty())
 }
 
-/// What an entry is called.
+/// The name of an entry.
 fn label(entry: &Value) -> Option<&str> {
     annotation(entry, CONTAINERD_NAME).or_else(|| annotation(entry, REF_NAME))
 }
 
-/// Whether two names are one image's: `nginx:1` is `docker.io/library/nginx:1`, but a tag alone is no name.
+/// Whether two names denote the same image: `nginx:1` is `docker.io/library/nginx:1`, but a tag alone is not a name.
 fn same_name(label: &str, name: &str) -> bool {
     let full = |text: &str| text.contains(['/', ':']).then(|| Reference::parse(text).ok()).flatten();
     label == name || full(label).is_some_and(|label| Some(label) == full(name))
 }
 
-fn entry_of(name: &str, root: &Descriptor) -> Value {
+fn new_entry(name: &EntryName, root: &Descriptor) -> Value {
     let entry = json!({ "mediaType": root.media_type, "digest": root.digest.to_string(), "size": root.size });
-    named(&entry, name)
+    with_name(&entry, name)
 }
 
-fn named(entry: &Value, name: &str) -> Value {
+fn with_name(entry: &Value, name: &EntryName) -> Value {
     let mut entry = entry.clone();
     if !entry["annotations"].is_object() {
         entry["annotations"] = json!({});
     }
-    for key in [REF_NAME, CONTAINERD_NAME] {
-        entry["annotations"][key] = name.into();
-    }
+    entry["annotations"][REF_NAME] = name.ref_name.as_str().into();
+    entry["annotations"][CONTAINERD_NAME] = name.full.as_str().into();
     entry
 }
 
@@ -217,16 +277,20 @@ fn named(entry: &Value, name: &str) -> Value {
 mod tests {
     use super::*;
 
+    fn name(full: &str) -> EntryName {
+        EntryName::from(full.to_owned())
+    }
+
     fn root(content: &str) -> Descriptor {
         Descriptor::new(media_type::OCI_MANIFEST, Digest::of(content.as_bytes()), content.len() as u64)
     }
 
     fn labels(index: &LayoutIndex) -> Vec<String> {
-        index.offers().into_iter().map(|offer| offer.label).collect()
+        index.images().into_iter().map(|image| image.label).collect()
     }
 
     #[test]
-    fn names_are_found_where_tools_write_them() {
+    fn image_name_is_read_from_either_annotation() {
         for (annotations, full, tag) in [
             (json!({}), None, None),
             (json!({ REF_NAME: "1.27" }), None, Some("1.27")),
@@ -241,31 +305,35 @@ mod tests {
             (json!({ REF_NAME: "v1", CONTAINERD_NAME: "!" }), None, Some("v1")),
             (json!({ REF_NAME: "../../etc" }), None, None),
         ] {
-            let mut entry = entry_of("x", &root("x"));
+            let mut entry = new_entry(&name("x"), &root("x"));
             entry["annotations"] = annotations.clone();
             let text = json!({ "manifests": [entry] }).to_string();
-            let offer = LayoutIndex::parse(text.as_bytes()).unwrap().offers().remove(0);
-            assert_eq!(offer.reference.map(|name| name.to_string()).as_deref(), full, "{annotations}");
-            assert_eq!(offer.tag.map(|tag| tag.to_string()).as_deref(), tag, "{annotations}");
+            let image = LayoutIndex::parse(text.as_bytes()).unwrap().images().remove(0);
+            assert_eq!(image.reference.map(|name| name.to_string()).as_deref(), full, "{annotations}");
+            assert_eq!(image.tag.map(|tag| tag.to_string()).as_deref(), tag, "{annotations}");
         }
     }
 
     #[test]
-    fn a_name_is_listed_once_and_the_rest_is_kept() {
+    fn name_is_listed_once_and_other_entries_are_kept() {
         let text = json!({
             "schemaVersion": 2, "odd": {"kept": true},
             "manifests": [
                 { "digest": "sha512:abc", "size": 1, "odd": 1 },
-                entry_of("docker.io/library/b:1", &root("old")),
+                new_entry(&name("docker.io/library/b:1"), &root("old")),
                 { "digest": root("bare").digest.to_string(), "size": 4, "mediaType": "m" },
-                entry_of("b:1", &root("older")),
+                new_entry(&name("b:1"), &root("older")),
             ]
         });
         let mut index = LayoutIndex::parse(text.to_string().as_bytes()).unwrap();
-        assert!(index.set("docker.io/library/b:1", &root("new")));
-        assert!(!index.set("docker.io/library/b:1", &root("new")));
-        assert!(index.set("docker.io/library/bare:1", &root("bare")));
-        assert!(index.set("docker.io/library/a:1", &root("new")));
+        for (label, content, changes) in [
+            ("docker.io/library/b:1", "new", true),
+            ("docker.io/library/b:1", "new", false),
+            ("docker.io/library/bare:1", "bare", true),
+            ("docker.io/library/a:1", "new", true),
+        ] {
+            assert_eq!(index.set(&name(label), &root(content)).unwrap(), changes, "{label}");
+        }
         assert_eq!(index.find("b:1"), Some(root("new").digest));
         let written: Value = serde_json::from_slice(&index.to_bytes()).unwrap();
         assert_eq!(written["odd"]["kept"], true);
@@ -278,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_additions_leaves_no_trace() {
+    fn index_does_not_depend_on_order_of_additions() {
         let names = ["a.io/x:1", "b.io/x:1", "c.io/x:1"];
         let of = |order: [usize; 3]| {
             let mut index = LayoutIndex::default();
             for at in order {
-                index.set(names[at], &root(names[at]));
+                index.set(&name(names[at]), &root(names[at])).unwrap();
             }
             assert_eq!(labels(&index), names);
             index.to_bytes()
@@ -293,13 +361,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_layout_is_refused() {
+    fn tag_as_ref_name_must_be_unique() {
+        let reference = |text: &str| Reference::parse(text).unwrap();
+        let tagged = |text: &str| EntryName::new(&reference(text), RefNameStyle::Tag);
+        let mut index = LayoutIndex::default();
+        assert!(index.set(&tagged("q.io/a:1"), &root("a")).unwrap());
+        assert!(index.set(&tagged("q.io/b:2"), &root("b")).unwrap());
+        assert!(!index.set(&tagged("q.io/a:1"), &root("a")).unwrap());
+        let refused = index.set(&tagged("q.io/c:1"), &root("c")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        assert!(refused.to_string().contains("q.io/a:1"), "{refused}");
+        assert!(index.set(&EntryName::new(&reference("q.io/c:1"), RefNameStyle::Full), &root("c")).unwrap());
+        let names = index.entries().iter().map(|entry| annotation(entry, REF_NAME).unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), ["1", "2", "q.io/c:1"]);
+        assert_eq!(labels(&index), ["q.io/a:1", "q.io/b:2", "q.io/c:1"]);
+    }
+
+    #[test]
+    fn document_that_is_no_layout_is_refused() {
         for bad in ["", "[]", r#"{"manifests":{}}"#, r#"{"manifests":"x"}"#] {
             assert!(LayoutIndex::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(labels(&LayoutIndex::parse(br#"{"manifests":null}"#).unwrap()).is_empty());
         let bad = LayoutIndex::parse(br#"{"manifests":[{"digest":"sha256:../x","size":1}]}"#).unwrap();
-        assert!(bad.offers()[0].root.is_err());
+        assert!(bad.images()[0].root.is_err());
         assert!(check_marker(MARKER_CONTENT).is_ok());
         for bad in ["", "{}", r#"{"imageLayoutVersion":"2.0.0"}"#] {
             assert!(check_marker(bad.as_bytes()).is_err(), "{bad}");

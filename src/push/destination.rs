@@ -1,24 +1,24 @@
-//! Where images are pushed to.
+//! The destination of a push.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Registry, Repository};
 use std::fmt;
 use std::str::FromStr;
 
-/// A registry, and what stands before the names that images have there: `registry.lan:5000/mirror`.
+/// A registry and an optional prefix for repository names: `registry.lan:5000/mirror`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The registry.
     pub registry: Registry,
-    /// What repositories' names begin with there, without the slash.
+    /// The prefix of repository names, without a trailing slash.
     pub prefix: Option<Repository>,
 }
 
 impl Destination {
-    /// What the tree's `repository` is called there.
+    /// The destination's name for the tree's `repository`.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that becomes too long.
+    /// `InvalidInput` if the name becomes too long.
     pub fn repository(&self, repository: &Repository) -> Result<Repository> {
         match &self.prefix {
             Some(prefix) => format!("{prefix}/{repository}").parse(),
@@ -30,7 +30,7 @@ impl Destination {
 impl FromStr for Destination {
     type Err = Error;
 
-    /// Reads `REGISTRY[/PREFIX]`: the first part is the registry, dot or no dot.
+    /// Parses `REGISTRY[/PREFIX]`. Unlike in an image name, the first component is always the registry.
     fn from_str(text: &str) -> Result<Self> {
         let subject = || format!("destination {:?}", crate::oci::reference::without_credentials(text));
         let refuse = |why: &str| {
@@ -40,15 +40,15 @@ impl FromStr for Destination {
         };
         let name = text.strip_prefix("docker://").unwrap_or(text).trim_end_matches('/');
         if name.contains("://") {
-            return Err(refuse("a registry is named without a scheme; for plain HTTP add --plain-http"));
+            return Err(refuse("a registry is written without a scheme; use --plain-http for plain HTTP"));
         }
         let (registry, prefix) = match name.split_once('/') {
             Some((registry, prefix)) => (registry, Some(prefix)),
             None => (name, None),
         };
-        let wrong = |error: Error| refuse(error.message());
-        let registry: Registry = registry.parse().map_err(wrong)?;
-        let prefix = prefix.map(str::parse).transpose().map_err(wrong)?;
+        let invalid = |error: Error| refuse(error.message());
+        let registry: Registry = registry.parse().map_err(invalid)?;
+        let prefix = prefix.map(str::parse).transpose().map_err(invalid)?;
         Ok(Self { registry, prefix })
     }
 }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registry_and_what_stands_before_names_there() {
+    fn destination_is_registry_and_optional_prefix() {
         for (text, expect) in [
             ("r.io", Some("r.io a/b")),
             ("r.io:5000/", Some("r.io:5000 a/b")),

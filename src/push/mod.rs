@@ -1,7 +1,7 @@
 //! Pushing saved images to a registry.
 
 mod destination;
-mod tree;
+mod prefixed_store;
 
 pub use destination::Destination;
 
@@ -13,10 +13,10 @@ use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, convert};
 use crate::store::Store;
 use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
+use prefixed_store::PrefixedStore;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use tree::Tree;
 
 /// Options for pushing images.
 #[derive(Clone)]
@@ -204,7 +204,7 @@ impl ImagePusher {
     }
 
     /// Every tag of the directory.
-    fn prepare_all(&self) -> Result<Vec<Image<Tree>>> {
+    fn prepare_all(&self) -> Result<Vec<Image<PrefixedStore>>> {
         let tree = self.tree();
         let everything = self.everything()?;
         if everything.is_empty() {
@@ -216,7 +216,7 @@ impl ImagePusher {
     }
 
     /// Finds each image in the directory and determines its name in the registry.
-    fn prepare(&self, images: Vec<PushImage>) -> Result<Vec<Image<Tree>>> {
+    fn prepare(&self, images: Vec<PushImage>) -> Result<Vec<Image<PrefixedStore>>> {
         let tree = self.tree();
         let mut prepared = Vec::with_capacity(images.len());
         for PushImage { reference, platforms } in images {
@@ -235,12 +235,17 @@ impl ImagePusher {
         Ok(prepared)
     }
 
-    fn tree(&self) -> Arc<Tree> {
-        Arc::new(Tree::new(self.store.clone(), self.options.destination.prefix.clone()))
+    fn tree(&self) -> Arc<PrefixedStore> {
+        Arc::new(PrefixedStore::new(self.store.clone(), self.options.destination.prefix.clone()))
     }
 
     /// The image at `place` of the directory, with its name in the registry.
-    fn image(&self, tree: &Arc<Tree>, place: &Place, platforms: Option<PlatformSet>) -> Result<Image<Tree>> {
+    fn image(
+        &self,
+        tree: &Arc<PrefixedStore>,
+        place: &Place,
+        platforms: Option<PlatformSet>,
+    ) -> Result<Image<PrefixedStore>> {
         let destination = &self.options.destination;
         let repository = destination.repository(&place.repository)?;
         Ok(Image {

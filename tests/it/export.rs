@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use saver::oci::{Digest, Manifest};
+use saver::export::{ExportFrom, ExportOptions, ExportTo, Format, export};
+use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference};
+use saver::save::{NameRule, SaveImage};
+use saver::transfer::IndexMode;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -123,7 +126,7 @@ fn in_podman(storage: &Path, image: &str, file: &str) -> (String, String) {
 }
 
 #[test]
-fn docker_archives_are_loaded_by_podman_skopeo_and_containerd() {
+fn docker_archive_is_loaded_by_podman_skopeo_and_containerd() {
     let bench = Bench::new();
     let images = ["demo/app:1.0", "demo/single:1.0", "demo/tool:2.1", "demo/zstd:1.0"];
     bench.export(&images, "docker-archive", "all.tar", &["--arch", "amd64"], 0);
@@ -160,7 +163,7 @@ fn docker_archives_are_loaded_by_podman_skopeo_and_containerd() {
 }
 
 #[test]
-fn a_docker_archive_of_several_platforms_tells_them_and_asks_for_one() {
+fn docker_archive_of_several_platforms_is_refused() {
     let bench = Bench::new();
     let ran = bench.export(&["demo/app:1.0"], "docker-archive", "a.tar", &[], 1);
     for word in ["linux/amd64", "linux/arm64", "--arch"] {
@@ -172,7 +175,7 @@ fn a_docker_archive_of_several_platforms_tells_them_and_asks_for_one() {
 }
 
 #[test]
-fn an_archive_on_stdout_is_piped_into_podman() {
+fn archive_on_stdout_is_piped_into_podman() {
     let bench = Bench::new();
     let tree = bench.text("tree");
     let mut export =
@@ -198,7 +201,7 @@ fn an_archive_on_stdout_is_piped_into_podman() {
 }
 
 #[test]
-fn oci_archives_are_read_by_podman_skopeo_and_containerd() {
+fn oci_archive_is_read_by_podman_skopeo_and_containerd() {
     let bench = Bench::new();
     bench.export(&["demo/app:1.0"], "oci-archive", "one.tar", &[], 0);
     bench.export(
@@ -235,7 +238,7 @@ fn oci_archives_are_read_by_podman_skopeo_and_containerd() {
 }
 
 #[test]
-fn a_layout_is_added_to_and_read_by_umoci_and_skopeo() {
+fn layout_is_extended_and_read_by_umoci_and_skopeo() {
     let bench = Bench::new();
     let layout = bench.text("layout");
     let from = format!("docker://{}", bench.name("demo/single:1.0"));
@@ -263,8 +266,132 @@ fn a_layout_is_added_to_and_read_by_umoci_and_skopeo() {
     assert!(!bench.path("layout/.saver").exists());
 }
 
+/// The files of an export, of a directory or in a tar, by path.
+fn exported_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    if path.is_file() {
+        return members(&fs::read(path).unwrap());
+    }
+    super::support::tree::files(path).into_iter().collect()
+}
+
+/// How many manifests an export must list and contain.
+struct Case {
+    name: String,
+    /// Entries of the image's index; `None` for a single manifest.
+    listed: Option<usize>,
+    contained: usize,
+}
+
+/// Every manifest that an export of the attested sample lists, and whether it contains them. The blobs of those that it
+/// contains must be there too.
+fn check_layout(case: &Case, files: &BTreeMap<String, Vec<u8>>) {
+    let blob = |digest: &Digest| files.get(&format!("blobs/sha256/{}", digest.hex()));
+    let listing: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+    let entries = listing["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "{}", case.name);
+    let root: Digest = entries[0]["digest"].as_str().unwrap().parse().unwrap();
+    let parse = |digest: &Digest| {
+        let bytes = blob(digest)?.clone();
+        let raw = RawManifest::new(bytes.into(), None).unwrap();
+        assert_eq!(raw.digest, *digest, "{}", case.name);
+        Some(raw.parse().unwrap())
+    };
+    let (listed, contained) = match parse(&root).unwrap() {
+        Manifest::Index(index) => {
+            let children: Vec<Manifest> =
+                index.manifests.iter().filter_map(|entry| parse(&entry.digest)).collect();
+            (Some(index.manifests.len()), children)
+        }
+        image => (None, vec![image]),
+    };
+    assert_eq!((listed, contained.len()), (case.listed, case.contained), "{}", case.name);
+    for manifest in contained {
+        let Manifest::Image(image) = manifest else { panic!("{}: a nested index", case.name) };
+        assert!(image.blobs().all(|part| blob(&part.digest).is_some()), "{}", case.name);
+    }
+}
+
+fn check_docker_archive(case: &Case, files: &BTreeMap<String, Vec<u8>>) {
+    let listing: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    let items = listing.as_array().unwrap();
+    assert_eq!(items.len(), case.contained, "{}", case.name);
+    let layers = items[0]["Layers"].as_array().unwrap().iter();
+    for name in layers.chain([&items[0]["Config"]]) {
+        assert!(files.contains_key(name.as_str().unwrap()), "{}: {name}", case.name);
+    }
+}
+
+#[tokio::test]
+async fn export_contains_what_its_index_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    for format in [Format::OciArchive, Format::OciLayout, Format::DockerArchive] {
+        for (index, arch, attestations, listed, contained) in [
+            (IndexMode::Keep, "all", true, Some(4), 4),
+            (IndexMode::Keep, "all", false, Some(4), 2),
+            (IndexMode::Keep, "amd64", true, Some(4), 2),
+            (IndexMode::Keep, "amd64", false, Some(4), 1),
+            (IndexMode::Prune, "all", true, Some(4), 4),
+            (IndexMode::Prune, "all", false, Some(2), 2),
+            (IndexMode::Prune, "amd64", true, Some(2), 2),
+            (IndexMode::Prune, "amd64", false, Some(1), 1),
+            (IndexMode::Flatten, "amd64", true, None, 1),
+            (IndexMode::Flatten, "amd64", false, None, 1),
+        ] {
+            if format == Format::DockerArchive && index != IndexMode::Flatten {
+                continue;
+            }
+            let name = format!("{format:?} {index:?} {arch} attestations: {attestations}");
+            let case = Case { name, listed, contained };
+            let from = ExportFrom::Tree(samples(), NameRule::default());
+            let mut options = ExportOptions::new(format, from);
+            options.copy.index = index;
+            options.copy.attestations = attestations;
+            options.copy.platforms = PlatformSet::parse(arch, "linux").unwrap();
+            number += 1;
+            let path = dir.path().join(number.to_string());
+            let image = SaveImage::from(Reference::parse("any.io/demo/attested:1.0").unwrap());
+            let to = ExportTo::Path(path.clone());
+            let exported = export([image], to, options).await.unwrap();
+            assert!(exported.report.is_success(), "{}: {:?}", case.name, exported.report.images[0].error);
+            let files = exported_files(&path);
+            match format {
+                Format::DockerArchive => check_docker_archive(&case, &files),
+                Format::OciLayout | Format::OciArchive => check_layout(&case, &files),
+            }
+        }
+    }
+}
+
 #[test]
-fn the_same_images_are_the_same_bytes() {
+fn attestations_survive_export_and_import() {
+    let bench = Bench::new();
+    let image = bench.name("demo/attested:1.0");
+    bench.home.save(&bench.path("tree"), "all", std::slice::from_ref(&image), &["--attestations"], 0);
+    let source = Digest::of(&manifest(&bench.source.address, "demo/attested", "1.0").body);
+    for (format, from) in [
+        ("oci-archive", &[][..]),
+        ("oci-layout", &[][..]),
+        ("oci-archive", &["--from-registry"]),
+        ("oci-layout", &["--from-registry"]),
+    ] {
+        let to = format!("{format}{}", from.len());
+        bench.export(&["demo/attested:1.0"], format, &to, from, 0);
+        let copy = bench.text(&format!("{to}-tree"));
+        run(&mut bench.home.saver(["import", &bench.text(&to), "--dir", &copy])).expect(0);
+        let registry = Registry::serve(Path::new(&copy));
+        let root = manifest(&registry.address, "demo/attested", "1.0");
+        assert_eq!(Digest::of(&root.body), source, "{to}");
+        let Manifest::Index(index) = parse(&root) else { panic!("no index") };
+        for entry in index.manifests {
+            let child = manifest(&registry.address, "demo/attested", &entry.digest.to_string());
+            assert_eq!(Digest::of(&child.body), entry.digest, "{to}");
+        }
+    }
+}
+
+#[test]
+fn export_of_same_images_is_byte_identical() {
     let bench = Bench::new();
     let images = ["demo/app:1.0", "demo/zstd:1.0"];
     let other = Bench::new();
@@ -289,7 +416,7 @@ fn the_same_images_are_the_same_bytes() {
 }
 
 #[test]
-fn one_bad_image_is_told_and_the_others_are_exported() {
+fn damaged_image_fails_and_others_are_exported() {
     let bench = Bench::new();
     let Manifest::Image(single) = parse(&manifest(&bench.source.address, "demo/single", "1.0")) else {
         panic!("no image")
@@ -357,7 +484,7 @@ pub(super) fn large(bench: &Bench, megabytes: usize) -> String {
 }
 
 #[test]
-fn killed_in_mid_export_no_half_archive_is_left_under_its_name() {
+fn killed_export_leaves_no_partial_archive() {
     let bench = Bench::new();
     let image = large(&bench, 24);
     let tree = bench.text("tree");
@@ -385,7 +512,7 @@ fn killed_in_mid_export_no_half_archive_is_left_under_its_name() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_no_archive() {
+fn export_to_full_disk_fails_and_leaves_no_archive() {
     let bench = Bench::new();
     let image = large(&bench, 12);
     apart(move || {
@@ -405,7 +532,7 @@ fn a_full_disk_is_told_and_leaves_no_archive() {
 }
 
 #[test]
-fn what_was_fetched_is_gone_on_with() {
+fn export_from_registry_resumes_downloaded_content() {
     let bench = Bench::new();
     let good = bench.name("demo/app:1.0");
     let mut command =
@@ -429,7 +556,7 @@ fn what_was_fetched_is_gone_on_with() {
 
 /// Each has blobs that the other waits for: neither may wait for ever.
 #[test]
-fn two_exports_of_the_same_images_into_one_layout_both_end() {
+fn concurrent_exports_into_one_layout_both_finish() {
     let bench = Bench::new();
     let big = large(&bench, 6);
     let single = bench.name("demo/single:1.0");
@@ -455,7 +582,7 @@ fn two_exports_of_the_same_images_into_one_layout_both_end() {
 }
 
 #[test]
-fn what_cannot_be_is_told_before_anything_is_written() {
+fn invalid_export_arguments_are_refused_early() {
     let bench = Bench::new();
     let (tree, file) = (bench.text("tree"), bench.text("a.tar"));
     for (arguments, word) in [
@@ -464,7 +591,7 @@ fn what_cannot_be_is_told_before_anything_is_written() {
         (vec!["x:1", "--dir", &tree, "--format", "oci-archive"], "--output"),
         (vec!["x:1", "--dir", &tree, "-o", &file], "--format"),
         (vec!["x:1", "--dir", &tree, "-o", "-", "--format", "oci-layout"], "directory"),
-        (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-layout"], "no OCI image layout"),
+        (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-layout"], "not an OCI image layout"),
         (vec!["x:1", "--dir", &tree, "-o", &tree, "--format", "oci-archive"], "a directory"),
     ] {
         let ran = run(bench.home.saver(["export"]).args(&arguments)).expect(2);

@@ -39,7 +39,7 @@ fn stalled(bench: &Bench, image: &str, more: &[&str]) -> Victim {
 }
 
 #[test]
-fn an_interrupted_export_says_so_though_its_reader_stalls() {
+fn interrupted_export_ends_though_its_reader_stalls() {
     let bench = Bench::new();
     let image = large(&bench, 12);
     let mut victim = stalled(&bench, &image, &["--dir", &bench.text("tree")]);
@@ -54,7 +54,7 @@ fn an_interrupted_export_says_so_though_its_reader_stalls() {
 }
 
 #[test]
-fn a_disk_without_room_for_the_archive_is_told_before_any_image() {
+fn insufficient_disk_space_is_reported_before_writing() {
     let bench = Bench::new();
     let image = large(&bench, 3);
     // A limit on the size of files is met in the midst of the writing.
@@ -73,7 +73,7 @@ fn a_disk_without_room_for_the_archive_is_told_before_any_image() {
 }
 
 #[test]
-fn the_steps_of_an_archive_are_told_and_its_images_after_them() {
+fn archive_steps_are_reported_before_its_images() {
     let bench = Bench::new();
     let image = large(&bench, 3);
     let mut command =
@@ -108,7 +108,7 @@ fn the_steps_of_an_archive_are_told_and_its_images_after_them() {
 }
 
 #[test]
-fn rows_have_the_names_of_what_was_asked_for() {
+fn report_rows_have_requested_names() {
     let bench = Bench::new();
     for (format, to, from) in [
         ("oci-archive", "a.tar", "--from-registry"),
@@ -134,7 +134,7 @@ fn rows_have_the_names_of_what_was_asked_for() {
 }
 
 #[test]
-fn what_is_open_already_is_written_into_and_not_replaced() {
+fn open_file_is_written_in_place() {
     let bench = Bench::new();
     bench.export_one("whole.tar");
     let whole = fs::read(bench.path("whole.tar")).unwrap();

@@ -129,7 +129,7 @@ fn save_all(source: &str, arch: &str) -> TempDir {
 }
 
 #[test]
-fn registries_answer_from_the_saved_tree_as_the_source_does() {
+fn registry_serves_saved_tree_like_its_source() {
     let source = Registry::serve(&samples());
     let mut counts = Vec::new();
     for arch in ["amd64", "amd64,arm64", "all"] {
@@ -153,7 +153,7 @@ fn inspect(reference: &str) -> Digest {
 }
 
 #[test]
-fn skopeo_copies_by_tag_by_index_digest_and_by_child_digest() {
+fn skopeo_copies_by_tag_index_digest_and_child_digest() {
     let source = Registry::serve(&samples());
     let dir = save_all(&source.address, "amd64");
     let copy = Registry::serve(dir.path());
@@ -197,7 +197,7 @@ fn skopeo_copies_by_tag_by_index_digest_and_by_child_digest() {
 }
 
 #[test]
-fn every_platform_can_be_copied_at_once_and_unpacked() {
+fn all_platforms_are_copied_and_unpacked() {
     let source = Registry::serve(&samples());
     let dir = save_all(&source.address, "all");
     let copy = Registry::serve(dir.path());
@@ -228,7 +228,7 @@ pub(crate) fn with_storage(program: &str, storage: &Path, arguments: &[&str]) ->
 }
 
 #[test]
-fn podman_buildah_and_containerd_pull_what_was_saved() {
+fn podman_buildah_and_containerd_pull_saved_images() {
     let source = Registry::serve(&samples());
     let dir = save_all(&source.address, "amd64");
     let copy = Registry::serve(dir.path());
@@ -271,7 +271,7 @@ fn podman_buildah_and_containerd_pull_what_was_saved() {
 }
 
 #[test]
-fn the_registry_s_garbage_collection_takes_nothing_from_a_sparse_tree() {
+fn garbage_collection_keeps_sparse_tree() {
     let source = Registry::serve(&samples());
     let dir = save_all(&source.address, "amd64");
     let before = files(&dir.path().join("docker"));
@@ -290,7 +290,7 @@ fn the_registry_s_garbage_collection_takes_nothing_from_a_sparse_tree() {
 }
 
 #[test]
-fn a_flattened_tree_outlives_the_collection_of_untagged_manifests() {
+fn garbage_collection_of_untagged_keeps_flattened_tree() {
     let source = Registry::serve(&samples());
     let (home, dir) = (Home::new(), temporary());
     let image = [format!("{}/demo/app:1.0", source.address)];
@@ -324,7 +324,7 @@ fn pruned_tree_skopeo_sync_command_of_the_docs_works() {
 }
 
 #[test]
-fn a_helm_chart_comes_back_byte_for_byte() {
+fn helm_chart_is_byte_identical_after_round_trip() {
     let source = Registry::serve(&samples());
     let dir = save_all(&source.address, "arm64");
     let copy = Registry::serve(dir.path());
@@ -345,7 +345,7 @@ fn a_helm_chart_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn official_images_have_two_names_and_others_the_one_docker_gives_them() {
+fn official_images_have_two_names() {
     let source = Registry::serve(&samples());
     let (home, dir) = (Home::new(), temporary());
     let mirror = format!("docker.io=http://{}", source.address);
@@ -373,7 +373,7 @@ fn official_images_have_two_names_and_others_the_one_docker_gives_them() {
 }
 
 #[test]
-fn what_a_registry_wrote_and_what_was_saved_live_in_one_tree() {
+fn registry_and_saver_share_a_tree() {
     let source = Registry::serve(&samples());
     let (home, dir) = (Home::new(), temporary());
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
@@ -417,7 +417,7 @@ fn what_a_registry_wrote_and_what_was_saved_live_in_one_tree() {
 }
 
 #[test]
-fn a_registry_that_runs_as_anybody_can_read_the_tree_whatever_the_umask() {
+fn tree_is_readable_by_other_users_under_any_umask() {
     let source = Registry::serve(&samples());
     let (home, dir) = (Home::new(), temporary());
     let tree = dir.path().join("made/by/saver");
@@ -460,7 +460,7 @@ fn logged_in(registry: &str, auth: &str) -> Home {
 }
 
 #[test]
-fn docker_s_login_opens_a_registry_with_tokens() {
+fn docker_login_authenticates_with_tokens() {
     let dir = temporary();
     let options = TokenOptions { user: Some(("reader", "hunter2")), lifetime: Duration::from_secs(300) };
     let tokens = TokenServer::start(dir.path(), options);
@@ -476,7 +476,7 @@ fn docker_s_login_opens_a_registry_with_tokens() {
 }
 
 #[test]
-fn a_password_opens_a_registry_with_basic_authentication() {
+fn password_authenticates_with_basic_auth() {
     let dir = temporary();
     let passwords = dir.path().join("htpasswd");
     std::fs::write(&passwords, PASSWORDS).unwrap();
@@ -496,7 +496,7 @@ fn a_password_opens_a_registry_with_basic_authentication() {
 }
 
 #[test]
-fn a_private_authority_is_trusted_from_a_file_and_from_a_directory() {
+fn private_ca_is_trusted_from_file_and_directory() {
     let dir = temporary();
     let tls = Tls::make(dir.path());
     let options = RegistryOptions { tls: Some(tls.clone()), ..RegistryOptions::default() };

@@ -65,7 +65,7 @@ fn tags(dir: &Path) -> Vec<(String, Digest)> {
 }
 
 #[test]
-fn everything_in_a_tree_is_pushed_and_a_second_push_sends_nothing() {
+fn second_push_of_a_tree_sends_nothing() {
     let (home, root) = (Home::new(), TempDir::new().unwrap());
     let registry = writable(&root);
     let to = format!("{}/team/x", registry.address);
@@ -91,7 +91,7 @@ fn everything_in_a_tree_is_pushed_and_a_second_push_sends_nothing() {
 }
 
 #[test]
-fn images_of_a_list_are_found_by_the_names_they_were_saved_with() {
+fn push_of_a_list_finds_images_by_saved_names() {
     let (home, root) = (Home::new(), TempDir::new().unwrap());
     let registry = writable(&root);
     let list =
@@ -109,7 +109,7 @@ fn images_of_a_list_are_found_by_the_names_they_were_saved_with() {
 }
 
 #[test]
-fn a_registry_that_wants_indexes_whole_gets_them_pruned_or_flattened_or_the_user_advice() {
+fn sparse_index_is_refused_with_advice_to_prune_or_flatten() {
     let (home, root, work) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let source = Registry::serve(&samples());
     let image = format!("{}/demo/app:1.0", source.address);
@@ -135,7 +135,7 @@ fn a_registry_that_wants_indexes_whole_gets_them_pruned_or_flattened_or_the_user
 
 /// An index of two indexes, one of which has nothing that was saved: the other is there all the same.
 #[test]
-fn an_index_of_indexes_is_pushed_as_far_as_it_is_there() {
+fn sparse_nested_index_is_pushed() {
     let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
     let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
     home.save(tree.path(), "amd64", &[format!("{}/demo/nested:1.0", source.address)], &[], 0);
@@ -153,7 +153,7 @@ fn an_index_of_indexes_is_pushed_as_far_as_it_is_there() {
 }
 
 #[test]
-fn passwords_and_tokens_are_shown_and_their_lack_is_told() {
+fn push_authenticates_and_reports_missing_credentials() {
     let (home, root, dir) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let passwords = dir.path().join("htpasswd");
     std::fs::write(&passwords, PASSWORDS).unwrap();
@@ -219,7 +219,7 @@ fn content_ranges(server: &FaultServer) -> Vec<Option<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_was_cut_goes_on_from_what_the_registry_has() {
+async fn interrupted_upload_resumes_at_registry_offset() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(500_000));
@@ -230,7 +230,7 @@ async fn an_upload_that_was_cut_goes_on_from_what_the_registry_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_that_the_registry_has_forgotten_begins_anew() {
+async fn upload_unknown_to_registry_restarts() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));
     server.on("GET", "/blobs/uploads/").times(1).answer(Fault::status(404));
@@ -242,7 +242,7 @@ async fn an_upload_that_the_registry_has_forgotten_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_whose_last_answer_was_lost_is_not_sent_again() {
+async fn blob_with_lost_final_response_is_not_sent_again() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("PUT", "/blobs/uploads/").times(3).answer(Fault::Close);
     pushed_in_spite(&server, &tree, &layer).await;
@@ -251,7 +251,7 @@ async fn a_blob_whose_last_answer_was_lost_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_fail_are_tried_again_and_waits_are_kept() {
+async fn failed_push_requests_are_retried_after_retry_after() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("HEAD", "/manifests/").times(2).answer(Fault::status(502));
     server.on("HEAD", "/blobs/").times(1).answer(Fault::Close);
@@ -265,7 +265,7 @@ async fn requests_that_fail_are_tried_again_and_waits_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_that_another_push_makes_the_registry_miss_for_a_moment_fails_no_image() {
+async fn manifest_is_retried_after_transient_blob_unknown() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     let body = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#;
     let missed = || Fault::Status(400, Vec::new(), body.into());
@@ -281,7 +281,7 @@ async fn a_blob_that_another_push_makes_the_registry_miss_for_a_moment_fails_no_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_goes_elsewhere_without_credentials() {
+async fn upload_to_other_host_carries_no_credentials() {
     let (server, cdn) = (FaultServer::start().await, FaultServer::start().await);
     let (tree, layer) = large();
     server.require_basic("reader", "hunter2");
@@ -309,7 +309,7 @@ async fn an_upload_goes_elsewhere_without_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tag_that_may_not_move_and_need_not_is_no_failure() {
+async fn immutable_tag_with_same_digest_is_no_failure() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     let (_, report) = pushed_in_spite(&server, &tree, &layer).await;
     assert_eq!(statuses(&report), ["pushed"]);
@@ -339,7 +339,7 @@ async fn a_tag_that_may_not_move_and_need_not_is_no_failure() {
 
 /// The word of a registry is not that it has something, but what it has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_registry_keeps_as_something_else_is_not_pushed() {
+async fn manifest_changed_by_registry_is_an_error() {
     let other = Digest::of(b"other").to_string();
     for (method, part, fault, word) in [
         ("PUT", "/blobs/uploads/", Fault::header("Docker-Content-Digest", &other), "has other bytes"),
@@ -360,7 +360,7 @@ async fn what_a_registry_keeps_as_something_else_is_not_pushed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_do_not_leave_this_machine_in_plain_http() {
+async fn push_over_plain_http_is_limited_to_loopback() {
     let (server, (tree, _)) = (FaultServer::start().await, large());
     server.on("POST", "/blobs/uploads/").answer(Fault::header("Location", "http://192.0.2.1/upload/1"));
     let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
@@ -370,7 +370,7 @@ async fn bytes_do_not_leave_this_machine_in_plain_http() {
 
 /// What docker-registry would refuse is not promised.
 #[test]
-fn a_dry_run_tells_of_an_index_that_would_come_in_part() {
+fn dry_run_reports_sparse_index() {
     let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
     let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
     home.save(tree.path(), "amd64", &[format!("{}/demo/app:1.0", source.address)], &[], 0);
@@ -392,7 +392,7 @@ fn a_dry_run_tells_of_an_index_that_would_come_in_part() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dry_run_sends_nothing() {
+async fn dry_run_of_push_sends_nothing() {
     let (server, (tree, _)) = (FaultServer::start().await, large());
     let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
     let dry = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &["--dry-run", &to], 0));
@@ -407,7 +407,7 @@ async fn a_dry_run_sends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_break_while_they_take_bytes_cost_no_image() {
+async fn push_survives_connections_cut_mid_upload() {
     let (root, (tree, layer)) = (TempDir::new().unwrap(), large());
     let registry = writable(&root);
     let broken = |number: usize, _: &mut fastrand::Rng| match number {
@@ -442,7 +442,7 @@ fn uploads(root: &Path) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn killed_in_mid_push_the_next_run_sends_the_rest() {
+fn push_after_kill_sends_the_rest() {
     let (home, root, fleet) = (Home::new(), TempDir::new().unwrap(), Fleet::make(6));
     let registry = writable(&root);
     let dir = fleet.tree.dir().to_str().unwrap().to_owned();
@@ -467,7 +467,7 @@ fn killed_in_mid_push_the_next_run_sends_the_rest() {
 }
 
 #[test]
-fn an_image_is_copied_between_registries_and_linked_within_one() {
+fn copy_between_registries_and_mount_within_one() {
     let (home, root) = (Home::new(), TempDir::new().unwrap());
     let (source, registry) = (Registry::serve(&samples()), writable(&root));
     let from = format!("{}/demo/app:1.0", source.address);
@@ -491,13 +491,13 @@ fn an_image_is_copied_between_registries_and_linked_within_one() {
     assert!(!gone.status.success());
 
     let (ran, _) = sends(&home, &["copy", &from, &from], 2);
-    assert!(ran.stderr.contains("source and destination are one"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("source and destination are the same"), "{}", ran.stderr);
     let (ran, _) = sends(&home, &["copy", &format!("{}/no:1", source.address), &to], 1);
     assert!(ran.stderr.contains("failed:"), "{}", ran.stderr);
 }
 
 #[test]
-fn what_is_wrong_with_the_command_line_is_told_before_anything_is_asked() {
+fn invalid_push_arguments_are_refused_early() {
     let (home, dir) = (Home::new(), samples());
     let dir = dir.to_str().unwrap();
     for (arguments, words) in [

@@ -14,7 +14,7 @@ use crate::cli::ui::tables;
 use crate::cli::ui::terminal::Screen;
 use crate::cli::ui::wording::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export, is_written_straight};
+use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export, is_written_in_place};
 use crate::list::ListEntry;
 use crate::oci::PlatformSet;
 use crate::transfer::Status;
@@ -208,7 +208,7 @@ struct Staging {
 
 impl Staging {
     fn of(path: &Path, stdout: bool) -> Self {
-        let goes = stdout || is_written_straight(path);
+        let goes = stdout || is_written_in_place(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let dir = match goes {
             true => {

@@ -1,7 +1,7 @@
 //! Files that a command writes for others to read: whole, or not at all.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::{is_written_straight, open_straight};
+use crate::export::{is_written_in_place, open_in_place};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -34,7 +34,7 @@ impl Outfile {
             // Renaming onto a pipe or a terminal would put a file in its place.
             Ok(found) if !found.is_file() => return Ok(Self { path: path.to_owned(), temporary: None }),
             // Nor onto /dev/stdout, which is a link to a file where output goes to one.
-            Ok(_) if is_written_straight(path) => {
+            Ok(_) if is_written_in_place(path) => {
                 return Ok(Self { path: path.to_owned(), temporary: None });
             }
             _ => {}
@@ -63,7 +63,7 @@ impl Outfile {
         let failed = |cause| Error::storage(self.path.display(), "write", cause);
         match &mut self.temporary {
             // A pipe that nobody reads is an error: it would be waited for without end.
-            None => open_straight(&self.path).and_then(|mut to| to.write_all(content)).map_err(failed),
+            None => open_in_place(&self.path).and_then(|mut to| to.write_all(content)).map_err(failed),
             Some((temporary, file)) => {
                 let written = file.write_all(content).and_then(|()| file.sync_all());
                 written.and_then(|()| fs::rename(temporary, &self.path)).map_err(failed)

@@ -1,29 +1,29 @@
-//! The one writer of tar files: a stream, with nothing in its headers that could differ between two runs.
+//! The only writer of tar files: a stream whose headers contain nothing that differs between two runs.
 
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Digest, Digester};
 use std::io::{self, Read, Write};
 use tar::{Builder, EntryType, Header};
 
-/// Every member's mode; they belong to user and group 0 and to 1970.
+/// The mode of every member; owner, group and modification time are 0.
 const MODE: u32 = 0o644;
 
 /// A tar file being written.
-pub(super) struct TarStream<W: Write> {
+pub(super) struct TarWriter<W: Write> {
     tar: Builder<W>,
     name: String,
 }
 
-impl<W: Write> TarStream<W> {
-    /// Begins one that messages call `name`.
+impl<W: Write> TarWriter<W> {
+    /// Starts a tar file that messages call `name`.
     pub(super) fn new(out: W, name: &str) -> Self {
         Self { tar: Builder::new(out), name: name.to_owned() }
     }
 
-    /// Adds a member whose content is at hand.
+    /// Adds a member with content held in memory.
     ///
     /// # Errors
-    /// `Storage` when it can't be written.
+    /// `Storage` if it cannot be written.
     pub(super) fn document(&mut self, path: &str, content: &[u8]) -> Result<()> {
         self.member(path, content.len() as u64, content)
     }
@@ -31,7 +31,7 @@ impl<W: Write> TarStream<W> {
     /// Adds a member of `size` bytes that hash to `digest`.
     ///
     /// # Errors
-    /// `Corrupt` when `content` has other bytes; then the file is of no use. `Storage` when they can't be read or written.
+    /// `Corrupt` if `content` has other bytes, which leaves the tar file unusable; `Storage` if it cannot be read or written.
     pub(super) fn content(
         &mut self,
         path: &str,
@@ -39,7 +39,8 @@ impl<W: Write> TarStream<W> {
         digest: &Digest,
         content: impl Read,
     ) -> Result<()> {
-        let verified = Verified { content, left: size, digester: Digester::new(), expect: *digest };
+        let verified =
+            VerifyingReader { content, remaining: size, digester: Digester::new(), expected: *digest };
         self.member(path, size, verified)
     }
 
@@ -55,10 +56,10 @@ impl<W: Write> TarStream<W> {
         added.map_err(|cause| failed(&self.name, cause))
     }
 
-    /// Ends the file.
+    /// Writes the end of the archive and flushes.
     ///
     /// # Errors
-    /// `Storage` when it can't be written.
+    /// `Storage` if it cannot be written.
     pub(super) fn finish(self) -> Result<W> {
         let Self { tar, name } = self;
         let mut out = tar.into_inner().map_err(|cause| failed(&name, cause))?;
@@ -67,46 +68,46 @@ impl<W: Write> TarStream<W> {
     }
 }
 
-/// A failure of either side: a reader's own error comes through as it is.
+/// The error of a failed copy: an error that the reader raised is returned unchanged.
 fn failed(name: &str, cause: io::Error) -> Error {
     let own = cause.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).cloned();
     own.unwrap_or_else(|| Error::storage(name, "write", cause))
 }
 
-/// Gives out content only as long as it is what it should be.
-struct Verified<R> {
+/// Passes content through and fails where its length or digest is not the expected one.
+struct VerifyingReader<R> {
     content: R,
-    left: u64,
+    remaining: u64,
     digester: Digester,
-    expect: Digest,
+    expected: Digest,
 }
 
-impl<R: Read> Verified<R> {
-    fn wrong(&self, why: impl Into<String>) -> io::Error {
-        io::Error::other(Error::new(ErrorKind::Corrupt, self.expect, why).on(Side::Source))
+impl<R: Read> VerifyingReader<R> {
+    fn corrupt(&self, message: impl Into<String>) -> io::Error {
+        io::Error::other(Error::new(ErrorKind::Corrupt, self.expected, message).on(Side::Source))
     }
 }
 
-impl<R: Read> Read for Verified<R> {
+impl<R: Read> Read for VerifyingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match self.content.read(buffer) {
+            Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => return Err(error),
-            Err(error) => return Err(self.wrong(format!("it cannot be read: {error}"))),
-            Ok(count) => count,
+            Err(error) => return Err(self.corrupt(format!("cannot read the content: {error}"))),
         };
         self.digester.update(&buffer[..count]);
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => return Err(self.wrong("it has become longer while it was written")),
-        }
+        let Some(remaining) = self.remaining.checked_sub(count as u64) else {
+            return Err(self.corrupt("the content grew while it was written"));
+        };
+        self.remaining = remaining;
         if count == 0 && !buffer.is_empty() {
-            if self.left > 0 {
-                return Err(self.wrong(format!("it ends {} bytes too soon", self.left)));
+            if self.remaining > 0 {
+                return Err(self.corrupt(format!("the content ends {} bytes early", self.remaining)));
             }
-            let found = std::mem::take(&mut self.digester).finish();
-            if found != self.expect {
-                return Err(self.wrong(format!("its bytes hash to {found}")));
+            let actual = std::mem::take(&mut self.digester).finish();
+            if actual != self.expected {
+                return Err(self.corrupt(format!("the content's bytes hash to {actual}")));
             }
         }
         Ok(count)
@@ -118,14 +119,14 @@ mod tests {
     use super::*;
 
     fn write(size: u64, digest: Digest, content: &[u8]) -> Result<Vec<u8>> {
-        let mut tar = TarStream::new(Vec::new(), "out.tar");
+        let mut tar = TarWriter::new(Vec::new(), "out.tar");
         tar.document("index.json", b"{}")?;
         tar.content("blobs/x", size, &digest, content)?;
         tar.finish()
     }
 
     #[test]
-    fn the_same_members_are_the_same_bytes() {
+    fn tar_of_same_members_is_byte_identical() {
         let tar = write(3, Digest::of(b"abc"), b"abc").unwrap();
         assert_eq!(tar, write(3, Digest::of(b"abc"), b"abc").unwrap());
         let mut read = tar::Archive::new(&tar[..]);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_is_not_what_it_should_be_is_an_error() {
+    fn content_with_wrong_size_or_digest_is_corrupt() {
         for (size, content) in [(4, b"abc".as_slice()), (2, b"abc"), (3, b"abd")] {
             let error = write(size, Digest::of(b"abc"), content).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");

@@ -1,38 +1,42 @@
-//! A tree under the names that its images have where they go.
+//! A store whose repositories are renamed for their destination.
 
 use crate::content::{BlobStream, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, RawManifest, Repository, Tag};
 use crate::store::Store;
 
-/// A store whose repositories all have a prefix before their names.
-pub(super) struct Tree {
+/// A store whose repositories all have a prefix.
+pub(super) struct PrefixedStore {
     store: Store,
+    /// With a trailing slash.
     prefix: Option<String>,
 }
 
-impl Tree {
+impl PrefixedStore {
     pub(super) fn new(store: Store, prefix: Option<Repository>) -> Self {
         Self { store, prefix: prefix.map(|prefix| format!("{prefix}/")) }
     }
 
-    /// What the store calls `repository`.
-    fn own(&self, repository: &Repository) -> Result<Repository> {
+    /// The name of `repository` in the store.
+    fn unprefixed(&self, repository: &Repository) -> Result<Repository> {
         let Some(prefix) = &self.prefix else { return Ok(repository.clone()) };
         match repository.as_str().strip_prefix(prefix.as_str()) {
             Some(own) => own.parse(),
-            None => Err(Error::new(ErrorKind::NotFound, repository, "no name of the tree's")),
+            None => {
+                let message = format!("not below the prefix {prefix:?}");
+                Err(Error::new(ErrorKind::NotFound, repository, message))
+            }
         }
     }
 }
 
-impl Source for Tree {
+impl Source for PrefixedStore {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
-        self.store.resolve(&self.own(repository)?, tag).await
+        self.store.resolve(&self.unprefixed(repository)?, tag).await
     }
 
     async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
-        self.store.manifest(&self.own(repository)?, target).await
+        self.store.manifest(&self.unprefixed(repository)?, target).await
     }
 
     async fn blob(
@@ -42,6 +46,6 @@ impl Source for Tree {
         from: u64,
         to: Option<u64>,
     ) -> Result<BlobStream> {
-        self.store.blob(&self.own(repository)?, descriptor, from, to).await
+        self.store.blob(&self.unprefixed(repository)?, descriptor, from, to).await
     }
 }
