@@ -203,7 +203,7 @@ fn unnamed_attestations_and_referrers_are_imported_by_digest() {
         (&docker, vec![&layout.attestation, &layout.referrer], &[]),
         (&oras, vec![&layout.referrer], &["--as", "q.io/team/app"]),
         (&oras, vec![&layout.referrer], &["--as", "q.io/team/app:1"]),
-        (&Value::Null, vec![&layout.referrer], &["--as", "q.io/team/app:1"]),
+        (&json!({}), vec![&layout.referrer], &["--as", "q.io/team/app:1"]),
     ] {
         layout.list(&bench, "layout", annotations, &others);
         succeed("tar", ["-C", &bench.text("layout"), "-cf", &bench.text("layout.tar"), "."]);
