@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[non_exhaustive]
 pub struct CopyOptions {
     /// Platforms, index mode, retries and limits.
-    pub copy: TransferOptions,
+    pub transfer: TransferOptions,
     /// Connections and credentials of both registries.
     pub access: Access,
     /// Receives progress events.
@@ -25,7 +25,7 @@ pub struct CopyOptions {
 impl Default for CopyOptions {
     fn default() -> Self {
         Self {
-            copy: TransferOptions { attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions { attestations: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),
@@ -115,13 +115,13 @@ fn prepare(
         let error = Error::new(ErrorKind::InvalidInput, &from, "source and destination are the same");
         return Err(error.with_hint("name another repository, tag or registry to copy to"));
     }
-    let sessions = Sessions::new(options.access, options.copy.jobs);
+    let sessions = Sessions::new(options.access, options.transfer.jobs);
     let source = sessions.with(&from.registry)?;
     let pusher = sessions.pusher(&to.registry)?;
     if from.registry == to.registry {
         pusher.link_from(&from.repository);
     }
-    let engine = Engine::new(Arc::new(pusher), options.copy, options.observer)?.doing(Verb::Copy);
+    let engine = Engine::new(Arc::new(pusher), options.transfer, options.observer)?.doing(Verb::Copy);
     let image = Image {
         source,
         reference: from,

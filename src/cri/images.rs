@@ -256,7 +256,7 @@ pub(super) fn user(image: &Listed) -> (Option<i64>, String) {
 /// Options with which pulls put images where [`name::full`] reads their names from.
 pub(super) fn pulling(mut options: SaveOptions, platforms: PlatformSet) -> SaveOptions {
     options.names = NameRule::Domain;
-    options.copy.platforms = platforms;
+    options.transfer.platforms = platforms;
     options
 }
 

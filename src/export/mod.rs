@@ -69,7 +69,7 @@ pub struct ExportOptions {
     /// The source of the images.
     pub from: ExportFrom,
     /// Platforms, index mode, limits.
-    pub copy: TransferOptions,
+    pub transfer: TransferOptions,
     /// How `index.json` names the images.
     pub ref_names: RefNameStyle,
     /// Receives progress events. The end of an image is reported when its content is complete at the destination.
@@ -85,7 +85,7 @@ impl ExportOptions {
         Self {
             format,
             from,
-            copy: TransferOptions { attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions { attestations: true, ..TransferOptions::default() },
             ref_names: RefNameStyle::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),
@@ -100,7 +100,7 @@ impl ExportOptions {
     where
         P: TryInto<PlatformSet, Error: Into<Error>>,
     {
-        self.copy.platforms = platforms.try_into().map_err(Into::into)?;
+        self.transfer.platforms = platforms.try_into().map_err(Into::into)?;
         Ok(self)
     }
 
@@ -211,7 +211,7 @@ impl Export {
                 engine.run(images, &self.token).await
             }
             ExportFrom::Registries { access, .. } => {
-                let sessions = sessions(&self.images, access, self.options.copy.jobs);
+                let sessions = sessions(&self.images, access, self.options.transfer.jobs);
                 let image = |(place, image): (&Place, &SaveImage)| {
                     let source = sessions.with(&image.reference.registry)?;
                     Ok(self.image(source, place, image, image.reference.clone()))
@@ -234,7 +234,7 @@ impl Export {
 
     /// The engine's options. A tree may be sparse; an index in a registry is expected to be complete.
     fn copy_options(&self) -> TransferOptions {
-        let mut copy = self.options.copy.clone();
+        let mut copy = self.options.transfer.clone();
         if matches!(self.options.from, ExportFrom::Tree(..)) {
             copy.sparse = true;
             copy.retry = RetryPolicy::local();
@@ -319,7 +319,7 @@ impl Export {
         observer: Arc<DeferredObserver>,
     ) -> Result<Exported> {
         let mut options = SaveOptions::new(staging);
-        options.copy = self.copy_options();
+        options.transfer = self.copy_options();
         options.names = NameRule::Domain;
         options.durability = Durability::None;
         options.access = access.clone();

@@ -34,7 +34,7 @@ pub struct ImportOptions {
     /// The directory to import into, which a registry can serve; created if it does not exist.
     pub dir: PathBuf,
     /// Platforms and limits. Entries of an index whose content the source does not contain are skipped.
-    pub copy: TransferOptions,
+    pub transfer: TransferOptions,
     /// How images are named in the tree.
     pub names: NameRule,
     /// Replaces the names that the images have in the source.
@@ -53,7 +53,7 @@ impl ImportOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            copy: TransferOptions {
+            transfer: TransferOptions {
                 sparse: true,
                 attestations: true,
                 retry: RetryPolicy::local(),
@@ -189,11 +189,11 @@ impl Import<'_> {
             });
         }
         yield_short_names(&mut images);
-        check_collisions(&mut images, self.options.copy.index, &self.options.copy.retry).await?;
+        check_collisions(&mut images, self.options.transfer.index, &self.options.transfer.retry).await?;
         self.add_companions(&mut images, &companions);
         let engine = Engine::new(
             Arc::new(self.store.clone()),
-            self.options.copy.clone(),
+            self.options.transfer.clone(),
             self.options.observer.clone(),
         )?;
         Ok(Arc::new(engine.doing(Verb::Import)).run(images, self.token).await)
@@ -201,7 +201,7 @@ impl Import<'_> {
 
     /// Adds attestations and referrers, by digest, to the repositories of the images that they refer to.
     fn add_companions<S>(&self, images: &mut Vec<Image<S>>, companions: &[Companion]) {
-        let keep = |companion: &&Companion| self.options.copy.attestations || !companion.is_attestation;
+        let keep = |companion: &&Companion| self.options.transfer.attestations || !companion.is_attestation;
         let left_out = companions.len() - companions.iter().filter(keep).count();
         if left_out > 0 {
             let message = format!("{}: {left_out} attestations are left out", self.name);

@@ -29,7 +29,7 @@ pub struct PushOptions {
     /// The names of images in the directory: the rule that they were saved with.
     pub names: NameRule,
     /// Platforms, index mode, retries and limits. By default each image is pushed with the platforms that were saved.
-    pub copy: TransferOptions,
+    pub transfer: TransferOptions,
     /// Connections and credentials.
     pub access: Access,
     /// Receives progress events.
@@ -46,7 +46,7 @@ impl PushOptions {
             dir: dir.into(),
             destination,
             names: NameRule::default(),
-            copy: TransferOptions { sparse: true, attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions { sparse: true, attestations: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),
@@ -197,9 +197,9 @@ impl ImagePusher {
     }
 
     fn engine(&self) -> Result<Arc<Engine<Pusher>>> {
-        let sessions = Sessions::new(self.options.access.clone(), self.options.copy.jobs);
+        let sessions = Sessions::new(self.options.access.clone(), self.options.transfer.jobs);
         let pusher = Arc::new(sessions.pusher(&self.options.destination.registry)?);
-        Engine::new(pusher, self.options.copy.clone(), self.options.observer.clone())
+        Engine::new(pusher, self.options.transfer.clone(), self.options.observer.clone())
             .map(|engine| Arc::new(engine.doing(Verb::Push)))
     }
 

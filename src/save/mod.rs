@@ -1,7 +1,6 @@
-//! Saving: from registries into a tree.
+//! Saving images from registries into a directory.
 //!
-//! Groups the images by registry, opens one session per registry, decides each image's name in the
-//! tree, and hands all of it to the engine.
+//! Opens one session for each registry, determines the name of each image in the directory, and runs the engine.
 
 mod collision;
 mod names;
@@ -34,7 +33,7 @@ pub struct SaveOptions {
     /// The directory to save into, in the layout of a registry's storage. It is created if it does not exist.
     pub dir: PathBuf,
     /// Platforms, retries and limits.
-    pub copy: TransferOptions,
+    pub transfer: TransferOptions,
     /// The names of images in the directory.
     pub names: NameRule,
     /// When saved images are synced to disk.
@@ -53,7 +52,7 @@ impl SaveOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            copy: TransferOptions::default(),
+            transfer: TransferOptions::default(),
             names: NameRule::default(),
             durability: Durability::default(),
             access: Access::default(),
@@ -70,7 +69,7 @@ impl SaveOptions {
     where
         P: TryInto<PlatformSet, Error: Into<Error>>,
     {
-        self.copy.platforms = platforms.try_into().map_err(Into::into)?;
+        self.transfer.platforms = platforms.try_into().map_err(Into::into)?;
         Ok(self)
     }
 
@@ -231,12 +230,12 @@ impl ImageSaver {
 
     fn engine(&self) -> Result<Arc<Engine<Store>>> {
         let store = Arc::new(self.store.clone());
-        Engine::new(store, self.options.copy.clone(), self.options.observer.clone()).map(Arc::new)
+        Engine::new(store, self.options.transfer.clone(), self.options.observer.clone()).map(Arc::new)
     }
 
     /// Opens one session for each registry, and determines the name of each image in the directory.
     async fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<Session>>> {
-        let sessions = sessions(&images, &self.options.access, self.options.copy.jobs);
+        let sessions = sessions(&images, &self.options.access, self.options.transfer.jobs);
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
             prepared.push(Image {
@@ -250,18 +249,18 @@ impl ImageSaver {
             });
         }
         yield_short_names(&mut prepared);
-        let retry = &self.options.copy.retry;
+        let retry = &self.options.transfer.retry;
         tokio::select! {
             biased;
             // The engine then reports every image as cancelled.
             () = self.options.cancel.cancelled() => {}
-            checked = collision::check(&mut prepared, self.options.copy.index, retry) => checked?,
+            checked = collision::check(&mut prepared, self.options.transfer.index, retry) => checked?,
         }
         Ok(prepared)
     }
 }
 
-/// The sessions that `images` come through. Credentials that they bring themselves go before those of `access`.
+/// The sessions for `images`. Credentials of an image take precedence over those of `access`.
 pub(crate) fn sessions(images: &[SaveImage], access: &Access, jobs: usize) -> Sessions {
     let credentials = Arc::new(ListCredentials {
         own: images.iter().filter_map(SaveImage::own_credential).collect(),
@@ -270,7 +269,7 @@ pub(crate) fn sessions(images: &[SaveImage], access: &Access, jobs: usize) -> Se
     Sessions::new(Access { credentials, ..access.clone() }, jobs)
 }
 
-/// Converts names and values.
+/// Converts each item: names become values, values stay.
 pub(crate) fn convert<T, I>(items: I) -> Result<Vec<T>>
 where
     I: IntoIterator,
@@ -279,13 +278,15 @@ where
     items.into_iter().map(|item| item.try_into().map_err(Into::into)).collect()
 }
 
-/// An image that really has the short name of an official one keeps it.
+/// Drops the short name of an official image (`nginx` for `library/nginx`) where another image has that name.
 pub(crate) fn yield_short_names<S>(images: &mut [Image<S>]) {
     let places: HashSet<Place> = images.iter().map(|image| image.place.clone()).collect();
     for image in images {
         if let Some(alias) = image.alias.take_if(|alias| places.contains(alias)) {
             let place = &image.place;
-            image.warnings.push(format!("{alias} is another image of the list; this one is {place} only"));
+            image
+                .warnings
+                .push(format!("{alias} is another image of the list: this one is available as {place} only"));
         }
     }
 }
@@ -297,7 +298,7 @@ impl SaveImage {
     }
 }
 
-/// The credentials that a list brings, before those found elsewhere.
+/// Credentials of the images themselves, and where these have none, those of another source.
 struct ListCredentials {
     own: HashMap<(Registry, Repository), Credential>,
     others: Arc<dyn CredentialSource>,

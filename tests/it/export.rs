@@ -345,9 +345,9 @@ async fn export_contains_what_its_index_lists() {
             let case = Case { name, listed, contained };
             let from = ExportFrom::Tree(samples(), NameRule::default());
             let mut options = ExportOptions::new(format, from);
-            options.copy.index = index;
-            options.copy.attestations = attestations;
-            options.copy.platforms = PlatformSet::parse(arch, "linux").unwrap();
+            options.transfer.index = index;
+            options.transfer.attestations = attestations;
+            options.transfer.platforms = PlatformSet::parse(arch, "linux").unwrap();
             number += 1;
             let path = dir.path().join(number.to_string());
             let image = SaveImage::from(Reference::parse("any.io/demo/attested:1.0").unwrap());

@@ -10,7 +10,7 @@ use std::path::Path;
 
 fn options(dir: &Path, arch: &str) -> SaveOptions {
     let mut options = SaveOptions::new(dir);
-    options.copy.platforms = arch.parse().unwrap();
+    options.transfer.platforms = arch.parse().unwrap();
     options
 }
 
@@ -105,7 +105,7 @@ async fn index_modes_decide_what_the_tag_names() {
     let run = async |mode| {
         let dir = tempfile::tempdir().unwrap();
         let mut options = options(dir.path(), "amd64");
-        options.copy.index = mode;
+        options.transfer.index = mode;
         let report = save(options, &reference).await;
         assert!(report.is_success(), "{report:?}");
         let image = report.images.into_iter().next().unwrap();
@@ -152,7 +152,7 @@ async fn a_missing_platform_fails_or_is_left_out() {
         );
     }
     let mut lenient = options(dir.path(), "s390x");
-    lenient.copy.missing_platform = MissingPlatform::Skip;
+    lenient.transfer.missing_platform = MissingPlatform::Skip;
     let report = save(lenient, &references).await;
     assert_eq!(report.count(Status::Skipped), 2);
     assert!(report.is_success());
@@ -234,7 +234,7 @@ async fn two_rewritings_of_one_image_are_refused_before_anything_is_fetched() {
     };
     for mode in [IndexMode::Prune, IndexMode::Flatten] {
         let mut options = options(dir.path(), "amd64");
-        options.copy.index = mode;
+        options.transfer.index = mode;
         let error = ImageSaver::new(options).unwrap().save(images()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
@@ -293,7 +293,7 @@ async fn pruning_for_another_platform_later_keeps_the_first_and_tells_what_the_t
     let dir = tempfile::tempdir().unwrap();
     let prune = |arch| {
         let mut options = options(dir.path(), arch);
-        options.copy.index = IndexMode::Prune;
+        options.transfer.index = IndexMode::Prune;
         options
     };
     let first = save(prune("amd64"), &reference).await.images.remove(0);
@@ -325,7 +325,7 @@ async fn a_run_that_ends_early_says_why() {
     assert_eq!(report.images[0].error.as_ref().unwrap().kind, ErrorKind::Cancelled);
 
     let mut hasty = options(dir.path(), "amd64");
-    hasty.copy.fail_fast = true;
+    hasty.transfer.fail_fast = true;
     let images = std::iter::once(of("demo/app:gone")).chain((0..200).map(|_| of("demo/tool:2.1")));
     let report = ImageSaver::new(hasty).unwrap().save(images).await.unwrap();
     let aborted = report.aborted.as_ref().unwrap();
@@ -391,7 +391,7 @@ async fn one_image_and_its_digest_in_a_call_each() {
     let name = format!("{}/demo/app:1.0", samples.host());
     let observer = Arc::new(Counting::default());
     let mut options = saver::SaveOptions::new(dir.path());
-    options.copy.platforms = "amd64".parse().unwrap();
+    options.transfer.platforms = "amd64".parse().unwrap();
     options.observer = observer.clone();
     assert_eq!(saver::local_digest(&name, dir.path()).unwrap(), None);
     let digest = saver::pull_image(&name, options.clone()).await.unwrap();

@@ -50,7 +50,7 @@ async fn copied(
     let (from, to) = (Reference::parse(from)?, destination(to, &Reference::parse(from)?)?);
     let sending = &args.sending;
     let mut options = CopyOptions::default();
-    sending.apply(&mut options.copy)?;
+    sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([from.registry.clone(), to.registry.clone()]);
     options.access =
         registry_args::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;

@@ -76,8 +76,8 @@ async fn serve(args: &Args, environment: &Environment, screen: &Screen) -> Resul
     )?);
     // Which registries there will be is not known yet, so none is told to be missing.
     save.access = registry_args::resolve(&args.registry, environment, &BTreeSet::new(), screen, true)?;
-    save.copy.jobs = usize::from(args.jobs);
-    save.copy.retry.retries = args.registry.retries;
+    save.transfer.jobs = usize::from(args.jobs);
+    save.transfer.retry.retries = args.registry.retries;
     let mut options = CriOptions::new(save);
     if let Some(arch) = crate::cli::args::arch(&args.arch) {
         options.platforms = PlatformSet::parse(&arch, "linux")?;

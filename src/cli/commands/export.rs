@@ -185,11 +185,11 @@ fn options(
         }
     };
     let mut options = ExportOptions::new(format, from);
-    options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
-    options.copy.missing_platform = args.missing_platform.into();
-    options.copy.jobs = usize::from(args.jobs);
-    options.copy.retry.retries = args.registry.retries;
-    options.copy.index = match (args.index, format) {
+    options.transfer.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
+    options.transfer.missing_platform = args.missing_platform.into();
+    options.transfer.jobs = usize::from(args.jobs);
+    options.transfer.retry.retries = args.registry.retries;
+    options.transfer.index = match (args.index, format) {
         (IndexArg::Prune, Format::DockerArchive) => {
             let why = "docker-archive has no indexes";
             return Err(wrong("--index prune", why, "choose one platform with --arch, or another format"));

@@ -55,8 +55,8 @@ async fn imported(args: &Args, global: &GlobalArgs, screen: &Arc<Screen>) -> Res
         needed(args.path.as_ref(), "PATH", "(an archive or the directory of an image layout; - is stdin)")?;
     let mut options =
         ImportOptions::new(needed(args.dir.as_ref(), "--dir", "DIR, the directory to import into")?);
-    options.copy.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
-    options.copy.missing_platform = args.missing_platform.into();
+    options.transfer.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
+    options.transfer.missing_platform = args.missing_platform.into();
     options.names = args.names.parse()?;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
     let files = Files::prepare(None, args.report.as_deref(), None)?;

@@ -129,7 +129,7 @@ async fn pushed(
     let entries = lists::read(&args.list, images, screen, global.quiet)?;
     let mut options = PushOptions::new(dir, destination);
     options.names = args.rule.parse()?;
-    sending.apply(&mut options.copy)?;
+    sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([options.destination.registry.clone()]);
     options.access =
         registry_args::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;

@@ -92,13 +92,13 @@ impl Job {
         screen: &Screen,
     ) -> Result<Self> {
         let mut options = SaveOptions::new(dir);
-        options.copy = copy_options(args);
+        options.transfer = copy_options(args);
         options.names = args.names.parse()?;
         options.durability = match args.durability {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,
         };
-        options.copy.platforms = platforms(args, &entries)?;
+        options.transfer.platforms = platforms(args, &entries)?;
         let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
         options.access =
             registry_args::resolve(&args.registry, environment, &registries, screen, global.quiet)?;

@@ -115,7 +115,7 @@ async fn a_connection_that_goes_silent_in_mid_layer_is_left_and_gone_on_with() {
 async fn a_server_that_stays_silent_is_named() {
     let mut scene = Scene::start().await;
     scene.save.access.session.idle_timeout = Duration::from_millis(100);
-    scene.save.copy.retry.retries = 2;
+    scene.save.transfer.retry.retries = 2;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Stall(100_000));
     scene.fails("app", ErrorKind::Unavailable, "sent no data before the timeout (after 3 attempts)").await;
@@ -126,7 +126,7 @@ async fn a_server_that_stays_silent_is_named() {
 async fn a_registry_that_says_nothing_at_all_is_not_waited_for_by_one_image_after_the_other() {
     let mut scene = Scene::start().await;
     scene.save.access.session.idle_timeout = Duration::from_millis(300);
-    scene.save.copy.retry.retries = 2;
+    scene.save.transfer.retry.retries = 2;
     let names: Vec<String> = (0..40).map(|number| format!("app{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for name in &names {
@@ -168,9 +168,9 @@ async fn a_connection_that_only_trickles_is_left_for_a_better_one() {
             },
         );
     let proxy = proxy.await;
-    scene.save.copy.retry.slow_bytes = 200_000;
-    scene.save.copy.retry.slow_window = Duration::from_millis(200);
-    scene.save.copy.retry.retries = 60;
+    scene.save.transfer.retry.slow_bytes = 200_000;
+    scene.save.transfer.retry.slow_window = Duration::from_millis(200);
+    scene.save.transfer.retry.retries = 60;
     let report = scene.saves_at(&proxy.registry(), "app").await;
     let asked = scene.ranges(&image.layers[0]);
     assert!(asked.len() > 1 && asked.last().unwrap().starts_with("bytes="), "{asked:?}");

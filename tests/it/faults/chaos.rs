@@ -67,8 +67,8 @@ async fn two_hundred_images_and_one_request_in_three_failing_somehow_and_all_are
     scene.save.access.session.plain_http = true;
     scene.save.access.session.idle_timeout = Duration::from_millis(300);
     // Enough tries that chance alone never spends them all.
-    scene.save.copy.retry.retries = 100;
-    scene.save.copy.retry.corruptions = 100;
+    scene.save.transfer.retry.retries = 100;
+    scene.save.transfer.retry.corruptions = 100;
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.push("large");
     let report = scene.run_at(&proxy.registry(), &names).await;
@@ -90,7 +90,7 @@ async fn flipped(place: Where, one_in: u64, rounds: usize, all_saved: bool) {
         let proxy = Proxy::start(scene.server.address(), round as u64, move |_, _| conduct.clone()).await;
         scene.save.access.session.plain_http = true;
         scene.save.access.session.idle_timeout = Duration::from_millis(500);
-        scene.save.copy.retry.corruptions = 50;
+        scene.save.transfer.retry.corruptions = 50;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         // Looks at every byte of the tree.
         let report = scene.run_at(&proxy.registry(), &names).await;

@@ -162,7 +162,7 @@ async fn a_document_that_is_both_index_and_image_is_refused() {
 async fn foreign_layers_are_left_where_they_are_unless_asked_for() {
     for fetched in [false, true] {
         let mut scene = Scene::start().await;
-        scene.save.copy.foreign_layers = fetched;
+        scene.save.transfer.foreign_layers = fetched;
         let image = scene.image("other", &[b"a layer"]);
         let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
         let mut foreign =
@@ -234,7 +234,7 @@ async fn an_index_with_a_child_that_is_gone_is_not_tagged_and_the_platform_that_
     let document = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
     put(&scene, "app", media_type::OCI_INDEX, document.to_string());
     scene.fails("app", ErrorKind::NotFound, "404").await;
-    scene.save.copy.platforms = "arm64".parse().unwrap();
+    scene.save.transfer.platforms = "arm64".parse().unwrap();
     // Its configuration says amd64, but the index is what is asked.
     scene.saves("app").await;
 }

@@ -40,10 +40,10 @@ impl Scene {
     fn of(server: FaultServer) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut save = SaveOptions::new(dir.path());
-        save.copy.platforms = "amd64".parse().unwrap();
+        save.transfer.platforms = "amd64".parse().unwrap();
         // Waits are tested where they matter.
-        save.copy.retry.first_delay = Duration::from_millis(1);
-        save.copy.retry.max_delay = Duration::from_millis(10);
+        save.transfer.retry.first_delay = Duration::from_millis(1);
+        save.transfer.retry.max_delay = Duration::from_millis(10);
         let scene = Self { server, dir, save };
         scene.image("good", &[b"the good image's own"]);
         scene

@@ -290,7 +290,7 @@ async fn where_refused_credentials_came_from_is_said() {
     server.require_basic("ann", "hunter2");
     let dir = tempfile::tempdir().unwrap();
     let mut options = saver::SaveOptions::new(dir.path());
-    options.copy.platforms = "all".parse().unwrap();
+    options.transfer.platforms = "all".parse().unwrap();
     let name = format!("{}/team/app:v1", server.registry());
     let mut image = saver::SaveImage::from(name.parse::<saver::oci::Reference>().unwrap());
     image.credential = Some(Credential::Basic { username: "ann".into(), password: Secret::new("wrong-one") });

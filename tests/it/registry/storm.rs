@@ -31,11 +31,11 @@ async fn one_request_in_three_fails_and_every_image_is_saved() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut save = SaveOptions::new(dir.path());
-    save.copy.platforms = "amd64".parse().unwrap();
+    save.transfer.platforms = "amd64".parse().unwrap();
     // Enough tries that chance alone never spends them all.
-    (save.copy.retry.retries, save.copy.retry.corruptions) = (60, 60);
-    save.copy.retry.first_delay = Duration::from_millis(1);
-    save.copy.retry.max_delay = Duration::from_millis(10);
+    (save.transfer.retry.retries, save.transfer.retry.corruptions) = (60, 60);
+    save.transfer.retry.first_delay = Duration::from_millis(1);
+    save.transfer.retry.max_delay = Duration::from_millis(10);
     let report = ImageSaver::new(save).unwrap().save(images).await.unwrap();
     let errors: Vec<String> = report
         .images
