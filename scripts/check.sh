@@ -13,6 +13,16 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --locked --all-targets --all-features -- -D warnings
 
+step "features"
+# The library alone, and with each feature alone.
+cargo check --locked --lib --no-default-features
+for feature in archive scan serve cri; do
+    cargo check --locked --lib --no-default-features --features "$feature"
+done
+
+step "JSON Schemas"
+cargo test --locked --features schema --test it schemas::
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 

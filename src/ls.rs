@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, RawManifest, Repository, Tag, media_type};
 use crate::store::Store;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// How deep indexes in indexes are followed.
@@ -17,7 +17,8 @@ const MAX_MANIFESTS: usize = 10_000;
 const MAX_PROBLEMS: usize = 20;
 
 /// The contents of a store.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Listing {
     /// The version of this form: 1.
     pub schema: u32,
@@ -28,7 +29,8 @@ pub struct Listing {
 }
 
 /// A repository's tags.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepositoryListing {
     /// Its name.
     pub repository: Repository,
@@ -39,7 +41,8 @@ pub struct RepositoryListing {
 }
 
 /// What a tag names.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TagListing {
     /// The tag.
     pub tag: Tag,
@@ -61,7 +64,8 @@ pub struct TagListing {
 }
 
 /// A platform that an image has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlatformListing {
     /// Its name: `linux/arm64/v8`.
     pub platform: String,
@@ -70,7 +74,8 @@ pub struct PlatformListing {
 }
 
 /// What a tag names, by what can be done with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A runnable image.
@@ -98,7 +103,8 @@ impl Kind {
 }
 
 /// Sums over a listing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Totals {
     /// How many repositories.
     pub repositories: usize,

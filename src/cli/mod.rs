@@ -12,6 +12,8 @@ mod interrupt;
 mod lists;
 mod registries;
 mod registry_args;
+#[cfg(feature = "schema")]
+pub mod schemas;
 mod tree;
 mod ui;
 

@@ -5,6 +5,7 @@ use std::io;
 
 /// The facts behind an [`Error`](super::Error).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Detail {
@@ -104,6 +105,7 @@ impl Detail {
 
 /// How far an HTTP exchange came before it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
@@ -119,6 +121,7 @@ pub enum Phase {
 
 /// One error from a response's body (distribution-spec "Error Codes"; the XML of object storage is read too).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegistryError {
     /// The code: `MANIFEST_UNKNOWN`, `DENIED`. Empty when the response names none.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -8,6 +8,7 @@ use std::fmt;
 /// A kind exists because a caller acts on it: the retry policy asks [`is_retryable`](Self::is_retryable), and the command
 /// line maps it to an exit code. In JSON it is its [name](Self::as_str).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ErrorKind {

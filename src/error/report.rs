@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// An [`Error`] in the form that reports and events carry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ErrorReport {
     /// The category.

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// One layer.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct LayerInspection {
     /// Its digest, as it is stored and sent.
     pub digest: Digest,

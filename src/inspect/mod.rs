@@ -38,6 +38,8 @@ pub struct InspectOptions {
 
 /// What a name stands for.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Inspection {
     /// The version of this form: raised when a field changes its meaning or goes.
     pub schema: u32,
@@ -57,6 +59,8 @@ pub struct Inspection {
 
 /// One manifest: an image for one platform, or an artifact.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ManifestInspection {
     /// What it runs on; none for artifacts.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -33,6 +33,7 @@ pub struct ImageConfig {
 
 /// How an image is run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Execution {
     /// `user`, `uid`, `user:group`, `uid:gid`, or nothing for root.

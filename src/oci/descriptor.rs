@@ -11,6 +11,7 @@ pub const MAX_SIZE: u64 = 1 << 44;
 
 /// What a manifest or index says of one piece of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The content's media type; empty where a careless writer left it out.

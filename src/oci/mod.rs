@@ -48,3 +48,39 @@ macro_rules! try_from_text {
     )+};
 }
 try_from_text!(Reference, Registry, Repository, Tag, Digest, PlatformSet);
+
+/// Implements `JsonSchema` as a string, with the feature `schema`.
+macro_rules! json_string_schema {
+    ($name:ident) => {
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                String::json_schema(generator)
+            }
+        }
+    };
+}
+/// Implements serde's `Deserialize` and, with the feature `schema`, `JsonSchema` for types that are text in JSON.
+macro_rules! text_in_json {
+    ($($name:ident),+) => {$(
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        json_string_schema!($name);
+    )+};
+}
+
+text_in_json!(Reference, Registry, Repository, Tag);
+json_string_schema!(Digest);

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 /// What a manifest runs on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Platform {
     /// The operating system, as GOOS has it.
     #[serde(default)]

@@ -16,7 +16,7 @@ use crate::save::NameRule;
 use crate::store::Store;
 use crate::store::inventory::Census;
 use plan::{Plan, Tree};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -31,7 +31,9 @@ pub struct PruneOptions {
 }
 
 /// What was removed, or would be.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PruneReport {
     /// The version of this form: raised when a field changes its meaning or goes.
     pub schema: u32,

@@ -17,6 +17,7 @@ mod value_rules;
 mod walk;
 mod yaml_rules;
 
+#[cfg(feature = "cli")]
 pub(crate) use archive::MAX_CHART_BYTES;
 pub use chart::{Chart, Render};
 pub use ignore::Ignore;

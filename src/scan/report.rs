@@ -3,7 +3,7 @@
 use super::Found;
 use crate::list::SourceLocation;
 use crate::oci::Reference;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The places of one image take about so much of its line, in bytes; JSON has them all.
@@ -12,7 +12,8 @@ const ROOM: usize = 400;
 const MAX_TEXT: usize = 1024;
 
 /// What was found: each image once, sorted, with all places.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Review {
     /// The form of this document: 1.
     pub schema: u32,
@@ -23,7 +24,8 @@ pub struct Review {
 }
 
 /// An image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// The name, in normal form.
     pub reference: Reference,
@@ -35,7 +37,8 @@ pub struct Image {
 }
 
 /// What may be an image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Doubtful {
     /// What is written there.
     pub text: String,

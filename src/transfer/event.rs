@@ -1,12 +1,13 @@
 //! What the engine tells of its work while it goes on.
 
 use super::report::ImageReport;
-use crate::error::Error;
+use crate::error::{Error, ErrorReport};
 use crate::oci::{Digest, Reference};
 use serde::{Serialize, Serializer};
 
 /// Something that happened. Serialises to one flat JSON object with the name in `event`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -58,7 +59,8 @@ pub enum Event<'a> {
         /// How many tries were made so far.
         attempts: u32,
         /// Why.
-        #[serde(serialize_with = "as_text")]
+        #[serde(serialize_with = "as_report")]
+        #[cfg_attr(feature = "schema", schemars(with = "ErrorReport"))]
         error: &'a Error,
     },
     /// Something that a person should know and that fails nothing.
@@ -100,6 +102,7 @@ pub enum Event<'a> {
 
 /// The steps of making an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ArchiveStep {
     /// All that goes into it is read and verified.
@@ -108,8 +111,8 @@ pub enum ArchiveStep {
     Writing,
 }
 
-fn as_text<S: Serializer>(error: &&Error, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(error)
+fn as_report<S: Serializer>(error: &&Error, serializer: S) -> Result<S::Ok, S::Error> {
+    ErrorReport::from(*error).serialize(serializer)
 }
 
 /// Who is told of events. Called from many tasks at once and often: it must be quick and must not block.

@@ -3,10 +3,11 @@
 use crate::content::Place;
 use crate::error::ErrorReport;
 use crate::oci::{Digest, Reference, Repository, Tag};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What became of one image. Each verb has a word of its own for what it was asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Status {
@@ -87,7 +88,9 @@ impl Verb {
 }
 
 /// One image's row.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ImageReport {
     /// The image as asked for, in normal form.
     pub reference: Reference,
@@ -119,12 +122,14 @@ pub struct ImageReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
     /// What there is to know beside: a tag that moved, a short name that was taken.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 /// What a run would do for one image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ImagePlan {
     /// The image as asked for, in normal form.
     pub reference: Reference,
@@ -148,7 +153,7 @@ pub struct ImagePlan {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
     /// What there is to know beside.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
@@ -172,7 +177,9 @@ impl ImagePlan {
 }
 
 /// What a run would do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Plan {
     /// The version of this form, as in [`Report`].
     pub schema: u32,
@@ -189,7 +196,9 @@ pub struct Plan {
 }
 
 /// What became of a whole run. Its JSON form is what `--report` writes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Report {
     /// The version of this form: raised when a field changes its meaning or goes.
     pub schema: u32,

@@ -13,11 +13,13 @@ use crate::oci::Digest;
 use crate::store::Store;
 use crate::store::document::Fault;
 use crate::store::inventory::{Census, Link, StrayKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a repair found and did.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Repair {
     /// What was wrong before.
     pub before: VerifyReport,
@@ -38,7 +40,8 @@ impl Repair {
 }
 
 /// One thing that a repair did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Taken {
     /// A link or directory was written.

@@ -31,6 +31,7 @@ mod repair;
 mod samples;
 mod save;
 mod scan;
+mod schemas;
 mod serve;
 mod snapshots;
 mod store;

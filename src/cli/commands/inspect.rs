@@ -172,7 +172,8 @@ const SCHEMA: u32 = 1;
 
 /// What `tags --json` prints.
 #[derive(serde::Serialize)]
-struct TagsTold {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct TagsTold {
     schema: u32,
     /// The repository as asked for, with its registry.
     repository: String,
@@ -181,7 +182,8 @@ struct TagsTold {
 
 /// What `digest --json` prints.
 #[derive(serde::Serialize)]
-struct DigestTold {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct DigestTold {
     schema: u32,
     /// The image as asked for, in normal form.
     reference: Reference,

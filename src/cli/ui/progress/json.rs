@@ -37,7 +37,8 @@ pub(super) struct Json {
 }
 
 #[derive(Serialize)]
-struct Line<T> {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct Line<T> {
     /// Seconds since the start.
     elapsed: f64,
     #[serde(flatten)]
@@ -46,7 +47,8 @@ struct Line<T> {
 
 /// The last line.
 #[derive(Serialize)]
-struct RunFinished<'a> {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct RunFinished<'a> {
     event: &'static str,
     /// How many images were saved, pushed ..., by the verb's own word.
     #[serde(flatten)]
@@ -66,7 +68,8 @@ struct RunFinished<'a> {
 
 /// What would become of an image.
 #[derive(Serialize)]
-struct ImageForeseen<'a> {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct ImageForeseen<'a> {
     event: &'static str,
     #[serde(flatten)]
     image: &'a ImagePlan,
@@ -74,11 +77,17 @@ struct ImageForeseen<'a> {
 
 /// The last line of a dry run.
 #[derive(Serialize)]
-struct RunPlanned<'a> {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct RunPlanned<'a> {
     event: &'static str,
     #[serde(flatten)]
     plan: &'a Plan,
 }
+
+/// The forms of lines, for the JSON Schema of events.
+#[cfg(feature = "schema")]
+pub(crate) type EventLines<'a> =
+    (Line<Event<'a>>, Line<ImageForeseen<'a>>, Line<RunPlanned<'a>>, Line<RunFinished<'a>>);
 
 impl Json {
     pub(super) fn new(started: Instant) -> Self {

@@ -6,6 +6,9 @@ mod json;
 mod plain;
 mod tally;
 
+#[cfg(feature = "schema")]
+pub(crate) use json::EventLines;
+
 use crate::cli::args::ProgressMode;
 use crate::cli::ui::failures;
 use crate::cli::ui::output::{self, clean};

@@ -1,0 +1,48 @@
+//! The JSON Schemas of everything that the command writes as JSON. The files in docs/reference/schemas are generated from them.
+
+use super::commands::inspect::{DigestTold, TagsTold};
+use super::ui::progress::EventLines;
+use crate::inspect::Inspection;
+use crate::ls::Listing;
+use crate::prune::PruneReport;
+use crate::scan::Review;
+use crate::transfer::{Plan, Report};
+use crate::verify::{Repair, VerifyReport};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+/// Each schema with the name of its file.
+#[must_use]
+pub fn all() -> Vec<(&'static str, Value)> {
+    vec![
+        ("report", schema::<Report>()),
+        ("dry-run", schema::<Plan>()),
+        ("event", events()),
+        ("ls", schema::<Listing>()),
+        ("inspect", schema::<Inspection>()),
+        ("tags", schema::<TagsTold>()),
+        ("digest", schema::<DigestTold>()),
+        ("verify", schema::<VerifyReport>()),
+        ("repair", schema::<Repair>()),
+        ("prune", schema::<PruneReport>()),
+        ("scan", schema::<Review>()),
+    ]
+}
+
+fn schema<T: JsonSchema>() -> Value {
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    generator.into_root_schema_for::<T>().into()
+}
+
+/// A line of `--progress json` has one of several forms.
+fn events() -> Value {
+    let mut lines = schema::<EventLines<'_>>();
+    json!({
+        "$schema": lines["$schema"].take(),
+        "title": "Event",
+        "description": "One line of --progress json",
+        "anyOf": lines["prefixItems"].take(),
+        "$defs": lines["$defs"].take(),
+    })
+}
