@@ -20,9 +20,6 @@ for feature in archive scan serve cri; do
     cargo check --locked --lib --no-default-features --features "$feature"
 done
 
-step "JSON Schemas"
-cargo test --locked --features schema --test it schemas::
-
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 

@@ -17,4 +17,5 @@ if [ -n "${CI:-}" ]; then
 fi
 # First the documentation's examples, so that nextest's summary is the last thing seen.
 cargo test --locked --doc
-cargo nextest run --locked --profile "$profile" "$@"
+# With the feature `schema` the JSON Schema files are compared with what the code generates.
+cargo nextest run --locked --features schema --profile "$profile" "$@"

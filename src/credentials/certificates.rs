@@ -64,10 +64,7 @@ pub(super) fn read_authorities(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Checks that `pem` contains at least one certificate and that all can be decoded.
-///
-/// # Errors
-/// The reason, as text.
-pub fn check_ca_certificates(pem: &[u8]) -> Result<(), String> {
+fn check_ca_certificates(pem: &[u8]) -> Result<(), String> {
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(()),

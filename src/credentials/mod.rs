@@ -20,7 +20,6 @@ pub mod docker_config;
 mod helper;
 mod registry_settings;
 
-pub use certificates::check_ca_certificates;
 pub use registry_settings::RegistrySettings;
 #[cfg(feature = "cli")]
 pub(crate) use registry_settings::contains;
