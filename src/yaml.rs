@@ -78,7 +78,7 @@ pub struct Scalar {
 /// A mapping's key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MappingKey {
-    /// The text; empty if the key is a collection, which is how YAML reads an unquoted `{{ template }}`.
+    /// The text. YAML reads an unquoted `{{ action }}` as a mapping with a mapping as its key, of which this is the action.
     pub text: String,
     /// Its line.
     pub line: u64,
@@ -377,7 +377,11 @@ fn as_key(node: &YamlNode) -> MappingKey {
         YamlValue::Scalar(scalar) => {
             MappingKey { text: scalar.text.clone(), line: node.line, complex: false }
         }
-        _ => MappingKey { text: String::new(), line: node.line, complex: true },
+        YamlValue::Mapping(pairs) => {
+            let text = pairs.first().map(|(key, _)| format!("{{{{ {} }}}}", key.text)).unwrap_or_default();
+            MappingKey { text, line: node.line, complex: true }
+        }
+        YamlValue::Sequence(_) => MappingKey { text: String::new(), line: node.line, complex: true },
     }
 }
 

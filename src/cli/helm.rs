@@ -1,9 +1,9 @@
-//! `helm template`, run for a scan: no shell, a copy of the chart, nothing of the user's, and not for long.
+//! Runs `helm template` for a scan: on a copy of the chart, without a shell or the user's configuration, and within limits.
 
 use crate::cli::config::Environment;
 use crate::cli::interrupt::Guard;
 use crate::error::Result as Outcome;
-use crate::scan::{Chart, MAX_CHART_BYTES, Render};
+use crate::scan::{ChartRenderer, MAX_CHART_BYTES, RenderFailure, RenderInput};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 #[cfg(target_os = "linux")]
 use rustix::process::{Resource, Rlimit};
@@ -16,66 +16,74 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long one chart may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The most that it may print on stdout, and on stderr, in bytes: as much as is read of it.
+/// Maximum time for one chart.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum output on stdout, and on stderr, in bytes.
 const MAX_OUTPUT: u64 = MAX_CHART_BYTES as u64;
-/// The most memory that it may have for its data, in bytes. A template that repeats a text a few thousand million times
-/// takes all there is otherwise.
+/// Maximum memory for its data, in bytes. A hostile template could otherwise take all of it.
 const MAX_MEMORY: u64 = 2 << 30;
-/// How often it is looked whether it is done.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often its state is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The program.
+/// The installed helm.
 #[derive(Debug)]
 pub(super) struct Helm {
     program: PathBuf,
     path: String,
-    under_way: UnderWay,
+    kube_version: Option<String>,
+    api_versions: Vec<String>,
+    running: RunningHelm,
 }
 
-/// The run that is under way, if one is.
-type UnderWay = Arc<Mutex<Option<Running>>>;
+/// The process that is running, if any.
+type RunningHelm = Arc<Mutex<Option<HelmProcess>>>;
 
-/// A process with its children, and the directory that was made for it.
+/// A process group and its temporary directory.
 #[derive(Debug)]
-struct Running {
+struct HelmProcess {
     group: Pid,
     home: PathBuf,
 }
 
 impl Helm {
-    /// The helm in `PATH`, if there is one.
-    pub(super) fn find(environment: &Environment) -> Option<Self> {
+    /// The helm in `PATH`, if any, and the cluster to render for.
+    pub(crate) fn find(
+        environment: &Environment,
+        kube_version: Option<String>,
+        api_versions: &[String],
+    ) -> Option<Self> {
         let path = environment.get("PATH")?;
         let is_program = |file: &PathBuf| {
             fs::metadata(file).is_ok_and(|kind| kind.is_file() && kind.permissions().mode() & 0o111 != 0)
         };
         let dirs = path.split(':').map(Path::new).filter(|dir| dir.is_absolute());
         let program = dirs.map(|dir| dir.join("helm")).find(is_program)?;
-        Some(Self { program, path: path.to_owned(), under_way: UnderWay::default() })
+        let path = path.to_owned();
+        let api_versions = api_versions.to_vec();
+        Some(Self { program, path, kube_version, api_versions, running: RunningHelm::default() })
     }
 
-    /// Until the guard is dropped, a signal that ends saver ends helm too, which a terminal's Ctrl-C does not reach.
+    /// Until the guard is dropped, a signal that ends saver ends helm too: it has a process group of its own, which Ctrl-C does
+    /// not reach.
     ///
     /// # Errors
-    /// `Storage` when the system refuses to tell of signals.
+    /// `Storage` if signals cannot be received.
     pub(super) fn guard(&self) -> Outcome<Guard> {
-        let under_way = self.under_way.clone();
+        let running = self.running.clone();
         Guard::listen(move || {
-            // Held to the end of the process: nothing new is started any more.
-            let running = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            // Held until the process exits, so that nothing new is started.
+            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(running) = &*running {
                 end(running.group);
-                // What can't be taken away stays; there is nobody to tell.
+                // A failure cannot be reported any more.
                 let _ = fs::remove_dir_all(&running.home);
             }
             std::mem::forget(running);
         })
     }
 
-    /// Helm gets a home and a process group of its own: no plugin, repository or cluster of the user's takes part, and
-    /// what it starts ends with it.
+    /// Helm gets a home and a process group of its own, so that no plugin, repository or cluster of the user takes part and its
+    /// children end with it.
     fn command(&self, home: &Path, chart: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["template", "saver"]).arg(chart).arg("--include-crds").process_group(0);
@@ -87,68 +95,87 @@ impl Helm {
         command
     }
 
-    /// Runs it to its end; whether it succeeded.
-    fn run(&self, command: &mut Command, home: &Path, printed: &[&File]) -> Result<bool, String> {
-        let under_way = || self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = under_way();
-        let mut child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
+    /// Runs a command to its end and returns whether it succeeded.
+    fn run(&self, command: &mut Command, home: &Path, printed: &[&File]) -> Result<bool, RenderFailure> {
+        let lock = || self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock();
+        let mut child = command.spawn().map_err(|cause| failure(format!("cannot start helm: {cause}")))?;
         let group = Pid::from_child(&child);
-        *running = Some(Running { group, home: home.to_owned() });
+        *running = Some(HelmProcess { group, home: home.to_owned() });
         bound(group);
         drop(running);
-        let failure = watched(group, printed);
-        // Its number may be another's from here on, which no signal must end.
-        let mut running = under_way();
+        let exceeded = wait_within_limits(group, printed);
+        // From here on the process ID may belong to another process, which must not get a signal.
+        let mut running = lock();
         end(group);
-        let status = child.wait().map_err(|cause| cause.to_string());
+        let status = child.wait().map_err(|cause| failure(cause.to_string()));
         *running = None;
-        failure.map_or(Ok(status?.success()), |why| Err(why.to_owned()))
+        match exceeded {
+            Some(why) => Err(RenderFailure { message: why.to_owned(), is_limit: true }),
+            None => Ok(status?.success()),
+        }
     }
 }
 
-impl Render for Helm {
-    fn render(&self, chart: &Chart) -> Result<String, String> {
-        let told = |cause: std::io::Error| cause.to_string();
-        let home = tempfile::Builder::new().prefix("saver-helm-").tempdir().map_err(told)?;
-        // A copy: helm follows the symbolic links of a chart's directory, and this has none.
+impl ChartRenderer for Helm {
+    fn render(&self, input: &RenderInput<'_>) -> Result<String, RenderFailure> {
+        let io = |cause: std::io::Error| failure(cause.to_string());
+        let home = tempfile::Builder::new().prefix("saver-helm-").tempdir().map_err(io)?;
+        // A copy: helm follows the symbolic links of a chart's directory, and the copy has none.
         let copy = home.path().join("chart");
-        for (path, content) in chart.files() {
+        for (path, content) in input.files() {
             let file = copy.join(path);
-            fs::create_dir_all(file.parent().unwrap_or(&copy)).map_err(told)?;
-            File::create_new(&file).and_then(|mut file| file.write_all(content)).map_err(told)?;
+            fs::create_dir_all(file.parent().unwrap_or(&copy)).map_err(io)?;
+            File::create_new(&file).and_then(|mut file| file.write_all(content)).map_err(io)?;
         }
-        let (mut out, mut err) = (tempfile::tempfile().map_err(told)?, tempfile::tempfile().map_err(told)?);
+        let mut out = tempfile::tempfile().map_err(io)?;
+        let mut err = tempfile::tempfile().map_err(io)?;
         let mut command = self.command(home.path(), &copy);
-        command.stdout(out.try_clone().map_err(told)?).stderr(err.try_clone().map_err(told)?);
-        if self.run(&mut command, home.path(), &[&out, &err])? {
-            return text(&mut out).map_err(told);
+        for (number, values) in input.values().enumerate() {
+            let file = home.path().join(format!("values-{number}.yaml"));
+            fs::write(&file, values).map_err(io)?;
+            command.arg("--values").arg(file);
         }
-        let said = text(&mut err).map_err(told)?.replace(&*copy.to_string_lossy(), chart.name());
-        let line = said.lines().find(|line| line.starts_with("Error")).or(said.lines().next());
-        let line = line.unwrap_or("it says nothing").trim_start_matches("Error: ");
-        Err(line.chars().take(300).collect())
+        if let Some(version) = &self.kube_version {
+            command.arg("--kube-version").arg(version);
+        }
+        for version in self.api_versions.iter().chain(input.api_versions) {
+            command.arg("--api-versions").arg(version);
+        }
+        command.stdout(out.try_clone().map_err(io)?).stderr(err.try_clone().map_err(io)?);
+        if self.run(&mut command, home.path(), &[&out, &err])? {
+            return text(&mut out).map_err(io);
+        }
+        let output = text(&mut err).map_err(io)?.replace(&*copy.to_string_lossy(), input.name);
+        let line = output.lines().find(|line| line.starts_with("Error")).or(output.lines().next());
+        let line = line.unwrap_or("no message").trim_start_matches("Error: ");
+        Err(failure(line.chars().take(300).collect()))
     }
 }
 
-/// Waits for the end of a program; why it is not to go on, where that comes first.
-fn watched(program: Pid, printed: &[&File]) -> Option<&'static str> {
+fn failure(message: String) -> RenderFailure {
+    RenderFailure { message, is_limit: false }
+}
+
+/// Waits until a process ends or exceeds a limit, and returns the limit.
+fn wait_within_limits(program: Pid, printed: &[&File]) -> Option<&'static str> {
     let start = Instant::now();
-    // Looked at only: as long as the process is not waited for, nobody else gets its number.
+    // The process is not reaped, so that no other process gets its ID.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     while rustix::process::waitid(WaitId::Pid(program), look).is_ok_and(|ended| ended.is_none()) {
         let is_large = |file: &&File| file.metadata().is_ok_and(|file| file.len() > MAX_OUTPUT);
         if printed.iter().any(is_large) {
-            return Some("it prints too much");
+            return Some("the output is too large");
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             return Some("it takes too long");
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     None
 }
 
-/// Bounds a process's memory. Where the system can't, nothing is.
+/// Limits the memory of a process, where the system can.
 fn bound(process: Pid) {
     #[cfg(target_os = "linux")]
     {
@@ -159,7 +186,7 @@ fn bound(process: Pid) {
     let _ = (process, MAX_MEMORY);
 }
 
-/// Ends a process and all that it started. They may be gone by now, which is as well.
+/// Kills a process group, which may have ended already.
 fn end(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
 }

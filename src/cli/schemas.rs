@@ -5,7 +5,7 @@ use super::ui::progress::EventLines;
 use crate::inspect::Inspection;
 use crate::ls::Listing;
 use crate::prune::PruneReport;
-use crate::scan::Review;
+use crate::scan::ScanReport;
 use crate::transfer::{Plan, Report};
 use crate::verify::{Repair, VerifyReport};
 use schemars::JsonSchema;
@@ -26,7 +26,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("verify", schema::<VerifyReport>()),
         ("repair", schema::<Repair>()),
         ("prune", schema::<PruneReport>()),
-        ("scan", schema::<Review>()),
+        ("scan", schema::<ScanReport>()),
     ]
 }
 

@@ -58,7 +58,11 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode, variables: &H
 
 /// Replaces variables by their values or defaults (compose-spec, "Interpolation"). On failure returns the first variable
 /// without a value. Lists pass no variables, so that a list means the same in every environment.
-fn interpolate(text: &str, variables: &HashMap<String, String>, depth: usize) -> Result<String, String> {
+pub(super) fn interpolate(
+    text: &str,
+    variables: &HashMap<String, String>,
+    depth: usize,
+) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -264,6 +264,14 @@ pub(crate) fn parse_document(document: &YamlNode, variables: &HashMap<String, St
     Some(yaml::parse_document(document, variables)?.without_duplicates())
 }
 
+/// Replaces `$NAME`, `${NAME}` and `${NAME:-default}` in a text. On failure returns the first variable without a value.
+pub(crate) fn interpolate(
+    text: &str,
+    variables: &HashMap<String, String>,
+) -> std::result::Result<String, String> {
+    compose::interpolate(text, variables, 0)
+}
+
 /// Whether the first part of a name is a registry: Docker's rule.
 pub(crate) fn is_registry_domain(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"

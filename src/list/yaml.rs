@@ -56,10 +56,16 @@ fn is_bare_images(document: &YamlNode) -> bool {
         && images.items().iter().all(|item| item.text().is_some())
 }
 
-/// Reads a document that is another tool's list; none if it is not.
+/// Reads a document that is a list by its own content; none if it is not. Bare names alone are no evidence.
 pub(super) fn parse_document(document: &YamlNode, variables: &HashMap<String, String>) -> Option<ImageList> {
     let format = detect(document)?;
-    if matches!(format, StructuredFormat::KubernetesObject | StructuredFormat::Sections) {
+    let is_section = |item: &Arc<YamlNode>| item.get("registry").is_some() && item.get("images").is_some();
+    let is_list = match format {
+        StructuredFormat::KubernetesObject => false,
+        StructuredFormat::Sections => document.items().iter().all(is_section) && !document.items().is_empty(),
+        _ => true,
+    };
+    if !is_list {
         return None;
     }
     let mut builder = ListBuilder { list: ImageList::default(), file: document.file.clone() };

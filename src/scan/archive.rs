@@ -1,21 +1,22 @@
-//! Packed charts, read into memory within bounds.
+//! Packed charts, unpacked into memory within bounds.
 
 use super::MAX_FILE_BYTES;
 use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
-/// The most that one chart may hold, with its subcharts, and that it may be rendered to, in bytes.
+/// Maximum size of a chart with its subcharts, and of what it renders to, in bytes.
 pub(crate) const MAX_CHART_BYTES: usize = 64 << 20;
-/// The most files that one chart may hold.
+/// Maximum number of files in a chart.
 pub(super) const MAX_CHART_FILES: usize = 20_000;
 
-/// Files by their path, with `/` between the names.
-pub(super) type Files = BTreeMap<String, Vec<u8>>;
+/// The files of a chart by their relative paths, with `/` between the names.
+pub(super) type ChartFiles = BTreeMap<String, Arc<[u8]>>;
 
-/// A path below a chart: plain names only, nothing that leads out.
-pub(super) fn relative(path: &Path) -> Option<String> {
+/// A relative path of plain names; none if it leads out of its directory.
+pub(super) fn relative_path(path: &Path) -> Option<String> {
     let mut names = Vec::new();
     for component in path.components() {
         match component {
@@ -27,28 +28,28 @@ pub(super) fn relative(path: &Path) -> Option<String> {
     (!names.is_empty()).then(|| names.join("/"))
 }
 
-/// The regular files of a .tgz; links, devices and paths that lead out are left out.
-pub(super) fn unpack(packed: &[u8]) -> Result<Files, String> {
+/// The regular files of a .tgz archive. Links, devices and paths that lead out of it are skipped.
+pub(super) fn unpack(packed: &[u8]) -> Result<ChartFiles, String> {
     let limit = MAX_CHART_BYTES as u64 + 1;
     let unpacked = MultiGzDecoder::new(packed).take(limit);
     let mut archive = tar::Archive::new(unpacked);
-    let mut files = Files::new();
+    let mut files = ChartFiles::new();
     let mut bytes = 0;
-    let broken = |cause: std::io::Error| format!("the archive can't be read: {cause}");
-    for (number, entry) in archive.entries().map_err(broken)?.enumerate() {
-        let entry = entry.map_err(broken)?;
+    let invalid = |cause: std::io::Error| format!("cannot read the archive: {cause}");
+    for (number, entry) in archive.entries().map_err(invalid)?.enumerate() {
+        let entry = entry.map_err(invalid)?;
         if number >= MAX_CHART_FILES {
-            return Err(format!("the archive holds more than {MAX_CHART_FILES} files"));
+            return Err(format!("the archive has more than {MAX_CHART_FILES} files"));
         }
-        let path = entry.path().ok().and_then(|path| relative(&path));
+        let path = entry.path().ok().and_then(|path| relative_path(&path));
         let Some(path) = path.filter(|_| entry.header().entry_type().is_file()) else { continue };
         let mut content = Vec::new();
-        entry.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut content).map_err(broken)?;
+        entry.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut content).map_err(invalid)?;
         bytes += content.len();
         if content.len() > MAX_FILE_BYTES || bytes > MAX_CHART_BYTES {
-            return Err("the archive unfolds to more than is read".to_owned());
+            return Err("the archive is too large when unpacked".to_owned());
         }
-        files.insert(path, content);
+        files.insert(path, content.into());
     }
     Ok(files)
 }

@@ -1,81 +1,107 @@
-//! Helm charts: directories and archives. What `helm template` prints is read where somebody runs it for us; where not,
-//! the values and the templates are.
+//! Helm charts in directories and archives. What `helm template` renders decides which images are sure. Without helm, or where
+//! it fails, the templates are evaluated as far as their values determine whole names.
 
-use super::archive::{self, Files, MAX_CHART_BYTES, MAX_CHART_FILES};
-use super::text_rules::{self, Mode};
-use super::{Found, Kind, MAX_FILE_BYTES, rendered, subcharts};
+mod reading;
+mod render;
+
+pub use render::{ChartRenderer, RenderFailure, RenderInput};
+
+use super::archive::{self, ChartFiles, MAX_CHART_BYTES, MAX_CHART_FILES};
+use super::{Discovery, DoubtReason, heuristics};
+use crate::oci::Reference;
+use crate::yaml::{self, YamlNode};
+use reading::ChartReading;
+use render::{render, scan_rendered};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walkdir::WalkDir;
 
-/// How deep charts may hold charts.
-const MAX_NESTING: usize = 5;
+/// Maximum nesting depth of subcharts.
+const MAX_NESTING: usize = 6;
 
-/// A chart, read whole: what is in it came from regular files below it and from archives, within bounds.
+/// A chart with its subcharts, read into memory.
 #[derive(Debug)]
-pub struct Chart {
+pub(super) struct Chart {
     name: Arc<str>,
-    files: Files,
-}
-
-/// Something that renders charts as `helm template` does.
-pub trait Render {
-    /// What the chart makes with its own values.
-    ///
-    /// # Errors
-    /// Why it can't be rendered, in a few words; the values are read instead.
-    fn render(&self, chart: &Chart) -> Result<String, String>;
+    files: ChartFiles,
+    /// Values that the user or the directory adds to those of the chart.
+    values: Vec<(Arc<str>, Arc<[u8]>)>,
 }
 
 impl Chart {
-    /// Where it was found.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    /// Reads the directory of a chart. Symbolic links are skipped, except to subcharts below `root`.
+    pub(super) fn from_dir(found: &mut Discovery, dir: &Path, root: &Path) -> Self {
+        let mut chart =
+            Self { name: dir.display().to_string().into(), files: ChartFiles::new(), values: Vec::new() };
+        let links = chart.add_dir(found, dir, "");
+        for below in links.iter().filter_map(|link| archive::relative_path(link.strip_prefix(dir).ok()?)) {
+            if let Some(target) = below_root(&dir.join(&below), root) {
+                chart.add_dir(found, &target, &format!("{below}/"));
+            }
+        }
+        for (name, path) in chart.local_dependencies() {
+            if let Some(target) = below_root(&dir.join(path), root) {
+                // A link that was checked out as a file.
+                chart.files.remove(&format!("charts/{name}"));
+                chart.add_dir(found, &target, &format!("charts/{name}/"));
+            }
+        }
+        chart.expand(found);
+        if let Some(values) = beside(dir).filter(|path| path.is_file()) {
+            let shown: Arc<str> = values.display().to_string().into();
+            chart
+                .values
+                .extend(super::walk::read(found, &shown, &values).map(|content| (shown, content.into())));
+        }
+        chart
     }
 
-    /// Its files: relative paths of plain names with `/` between them, and what is in them.
-    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files.iter().map(|(path, content)| (path.as_str(), content.as_slice()))
-    }
-
-    /// Reads a chart's directory. Links are left out, and so is what is too large.
-    pub(super) fn from_dir(found: &mut Found, dir: &Path) -> Self {
-        let mut chart = Self { name: dir.display().to_string().into(), files: Files::new() };
-        let mut bytes = 0;
+    /// Adds the files of a directory under `prefix`. Returns the links in its `charts/`.
+    fn add_dir(&mut self, found: &mut Discovery, dir: &Path, prefix: &str) -> Vec<PathBuf> {
+        let mut links = Vec::new();
+        let mut bytes: usize = self.files.values().map(|content| content.len()).sum();
         let walk = WalkDir::new(dir).max_depth(20).sort_by_file_name().into_iter();
-        for entry in walk.filter_entry(|entry| entry.depth() == 0 || !super::walk::is_hidden(entry)) {
+        for entry in
+            walk.filter_entry(|entry| entry.depth() == 0 || !super::walk::is_hidden(entry.file_name()))
+        {
             let Ok(entry) = entry else {
-                found.unread(&chart.name, 0, "a part of the chart can't be read");
+                found.unread(&self.name, 0, "cannot read a part of the chart");
                 continue;
             };
-            let below = entry.path().strip_prefix(dir).ok().and_then(archive::relative);
+            if entry.path_is_symlink()
+                && entry.path().parent().is_some_and(|parent| parent == dir.join("charts"))
+            {
+                links.push(entry.path().to_owned());
+                continue;
+            }
+            let below = entry.path().strip_prefix(dir).ok().and_then(archive::relative_path);
             let Some(path) = below.filter(|_| entry.file_type().is_file()) else { continue };
             let shown: Arc<str> = entry.path().display().to_string().into();
             let Some(content) = super::walk::read(found, &shown, entry.path()) else { continue };
             bytes += content.len();
-            if bytes > MAX_CHART_BYTES || chart.files.len() >= MAX_CHART_FILES {
-                found.unread(&chart.name, 0, "the chart is larger than is read");
+            if bytes > MAX_CHART_BYTES || self.files.len() >= MAX_CHART_FILES {
+                found.unread(&self.name, 0, "the chart is too large");
                 break;
             }
-            chart.files.insert(path, content);
+            self.files.insert(format!("{prefix}{path}"), content.into());
         }
-        chart.expand(found);
-        chart
+        links
     }
 
     #[cfg(test)]
     pub(super) fn of(name: &str, files: &[(&str, &str)]) -> Self {
-        let files = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
-        Self { name: name.into(), files: files.collect() }
+        let files = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().into()));
+        Self { name: name.into(), files: files.collect(), values: Vec::new() }
     }
 
     /// Reads a packed chart; none if the archive holds no chart.
-    pub(super) fn from_archive(found: &mut Found, name: &Arc<str>, packed: &[u8]) -> Option<Self> {
+    pub(super) fn from_archive(found: &mut Discovery, name: &Arc<str>, packed: &[u8]) -> Option<Self> {
         match archive::unpack(packed) {
             Ok(files) => {
-                let mut chart = Self { name: name.clone(), files: below_top(files).1 };
+                let mut chart =
+                    Self { name: name.clone(), files: without_top_dir(files).1, values: Vec::new() };
                 if !chart.files.contains_key("Chart.yaml") {
                     return None;
                 }
@@ -89,35 +115,42 @@ impl Chart {
         }
     }
 
-    /// Unpacks the archives of subcharts in place.
-    fn expand(&mut self, found: &mut Found) {
+    /// Adds values, which take precedence over those before them.
+    pub(super) fn add_values(&mut self, values: &[(Arc<str>, Arc<[u8]>)]) {
+        self.values.extend(values.iter().cloned());
+    }
+
+    /// Unpacks archived subcharts in place.
+    fn expand(&mut self, found: &mut Discovery) {
         let mut unpacked = BTreeSet::new();
         for _ in 0..MAX_NESTING {
-            let packed = self.packed();
+            let packed = self.packed_subcharts();
             if packed.is_empty() {
                 return;
             }
             for path in packed {
                 let Some(content) = self.files.remove(&path) else { continue };
-                // An archive can bring another to where one was: which of them is meant nobody knows.
+                // An archive may hold another one with the path of an earlier one, and which of them counts is unknown.
                 if !unpacked.insert(path.clone()) {
-                    let message = "the chart holds two archives in this place: one was not read";
-                    found.unread(&self.place(&path), 0, message);
+                    found.unread(
+                        &self.place(&path),
+                        0,
+                        "the chart holds two archives with this path: one was not read",
+                    );
                     continue;
                 }
                 match archive::unpack(&content) {
-                    Ok(files) => self.take(found, &path, files),
+                    Ok(files) => self.add_subchart(found, &path, files),
                     Err(why) => found.unread(&self.place(&path), 0, why),
                 }
             }
         }
-        for path in self.packed() {
-            found.unread(&self.place(&path), 0, "subcharts are nested deeper than is read");
+        for path in self.packed_subcharts() {
+            found.unread(&self.place(&path), 0, "subcharts are nested too deeply");
         }
     }
 
-    /// The archives of subcharts.
-    fn packed(&self) -> Vec<String> {
+    fn packed_subcharts(&self) -> Vec<String> {
         let is_packed = |path: &&String| {
             let (dir, _) = path.rsplit_once('/').unwrap_or_default();
             (dir == "charts" || dir.ends_with("/charts")) && path.ends_with(".tgz")
@@ -125,88 +158,143 @@ impl Chart {
         self.files.keys().filter(is_packed).cloned().collect()
     }
 
-    fn take(&mut self, found: &mut Found, path: &str, files: Files) {
+    fn add_subchart(&mut self, found: &mut Discovery, path: &str, files: ChartFiles) {
         let (dir, file) = path.rsplit_once('/').unwrap_or(("", path));
-        let (top, files) = below_top(files);
+        let (top, files) = without_top_dir(files);
         let top = if top.is_empty() { file.trim_end_matches(".tgz").to_owned() } else { top };
-        let held: usize = self.files.values().map(Vec::len).sum();
-        let more: usize = files.values().map(Vec::len).sum();
+        let held: usize = self.files.values().map(|content| content.len()).sum();
+        let more: usize = files.values().map(|content| content.len()).sum();
         if held + more > MAX_CHART_BYTES || self.files.len() + files.len() > MAX_CHART_FILES {
-            return found.unread(&self.name, 0, "the chart and its subcharts are larger than is read");
+            return found.unread(&self.name, 0, "the chart and its subcharts are too large");
         }
         for (name, content) in files {
             self.files.entry(format!("{dir}/{top}/{name}")).or_insert(content);
         }
     }
 
-    /// A file's text.
-    pub(super) fn text(&self, path: &str) -> Option<std::borrow::Cow<'_, str>> {
+    fn text(&self, path: &str) -> Option<Cow<'_, str>> {
         self.files.get(path).map(|content| String::from_utf8_lossy(content))
     }
 
-    /// The directories of the charts that the one at `dir` (with a `/` at its end, or empty) holds, below its `charts/`.
-    pub(super) fn subcharts(&self, dir: &str) -> BTreeSet<String> {
-        let head = format!("{dir}charts/");
-        let below = |path: &String| path.strip_prefix(&head)?.strip_suffix("/Chart.yaml").map(str::to_owned);
-        self.files.keys().filter_map(below).filter(|name| !name.contains('/')).collect()
+    /// The first document of a YAML file.
+    fn document(&self, path: &str) -> Option<Arc<YamlNode>> {
+        let text = self.text(path)?;
+        yaml::parse(&self.place(path), text.trim_start_matches('\u{feff}')).documents.into_iter().next()
     }
 
-    /// The place of one of its files, for people.
-    pub(super) fn place(&self, path: &str) -> Arc<str> {
+    /// The directories of the subcharts of the chart in `dir`, by the names of the charts.
+    fn subcharts(&self, dir: &str) -> Vec<(String, String)> {
+        let head = format!("{dir}charts/");
+        let below = |path: &String| path.strip_prefix(&head)?.strip_suffix("/Chart.yaml").map(str::to_owned);
+        let dirs = self.files.keys().filter_map(below).filter(|name| !name.contains('/'));
+        let named = |below: String| {
+            let dir = format!("{head}{below}/");
+            let meta = self.document(&format!("{dir}Chart.yaml"));
+            (meta.and_then(|meta| meta.text_of("name").map(str::to_owned)).unwrap_or(below), dir)
+        };
+        dirs.map(named).collect()
+    }
+
+    /// The dependencies that the chart in `dir` declares.
+    fn dependencies(&self, dir: &str) -> Vec<Arc<YamlNode>> {
+        let files = ["Chart.yaml", "requirements.yaml"].map(|file| self.document(&format!("{dir}{file}")));
+        let lists = files.iter().flatten().filter_map(|meta| meta.get("dependencies"));
+        lists.flat_map(|list| list.items().iter().cloned()).collect()
+    }
+
+    /// The dependencies that are elsewhere in the file system and not in `charts/`, with their paths.
+    fn local_dependencies(&self) -> Vec<(String, String)> {
+        let present: Vec<(String, String)> = self.subcharts("");
+        let local = |node: &Arc<YamlNode>| {
+            let name =
+                node.text_of("name").filter(|name| !name.contains(['/', '\\']) && *name != "..")?.to_owned();
+            let path = node.text_of("repository")?.strip_prefix("file://")?.to_owned();
+            (!present.iter().any(|(present, _)| *present == name)).then_some((name, path))
+        };
+        self.dependencies("").iter().filter_map(local).collect()
+    }
+
+    /// A file of the chart, for messages.
+    fn place(&self, path: &str) -> Arc<str> {
         format!("{}/{path}", self.name).into()
     }
 }
 
-/// The files of an archive without the one directory that all are in, and its name.
-fn below_top(files: Files) -> (String, Files) {
+/// The target of a directory, if it is below `root`.
+fn below_root(dir: &Path, root: &Path) -> Option<PathBuf> {
+    let target = dir.canonicalize().ok()?;
+    (target.starts_with(root.canonicalize().ok()?) && target.join("Chart.yaml").is_file()).then_some(target)
+}
+
+/// The values that a sealos cluster image has beside a chart: `charts/NAME.values.yaml`.
+fn beside(dir: &Path) -> Option<PathBuf> {
+    Some(dir.with_file_name(format!("{}.values.yaml", dir.file_name()?.to_str()?)))
+}
+
+/// The files of an archive without the one directory that all are in, and the name of that directory.
+fn without_top_dir(files: ChartFiles) -> (String, ChartFiles) {
     let chart = files.keys().find(|path| path.ends_with("/Chart.yaml") && path.matches('/').count() == 1);
     let Some(top) = chart.and_then(|path| path.split('/').next()).map(str::to_owned) else {
         return (String::new(), files);
     };
     let head = format!("{top}/");
-    let below = |(path, content): (String, Vec<u8>)| Some((path.strip_prefix(&head)?.to_owned(), content));
+    let below = |(path, content): (String, Arc<[u8]>)| Some((path.strip_prefix(&head)?.to_owned(), content));
     (top, files.into_iter().filter_map(below).collect())
 }
 
-/// Finds a chart's images.
-pub(super) fn scan(found: &mut Found, chart: &Chart, render: Option<&dyn Render>) {
-    let rendered = match render.map(|render| render.render(chart)) {
-        Some(Ok(text)) if text.len() <= MAX_CHART_BYTES => Some(rendered::scan(found, chart, &text)),
-        Some(Ok(_)) => {
-            found.note(
-                &chart.name,
-                0,
-                "helm template prints more than is read: the values were read instead",
-            );
-            None
-        }
-        Some(Err(why)) => {
-            let message = format!("helm template failed ({why}): the values and templates were read instead");
-            found.note(&chart.name, 0, message);
-            None
-        }
-        None => None,
-    };
-    if let Some(content) = chart.files.get("Chart.yaml") {
-        super::text(found, &chart.place("Chart.yaml"), Kind::Yaml, content);
-    }
-    let known = subcharts::scan(found, chart, rendered.as_ref());
-    if rendered.is_some() {
+/// Finds the images of a chart.
+pub(super) fn scan(found: &mut Discovery, chart: &Chart, renderer: Option<&dyn ChartRenderer>) {
+    // A library has no manifests of its own.
+    if chart.document("Chart.yaml").is_some_and(|meta| meta.text_of("type") == Some("library")) {
         return;
     }
-    for (path, content) in &chart.files {
-        let Some(kind) = Kind::of(path).filter(|_| content.len() <= MAX_FILE_BYTES) else { continue };
-        let place = chart.place(path);
-        if is_in(path, "crds") {
-            super::text(found, &place, Kind::Yaml, content);
-        } else if is_in(path, "templates") && kind != Kind::List {
-            let text = String::from_utf8_lossy(content);
-            text_rules::scan_but(found, &place, &text, 1, Mode::Template, &|value| known.covers(path, value));
+    let first_image = found.images.len();
+    let first_doubt = found.doubts.len();
+    let rendered = renderer.and_then(|renderer| render(found, chart, renderer));
+    for text in rendered.iter().flat_map(|rendered| &rendered.texts) {
+        scan_rendered(found, chart, text);
+    }
+    let mut reading = ChartReading::new(chart, rendered.map(|rendered| rendered.skipped));
+    reading.read(found);
+    let candidates = reading.values.doubts;
+    found.unread.extend(reading.values.unread);
+    // What is in an argument or a variable is an image if the values call it one.
+    let named: BTreeSet<&Reference> =
+        candidates.iter().filter_map(|doubt| doubt.reference.as_ref()).collect();
+    let doubts = found.doubts.split_off(first_doubt);
+    for doubt in doubts {
+        match doubt
+            .reference
+            .clone()
+            .filter(|image| heuristics::is_explicit(&doubt.text) && named.contains(image))
+        {
+            Some(image) if doubt.reason != DoubtReason::NotRendered => found.sure(image, doubt.origin),
+            _ => found.doubts.push(doubt),
         }
     }
+    let name = |image: &Reference| format!("{}/{}", image.registry, image.repository);
+    let known: BTreeSet<String> =
+        found.images[first_image..].iter().map(|entry| name(&entry.reference)).collect();
+    found.doubts.extend(
+        candidates.into_iter().filter(|doubt| !is_part_of(&doubt.text, doubt.reference.as_ref(), &known)),
+    );
 }
 
-/// Whether a file is in this directory of its chart.
+/// Whether a value is a part of a name that is known: the values hold the repository, and the template adds a registry or a suffix.
+fn is_part_of(text: &str, reference: Option<&Reference>, known: &BTreeSet<String>) -> bool {
+    let Some(reference) = reference else { return false };
+    let full = format!("{}/{}", reference.registry, reference.repository);
+    let written = text.split('@').next().unwrap_or(text);
+    let written = if Reference::has_written_tag(written) {
+        written.rsplit_once(':').map_or(written, |(name, _)| name)
+    } else {
+        written
+    };
+    let is_suffixed = known.range(full.clone()..).next().is_some_and(|name| name.starts_with(&full));
+    is_suffixed || known.iter().any(|name| name.ends_with(&format!("/{written}")))
+}
+
+/// Whether a file is in this directory of its chart or subchart.
 fn is_in(path: &str, dir: &str) -> bool {
     let mut names = path.split('/');
     loop {
@@ -217,5 +305,91 @@ fn is_in(path: &str, dir: &str) -> bool {
             Some(name) => return name == dir && names.next().is_some(),
             None => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanned(files: &[(&str, &str)], renderer: Option<&dyn ChartRenderer>) -> (Vec<String>, Vec<String>) {
+        let mut found = Discovery::default();
+        scan(&mut found, &Chart::of("c", files), renderer);
+        let sure = found.images.iter().map(|entry| format!("{} {}", entry.origin, entry.reference));
+        let doubts =
+            found.doubts.iter().map(|doubt| format!("{} {}: {:?}", doubt.origin, doubt.text, doubt.reason));
+        (sure.collect(), doubts.collect())
+    }
+
+    #[test]
+    fn subcharts_take_the_values_of_their_parent() {
+        let files = [
+            (
+                "Chart.yaml",
+                "name: c\ndependencies:\n- {name: db, alias: main, condition: main.enabled}\n- {name: db, alias: spare, condition: spare.enabled}\n- {name: gone, version: 1.0.0+b, repository: \"oci://a.io/charts\"}\n- {name: off, condition: off.enabled}\n",
+            ),
+            (
+                "values.yaml",
+                "global: {registry: m.io}\nmain: {image: {tag: 2}}\nspare: {enabled: false}\noff: {enabled: false}\n",
+            ),
+            ("charts/db/Chart.yaml", "name: db\n"),
+            ("charts/db/values.yaml", "image:\n  repository: b\n  tag: 1\n"),
+            (
+                "charts/db/templates/x.yaml",
+                "image: {{ .Values.global.registry }}/{{ .Values.image.repository }}:{{ .Values.image.tag }}\n",
+            ),
+            ("charts/db/crds/x.yaml", "kind: CustomResourceDefinition\nimage: a.io/crd:1\n"),
+            ("templates/y.yaml", "image: {{ include \"x\" . }}\n"),
+        ];
+        let (sure, doubts) = scanned(&files, None);
+        assert_eq!(sure, ["c/charts/db/templates/x.yaml:1 m.io/b:2"]);
+        assert_eq!(
+            doubts,
+            [
+                "c/templates/y.yaml:1 {{ include \"x\" . }}: UnrenderedTemplate",
+                "c/charts/db/crds/x.yaml:2 a.io/crd:1: CustomResourceDefinition",
+                "c/Chart.yaml:5 a.io/charts/gone:1.0.0_b: MissingSubchart",
+            ]
+        );
+    }
+
+    /// Renders the texts in turn; an error starts with `!`.
+    struct Scripted(std::cell::RefCell<Vec<&'static str>>);
+
+    impl ChartRenderer for Scripted {
+        fn render(&self, _: &RenderInput<'_>) -> Result<String, RenderFailure> {
+            let text = self.0.borrow_mut().remove(0);
+            match text.strip_prefix('!') {
+                Some(message) => Err(RenderFailure { message: message.to_owned(), is_limit: false }),
+                None => Ok(text.to_owned()),
+            }
+        }
+    }
+
+    const USED: &str = "---\n# Source: c/templates/x.yaml\nspec: {containers: [{image: a.io/used:1}]}\n";
+
+    #[test]
+    fn rendered_images_are_sure_and_others_are_not_rendered() {
+        let files = [
+            ("Chart.yaml", "name: c\n"),
+            ("values.yaml", "a: {image: a.io/used:1}\nb: {image: a.io/other:1}\n"),
+            ("templates/x.yaml", "image: a.io/literal:1\n"),
+        ];
+        let (sure, doubts) = scanned(&files, Some(&Scripted(vec![USED].into())));
+        assert_eq!(sure, ["c/templates/x.yaml a.io/used:1"]);
+        assert_eq!(doubts, ["c/values.yaml:2 a.io/other:1: NotRendered"]);
+    }
+
+    #[test]
+    fn failing_templates_are_skipped_and_evaluated() {
+        let files = [
+            ("Chart.yaml", "name: c\n"),
+            ("templates/x.yaml", "image: a.io/used:1\n"),
+            ("templates/bad.yaml", "image: a.io/bad:1\n"),
+        ];
+        let texts = vec!["!first", "!execution error at (c/templates/bad.yaml:1:2): no", USED];
+        let (sure, doubts) = scanned(&files, Some(&Scripted(texts.into())));
+        assert_eq!(sure, ["c/templates/x.yaml a.io/used:1", "c/templates/bad.yaml:1 a.io/bad:1"]);
+        assert!(doubts.is_empty(), "{doubts:?}");
     }
 }

@@ -1,191 +1,244 @@
-//! Finding the images that a directory names: in Kubernetes objects, templates, Helm charts and lists.
+//! Discovery: finds the images that a directory names, in Kubernetes objects, Helm charts, kustomizations, image lists and
+//! the files of other tools.
 //!
-//! What is found is one of two: *sure*, a whole name where only an image's name can stand, or *doubtful*, with
-//! the reason. Nothing is guessed: a doubtful find is shown to a person and never fetched. All input is hostile:
-//! sizes, depths and numbers are bounded, and symbolic links are not followed.
+//! A find is either *sure*, a whole name where only an image name can be, or *doubtful*, with a reason. Nothing is
+//! guessed: doubtful finds are reported and never fetched. Every format has a thin reader that produces [`YamlNode`] trees
+//! or lines of text; one set of rules decides what in them is an image. All input is untrusted: sizes, depths and numbers are
+//! bounded, and symbolic links are followed only to subcharts within the scanned directory.
+//!
+//! [`YamlNode`]: crate::yaml::YamlNode
 
 mod archive;
 mod chart;
+mod doubt;
+mod formats;
 mod heuristics;
 mod ignore;
-mod merged_values;
-mod rendered;
+mod kustomize;
 mod report;
-mod subcharts;
+mod rules;
+mod template;
 mod text_rules;
-mod value_rules;
 mod walk;
-mod yaml_rules;
 
 #[cfg(feature = "cli")]
 pub(crate) use archive::MAX_CHART_BYTES;
-pub use chart::{Chart, Render};
-pub use ignore::Ignore;
-pub use report::Review;
-pub use walk::{IRREGULAR, ScanOptions, context, path};
+pub use chart::{ChartRenderer, RenderFailure, RenderInput};
+pub use doubt::{Doubt, DoubtReason};
+pub use ignore::IgnoreList;
+pub use report::{ReportedDoubt, ReportedImage, ScanReport};
+pub(crate) use walk::NOT_REGULAR;
+pub use walk::{ScanOptions, build_context, path};
 
 use crate::list::{self, Diagnostic, ListEntry, SourceLocation};
 use crate::oci::Reference;
 use crate::yaml;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The largest file that is read, in bytes.
+/// Maximum size of a file in bytes.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
-/// The most finds that are kept.
+/// Maximum number of finds.
 const MAX_FINDS: usize = 100_000;
 
-/// Something that may be an image.
-#[derive(Clone, Debug)]
-pub struct Doubt {
-    /// What is written there, or what it would be; empty where there is no text to show.
-    pub text: String,
-    /// The image, where the text is a whole name.
-    pub reference: Option<Reference>,
-    /// Where.
-    pub origin: SourceLocation,
-    /// Why it is doubtful.
-    pub why: String,
-}
-
-/// What a scan found.
+/// The result of a scan.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// The images that are sure, in the order found; one may be found in several places.
-    pub entries: Vec<ListEntry>,
+pub struct Discovery {
+    /// The images that are sure, in the order found. An image may be found in several places.
+    pub images: Vec<ListEntry>,
     /// What may be an image.
     pub doubts: Vec<Doubt>,
-    /// Entries of image lists that are wrong.
+    /// Invalid entries of image lists.
     pub problems: Vec<Diagnostic>,
-    /// What could not be read: the result lacks what is in it.
+    /// What could not be read, so that the result is incomplete.
     pub unread: Vec<Diagnostic>,
-    /// What is worth knowing.
+    /// Remarks that do not affect the result.
     pub notes: Vec<Diagnostic>,
 }
 
-/// How a text is to be read.
+/// How the text of a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TextFormat {
     /// YAML or JSON.
     Yaml,
-    /// Text with template parts in it.
+    /// Text with template actions.
     Template,
     /// An image list.
     List,
+    /// Text that may be an image list, a script or a table.
+    Text,
+    /// A file that the user named, or standard input: text as above, else YAML.
+    Any,
+    /// A Dockerfile or a file in its syntax.
+    Dockerfile,
+    /// A systemd unit of Podman.
+    Quadlet,
+    /// A bake file in HCL.
+    Hcl,
 }
 
-impl Kind {
-    /// How the file of this name is to be read; none when it is of no interest.
+impl TextFormat {
+    /// The format of a file by its name; none if the file is of no interest.
     #[must_use]
-    pub fn of(name: &str) -> Option<Self> {
+    pub fn of_file(name: &str) -> Option<Self> {
+        const BUILD_FILES: &[&str] = &["Dockerfile", "Containerfile", "Kubefile"];
         if matches!(name, "imageList" | "imageListWithAuth.yaml") {
             return Some(Self::List);
         }
-        let (_, ending) = name.rsplit_once('.')?;
-        match ending.to_ascii_lowercase().as_str() {
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+        if BUILD_FILES.iter().any(|file| *file == name || *file == stem || *file == extension) {
+            return Some(Self::Dockerfile);
+        }
+        match extension.to_ascii_lowercase().as_str() {
             "yaml" | "yml" | "json" => Some(Self::Yaml),
             "tmpl" | "tpl" | "gotmpl" => Some(Self::Template),
+            "txt" | "list" | "images" | "csv" | "sh" => Some(Self::Text),
+            "container" | "image" => Some(Self::Quadlet),
+            "hcl" => Some(Self::Hcl),
             _ => None,
         }
     }
 }
 
-impl Found {
+impl Discovery {
     fn sure(&mut self, reference: Reference, origin: SourceLocation) {
         self.add(ListEntry { reference, platforms: None, origin, credential: None });
     }
 
     fn add(&mut self, entry: ListEntry) {
-        if self.entries.len() < MAX_FINDS {
-            self.entries.push(entry);
-        } else if self.entries.len() == MAX_FINDS {
-            self.unread(&entry.origin.file, 0, "more images are named than are read");
-            self.entries.push(entry);
+        if self.images.len() < MAX_FINDS {
+            self.images.push(entry);
+        } else if self.images.len() == MAX_FINDS {
+            self.unread(&entry.origin.file, 0, format!("more than {MAX_FINDS} images are named"));
+            self.images.push(entry);
         }
     }
 
-    fn doubt(&mut self, text: &str, origin: SourceLocation, why: impl Into<String>) {
+    fn doubt(&mut self, text: &str, origin: SourceLocation, reason: DoubtReason) {
+        self.doubt_with(text, origin, reason, None);
+    }
+
+    fn doubt_with(
+        &mut self,
+        text: &str,
+        origin: SourceLocation,
+        reason: DoubtReason,
+        detail: Option<String>,
+    ) {
         if self.doubts.len() < MAX_FINDS {
             let text = text.trim();
-            let reference = Reference::parse(text).ok();
+            let reference = Reference::parse(heuristics::bare(text)).ok();
             let text = text.chars().take(512).collect();
-            self.doubts.push(Doubt { text, reference, origin, why: why.into() });
+            self.doubts.push(Doubt { text, reference, origin, reason, detail });
+        } else if self.doubts.len() == MAX_FINDS {
+            // The last one that is kept tells that there are more.
+            self.unread(&origin.file, 0, format!("more than {MAX_FINDS} texts may be image names"));
+            self.doubts.push(Doubt { text: String::new(), reference: None, origin, reason, detail });
         }
     }
 
     fn unread(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
-        let origin = SourceLocation { file: file.clone(), line, module: None };
-        self.unread.push(Diagnostic { origin, message: message.into(), hint: None });
+        self.unread.push(diagnostic(file, line, message));
     }
 
     fn note(&mut self, file: &Arc<str>, line: u64, message: impl Into<String>) {
-        let origin = SourceLocation { file: file.clone(), line, module: None };
-        self.notes.push(Diagnostic { origin, message: message.into(), hint: None });
+        self.notes.push(diagnostic(file, line, message));
     }
 
-    /// Takes what a list says. What is wrong with a list that somebody else's tool reads is doubtful only.
-    fn list(&mut self, parsed: list::ImageList, own: bool) {
-        parsed.entries.into_iter().for_each(|entry| self.add(entry));
-        if own {
-            self.problems.extend(parsed.problems);
-        } else {
-            for problem in parsed.problems {
-                self.doubt("", problem.origin, problem.message);
-            }
+    /// Adds the content of saver's own list.
+    fn add_list(&mut self, list: list::ImageList) {
+        list.entries.into_iter().for_each(|entry| self.add(entry));
+        self.problems.extend(list.problems);
+        self.notes.extend(list.notes);
+    }
+
+    /// Adds the content of another tool's list. Its invalid entries are doubtful: the tool may well read them.
+    fn add_foreign_list(&mut self, list: list::ImageList) {
+        list.entries.into_iter().for_each(|entry| self.add(entry));
+        for problem in list.problems {
+            self.doubt_with("", problem.origin, DoubtReason::InvalidEntry, Some(problem.message));
         }
-        self.notes.extend(parsed.notes);
+        self.notes.extend(list.notes);
     }
 
-    /// Takes out what is to be ignored.
-    pub fn leave_out(&mut self, ignore: &Ignore) {
-        self.entries.retain(|entry| !ignore.matches(&entry.reference));
-        self.doubts.retain(|doubt| !doubt.reference.as_ref().is_some_and(|image| ignore.matches(image)));
+    /// Removes what an ignore list names.
+    pub fn remove_ignored(&mut self, ignore: &IgnoreList) {
+        self.images.retain(|entry| !ignore.matches(&entry.reference));
+        self.doubts.retain(|doubt| !ignore.matches_doubt(doubt));
+    }
+
+    /// Whether everything could be read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.unread.is_empty() && self.problems.is_empty()
     }
 }
 
-/// Finds the images in a text. `name` stands in every origin.
-pub fn text(found: &mut Found, name: &str, kind: Kind, bytes: &[u8]) {
+fn diagnostic(file: &Arc<str>, line: u64, message: impl Into<String>) -> Diagnostic {
+    let origin = SourceLocation { file: file.clone(), line, module: None };
+    Diagnostic { origin, message: message.into(), hint: None }
+}
+
+/// Variables of an environment file, by name.
+pub(crate) type Variables = HashMap<String, String>;
+
+/// Finds the images in a text. `name` is the file name of every location.
+pub fn text(found: &mut Discovery, name: &str, format: TextFormat, bytes: &[u8]) {
+    text_with(found, name, format, bytes, &Variables::new());
+}
+
+/// As [`text`], with the variables of the environment file beside it.
+fn text_with(found: &mut Discovery, name: &str, format: TextFormat, bytes: &[u8], variables: &Variables) {
     let file: Arc<str> = name.into();
     if bytes.len() > MAX_FILE_BYTES {
         return found.unread(&file, 0, format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20));
     }
-    if kind == Kind::List {
-        return found.list(list::parse(name, bytes), true);
+    if format == TextFormat::List {
+        return found.add_list(list::parse(name, bytes));
     }
     if bytes[..bytes.len().min(8192)].contains(&0) {
-        return found.note(&file, 0, "this is no text: it was left out");
+        return found.note(&file, 0, "skipped a binary file");
     }
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    if kind == Kind::Template && text.contains("{{") {
-        return text_rules::scan(found, &file, text, 1, text_rules::Mode::Template);
+    match format {
+        TextFormat::Dockerfile => return text_rules::scan_dockerfile(found, &file, text),
+        TextFormat::Quadlet => return text_rules::scan_quadlet(found, &file, text),
+        TextFormat::Hcl => return text_rules::scan_hcl(found, &file, text),
+        TextFormat::Template if text.contains("{{") => {
+            return text_rules::scan_template(found, &file, text, 1);
+        }
+        TextFormat::Text | TextFormat::Template | TextFormat::Any => {
+            if text_rules::scan_plain(found, &file, text) {
+                return;
+            }
+        }
+        TextFormat::Yaml | TextFormat::List => {}
     }
-    let foreign = yaml::parse(&file, text);
-    if foreign.error.is_none() && !foreign.documents.is_empty() {
-        let none = std::collections::HashMap::new();
-        let lists: Option<Vec<_>> =
-            foreign.documents.iter().map(|document| list::parse_document(document, &none)).collect();
-        if let Some(lists) = lists {
-            return found.list(list::merge(lists), false);
+    if format == TextFormat::Text && !looks_like_yaml(text) {
+        return;
+    }
+    let parsed = yaml::parse(&file, text);
+    let mut rest = Vec::new();
+    for document in &parsed.documents {
+        if !formats::read(found, document, variables) {
+            rest.push(document.clone());
         }
     }
-    if kind == Kind::Template {
-        // A file of another name than manifests have may be a plain list of images, if every line of it is one.
-        let parsed = list::parse(name, bytes);
-        if parsed.problems.is_empty() && !parsed.entries.is_empty() {
-            return found.list(parsed, true);
-        }
-    }
-    let read = yaml::parse(&"".into(), text);
-    yaml_rules::scan(found, &file, text, &read.documents);
-    if let Some(error) = read.error {
-        let told = if text.contains("{{") { "a template" } else { "not valid YAML" };
-        let message =
-            format!("{told} ({}): it was read line by line from line {} on", error.message, error.start);
+    rules::scan(found, &rest);
+    if let Some(error) = parsed.error {
+        let kind = if text.contains("{{") { "a template" } else { "invalid YAML" };
+        let message = format!("{kind} ({}): read line by line from line {}", error.message, error.start);
         found.note(&file, error.line, message);
         let skip = usize::try_from(error.start - 1).unwrap_or(usize::MAX);
         let rest = text.split_inclusive('\n').skip(skip).collect::<String>();
-        text_rules::scan(found, &file, &rest, error.start, text_rules::Mode::Template);
+        text_rules::scan_template(found, &file, &rest, error.start);
     }
+}
+
+/// Whether a text file is a manifest after all.
+fn looks_like_yaml(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("apiVersion:") || line.starts_with("kind:"))
 }
 
 #[cfg(test)]
@@ -204,6 +257,9 @@ mod tests {
         include_str!("../../testdata/lists/skopeo-sync.yaml"),
         include_str!("../../testdata/lists/image-syncer.json"),
         include_str!("../../testdata/lists/imageListWithAuth.yaml"),
+        "FROM a/b:1 AS x\nFROM x\nCOPY --from=c/d:2 / /\n",
+        "REPOSITORY TAG\na.io/b 1\n",
+        "docker pull a.io/b:1\n",
         "",
     ];
     #[rustfmt::skip]
@@ -211,36 +267,32 @@ mod tests {
         "{{", "}}", "{{/*", "*/", "image: ", "image", "Image: \"", ": ", "\n", "\r\n", "\r", "- ", "|", "|\n", ">-\n", "&a ", "*a ", "<<: *a",
         "\"", "'", "#", " #", "{", "}", "[", "]", ",", "\t", "  ", "é", "\0", "\u{2028}", "\u{85}", "---\n", "...\n", "a.io/b:1", "@sha256:", "$",
         "${A:-", "$$", "apiVersion: v1\n", "kind: Pod\n", "containers:\n", "services:\n", "!t ", "? ", "%YAML 1.2\n", "\u{feff}", "platform=all",
+        "FROM ", "ARG A=", "\\\n", "docker pull ", "IMAGE TAG\n",
+    ];
+    const FORMATS: &[(&str, TextFormat)] = &[
+        ("a.yaml", TextFormat::Yaml),
+        ("a.tmpl", TextFormat::Template),
+        ("imageList", TextFormat::List),
+        ("a.txt", TextFormat::Text),
+        ("Dockerfile", TextFormat::Dockerfile),
+        ("a.container", TextFormat::Quadlet),
+        ("a.hcl", TextFormat::Hcl),
+        ("a", TextFormat::Any),
     ];
 
-    #[test]
-    fn a_plain_list_that_is_named_is_read_as_one() {
-        let mut found = Found::default();
-        text(
-            &mut found,
-            "images.txt",
-            Kind::Template,
-            b"# ours\nnginx:1.27\nquay.io/a/b:2  platform=arm64\n",
-        );
-        assert_eq!((found.entries.len(), found.doubts.len()), (2, 0));
-        let mut found = Found::default();
-        text(&mut found, "notes.txt", Kind::Template, b"image: nginx:1.27\n");
-        assert!(found.problems.is_empty(), "{:?}", found.problems);
-    }
-
-    /// What holds for any text: what is printed is a list, of what is sure and of nothing else.
-    fn holds(name: &str, kind: Kind, content: &[u8]) {
-        let mut found = Found::default();
-        text(&mut found, name, kind, content);
-        let parsed = list::parse("printed", Review::of(&found).to_list().as_bytes());
+    /// What holds for any text: the printed report is a list of exactly the sure finds, and every line exists.
+    fn assert_consistent(name: &str, format: TextFormat, content: &[u8]) {
+        let mut found = Discovery::default();
+        text(&mut found, name, format, content);
+        let parsed = list::parse("printed", ScanReport::of(&found).to_list().as_bytes());
         assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
         let key =
             |entry: &ListEntry| (entry.reference.clone(), entry.platforms.as_ref().map(ToString::to_string));
         let printed: BTreeSet<_> = parsed.entries.iter().map(key).collect();
-        assert_eq!(printed, found.entries.iter().map(key).collect::<BTreeSet<_>>());
+        assert_eq!(printed, found.images.iter().map(key).collect::<BTreeSet<_>>());
         let ends = |byte: &&u8| matches!(**byte, b'\n' | b'\r');
         let lines = content.iter().filter(ends).count() as u64 + 1;
-        let places = found.entries.iter().map(|entry| &entry.origin);
+        let places = found.images.iter().map(|entry| &entry.origin);
         for place in places.chain(found.doubts.iter().map(|doubt| &doubt.origin)) {
             assert!(place.line <= lines, "{place} of {lines}");
         }
@@ -250,7 +302,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn damaged_texts_do_no_harm(
+        fn damaged_texts_give_consistent_reports(
             seed in prop::sample::select(SEEDS),
             damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, prop::sample::select(PIECES)), 0..12),
         ) {
@@ -260,9 +312,9 @@ mod tests {
                 let end = (start + length / 2).min(content.len());
                 content.splice(start..end, piece.bytes());
             }
-            holds("a.yaml", Kind::Yaml, &content);
-            holds("a.tmpl", Kind::Template, &content);
-            holds("imageList", Kind::List, &content);
+            for (name, format) in FORMATS {
+                assert_consistent(name, *format, &content);
+            }
         }
     }
 }

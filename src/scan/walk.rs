@@ -1,63 +1,62 @@
 //! The files of a directory, in a fixed order and within bounds. Symbolic links are not followed.
 
-use super::chart::{self, Chart, Render};
-use super::{Found, Ignore, Kind, MAX_FILE_BYTES};
+use super::chart::{self, Chart, ChartRenderer};
+use super::kustomize::{self, Kustomization};
+use super::{Discovery, IgnoreList, MAX_FILE_BYTES, TextFormat, Variables};
 use crate::error::{Error, ErrorKind, Result};
+use crate::yaml;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use walkdir::{DirEntry, WalkDir};
+use walkdir::WalkDir;
 
-/// How deep directories are walked.
+/// Maximum depth of directories.
 const MAX_DEPTH: usize = 40;
-/// The most files and directories that are looked at.
+/// Maximum number of files and directories.
 const MAX_ENTRIES: usize = 500_000;
-/// The parts of a build context that name images.
-const CONTEXT: &[&str] = &["manifests", "charts"];
-/// The lists that may stand beside them.
-const CONTEXT_LISTS: &[&str] = &["imageList", "imageListWithAuth.yaml"];
+/// What makes a directory a build context.
+const CONTEXT_PARTS: &[&str] = &["Kubefile", "manifests", "charts", "images"];
+/// Hidden files and directories that name images.
+const READ_HIDDEN: &[&str] =
+    &[".imgpkg", ".github", ".gitlab", ".gitlab-ci.yml", ".gitlab-ci.yaml", ".circleci"];
 /// Why something was not read.
-pub const IRREGULAR: &str = "this is no regular file: it was not read";
-/// What makes a directory a build context of its own accord.
-const BUILD_FILE: &str = "Kubefile";
+pub(crate) const NOT_REGULAR: &str = "not a regular file: it was not read";
 
 /// How to scan.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct ScanOptions<'a> {
-    /// Images that are not wanted.
-    pub ignore: Ignore,
-    /// Directories to stay out of.
+    /// Images to leave out.
+    pub ignore: IgnoreList,
+    /// Directories to skip.
     pub skip: Vec<PathBuf>,
-    /// What renders charts; without it their values and templates are read.
-    pub render: Option<&'a dyn Render>,
+    /// Renders charts. Without it their templates are evaluated as far as possible.
+    pub renderer: Option<&'a dyn ChartRenderer>,
+    /// Values files for all charts, with their names.
+    pub values: Vec<(Arc<str>, Arc<[u8]>)>,
 }
 
-/// Finds the images that a file or a directory names. A directory with a Kubefile in it is a build context.
+/// Finds the images that a file or a directory names.
 ///
 /// # Errors
-/// `InvalidInput` when there is no such file or directory. What can't be read below it is told in the result.
-pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
+/// `InvalidInput` if there is no such file or directory. What cannot be read below it is part of the result.
+pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Discovery> {
     let kind = std::fs::metadata(root).map_err(|cause| unreadable(root, &cause))?;
-    let mut found = Found::default();
-    if kind.is_dir() && root.join(BUILD_FILE).is_file() {
-        found.note(
-            &shown(root),
-            0,
-            "a build context: manifests and charts are scanned, as saver build-context does",
-        );
-        parts(&mut found, root, options);
-    } else if kind.is_dir() {
-        directory(&mut found, root, options);
+    let mut scan = Scan { found: Discovery::default(), options, root, kustomizations: Vec::new() };
+    if kind.is_dir() {
+        scan.directory();
     } else if kind.is_file() {
-        file(&mut found, root, true, options);
-        note_chart(&mut found, root);
+        scan.file(root, true);
+        scan.note_chart(root);
     } else {
-        return Err(Error::new(ErrorKind::InvalidInput, root.display(), "this is no file and no directory"));
+        return Err(Error::new(ErrorKind::InvalidInput, root.display(), "neither a file nor a directory"));
     }
-    found.leave_out(&options.ignore);
+    let mut found = scan.found;
+    kustomize::apply(&mut found, root, &scan.kustomizations);
+    found.remove_ignored(&options.ignore);
     Ok(found)
 }
 
@@ -65,103 +64,148 @@ fn unreadable(root: &Path, cause: &std::io::Error) -> Error {
     Error::new(ErrorKind::InvalidInput, root.display(), format!("cannot be read: {cause}"))
 }
 
-/// Finds the images of a build context: those that its manifests and charts name.
+/// Finds the images of a build context, a directory with a Kubefile, `manifests/`, `charts/` or `images/`.
 ///
 /// # Errors
-/// `InvalidInput` when it is no build context. What can't be read below it is told in the result.
-pub fn context(root: &Path, options: &ScanOptions<'_>) -> Result<Found> {
+/// `InvalidInput` if it is no build context. What cannot be read below it is part of the result.
+pub fn build_context(root: &Path, options: &ScanOptions<'_>) -> Result<Discovery> {
     std::fs::metadata(root).map_err(|cause| unreadable(root, &cause))?;
-    if !CONTEXT.iter().any(|part| root.join(part).is_dir()) {
-        let why = "this is no build context: there is neither a manifests nor a charts directory in it";
+    if !CONTEXT_PARTS.iter().any(|part| root.join(part).exists()) {
+        let why = "no build context: it has no Kubefile, manifests, charts or images";
         return Err(Error::new(ErrorKind::InvalidInput, root.display(), why)
-            .with_hint("name the directory that the Kubefile is in; saver scan looks for images anywhere"));
+            .with_hint("name the directory of the Kubefile; saver scan finds images in any directory"));
     }
-    let mut found = Found::default();
-    parts(&mut found, root, options);
-    found.leave_out(&options.ignore);
-    Ok(found)
-}
-
-fn parts(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
-    for list in CONTEXT_LISTS.iter().map(|name| root.join(name)) {
-        match std::fs::symlink_metadata(&list) {
-            Ok(kind) if kind.is_file() => file(found, &list, false, options),
-            Ok(_) => found.unread(&shown(&list), 0, IRREGULAR),
-            Err(_) => {}
-        }
-    }
-    for part in CONTEXT {
-        let dir = root.join(part);
-        match std::fs::symlink_metadata(&dir) {
-            Ok(kind) if kind.is_dir() => directory(found, &dir, options),
-            Ok(kind) if kind.is_symlink() => {
-                found.unread(&shown(&dir), 0, "this is a symbolic link: it is not followed");
-            }
-            _ => {}
-        }
-    }
+    path(root, options)
 }
 
 fn shown(path: &Path) -> Arc<str> {
     path.display().to_string().into()
 }
 
-pub(super) fn is_hidden(entry: &DirEntry) -> bool {
-    entry.file_name().as_encoded_bytes().starts_with(b".")
+/// Whether a file is hidden and not one of those that name images.
+pub(super) fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") && !READ_HIDDEN.iter().any(|read| name == *read)
 }
 
-fn directory(found: &mut Found, root: &Path, options: &ScanOptions<'_>) {
-    let mut walk = WalkDir::new(root).max_depth(MAX_DEPTH).sort_by_file_name().into_iter();
-    let mut number = 0;
-    while let Some(entry) = walk.next() {
-        number += 1;
-        if number > MAX_ENTRIES {
-            return found.unread(&shown(root), 0, format!("more than {MAX_ENTRIES} files are below it"));
-        }
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                let place = error.path().map_or_else(|| shown(root), shown);
-                let why = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
-                found.unread(&place, 0, format!("cannot be read: {why}"));
+struct Scan<'a> {
+    found: Discovery,
+    options: &'a ScanOptions<'a>,
+    root: &'a Path,
+    kustomizations: Vec<Kustomization>,
+}
+
+impl Scan<'_> {
+    fn directory(&mut self) {
+        let mut walk = WalkDir::new(self.root).max_depth(MAX_DEPTH).sort_by_file_name().into_iter();
+        let mut number = 0;
+        while let Some(entry) = walk.next() {
+            number += 1;
+            if number > MAX_ENTRIES {
+                return self.found.unread(&shown(self.root), 0, format!("more than {MAX_ENTRIES} files"));
+            }
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let place = error.path().map_or_else(|| shown(self.root), shown);
+                    let why = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+                    self.found.unread(&place, 0, format!("cannot be read: {why}"));
+                    continue;
+                }
+            };
+            let path = entry.path();
+            if entry.file_type().is_dir() {
+                let is_registry = path.join("docker/registry/v2").is_dir();
+                let is_hidden = entry.depth() > 0 && is_hidden(entry.file_name());
+                if is_hidden || is_registry || self.options.skip.iter().any(|skip| skip == path) {
+                    walk.skip_current_dir();
+                } else if is_file(&path.join("Chart.yaml")) {
+                    let chart = Chart::from_dir(&mut self.found, path, self.root);
+                    self.chart(chart);
+                    walk.skip_current_dir();
+                } else if entry.depth() == MAX_DEPTH {
+                    self.found.unread(&shown(path), 0, "the directory is nested too deeply");
+                }
+            } else if is_hidden(entry.file_name()) {
                 continue;
+            } else if entry.file_type().is_file() {
+                self.file(path, false);
+            } else if !is_packed(path) && format_of(path).is_none() {
+                continue;
+            } else if !entry.path_is_symlink() || format_of(path) == Some(TextFormat::List) {
+                self.found.unread(&shown(path), 0, NOT_REGULAR);
+            } else {
+                self.found.note(&shown(path), 0, "skipped a symbolic link");
             }
-        };
-        let path = entry.path();
-        if entry.file_type().is_dir() {
-            let tree = path.join("docker/registry/v2").is_dir();
-            if entry.depth() > 0 && is_hidden(&entry) || tree || options.skip.iter().any(|skip| skip == path)
-            {
-                walk.skip_current_dir();
-            } else if is_file(&path.join("Chart.yaml")) {
-                let chart = Chart::from_dir(found, path);
-                chart::scan(found, &chart, options.render);
-                walk.skip_current_dir();
-            } else if entry.depth() == MAX_DEPTH {
-                found.unread(&shown(path), 0, "it is nested deeper than is read");
+        }
+    }
+
+    fn chart(&mut self, mut chart: Chart) {
+        chart.add_values(&self.options.values);
+        chart::scan(&mut self.found, &chart, self.options.renderer);
+    }
+
+    /// One file. A file that was named is read whatever it is called.
+    fn file(&mut self, path: &Path, is_named: bool) {
+        let place = shown(path);
+        let name = name_of(path);
+        let format = format_of(path);
+        if is_packed(path) {
+            let Some(packed) = read(&mut self.found, &place, path) else { return };
+            match Chart::from_archive(&mut self.found, &place, &packed) {
+                Some(chart) => self.chart(chart),
+                None if is_named => self.found.note(&place, 0, "the archive holds no chart"),
+                None => {}
             }
-        } else if entry.file_type().is_file() {
-            file(found, path, false, options);
-        } else if !is_wanted(path) {
-            continue;
-        } else if !entry.path_is_symlink() || kind_of(path) == Some(Kind::List) {
-            found.unread(&shown(path), 0, IRREGULAR);
-        } else {
-            found.note(&shown(path), 0, "this is a symbolic link: it is not followed");
+            return;
+        }
+        let Some(format) = format.or(is_named.then_some(TextFormat::Any)) else { return };
+        let Some(content) = read(&mut self.found, &place, path) else { return };
+        let before = (self.found.images.len(), self.found.doubts.len(), self.found.problems.len());
+        let variables =
+            if name.contains("compose") { environment_file(&mut self.found, path) } else { Variables::new() };
+        super::text_with(&mut self.found, &place, format, &content, &variables);
+        if kustomize::is_kustomization(name)
+            && let Some(dir) = path.parent()
+        {
+            let parsed = yaml::parse(&place, &String::from_utf8_lossy(&content));
+            self.kustomizations.extend(parsed.documents.first().map(|node| Kustomization::read(dir, node)));
+        }
+        let after = (self.found.images.len(), self.found.doubts.len(), self.found.problems.len());
+        if is_named && format == TextFormat::Text && before == after && !content.trim_ascii().is_empty() {
+            self.found.unread(
+                &place,
+                0,
+                "the text is neither a list, a table nor a script that names images",
+            );
+        }
+    }
+
+    /// A part of a chart is read better with the chart around it.
+    fn note_chart(&mut self, file: &Path) {
+        let charts = file.ancestors().skip(1).take(MAX_DEPTH).filter(|dir| !dir.as_os_str().is_empty());
+        if let Some(chart) = charts.into_iter().find(|dir| is_file(&dir.join("Chart.yaml"))) {
+            let message =
+                format!("part of the chart in {}: scan the chart to see what it renders", chart.display());
+            self.found.note(&shown(file), 0, message);
         }
     }
 }
 
-/// A chart's own file is read better with the chart around it.
-fn note_chart(found: &mut Found, file: &Path) {
-    let charts = file.ancestors().skip(1).take(MAX_DEPTH).filter(|dir| !dir.as_os_str().is_empty());
-    if let Some(chart) = charts.into_iter().find(|dir| is_file(&dir.join("Chart.yaml"))) {
-        let said = format!(
-            "it is part of the chart in {}: scan that for what the chart makes of it",
-            chart.display()
-        );
-        found.note(&shown(file), 0, said);
+/// The variables of the `.env` file beside a compose file.
+fn environment_file(found: &mut Discovery, path: &Path) -> Variables {
+    let file = path.with_file_name(".env");
+    if !is_file(&file) {
+        return Variables::new();
     }
+    let content = read(found, &shown(&file), &file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&content).into_owned();
+    let pair = |line: &str| {
+        let line = line.trim();
+        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        (!name.starts_with('#'))
+            .then(|| (name.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned()))
+    };
+    text.lines().filter_map(pair).collect()
 }
 
 fn is_file(path: &Path) -> bool {
@@ -176,36 +220,14 @@ fn is_packed(path: &Path) -> bool {
     [".tgz", ".tar.gz"].iter().any(|ending| name_of(path).ends_with(ending))
 }
 
-fn is_wanted(path: &Path) -> bool {
-    is_packed(path) || kind_of(path).is_some()
+/// The format of a file by its name. In `images/shim`, every file is a list (sealos cluster images).
+fn format_of(path: &Path) -> Option<TextFormat> {
+    let is_shim = path.parent().is_some_and(|dir| dir.ends_with("images/shim"));
+    if is_shim { Some(TextFormat::List) } else { TextFormat::of_file(name_of(path)) }
 }
 
-/// How a file is to be read, by its name; in `images/shim` any file is a list (sealos' cluster images).
-fn kind_of(path: &Path) -> Option<Kind> {
-    let shim = path.parent().is_some_and(|dir| dir.ends_with("images/shim"));
-    if shim { Some(Kind::List) } else { Kind::of(name_of(path)) }
-}
-
-/// One file. One that was named is read whatever it is called.
-fn file(found: &mut Found, path: &Path, named: bool, options: &ScanOptions<'_>) {
-    let kind = kind_of(path).or(named.then_some(Kind::Template));
-    let place = shown(path);
-    if is_packed(path) {
-        let Some(packed) = read(found, &place, path) else { return };
-        match Chart::from_archive(found, &place, &packed) {
-            Some(chart) => chart::scan(found, &chart, options.render),
-            None if named => found.note(&place, 0, "there is no chart in it"),
-            None => {}
-        }
-    } else if let Some(kind) = kind
-        && let Some(content) = read(found, &place, path)
-    {
-        super::text(found, &place, kind, &content);
-    }
-}
-
-/// A regular file's content. What stands there instead of one, a pipe or a link, is not opened for long.
-pub(super) fn read(found: &mut Found, place: &Arc<str>, path: &Path) -> Option<Vec<u8>> {
+/// The content of a regular file. Links are not followed, and opening a pipe does not block.
+pub(super) fn read(found: &mut Discovery, place: &Arc<str>, path: &Path) -> Option<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let open = || -> std::io::Result<(File, bool)> {
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -215,12 +237,12 @@ pub(super) fn read(found: &mut Found, place: &Arc<str>, path: &Path) -> Option<V
     let (file, regular) = match open() {
         Ok(opened) => opened,
         Err(cause) => {
-            found.unread(place, 0, format!("cannot be read: {cause}"));
+            found.unread(place, 0, format!("cannot read the file: {cause}"));
             return None;
         }
     };
     if !regular {
-        found.unread(place, 0, IRREGULAR);
+        found.unread(place, 0, NOT_REGULAR);
         return None;
     }
     let mut content = Vec::new();
@@ -231,7 +253,7 @@ pub(super) fn read(found: &mut Found, place: &Arc<str>, path: &Path) -> Option<V
         }
         Ok(_) => Some(content),
         Err(cause) => {
-            found.unread(place, 0, format!("cannot be read: {cause}"));
+            found.unread(place, 0, format!("cannot read the file: {cause}"));
             None
         }
     }

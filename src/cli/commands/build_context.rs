@@ -1,4 +1,4 @@
-//! `saver build-context`: the images of a build context, saved into it.
+//! `saver build-context`: saves the images of a build context into it.
 
 use crate::cli::args::{GlobalArgs, RunArgs};
 use crate::cli::commands::save::{self, Job};
@@ -11,23 +11,23 @@ use crate::cli::ui::output::{Paint, clean};
 use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, ImageList, ListEntry};
-use crate::scan::{Found, Review};
+use crate::scan::{Discovery, ScanReport};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Doubtful finds beyond these are counted only.
+/// How many doubtful finds are printed; the others are counted.
 const DOUBTS: usize = 20;
 
-/// The arguments of saving what a build context names.
+/// The arguments of `saver build-context`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The build context: the directory that manifests and charts are in
+    /// Build context: the directory with the Kubefile, manifests and charts
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-    /// Where to save, below PATH
+    /// Directory to save into, below PATH
     #[arg(long, value_name = "DIR", default_value = "registry", help_heading = "Where it goes")]
     pub registry_dir: PathBuf,
-    /// How to look for images.
+    /// How to find images.
     #[command(flatten)]
     pub look: LookArgs,
     /// What and how to save.
@@ -35,7 +35,7 @@ pub struct Args {
     pub run: RunArgs,
 }
 
-/// Scans and saves.
+/// Runs `saver build-context`.
 pub(crate) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
     let screen = save::screen(global, environment);
     save::ended(built(args, global, environment, &screen).await)
@@ -49,28 +49,33 @@ async fn built(
 ) -> Result<Exit> {
     let dir = args.path.join(&args.registry_dir);
     stays_inside(&args.path, &args.registry_dir)?;
-    let found =
-        scan::look(&args.path, &args.look, environment, std::slice::from_ref(&dir), crate::scan::context)?;
-    let whole = found.unread.is_empty();
-    let review = Review::of(&found);
+    let found = scan::look(
+        &args.path,
+        &args.look,
+        environment,
+        std::slice::from_ref(&dir),
+        crate::scan::build_context,
+    )?;
+    let report = ScanReport::of(&found);
+    let is_complete = found.unread.is_empty() && report.open_doubts().next().is_none();
     let entries = entries(found, global, screen)?;
     if entries.is_empty() {
-        tell_doubtful(&review, &args.path, global, screen.paint());
+        print_doubtful(&report, &args.path, global, screen.paint());
         if !global.quiet {
             let path = args.path.display().to_string();
-            output::stderr(&format!("{}: no images are named in it", clean(&path)));
+            output::stderr(&format!("{}: the build context names no images", clean(&path)));
         }
-        return Ok(if whole { Exit::Done } else { Exit::SomeFailed });
+        return Ok(if is_complete { Exit::Done } else { Exit::SomeFailed });
     }
     let job = Job::resolve(&args.run, &dir, entries, global, environment, screen)?;
-    tell_doubtful(&review, &args.path, global, screen.paint());
+    print_doubtful(&report, &args.path, global, screen.paint());
     Ok(match job.run(&args.run, global, screen).await? {
-        Exit::Done if !whole => Exit::SomeFailed,
+        Exit::Done if !is_complete => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-/// Makes sure that nothing in a context, which may be a stranger's, leads what is saved to elsewhere.
+/// Refuses a registry directory behind a symbolic link: a context from elsewhere must not decide where to save.
 fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
     if registry.is_absolute() {
         return Ok(());
@@ -79,36 +84,36 @@ fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
     for name in registry.components() {
         place.push(name);
         if std::fs::symlink_metadata(&place).is_ok_and(|kind| kind.is_symlink()) {
-            let why = "this is a symbolic link: what a context holds does not decide where to save";
-            return Err(Error::new(ErrorKind::InvalidInput, place.display(), why).with_hint(
-                "take the link away, or name the directory yourself: --registry-dir with its absolute path",
-            ));
+            let why = "a symbolic link in a build context is not followed";
+            return Err(Error::new(ErrorKind::InvalidInput, place.display(), why)
+                .with_hint("remove the link, or give --registry-dir an absolute path"));
         }
     }
     Ok(())
 }
 
-/// The images to save. What is wrong in a list ends the run.
-fn entries(mut found: Found, global: &GlobalArgs, screen: &Screen) -> Result<Vec<ListEntry>> {
+/// The images to save. An invalid list ends the run.
+fn entries(mut found: Discovery, global: &GlobalArgs, screen: &Screen) -> Result<Vec<ListEntry>> {
     let problems = std::mem::take(&mut found.problems);
-    scan::remarks(&found, global.quiet, screen.paint());
-    // One image in many files is no mistake here: it needs no note.
-    let mut all = list::merge([ImageList { entries: found.entries, problems, ..ImageList::default() }]);
-    all.notes.clear();
+    scan::print_diagnostics(&found, global.quiet, screen.paint());
+    let mut all = list::merge([ImageList { entries: found.images, problems, ..ImageList::default() }]);
+    // An image in several files is no mistake here.
+    all.duplicates.clear();
     lists::settle(all, screen, global.quiet)
 }
 
-/// What is not saved, because nobody knows whether it is meant.
-fn tell_doubtful(review: &Review, path: &Path, global: &GlobalArgs, paint: Paint) {
+/// Prints the doubtful finds, which are not saved.
+fn print_doubtful(report: &ScanReport, path: &Path, global: &GlobalArgs, paint: Paint) {
     if global.quiet {
         return;
     }
-    let (doubtful, word) = (&review.doubtful, paint.yellow("warning:"));
+    let doubtful: Vec<_> = report.open_doubts().collect();
+    let word = paint.yellow("warning:");
     for doubt in doubtful.iter().take(DOUBTS) {
         let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };
-        let places = doubt.sources.first().map(String::as_str).unwrap_or_default();
-        let told = format!("{places}: not saved: {name} ({})", doubt.why);
-        output::stderr(&format!("{word} {}", clean(&told)));
+        let place = doubt.sources.first().map(String::as_str).unwrap_or_default();
+        let message = format!("{place}: not saved: {name} ({})", doubt.message);
+        output::stderr(&format!("{word} {}", clean(&message)));
     }
     if doubtful.len() > DOUBTS {
         let more = doubtful.len() - DOUBTS;
@@ -116,5 +121,10 @@ fn tell_doubtful(review: &Review, path: &Path, global: &GlobalArgs, paint: Paint
             "{word} and {more} more doubtful finds; saver scan {} lists all",
             clean(&path.display().to_string())
         ));
+    }
+    if !doubtful.is_empty() {
+        output::stderr(
+            "  hint: list the images that are needed in manifests/imageList, and the others in manifests/imageListIgnore",
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! `saver scan`: the images that files name, as a list.
+//! `saver scan`: lists the images that files name.
 
 use crate::cli::args::GlobalArgs;
 use crate::cli::commands::save;
@@ -8,119 +8,130 @@ use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, Paint, clean, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{Diagnostic, SourceLocation};
-use crate::scan::{self, Found, Ignore, Kind, MAX_FILE_BYTES, Render, Review, ScanOptions};
+use crate::scan::{
+    self, ChartRenderer, Discovery, IgnoreList, MAX_FILE_BYTES, ScanOptions, ScanReport, TextFormat,
+};
 use clap::ArgAction;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The ignore list of a build context.
 const CONTEXT_IGNORE: &str = "manifests/imageListIgnore";
-/// The largest ignore list, in bytes.
+/// Maximum size of an ignore list in bytes.
 const MAX_IGNORE_BYTES: u64 = 16 << 20;
-/// Notes beyond these are counted only.
+/// How many notes are printed; the others are counted.
 const NOTES: usize = 10;
 
-/// The arguments of scanning.
+/// The arguments of `saver scan`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The file or directory to scan; - is stdin
+    /// File or directory to scan; - reads standard input
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-    /// How to look for images.
+    /// How to find images.
     #[command(flatten)]
     pub look: LookArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Exit with 1 if a find is doubtful and not ignored
+    #[arg(long)]
+    pub fail_on_doubtful: bool,
 }
 
-/// How to look for images.
+/// How to find images.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LookArgs {
-    /// Leave out the images that FILE names, one a line; * stands for any text; may be repeated
+    /// Leave out the images that FILE names, one a line; * matches any text; may be repeated
     ///
-    /// nginx and quay.io/team/app leave out every tag, nginx:1.27 that one, quay.io/team/* all below it. In a build
-    /// context manifests/imageListIgnore is read too.
+    /// nginx and quay.io/team/app leave out every tag, nginx:1.27 that one, quay.io/team/* everything below. A pattern also
+    /// matches the text of a doubtful find, and file:PATTERN the doubtful finds of files. manifests/imageListIgnore in the
+    /// scanned directory is read too.
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
     pub ignore: Vec<PathBuf>,
-    /// Read the values and templates of charts even if helm is installed
+    /// Do not render charts with helm
+    ///
+    /// Templates are evaluated as far as the values determine whole names; everything else is doubtful.
     #[arg(long, help_heading = "What to save")]
     pub no_helm: bool,
+    /// Values file for all charts; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
+    pub values: Vec<PathBuf>,
+    /// Kubernetes version for which charts are rendered, such as 1.34
+    #[arg(long, value_name = "VERSION", help_heading = "What to save")]
+    pub kube_version: Option<String>,
+    /// API version that the cluster has, for charts, such as monitoring.coreos.com/v1; may be repeated
+    #[arg(long, value_name = "GROUP/VERSION", action = ArgAction::Append, help_heading = "What to save")]
+    pub api_versions: Vec<String>,
 }
 
-/// Scans.
+/// Runs `saver scan`.
 pub(crate) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
     let screen = save::screen(global, environment);
-    save::ended(found(args, environment).map(|found| tell(&found, args, global.quiet, screen.paint())))
+    save::ended(found(args, environment).map(|found| print(&found, args, global.quiet, screen.paint())))
 }
 
-fn found(args: &Args, environment: &Environment) -> Result<Found> {
+fn found(args: &Args, environment: &Environment) -> Result<Discovery> {
     if args.path.as_os_str() != "-" {
         return look(&args.path, &args.look, environment, &[], scan::path);
     }
     let mut text = Vec::new();
     let read = std::io::stdin().lock().take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text);
     read.map_err(|cause| Error::new(ErrorKind::InvalidInput, "stdin", format!("cannot be read: {cause}")))?;
-    let mut found = Found::default();
+    let mut found = Discovery::default();
     let ignore = ignored(None, &args.look.ignore)?;
-    scan::text(&mut found, "stdin", Kind::Yaml, &text);
-    found.leave_out(&ignore);
+    scan::text(&mut found, "stdin", TextFormat::Any, &text);
+    found.remove_ignored(&ignore);
     Ok(found)
 }
 
-/// What a way of scanning finds below `root`, as the flags say.
-///
-/// Must be called on a runtime.
+/// Scans `root` with the options of the command line. Must be called on a runtime.
 ///
 /// # Errors
-/// `InvalidInput` when an ignore list is wrong or there is nothing to scan.
+/// `InvalidInput` if an ignore list or a values file is invalid, or there is nothing to scan.
 pub(crate) fn look(
     root: &Path,
     args: &LookArgs,
     environment: &Environment,
     skip: &[PathBuf],
-    way: fn(&Path, &ScanOptions<'_>) -> Result<Found>,
-) -> Result<Found> {
-    let helm = if args.no_helm { None } else { Helm::find(environment) };
+    scan: fn(&Path, &ScanOptions<'_>) -> Result<Discovery>,
+) -> Result<Discovery> {
+    let helm = if args.no_helm {
+        None
+    } else {
+        Helm::find(environment, args.kube_version.clone(), &args.api_versions)
+    };
     let _guard = helm.as_ref().map(Helm::guard).transpose()?;
+    let read_values = |file: &PathBuf| {
+        let text = read_file(file, MAX_FILE_BYTES as u64, "values file")?;
+        Ok((file.display().to_string().into(), text.into()))
+    };
     let options = ScanOptions {
         ignore: ignored(Some(root), &args.ignore)?,
         skip: skip.to_vec(),
-        render: helm.as_ref().map(|helm| helm as &dyn Render),
+        renderer: helm.as_ref().map(|helm| helm as &dyn ChartRenderer),
+        values: args.values.iter().map(read_values).collect::<Result<_>>()?,
     };
-    let mut found = way(root, &options)?;
+    let mut found = scan(root, &options)?;
     let own = root.join(CONTEXT_IGNORE);
     if std::fs::symlink_metadata(&own).is_ok_and(|kind| !kind.is_file()) {
         let origin = SourceLocation { file: own.display().to_string().into(), line: 0, module: None };
-        found.unread.push(Diagnostic { origin, message: scan::IRREGULAR.into(), hint: None });
+        found.unread.push(Diagnostic { origin, message: crate::scan::NOT_REGULAR.into(), hint: None });
     }
     Ok(found)
 }
 
-/// The ignore lists that are named, and the own one of the context at `root`.
-fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
+/// The ignore lists of the command line, and the one in the scanned directory.
+fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<IgnoreList> {
     let own = root.map(|root| root.join(CONTEXT_IGNORE));
     let own = own.filter(|own| std::fs::symlink_metadata(own).is_ok_and(|kind| kind.is_file()));
-    let mut ignore = Ignore::default();
+    let mut ignore = IgnoreList::default();
     let mut problems: Vec<Diagnostic> = Vec::new();
     for file in files.iter().chain(&own) {
-        let mut text = Vec::new();
-        let opened = std::fs::File::open(file);
-        let read = opened.and_then(|file| file.take(MAX_IGNORE_BYTES + 1).read_to_end(&mut text));
-        read.map_err(|cause| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                file.display(),
-                format!("cannot read the ignore list: {cause}"),
-            )
-        })?;
-        if text.len() as u64 > MAX_IGNORE_BYTES {
-            let why = format!("an ignore list has at most {MAX_IGNORE_BYTES} bytes");
-            return Err(Error::new(ErrorKind::InvalidInput, file.display(), why));
-        }
+        let text = read_file(file, MAX_IGNORE_BYTES, "ignore list")?;
         problems.extend(ignore.read(&file.display().to_string(), &text));
     }
-    // All that is wrong is told at once; the last of it ends the command.
+    // All problems are printed; the last one is the error of the command.
     let last = problems.pop();
     for problem in problems {
         output::stderr(&format!("error: {}", clean(&problem.to_string())));
@@ -128,35 +139,46 @@ fn ignored(root: Option<&Path>, files: &[PathBuf]) -> Result<Ignore> {
     last.map_or(Ok(ignore), |problem| Err(problem.into()))
 }
 
-fn tell(found: &Found, args: &Args, quiet: bool, paint: Paint) -> Exit {
-    let review = Review::of(found);
-    // Each line is cleaned by itself, so that lines stay lines.
+/// The content of a file that an option names.
+fn read_file(file: &Path, limit: u64, what: &str) -> Result<Vec<u8>> {
+    let refuse = |why: String| Error::new(ErrorKind::InvalidInput, file.display(), why);
+    let mut text = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(limit + 1).read_to_end(&mut text));
+    read.map_err(|cause| refuse(format!("cannot read the {what}: {cause}")))?;
+    if text.len() as u64 > limit {
+        return Err(refuse(format!("the {what} is larger than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+fn print(found: &Discovery, args: &Args, quiet: bool, paint: Paint) -> Exit {
+    let report = ScanReport::of(found);
+    // Control characters are removed line by line, so that lines stay lines.
     let text: String = if args.json {
-        let text = serde_json::to_string_pretty(&review).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&report).unwrap_or_default();
         text.lines().map(|line| format!("{}\n", output::clean_json(line))).collect()
     } else {
-        review.to_list().lines().map(|line| format!("{}\n", clean(line))).collect()
+        report.to_list().lines().map(|line| format!("{}\n", clean(line))).collect()
     };
     let exit = output::stdout(text.as_bytes());
-    remarks(found, quiet, paint);
+    print_diagnostics(found, quiet, paint);
     if !quiet {
-        let (images, doubtful) = (review.images.len(), review.doubtful.len());
+        let (images, doubtful) = (report.images.len(), report.doubtful.len());
         let doubtful = if doubtful == 0 { String::new() } else { format!(", {doubtful} doubtful") };
         output::stderr(&format!("{}{doubtful}", count(images, "image")));
     }
     match exit {
-        Exit::Done if !is_whole(found) => Exit::SomeFailed,
+        Exit::Done
+            if !found.is_complete() || args.fail_on_doubtful && report.open_doubts().next().is_some() =>
+        {
+            Exit::SomeFailed
+        }
         exit => exit,
     }
 }
 
-/// Whether everything could be read.
-pub(crate) fn is_whole(found: &Found) -> bool {
-    found.unread.is_empty() && found.problems.is_empty()
-}
-
-/// Tells what could not be read, and what is worth knowing.
-pub(crate) fn remarks(found: &Found, quiet: bool, paint: Paint) {
+/// Prints what could not be read, and the notes.
+pub(crate) fn print_diagnostics(found: &Discovery, quiet: bool, paint: Paint) {
     for problem in found.problems.iter().chain(&found.unread) {
         output::stderr(&format!("{} {}", paint.yellow("warning:"), clean(&problem.to_string())));
     }

@@ -1,0 +1,1 @@
+{{ define "lib.tag" }}7{{ end }}
