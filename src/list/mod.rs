@@ -19,7 +19,6 @@ mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry};
-use crate::yaml::YamlNode;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::fmt;
@@ -260,11 +259,16 @@ pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reaso
 
 /// Reads a document that is another tool's list, such as a compose file; none if it is not. `variables` are those of the
 /// environment file beside a compose file.
-pub(crate) fn parse_document(document: &YamlNode, variables: &HashMap<String, String>) -> Option<ImageList> {
+#[cfg(feature = "scan")]
+pub(crate) fn parse_document(
+    document: &crate::yaml::YamlNode,
+    variables: &HashMap<String, String>,
+) -> Option<ImageList> {
     Some(yaml::parse_document(document, variables)?.without_duplicates())
 }
 
 /// Replaces `$NAME`, `${NAME}` and `${NAME:-default}` in a text. On failure returns the first variable without a value.
+#[cfg(feature = "scan")]
 pub(crate) fn interpolate(
     text: &str,
     variables: &HashMap<String, String>,

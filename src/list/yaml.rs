@@ -57,6 +57,7 @@ fn is_bare_images(document: &YamlNode) -> bool {
 }
 
 /// Reads a document that is a list by its own content; none if it is not. Bare names alone are no evidence.
+#[cfg(feature = "scan")]
 pub(super) fn parse_document(document: &YamlNode, variables: &HashMap<String, String>) -> Option<ImageList> {
     let format = detect(document)?;
     let is_section = |item: &Arc<YamlNode>| item.get("registry").is_some() && item.get("images").is_some();

@@ -1,6 +1,6 @@
 //! Reads the values of charts and their subcharts, and the templates that helm did not render.
 
-use super::{Chart, is_in};
+use super::Chart;
 use crate::list::SourceLocation;
 use crate::scan::template::{self, TemplateContext};
 use crate::scan::{Discovery, DoubtReason, MAX_FILE_BYTES, TextFormat, rules};
