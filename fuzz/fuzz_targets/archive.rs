@@ -1,4 +1,4 @@
-//! Any bytes are an archive of images or refused; of what an archive offers all can be asked for.
+//! Arbitrary bytes are an archive of images or refused, and every image that an archive lists can be requested.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,15 +10,15 @@ use std::io::Write;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// A future that never waits, as those of an archive do not.
+/// Runs a future that never waits, as those of an archive do not.
 fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
-        Poll::Pending => panic!("an archive waits for nothing"),
+        Poll::Pending => panic!("an archive never waits"),
     }
 }
 
-/// Makes the sums of what look like headers right, which chance would not.
+/// Corrects the checksums of what looks like headers: random input would rarely have valid ones.
 fn summed(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for block in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {

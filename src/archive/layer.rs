@@ -1,4 +1,5 @@
-//! Layer compression: gzip, zstd or none. It is detected from a layer's first bytes, because tools write wrong media types.
+//! Layer compression: gzip, zstd or none. It is detected from a layer's first bytes, because tools write wrong
+//! media types.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Digester};
@@ -32,8 +33,8 @@ impl Compression {
     }
 }
 
-/// The compression format that `head`, the first ten bytes of an archive, identifies, if saver cannot decompress it, and the
-/// command that does.
+/// The compression format that `head`, the first ten bytes of an archive, identifies, if saver cannot decompress
+/// it, and the command that does.
 #[must_use]
 pub fn unsupported_compression(head: &[u8]) -> Option<(&'static str, &'static str)> {
     match head {

@@ -78,7 +78,8 @@ impl ArchivePlan {
         self.outcomes.iter().filter(|outcome| outcome.is_ok()).count()
     }
 
-    /// Length of the archive in bytes: a header for each member, content padded to 512-byte blocks, and two zero blocks.
+    /// Length of the archive in bytes: a header for each member, content padded to 512-byte blocks, and two zero
+    /// blocks.
     #[must_use]
     pub fn size(&self) -> u64 {
         let padded = |size: u64| size.checked_next_multiple_of(512).unwrap_or(u64::MAX);

@@ -1,8 +1,8 @@
 //! Reads the format of `docker save` ("Image Tarball", `manifest.json`) as written by Docker, podman, skopeo and crane.
 //!
-//! The format has no image manifests, so one is generated for each image, always the same for the same image. It lists the layers
-//! as they are stored in the archive. The digest of an uncompressed layer is its diff_id in the configuration, which the
-//! engine verifies; a compressed layer is read and hashed here, and its diff_id compared.
+//! The format has no image manifests, so one is generated for each image, always the same for the same image. It
+//! lists the layers as they are stored in the archive. The digest of an uncompressed layer is its diff_id in the
+//! configuration, which the engine verifies; a compressed layer is read and hashed here, and its diff_id compared.
 
 use super::layer::{Compression, LayerDigests, hash};
 use super::tar_index::{MemberData, TarIndex};
@@ -29,7 +29,8 @@ const MAX_LAYERS: usize = 10_000;
 const MAX_GENERATED_BYTES: usize = 64 << 20;
 /// The compression ratio that any layer may have; gzip reaches 1032 at most.
 const MAX_RATIO: u64 = 1100;
-/// How many bytes all layers of an archive may decompress to beyond that ratio: zstd compresses zeros much better than gzip.
+/// How many bytes all layers of an archive may decompress to beyond that ratio: zstd compresses zeros much better
+/// than gzip.
 const MAX_DECOMPRESSED_BYTES: u64 = 256 << 30;
 
 /// An image in `manifest.json`. Go writes empty lists as null.
@@ -195,7 +196,9 @@ impl DockerArchiveReader<'_> {
         let has_zstd = layers.iter().any(|layer| layer.media_type == media_type::OCI_LAYER_ZSTD);
         let (media_type, config_type) = if has_zstd {
             for layer in &mut layers {
-                layer.media_type = oci_layer_type(&layer.media_type).to_owned();
+                if let Some(equivalent) = media_type::oci_equivalent(&layer.media_type) {
+                    layer.media_type = equivalent.to_owned();
+                }
             }
             (media_type::OCI_MANIFEST, media_type::OCI_CONFIG)
         } else {
@@ -226,14 +229,6 @@ impl DockerArchiveReader<'_> {
             _ => media_type::DOCKER_LAYER_GZIP,
         };
         Ok(Descriptor::new(media_type, hashed.digest, hashed.size))
-    }
-}
-
-fn oci_layer_type(docker: &str) -> &str {
-    match docker {
-        media_type::DOCKER_LAYER => media_type::OCI_LAYER,
-        media_type::DOCKER_LAYER_GZIP => media_type::OCI_LAYER_GZIP,
-        other => other,
     }
 }
 

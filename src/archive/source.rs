@@ -24,13 +24,15 @@ struct Inner {
 }
 
 impl Archive {
-    /// Reads the contents of `file`, an uncompressed tar that messages call `name`. In an archive with both an image layout and
-    /// `manifest.json`, as Docker writes them since version 25, the layout counts: it has the original manifests.
+    /// Reads the contents of `file`, an uncompressed tar that messages call `name`. In an archive with both an
+    /// image layout and `manifest.json`, as Docker writes them since version 25, the layout counts: it has the
+    /// original manifests.
     ///
     /// Blocking; compressed layers of a docker-archive are read completely.
     ///
     /// # Errors
-    /// `InvalidInput` if it is not a tar or contains no images, `Corrupt` if it is damaged, `Storage` if it cannot be read.
+    /// `InvalidInput` if it is not a tar or contains no images, `Corrupt` if it is damaged, `Storage` if it cannot
+    /// be read.
     pub fn open(file: File, name: &str) -> Result<Self> {
         let contents = read(&file).map_err(|error| with_archive_name(error, name))?;
         Ok(Self { inner: Arc::new(Inner { file, name: name.to_owned(), contents }) })

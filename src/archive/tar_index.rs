@@ -1,7 +1,7 @@
 //! The members of a tar file and their offsets, from one pass over the headers that skips the data.
 //!
-//! The tar crate parses the headers. The iteration is our own, because an untrusted archive chooses the length of names and
-//! extension records, and each must be bounded before it is read (POSIX pax; GNU long names).
+//! The tar crate parses the headers. The iteration is our own, because an untrusted archive chooses the length of
+//! names and extension records, and each must be bounded before it is read (POSIX pax; GNU long names).
 
 use crate::error::{Error, ErrorKind, Result, Side};
 use std::collections::HashMap;
@@ -59,7 +59,8 @@ impl TarIndex {
     /// Scans the headers of `file`. Errors do not name the file; the caller does.
     ///
     /// # Errors
-    /// `InvalidInput` if it is not a tar file; `Corrupt` if it is truncated or exceeds a limit; `Storage` if it cannot be read.
+    /// `InvalidInput` if it is not a tar file; `Corrupt` if it is truncated or exceeds a limit; `Storage` if it
+    /// cannot be read.
     pub(super) fn read(file: &File) -> Result<Self> {
         let length = file.metadata().map_err(unreadable)?.len();
         let mut headers = HeaderReader { file, length, position: 0 };
@@ -138,8 +139,8 @@ impl TarIndex {
         }
     }
 
-    /// The members whose names start with `prefix`, with the rest of each name. Of several with the same name the first is
-    /// returned, which is safe for names that are digests.
+    /// The members whose names start with `prefix`, with the rest of each name. Of several with the same name the
+    /// first is returned, which is safe for names that are digests.
     pub(super) fn with_prefix<'i>(&'i self, prefix: &'i str) -> impl Iterator<Item = (&'i str, MemberData)> {
         self.members.iter().filter_map(move |(name, member)| match member {
             TarMember::File(data) | TarMember::Ambiguous(Some(data)) => {
@@ -174,8 +175,8 @@ fn unreadable(cause: std::io::Error) -> Error {
     Error::new(ErrorKind::Storage, "", format!("cannot read the file: {cause}")).on(Side::Source)
 }
 
-/// Resolves `name` against the directory `base`, without `.` and empty components. `None` if it leads out of the archive, is not
-/// UTF-8, or is too long.
+/// Resolves `name` against the directory `base`, without `.` and empty components. `None` if it leads out of the
+/// archive, is not UTF-8, or is too long.
 fn normalize(base: &str, name: &[u8]) -> Option<String> {
     let name = std::str::from_utf8(name).ok()?;
     let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();

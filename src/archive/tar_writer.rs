@@ -31,7 +31,8 @@ impl<W: Write> TarWriter<W> {
     /// Adds a member of `size` bytes that hash to `digest`.
     ///
     /// # Errors
-    /// `Corrupt` if `content` has other bytes, which leaves the tar file unusable; `Storage` if it cannot be read or written.
+    /// `Corrupt` if `content` has other bytes, which leaves the tar file unusable; `Storage` if it cannot be read
+    /// or written.
     pub(super) fn content(
         &mut self,
         path: &str,

@@ -1,8 +1,8 @@
 //! Writes the format of `docker save`, which docker load, podman, skopeo and containerd read as docker-archive.
 //!
-//! Layers are stored as uncompressed tars named by diff_id, so that each is stored once however many images share it. A tar
-//! header states a member's length, so two passes are needed: the first decompresses every layer without keeping it,
-//! several at once, and verifies digest and diff_id; the second writes.
+//! Layers are stored as uncompressed tars named by diff_id, so that each is stored once however many images share
+//! it. A tar header states a member's length, so two passes are needed: the first decompresses every layer without
+//! keeping it, several at once, and verifies digest and diff_id; the second writes.
 
 use super::layer::{LayerDigests, hash};
 use super::plan::{ArchiveImage, ArchivePlan, MemberSource, OpenContent, PlannedMember, open};
@@ -15,9 +15,9 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 
-/// Reads and verifies everything that `images` consist of, and decompresses their layers. An image that is incomplete, or that
-/// the format cannot represent, is left out, and its outcome says why. Reading stops at a layer that decompresses to more
-/// than `limit` bytes.
+/// Reads and verifies everything that `images` consist of, and decompresses their layers. An image that is
+/// incomplete, or that the format cannot represent, is left out, and its outcome says why. Reading stops at a layer
+/// that decompresses to more than `limit` bytes.
 #[must_use]
 pub fn plan(images: &[ArchiveImage], content: &OpenContent<'_>, limit: u64) -> ArchivePlan {
     let manifests: Vec<Result<Box<ImageManifest>>> = images.iter().map(image_manifest).collect();

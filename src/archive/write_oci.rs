@@ -11,8 +11,8 @@ use std::io::{self, Read};
 /// How many bytes are read at once.
 const CHUNK: usize = 256 << 10;
 
-/// Reads and verifies everything that `images` consist of. An image with missing or damaged content is left out, and its
-/// outcome says why.
+/// Reads and verifies everything that `images` consist of. An image with missing or damaged content is left out,
+/// and its outcome says why.
 #[must_use]
 pub fn plan(images: &[ArchiveImage], content: &OpenContent<'_>) -> ArchivePlan {
     let digests: BTreeSet<Digest> = images.iter().flat_map(|image| &image.content.blobs).copied().collect();

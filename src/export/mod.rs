@@ -1,8 +1,9 @@
 //! Exporting: from a tree, or directly from registries, to image layouts and archives.
 //!
-//! A layout is a sink like any other. An archive is a stream, which the engine cannot write out of order: the engine selects
-//! the content of the images (`recording_sink.rs`), which is then verified in the tree and written. Images from registries
-//! are first saved into a staging tree next to the archive, which is removed once the archive is complete.
+//! A layout is a sink like any other. An archive is a stream, which the engine cannot write out of order: the
+//! engine selects the content of the images (`recording_sink.rs`), which is then verified in the tree and written.
+//! Images from registries are first saved into a staging tree next to the archive, which is removed once the
+//! archive is complete.
 
 mod deferred_observer;
 mod output;
@@ -50,8 +51,8 @@ pub enum Format {
 pub enum ExportFrom {
     /// A tree, and how images are named in it.
     Tree(PathBuf, NameRule),
-    /// Registries. For an archive, images are first saved into `staging`: an existing one is resumed, and it is removed once all images are
-    /// exported.
+    /// Registries. For an archive, images are first saved into `staging`: an existing one is resumed, and it is
+    /// removed once all images are exported.
     Registries {
         /// Connection settings and credentials.
         access: Box<Access>,
@@ -142,8 +143,8 @@ pub struct Exported {
 /// ```
 ///
 /// # Errors
-/// `InvalidInput` for names that cannot be parsed, for two images that would get the same name, and for a destination that
-/// does not fit the format; `Storage` when the destination cannot be written.
+/// `InvalidInput` for names that cannot be parsed, for two images that would get the same name, and for a
+/// destination that does not fit the format; `Storage` when the destination cannot be written.
 pub async fn export<I>(images: I, to: ExportTo, options: ExportOptions) -> Result<Exported>
 where
     I: IntoIterator,
@@ -385,8 +386,8 @@ impl Export {
         Ok(Exported { report, archive_bytes: bytes })
     }
 
-    /// Verifies and writes the archive on a thread of its own. When the run is cancelled, a thread that is blocked on the reader of a stream is
-    /// not waited for.
+    /// Verifies and writes the archive on a thread of its own. When the run is cancelled, a thread that is blocked
+    /// on the reader of a stream is not waited for.
     async fn write(
         &self,
         images: Vec<ArchiveImage>,

@@ -23,8 +23,8 @@ pub enum ExportTo {
     Stream(Box<dyn Write + Send>),
 }
 
-/// Whether `path` is written in place: devices, and files that are already open (`/dev/stdout`, `/dev/fd/3`). Renaming a temporary file
-/// over such a path would replace it.
+/// Whether `path` is written in place: devices, and files that are already open (`/dev/stdout`, `/dev/fd/3`).
+/// Renaming a temporary file over such a path would replace it.
 #[must_use]
 pub fn is_written_in_place(path: &Path) -> bool {
     path.starts_with("/dev") || path.starts_with("/proc")
@@ -63,7 +63,7 @@ impl Output {
         let refuse = |why: String| Error::new(ErrorKind::InvalidInput, &name, why);
         match fs::metadata(&path) {
             Ok(found) if found.is_dir() => {
-                return Err(refuse("is a directory, but an archive is a file".into()));
+                return Err(refuse("cannot write the archive: it is a directory".into()));
             }
             // Renaming a file over a pipe or a device would replace it.
             Ok(found) if !found.is_file() || is_written_in_place(&path) => {
@@ -107,11 +107,13 @@ impl Output {
         let OutputKind::File { file, .. } = &self.kind else { return Ok(None) };
         let space = rustix::fs::fstatvfs(file)
             .map_err(|cause| Error::storage(&self.name, "read the free space of", cause.into()))?;
-        Ok(Some(space.f_bavail.saturating_mul(space.f_frsize)))
+        // Some network and FUSE file systems report no blocks at all.
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        Ok((space.f_blocks > 0).then_some(free))
     }
 
-    /// Calls `write` to produce the archive. A file is renamed to its final name once it is synced to disk. `advanced` receives the number of
-    /// bytes written since its last call. Returns the length of the archive.
+    /// Calls `write` to produce the archive. A file is renamed to its final name once it is synced to disk.
+    /// `advanced` receives the number of bytes written since its last call. Returns the length of the archive.
     ///
     /// # Errors
     /// Errors of `write`; `Storage`; `Cancelled` once `token` is cancelled.
@@ -164,8 +166,8 @@ pub(super) fn hidden_sibling(path: &Path, extension: &str) -> Option<PathBuf> {
     Some(path.with_file_name(hidden))
 }
 
-/// Creates a file at `path`, locked while it is open. The leftover of a killed process is removed first. A file or symbolic link that
-/// someone else put there is never written to.
+/// Creates a file at `path`, locked while it is open. The leftover of a killed process is removed first. A file or
+/// symbolic link that someone else put there is never written to.
 fn create_temporary(path: &Path) -> io::Result<File> {
     for _ in 0..ATTEMPTS {
         match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
@@ -183,8 +185,9 @@ fn create_temporary(path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Removes the temporary file of a killed process at `path`, only while holding its lock and while the name still refers to it: a file that
-/// another export has just created is never deleted. A symbolic link cannot be opened and therefore is not removed.
+/// Removes the temporary file of a killed process at `path`, only while holding its lock and while the name still
+/// refers to it: a file that another export has just created is never deleted. A symbolic link cannot be opened and
+/// therefore is not removed.
 fn remove_leftover(path: &Path) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let leftover = match OpenOptions::new().read(true).custom_flags(flags).open(path) {

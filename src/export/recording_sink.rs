@@ -1,5 +1,5 @@
-//! A sink that records: the engine reads an image's manifests, selects platforms and checks that the content exists, and no
-//! content is moved.
+//! A sink that records: the engine reads an image's manifests, selects platforms and checks that the content
+//! exists, and no content is moved.
 
 use crate::content::{Ingest, Publication, Sink};
 use crate::error::{Error, ErrorKind, Result, Side};

@@ -1,5 +1,5 @@
-//! Entries of a layout that have no name and refer to another entry: attestations as `docker save --platform` writes them, and
-//! the referrers (signatures, SBOMs) that `oras cp -r` copies along with an image.
+//! Entries of a layout that have no name and refer to another entry: attestations as `docker save --platform`
+//! writes them, and the referrers (signatures, SBOMs) that `oras cp -r` copies along with an image.
 
 use crate::content::{Source, Target};
 use crate::oci::layout::ListedImage;

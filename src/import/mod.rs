@@ -1,7 +1,7 @@
 //! Importing: from image layouts and archives into a tree.
 //!
-//! The verb finds the images in the source, names them in the tree, and hands them to the engine: an imported image is verified,
-//! deduplicated and published in the same way as a saved one.
+//! The verb finds the images in the source, names them in the tree, and hands them to the engine: an imported image
+//! is verified, deduplicated and published in the same way as a saved one.
 
 mod companions;
 mod input;
@@ -88,8 +88,8 @@ impl ImportOptions {
 
 /// The source of an import.
 pub enum ImportFrom {
-    /// The directory of an image layout, or an archive: docker-archive or oci-archive, uncompressed or compressed with gzip or
-    /// zstd.
+    /// The directory of an image layout, or an archive: docker-archive or oci-archive, uncompressed or compressed
+    /// with gzip or zstd.
     Path(PathBuf),
     /// A stream of an archive.
     Stream(Box<dyn Read + Send>),
@@ -112,8 +112,8 @@ pub enum ImportFrom {
 /// ```
 ///
 /// # Errors
-/// `InvalidInput` when `from` is not a readable archive or layout, contains no images, or contains different images that
-/// would get the same name in the directory; `Storage` when the directory cannot be used.
+/// `InvalidInput` when `from` is not a readable archive or layout, contains no images, or contains different images
+/// that would get the same name in the directory; `Storage` when the directory cannot be used.
 pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> {
     let token = &options.cancel;
     let name = match &from {

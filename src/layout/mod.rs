@@ -9,8 +9,8 @@
 //! .saver/stage/<area>/<n>     small files before they are renamed into place; likewise
 //! ```
 //!
-//! saver adds to the layouts of other tools and preserves what it does not know in `index.json`. A layout is not trusted:
-//! symbolic links in it are not followed, sizes are bounded, and content is hashed by its reader.
+//! saver adds to the layouts of other tools and preserves what it does not know in `index.json`. A layout is not
+//! trusted: symbolic links in it are not followed, sizes are bounded, and content is hashed by its reader.
 
 mod partial;
 mod publish;
@@ -67,8 +67,8 @@ impl Layout {
         Err(Error::new(ErrorKind::InvalidInput, dir.display(), message))
     }
 
-    /// Opens the layout in `dir` for writing, or creates one. An image is listed under its entry in `names`, or under its
-    /// place if it has none. The directory does not change before something is written.
+    /// Opens the layout in `dir` for writing, or creates one. An image is listed under its entry in `names`, or
+    /// under its place if it has none. The directory does not change before something is written.
     ///
     /// # Errors
     /// `InvalidInput` if `dir` contains something else, `Storage` if it cannot be created or opened.
@@ -119,8 +119,8 @@ impl Layout {
             .map_err(|error| Error::new(error.kind(), driver.location(MARKER), error.message()))
     }
 
-    /// Removes the directories that were only needed for writing, unless they contain files: those of another process, or
-    /// partial blobs that the next run resumes.
+    /// Removes the directories that were only needed for writing, unless they contain files: those of another
+    /// process, or partial blobs that the next run resumes.
     pub fn tidy(&self) {
         let driver = &*self.inner.driver;
         let area = self.inner.publisher.area();

@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// The number of committed blobs at which they are renamed into place before another is started: each keeps a file open.
+/// The number of committed blobs at which they are renamed into place before another is started: each keeps a file
+/// open.
 const MAX_COMMITTED: usize = 64;
 
 /// The blobs that this process is writing, or has written but not yet renamed into place.
@@ -87,8 +88,8 @@ impl Drop for LayoutClaim {
     }
 }
 
-/// The path of the partial file of `digest`. The announced size is part of the name, so that a descriptor with a wrong size does not
-/// affect the others.
+/// The path of the partial file of `digest`. The announced size is part of the name, so that a descriptor with a
+/// wrong size does not affect the others.
 pub(super) fn path(digest: &Digest, size: u64) -> String {
     format!("{PARTIAL}/{}.{size}", digest.hex())
 }

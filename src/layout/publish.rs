@@ -1,5 +1,5 @@
-//! Publishes images: content first, `index.json` last, with a barrier before each. Images that arrive in the meantime are published
-//! together.
+//! Publishes images: content first, `index.json` last, with a barrier before each. Images that arrive in the
+//! meantime are published together.
 
 use super::partial::{LayoutClaims, path};
 use super::read::ReachableContent;
@@ -28,7 +28,8 @@ pub(super) struct LayoutPublisher {
 
 #[derive(Default)]
 struct PublishState {
-    /// Set once publishing has failed. After a failed sync the kernel may have dropped pages, so no later one can be trusted.
+    /// Set once publishing has failed. After a failed sync the kernel may have dropped pages, so no later one can
+    /// be trusted.
     failed: Option<Error>,
 }
 
@@ -132,7 +133,8 @@ impl Inner {
         self.rename_committed().inspect_err(|error| state.failed = Some(error.clone()))
     }
 
-    /// Renames the committed blobs into place. The caller has locked the publisher's state, so each file is renamed once.
+    /// Renames the committed blobs into place. The caller has locked the publisher's state, so each file is renamed
+    /// once.
     fn rename_committed(&self) -> Result<()> {
         // The marker comes first: a directory with blobs but no marker is refused as not being a layout.
         drop(self.lock_marker()?);

@@ -9,7 +9,8 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
 use std::collections::HashSet;
 
-/// The most manifests that are read to find the reachable content. Content beyond that is checked again when it is written.
+/// The most manifests that are read to find the reachable content. Content beyond that is checked again when it is
+/// written.
 const MAX_SCANNED: usize = 20_000;
 
 impl Layout {

@@ -1,9 +1,10 @@
 //! The documents of an OCI image layout (OCI image-layout.md): the marker, `index.json`, and the paths of blobs.
 //!
-//! Annotations name the entries of `index.json`, and tools disagree on their content: `org.opencontainers.image.ref.name` is a
-//! tag (skopeo, buildah, umoci, oras, regctl) or a full name (podman, crane); containerd and Docker also write the full name
-//! to `io.containerd.image.name`. saver writes the full name to both, so that one layout can hold many images, or on
-//! request the tag to the first and the full name to the second.
+//! Annotations name the entries of `index.json`, and tools disagree on their content:
+//! `org.opencontainers.image.ref.name` is a tag (skopeo, buildah, umoci, oras, regctl) or a full name (podman,
+//! crane); containerd and Docker also write the full name to `io.containerd.image.name`. saver writes the full name
+//! to both, so that one layout can hold many images, or on request the tag to the first and the full name to the
+//! second.
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
@@ -185,9 +186,9 @@ impl LayoutIndex {
         numbered.map(|(number, entry)| ListedImage::of_entry(number, entry)).collect()
     }
 
-    /// Lists `root` as `name` and replaces the entry that had the name; an entry of the same content without a name gets it. Returns
-    /// whether that changed anything. New entries are sorted by name, so that the document does not depend on the order of
-    /// additions.
+    /// Lists `root` as `name` and replaces the entry that had the name; an entry of the same content without a name
+    /// gets it. Returns whether that changed anything. New entries are sorted by name, so that the document does
+    /// not depend on the order of additions.
     ///
     /// # Errors
     /// `InvalidInput` if the entry of another image has the same `org.opencontainers.image.ref.name`.

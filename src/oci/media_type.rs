@@ -70,6 +70,22 @@ pub fn is_foreign_layer(media_type: &str) -> bool {
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
+/// The OCI media type for the same content as Docker's `docker`, if there is one.
+#[must_use]
+pub fn oci_equivalent(docker: &str) -> Option<&'static str> {
+    match docker {
+        DOCKER_LIST => Some(OCI_INDEX),
+        DOCKER_MANIFEST => Some(OCI_MANIFEST),
+        DOCKER_CONFIG => Some(OCI_CONFIG),
+        DOCKER_LAYER => Some(OCI_LAYER),
+        DOCKER_LAYER_GZIP => Some(OCI_LAYER_GZIP),
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            Some("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")
+        }
+        _ => None,
+    }
+}
+
 /// A Content-Type header's media type: without parameters, lower case.
 #[must_use]
 pub fn essence(content_type: &str) -> String {

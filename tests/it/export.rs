@@ -1,4 +1,4 @@
-//! `saver export`, with the real binary, read by the programs that it is for: podman, skopeo, umoci and containerd.
+//! `saver export` with the real binary, read by podman, skopeo, umoci and containerd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use super::support::peers::registry::Registry;
 use super::support::peers::{samples, succeed};
 use super::support::program::{Home, Ran, Victim, run};
 
-/// A tree with samples for all platforms, and a place for what is exported.
+/// A tree with samples for all platforms, and a directory for exports.
 pub(super) struct Bench {
     source: Registry,
     pub(super) home: Home,
@@ -74,8 +74,8 @@ impl Bench {
         self.export(&["demo/single:1.0"], "oci-archive", to, &[], 0);
     }
 
-    /// What stands beside the tree, hidden files too.
-    pub(super) fn there(&self) -> Vec<String> {
+    /// The files next to the tree, including hidden ones.
+    pub(super) fn outputs(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -85,7 +85,7 @@ impl Bench {
         names
     }
 
-    /// The configuration of an image for a platform.
+    /// The configuration digest of an image for a platform.
     fn config(&self, image: &str, architecture: &str) -> Digest {
         let (repository, tag) = image.split_once(':').unwrap();
         config(&self.source.address, repository, tag, architecture)
@@ -171,7 +171,7 @@ fn docker_archive_of_several_platforms_is_refused() {
     }
     let ran = bench.export(&["demo/app:1.0"], "docker-archive", "a.tar", &["--arch", "s390x"], 1);
     assert!(ran.stderr.contains("s390x") || ran.stderr.contains("not there"), "{}", ran.stderr);
-    assert_eq!(bench.there(), Vec::<String>::new());
+    assert_eq!(bench.outputs(), Vec::<String>::new());
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn archive_on_stdout_is_piped_into_podman() {
     let (id, platform) = in_podman(&storage, &bench.name("demo/app:1.0"), "etc/platform");
     assert_eq!(id, bench.config("demo/app:1.0", "arm64").hex());
     assert!(platform.starts_with("arm64/linux"), "{platform}");
-    // A reader that goes away is a failure that is told.
+    // A reader that closes the pipe makes the export fail.
     let mut export = bench.command(&["demo/app:1.0"], "oci-archive", "-", &["--dir", &tree]);
     let mut export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(export.stdout.take());
@@ -227,7 +227,7 @@ fn oci_archive_is_read_by_podman_skopeo_and_containerd() {
         let raw = succeed("skopeo", ["inspect", "--raw", &from]);
         assert_eq!(Digest::of(raw.as_bytes()), expect, "{name}");
     }
-    // And back again, byte for byte.
+    // Imported again, the bytes are the same.
     let back = bench.text("back");
     run(&mut bench.home.saver(["import", &bench.text("all.tar"), "--dir", &back])).expect(0);
     let copy = Registry::serve(Path::new(&back));
@@ -256,7 +256,7 @@ fn layout_is_extended_and_read_by_umoci_and_skopeo() {
     assert_eq!(names, expect);
     let raw = succeed("skopeo", ["inspect", "--raw", &format!("oci:{layout}:{}", expect[0])]);
     assert_eq!(raw.into_bytes(), manifest(&bench.source.address, "demo/app", "1.0").body);
-    // umoci wants one platform's manifest, and that in OCI's form.
+    // umoci needs a single manifest with OCI media types.
     bench.export(&["demo/app:1.0"], "oci-layout", "flat", &["--arch", "arm64", "--index", "flatten"], 0);
     let image = format!("{}:{}", bench.text("flat"), bench.name("demo/app:1.0"));
     let bundle = bench.text("bundle");
@@ -266,7 +266,7 @@ fn layout_is_extended_and_read_by_umoci_and_skopeo() {
     assert!(!bench.path("layout/.saver").exists());
 }
 
-/// The files of an export, of a directory or in a tar, by path.
+/// The files of an exported directory or tar, by path.
 fn exported_files(path: &Path) -> BTreeMap<String, Vec<u8>> {
     if path.is_file() {
         return members(&fs::read(path).unwrap());
@@ -282,8 +282,7 @@ struct Case {
     contained: usize,
 }
 
-/// Every manifest that an export of the attested sample lists, and whether it contains them. The blobs of those that it
-/// contains must be there too.
+/// Asserts how many manifests an export of the attested sample lists and contains, and that their blobs exist.
 fn check_layout(case: &Case, files: &BTreeMap<String, Vec<u8>>) {
     let blob = |digest: &Digest| files.get(&format!("blobs/sha256/{}", digest.hex()));
     let listing: Value = serde_json::from_slice(&files["index.json"]).unwrap();
@@ -400,19 +399,19 @@ fn export_of_same_images_is_byte_identical() {
         bench.export(&images, format, "second.tar", more, 0);
         let first = fs::read(bench.path("first.tar")).unwrap();
         assert!(first == fs::read(bench.path("second.tar")).unwrap(), "{format}");
-        // Another tree, another registry's name for the same content: nothing but the names differs.
+        // From another tree with other names for the same content, only the names differ.
         other.export(&images, format, "other.tar", more, 0);
         let blobs = |tar: &[u8]| -> BTreeMap<String, Vec<u8>> {
             let is_listing = |name: &str| ["manifest.json", "repositories", "index.json"].contains(&name);
             members(tar).into_iter().filter(|(name, _)| !is_listing(name)).collect()
         };
         assert_eq!(blobs(&first), blobs(&fs::read(other.path("other.tar")).unwrap()));
-        // And straight from the registry.
+        // The same directly from the registry.
         let flags = [more, &["--from-registry"]].concat();
         bench.export(&images, format, "fetched.tar", &flags, 0);
         assert!(first == fs::read(bench.path("fetched.tar")).unwrap(), "{format} from the registry");
     }
-    assert_eq!(bench.there(), ["fetched.tar", "first.tar", "second.tar"]);
+    assert_eq!(bench.outputs(), ["fetched.tar", "first.tar", "second.tar"]);
 }
 
 #[test]
@@ -436,18 +435,18 @@ fn damaged_image_fails_and_others_are_exported() {
         assert!(read.keys().all(|name| !name.contains(&hex)));
         fs::remove_file(bench.path("a.tar")).unwrap();
         bench.export(&["demo/single:1.0"], format, "a.tar", more, 1);
-        assert_eq!(bench.there(), Vec::<String>::new(), "nothing is left of an archive that never was");
+        assert_eq!(bench.outputs(), Vec::<String>::new(), "nothing is left of an archive that never was");
     }
-    // A layout is written image by image.
+    // In a layout each image is written on its own.
     bench.export(&["demo/single:1.0", "demo/app:1.0"], "oci-layout", "layout", &[], 1);
     assert!(!bench.path("layout/blobs/sha256").join(&hex).exists());
-    // Cut off, as by a full disk: the tree's size tells.
+    // A truncated blob is found by its size.
     fs::write(&victim, &bytes[..100]).unwrap();
     let ran = bench.export(&["demo/single:1.0"], "oci-archive", "a.tar", &[], 1);
     assert!(ran.stderr.contains("100 bytes"), "{}", ran.stderr);
 }
 
-/// A tree of one image with a layer of random bytes, which no compression makes shorter; the image's name.
+/// Adds an image with an incompressible layer to the tree; returns the image's name.
 pub(super) fn large(bench: &Bench, megabytes: usize) -> String {
     let mut tar = tar::Builder::new(Vec::new());
     let mut random = fastrand::Rng::with_seed(7);
@@ -508,7 +507,7 @@ fn killed_export_leaves_no_partial_archive() {
     }
     assert!(begun.exists(), "the last run was killed while it wrote");
     run(&mut command()).expect(0);
-    assert_eq!(bench.there(), ["a.tar"], "what a killed run left is taken away by the next");
+    assert_eq!(bench.outputs(), ["a.tar"], "what a killed run left is taken away by the next");
 }
 
 #[test]
@@ -541,7 +540,7 @@ fn export_from_registry_resumes_downloaded_content() {
     assert!(ran.stderr.contains("is kept in"), "{}", ran.stderr);
     let ran = run(&mut bench.command(&["no/such:1"], "oci-archive", "b.tar", &["--from-registry"])).expect(1);
     assert!(!ran.stderr.contains("is kept in"), "nothing was fetched: {}", ran.stderr);
-    assert_eq!(bench.there(), [".a.tar.saver-fetched", "a.tar"]);
+    assert_eq!(bench.outputs(), [".a.tar.saver-fetched", "a.tar"]);
     let report = bench.text("report.json");
     let mut again =
         bench.command(&["demo/app:1.0"], "oci-archive", "a.tar", &["--from-registry", "--report", &report]);
@@ -551,10 +550,10 @@ fn export_from_registry_resumes_downloaded_content() {
         (&told["images"][0]["reference"], &told["bytes_fetched"]),
         (&Value::from(good), &Value::from(0))
     );
-    assert_eq!(bench.there(), ["a.tar", "report.json"]);
+    assert_eq!(bench.outputs(), ["a.tar", "report.json"]);
 }
 
-/// Each has blobs that the other waits for: neither may wait for ever.
+/// Each export has committed blobs that the other waits for, which must not deadlock.
 #[test]
 fn concurrent_exports_into_one_layout_both_finish() {
     let bench = Bench::new();
@@ -563,7 +562,7 @@ fn concurrent_exports_into_one_layout_both_finish() {
     for round in 0..6 {
         let layout = bench.path(&format!("layout{round}"));
         let started = Instant::now();
-        // In the other order, so that each has what the other wants next.
+        // In opposite orders, so that each has what the other needs next.
         let mut both = [[&big, &single], [&single, &big]].map(|images| {
             let mut command = bench.home.saver(["export", "--format", "oci-layout", "--output"]);
             command.arg(&layout).args(images).arg("--dir").arg(bench.path("tree"));
@@ -597,5 +596,5 @@ fn invalid_export_arguments_are_refused_early() {
         let ran = run(bench.home.saver(["export"]).args(&arguments)).expect(2);
         assert!(ran.stderr.contains(word), "{arguments:?}: {}", ran.stderr);
     }
-    assert_eq!(bench.there(), Vec::<String>::new());
+    assert_eq!(bench.outputs(), Vec::<String>::new());
 }

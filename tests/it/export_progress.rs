@@ -1,4 +1,4 @@
-//! What `saver export` tells of its work: of an image that it is exported only where that is so, and how far the work is.
+//! Progress output of `saver export`: an image is reported as exported only once it is.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -13,13 +13,13 @@ fn report(bench: &Bench) -> Value {
     serde_json::from_slice(&fs::read(bench.path("report.json")).unwrap()).unwrap()
 }
 
-/// Sends the signal of Ctrl-C.
+/// Sends SIGINT, like Ctrl-C.
 fn interrupt(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
 
-/// That nothing is told as exported, on any stream or in the report.
+/// Asserts that no stream and no report calls an image exported.
 fn exported_nothing(bench: &Bench, ran: &Ran, kind: &str) {
     assert!(!ran.stderr.contains("exported") && ran.stdout.is_empty(), "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("not finished: 1 image"), "{}", ran.stderr);
@@ -31,7 +31,7 @@ fn exported_nothing(bench: &Bench, ran: &Ran, kind: &str) {
     );
 }
 
-/// An export to a stream that nobody reads further than its first byte.
+/// An export to a stream whose reader stops after the first byte.
 fn stalled(bench: &Bench, image: &str, more: &[&str]) -> Victim {
     let mut command = bench.home.saver(["export", "--format", "oci-archive", "-o", "-", image, "--report"]);
     command.arg(bench.path("report.json")).args(more);
@@ -57,7 +57,7 @@ fn interrupted_export_ends_though_its_reader_stalls() {
 fn insufficient_disk_space_is_reported_before_writing() {
     let bench = Bench::new();
     let image = large(&bench, 3);
-    // A limit on the size of files is met in the midst of the writing.
+    // A limit on file sizes is reached in the middle of writing.
     let script = "ulimit -f 2048; exec \"$@\"";
     let mut command = Command::new("bash");
     command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_saver"), "export", "--format", "oci-archive"]);
@@ -69,7 +69,7 @@ fn insufficient_disk_space_is_reported_before_writing() {
     assert!(ran.stderr.contains("no archive was written"), "{}", ran.stderr);
     exported_nothing(&bench, &ran, "storage");
     assert_eq!(fs::read_to_string(bench.path("a.tar")).unwrap(), "as it was");
-    assert_eq!(bench.there(), ["a.tar", "report.json"]);
+    assert_eq!(bench.outputs(), ["a.tar", "report.json"]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn archive_steps_are_reported_before_its_images() {
         at("run-finished", ""),
     ];
     assert!(order.is_sorted(), "{order:?}");
-    // The making of the archive is part of its images' time, and of the run's.
+    // The time for writing the archive counts for its images and for the run.
     let number = |event: usize, field: &str| events[event][field].as_f64().unwrap();
     let made = number(order[3], "elapsed") - number(order[0], "elapsed");
     for event in [order[4], order[5]] {
@@ -154,7 +154,7 @@ fn open_file_is_written_in_place() {
         let ran = run(command.env("OUT", bench.path("out.tar"))).expect(0);
         assert!(fs::read(bench.path("out.tar")).unwrap() == whole, "{place}: {}", ran.stderr);
     }
-    // A pipe with a name.
+    // A named pipe.
     let pipe = bench.path("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let reader = Command::new("cat").arg(&pipe).stdout(Stdio::piped()).spawn().unwrap();

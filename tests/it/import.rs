@@ -1,4 +1,5 @@
-//! `saver import`, with the real binary on what skopeo, podman, buildah, umoci and others wrote, and on what nobody honest writes.
+//! `saver import` with the real binary: archives and layouts of skopeo, podman, buildah, umoci and others, and
+//! hostile ones.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +16,7 @@ use super::support::peers::{run as run_peer, samples, succeed};
 use super::support::program::{Home, Ran, finish, run};
 use super::support::tree::files;
 
-/// A registry with the samples, and a place for archives and a tree.
+/// A registry with the samples, and a directory for archives and a tree.
 struct Bench {
     source: Registry,
     home: Home,
@@ -116,7 +117,7 @@ fn archives_of_skopeo_podman_and_buildah_are_imported() {
     }
     let bytes = |registry: &str, repository: &str| manifest(registry, repository, "1.0").body;
     assert_eq!(bytes(&copy.address, "skopeo/zstd"), bytes(&bench.source.address, "demo/zstd"));
-    // What was imported can be pulled and run from the tree.
+    // Imported images can be pulled from the tree.
     for name in ["skopeo/app:1.0", "built/app:1", "demo/single:1.0"] {
         let name = format!("{}/{name}", copy.address);
         with_storage("podman", &bench.path("other"), &["pull", "-q", "--tls-verify=false", &name]);
@@ -143,7 +144,8 @@ fn layouts_of_skopeo_and_umoci_are_imported_with_a_name() {
     bench.verify();
 }
 
-/// A layout as `docker save --platform` and `oras cp -r` write them: one entry with a name, and entries without one that refer to it.
+/// A layout as `docker save --platform` and `oras cp -r` write them: one entry with a name, and entries without one
+/// that refer to it.
 struct ReferrerLayout {
     image: Value,
     attestation: Value,
@@ -254,7 +256,6 @@ fn missing_source_creates_no_directory() {
     }
 }
 
-/// Whatever is wrong with it, and however it comes.
 #[test]
 fn damaged_archive_exits_with_invalid_input() {
     let bench = Bench::new();
@@ -279,7 +280,7 @@ fn damaged_archive_exits_with_invalid_input() {
         }
         let (ran, _) = bench.import(name, &[], 2);
         assert!(ran.stderr.contains(name), "{name}: {}", ran.stderr);
-        // What has to be unpacked first is unpacked there.
+        // A compressed archive is spooled into the directory, so that is created.
         assert!(name.ends_with(".gz") || name == "layout" || !bench.path("tree").exists(), "{name}");
         let _ = fs::remove_dir_all(bench.path("tree"));
     }
@@ -297,19 +298,19 @@ fn archive_is_imported_from_stdin() {
     child.stdin.take().unwrap().write_all(&zstd::encode_all(&archive[..], 1).unwrap()).unwrap();
     finish(child).expect(0);
     bench.verify();
-    // Nothing of the spooled archive is left.
+    // The spooled archive is removed.
     let own: Vec<_> = fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(own.len(), 2, "{own:?}");
 }
 
-/// The members of a docker-archive made by hand.
+/// A handmade docker-archive.
 struct Handmade {
     members: Vec<(String, Vec<u8>)>,
     links: Vec<(String, String)>,
 }
 
 impl Handmade {
-    /// One image of these layers, each a file's name in the archive, its content, and the tar inside.
+    /// An archive of one image. Each layer is a file name in the archive, the file's content, and the uncompressed tar.
     fn new(layers: &[(&str, Vec<u8>, &[u8])]) -> Self {
         let diff_ids: Vec<String> = layers.iter().map(|(_, _, tar)| Digest::of(tar).to_string()).collect();
         let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
@@ -447,7 +448,7 @@ fn hostile_archive_imports_nothing() {
             tree.keys()
         );
     }
-    // A name with a digest that another content has.
+    // A name with the digest of other content.
     let lying = format!("a/b@sha256:{}", "0".repeat(64));
     let text = json!([{ "Config": "config.json", "RepoTags": [&lying, "a/c:1"], "Layers": ["layer.tar"] }]);
     changed(&|made| made.members.last_mut().unwrap().1 = text.to_string().into_bytes())
@@ -486,7 +487,7 @@ fn damaged_image_in_oci_archive_fails_alone() {
         assert!(!names(&report)[0].ends_with("failed"), "{report}");
         assert!(ran.stderr.contains("hash"), "{}", ran.stderr);
     }
-    // A link out of a layout is not followed, whatever it leads to.
+    // A symbolic link out of a layout is not followed.
     fs::rename(&victim, bench.path("outside")).unwrap();
     std::os::unix::fs::symlink(bench.path("outside"), &victim).unwrap();
     let (ran, _) = bench.import("unpacked", &[], 1);

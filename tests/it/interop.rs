@@ -1,5 +1,5 @@
-//! The whole job with real programs at both ends: docker-registry as the source, and docker-registry, skopeo, podman,
-//! buildah, umoci and containerd as the readers of what the binary saved.
+//! End-to-end tests with real programs: docker-registry as the source, and docker-registry, skopeo, podman, buildah,
+//! umoci and containerd as readers of the saved tree.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -20,14 +20,14 @@ use super::support::samples::listed;
 use super::support::serving::{Reply, ask};
 use super::support::tree::files;
 
-/// What `htpasswd -nbB reader hunter2` printed.
+/// The output of `htpasswd -nbB reader hunter2`.
 const PASSWORDS: &str = "reader:$2y$05$9pVdx45SxJAf7bV349BS0Ozv4QNt1gsym2bljk1C7h03Uxi/My3sW\n";
-/// reader:hunter2 in base64, as Docker's configuration has it.
+/// `reader:hunter2` in base64, as in Docker's configuration.
 const READER: &str = "cmVhZGVyOmh1bnRlcjI=";
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// The sample images at `registry`, as a list names them.
+/// The names of the sample images at `registry`.
 fn images(registry: &str) -> Vec<String> {
     listed(registry).iter().map(ToString::to_string).collect()
 }
@@ -54,14 +54,14 @@ pub(crate) fn parse(reply: &Reply) -> Manifest {
     RawManifest::new(reply.body.clone().into(), media_type).unwrap().parse().unwrap()
 }
 
-/// Whether a run for `arch` takes this entry of an index.
+/// Whether a run for `arch` selects this entry of an index.
 fn wanted(entry: &Descriptor, arch: &str) -> bool {
     let Some(platform) = &entry.platform else { return true };
     arch == "all" || arch.split(',').any(|arch| arch == platform.architecture)
 }
 
-/// Asserts that `copy` answers for an image as `source` does: the same bytes by tag and by digest, the chosen children
-/// and their blobs, and a clean "not found" for the children that were left out. How many blobs were compared.
+/// Asserts that `copy` serves an image like `source`: the same bytes by tag and by digest, the selected children
+/// and their blobs, and 404 for the omitted children. Returns the number of blobs compared.
 fn assert_same(source: &str, copy: &str, repository: &str, reference: &str, arch: &str) -> usize {
     let theirs = manifest(source, repository, reference);
     let ours = manifest(copy, repository, reference);
@@ -103,7 +103,7 @@ fn assert_same(source: &str, copy: &str, repository: &str, reference: &str, arch
     }
 }
 
-/// Everything on the list, compared; answers how many blobs there were.
+/// Compares all sample images; returns the number of blobs.
 fn assert_all_same(source: &str, copy: &str, arch: &str) -> usize {
     places().iter().map(|(repository, tag)| assert_same(source, copy, repository, tag, arch)).sum()
 }
@@ -118,7 +118,7 @@ fn tags(registry: &str, repository: &str) -> BTreeSet<String> {
     json["tags"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
-/// Saves every sample from `source`; the directory. `all` takes attestations too.
+/// Saves every sample from `source`, with attestations for `all`; returns the directory.
 fn save_all(source: &str, arch: &str) -> TempDir {
     let (home, dir) = (Home::new(), temporary());
     let mut more = vec!["--missing-platform", "skip"];
@@ -146,7 +146,7 @@ fn registry_serves_saved_tree_like_its_source() {
     assert!(counts[0] < counts[1] && counts[1] < counts[2], "{counts:?}");
 }
 
-/// What a client says the manifest of `reference` is, its own platform chosen where it is asked for an index.
+/// The digest that skopeo reports for `reference`, of its own platform if that is an index.
 fn inspect(reference: &str) -> Digest {
     let raw = succeed("skopeo", ["inspect", "--raw", "--tls-verify=false", reference]);
     Digest::of(raw.as_bytes())
@@ -218,7 +218,7 @@ fn all_platforms_are_copied_and_unpacked() {
     }
 }
 
-/// Runs podman or buildah with storage of its own.
+/// Runs podman or buildah with separate storage.
 pub(crate) fn with_storage(program: &str, storage: &Path, arguments: &[&str]) -> String {
     let path = |name: &str| storage.join(name).to_str().unwrap().to_owned();
     let mut all = vec!["--root".to_owned(), path("root"), "--runroot".to_owned(), path("run")];
@@ -241,7 +241,7 @@ fn podman_buildah_and_containerd_pull_saved_images() {
         let reference = format!("{}/{repository}:{tag}", copy.address);
         assert_eq!(containerd.pull(&reference, "linux/amd64"), digest, "{reference}");
         if repository == "demo/nested" {
-            // containers/image has no notion of an index in an index.
+            // containers/image does not support nested indexes.
             continue;
         }
         for program in ["podman", "buildah"] {
@@ -256,7 +256,7 @@ fn podman_buildah_and_containerd_pull_saved_images() {
             with_storage("podman", storage.path(), &["image", "inspect", "--format", format, &reference]);
         assert!(told.contains(&format!("@{digest} ")) && told.trim().ends_with(" amd64"), "{told}");
     }
-    // By digest, of an index and of its child.
+    // By the digest of an index and of its child.
     let index = manifest(&source.address, "demo/tool", "2.1");
     let Manifest::Index(parsed) = parse(&index) else { panic!("no index") };
     for digest in [Digest::of(&index.body), parsed.manifests[0].digest] {
@@ -300,7 +300,7 @@ fn garbage_collection_of_untagged_keeps_flattened_tree() {
     assert_eq!(files(&dir.path().join("docker")), before);
 }
 
-/// The command that docs/serving.md gives for registries with their own storage.
+/// The command in docs/serving.md for registries with their own storage.
 #[test]
 fn pruned_tree_skopeo_sync_command_of_the_docs_works() {
     let source = Registry::serve(&samples());
@@ -314,7 +314,7 @@ fn pruned_tree_skopeo_sync_command_of_the_docs_works() {
     let command = page.split('`').find(|code| code.starts_with("skopeo sync --")).expect("the command");
     let command = command.replace("127.0.0.1:5000", &tree.address);
     let command = command.replace("harbor.example.com", &harbor.address);
-    // This one has no TLS; a Harbor has.
+    // Unlike Harbor, this registry has no TLS.
     let mut arguments: Vec<&str> = command.split(' ').skip(1).collect();
     arguments.insert(1, "--dest-tls-verify=false");
     succeed("skopeo", &arguments);
@@ -388,7 +388,7 @@ fn registry_and_saver_share_a_tree() {
     };
     push("demo/zstd:1.0", "pushed/zstd:1.0");
     push("demo/tool:2.1", "demo/app:pushed");
-    // The registry runs on meanwhile, and takes pushes afterwards.
+    // The registry keeps running, and accepts pushes afterwards.
     let image = [format!("{}/demo/app:1.0", source.address), format!("{}/demo/single:1.0", source.address)];
     home.save(dir.path(), "amd64", &image, &[], 0);
     push("demo/bare:1.0", "demo/single:pushed");
@@ -439,7 +439,7 @@ fn tree_is_readable_by_other_users_under_any_umask() {
     assert!(seen[0] > 100 && seen[1] > 100, "{seen:?}");
 }
 
-/// Saves one image from a registry that wants something; the result is what the samples have.
+/// Saves one image from a registry with requirements, and compares it with the sample.
 fn save_one(home: &Home, registry: &str, more: &[&str], expected: i32) -> String {
     let dir = temporary();
     let image = [format!("{registry}/demo/app:1.0"), format!("{registry}/helm-charts/mysql:8.8.19")];
@@ -452,7 +452,7 @@ fn save_one(home: &Home, registry: &str, more: &[&str], expected: i32) -> String
     format!("{}{}", ran.stdout, ran.stderr)
 }
 
-/// A home in which `docker login` has left the reader's password for a registry.
+/// A home directory after `docker login` with the reader's password.
 fn logged_in(registry: &str, auth: &str) -> Home {
     let home = Home::new();
     home.write(".docker/config.json", &format!(r#"{{"auths":{{"{registry}":{{"auth":"{auth}"}}}}}}"#));

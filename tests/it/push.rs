@@ -1,4 +1,4 @@
-//! `saver push` and `saver copy`, the real program, into real registries and into one that misbehaves.
+//! `saver push` and `saver copy` with the real binary, to real registries and to one that injects faults.
 
 use super::support::fault::{Fault, FaultServer};
 use super::support::fleet::{Fleet, noise};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// What `htpasswd -nbB reader hunter2` printed.
+/// The output of `htpasswd -nbB reader hunter2`.
 const PASSWORDS: &str = "reader:$2y$05$9pVdx45SxJAf7bV349BS0Ozv4QNt1gsym2bljk1C7h03Uxi/My3sW\n";
 
 fn writable(root: &TempDir) -> Registry {
@@ -46,7 +46,7 @@ fn statuses(report: &Value) -> Vec<&str> {
     rows(report).iter().map(|row| row["status"].as_str().unwrap()).collect()
 }
 
-/// The manifest that skopeo gets, byte for byte.
+/// The manifest as skopeo reads it, unchanged.
 fn raw(image: &str) -> String {
     succeed("skopeo", ["inspect", "--raw", "--tls-verify=false", &format!("docker://{image}")])
 }
@@ -78,13 +78,13 @@ fn second_push_of_a_tree_sends_nothing() {
         let served = raw(&format!("{}/team/x/{name}", registry.address));
         assert_eq!(Digest::of(served.as_bytes()), *digest, "{name}");
     }
-    // Layers that several repositories have went over the wire once, and were linked then.
+    // Layers shared by several repositories are uploaded once and then mounted.
     assert!(first["bytes_reused"].as_u64().unwrap() > 0);
     let (_, second) = push(&home, &samples(), &[&to], 0);
     assert!(statuses(&second).iter().all(|status| *status == "unchanged"), "{second:#}");
     assert_eq!(second["bytes_fetched"], 0);
     super::support::fleet::assert_true(root.path(), "the registry's own tree");
-    // And another program can use it.
+    // Another client can read it.
     let layout = format!("oci:{}:x", home.path("layout").display());
     let image = format!("docker://{}/team/x/demo/app:1.0", registry.address);
     succeed("skopeo", ["copy", "--all", "--src-tls-verify=false", &image, &layout]);
@@ -133,7 +133,7 @@ fn sparse_index_is_refused_with_advice_to_prune_or_flatten() {
     assert!(ran.stderr.contains("(available: linux/amd64"), "{}", ran.stderr);
 }
 
-/// An index of two indexes, one of which has nothing that was saved: the other is there all the same.
+/// An index of two indexes, of which only one has saved manifests.
 #[test]
 fn sparse_nested_index_is_pushed() {
     let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
@@ -147,7 +147,7 @@ fn sparse_nested_index_is_pushed() {
     push(&home, tree.path(), &["--index", "flatten", &flat], 0);
     let (ran, _) = push(&home, tree.path(), &["--arch", "arm64", &flat], 1);
     assert!(ran.stderr.contains("(available: linux/amd64"), "{}", ran.stderr);
-    // A registry that takes an index only whole is told of before.
+    // A registry that requires complete indexes is named in advance.
     let (ran, _) = push(&home, tree.path(), &["--dry-run", &registry.address], 0);
     assert!(ran.stderr.contains("without linux/arm/v7, linux/arm64/v8"), "{}", ran.stderr);
 }
@@ -178,7 +178,7 @@ fn push_authenticates_and_reports_missing_credentials() {
             let (ran, report) = push(&home, &samples(), &[&more[..], &[&registry.address]].concat(), code);
             assert!(!ran.stderr.contains("hunter2") && !ran.stderr.contains(&auth), "{}", ran.stderr);
             if code == 0 {
-                // The two are one image: what one of them sends is linked for the other.
+                // Both are the same image: one uploads, the other is mounted.
                 let (sent, linked) = (&report["bytes_fetched"], &report["bytes_reused"]);
                 assert!(sent == linked && sent.as_u64() > Some(0), "{report:#}");
             }
@@ -195,7 +195,7 @@ fn base64(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-/// A tree with one image of one large layer and a small one; their bytes.
+/// A tree with an image of a large and a small layer, and the bytes of the large one.
 fn large() -> (Tree, Vec<u8>) {
     let tree = Tree::new();
     let layer = noise(7, 3_000_000);
@@ -204,7 +204,7 @@ fn large() -> (Tree, Vec<u8>) {
     (tree, layer)
 }
 
-/// Pushes the tree to a server that misbehaves first; asserts that all of it is there in the end.
+/// Pushes the tree to a server with injected faults, and asserts that everything arrives.
 async fn pushed_in_spite(server: &FaultServer, tree: &Tree, layer: &[u8]) -> (Ran, Value) {
     let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
     let done = tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], 0)).await.unwrap();
@@ -234,7 +234,7 @@ async fn upload_unknown_to_registry_restarts() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));
     server.on("GET", "/blobs/uploads/").times(1).answer(Fault::status(404));
-    // And a second time in the middle of things, and at the end of them.
+    // Also in the middle of an upload and at its end.
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::status(404));
     server.on("PUT", "/blobs/uploads/3").times(1).answer(Fault::status(404));
     pushed_in_spite(&server, &tree, &layer).await;
@@ -285,7 +285,7 @@ async fn upload_to_other_host_carries_no_credentials() {
     let (server, cdn) = (FaultServer::start().await, FaultServer::start().await);
     let (tree, layer) = large();
     server.require_basic("reader", "hunter2");
-    // Opened there as a registry would open it behind the scenes.
+    // Created on the other host, as a registry does internally.
     let client = reqwest::Client::new();
     for _ in 0..3 {
         client.post(format!("{}/v2/big/app/blobs/uploads/", cdn.url())).send().await.unwrap();
@@ -322,7 +322,7 @@ async fn immutable_tag_with_same_digest_is_no_failure() {
         tokio::task::spawn_blocking(move || push(&Home::new(), &dir, &[&to], code))
     };
     for status in [400, 403, 409, 412] {
-        // The registry does not tell at first what it has: as when another pushes the same meanwhile.
+        // The registry hides the tag at first, as if another client pushed it in the meantime.
         server.behave();
         server.on("HEAD", "/manifests/1.0").times(1).answer(Fault::status(404));
         server.on("PUT", "/manifests/1.0").answer(refusal(status));
@@ -337,7 +337,7 @@ async fn immutable_tag_with_same_digest_is_no_failure() {
     assert!(ran.stderr.contains("hint: push under another tag"), "{}", ran.stderr);
 }
 
-/// The word of a registry is not that it has something, but what it has.
+/// A registry's digest header counts, not just its success status.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn manifest_changed_by_registry_is_an_error() {
     let other = Digest::of(b"other").to_string();
@@ -368,7 +368,7 @@ async fn push_over_plain_http_is_limited_to_loopback() {
     assert!(ran.stderr.contains("plain HTTP at 192.0.2.1"), "{}", ran.stderr);
 }
 
-/// What docker-registry would refuse is not promised.
+/// A dry run does not promise what docker-registry would refuse.
 #[test]
 fn dry_run_reports_sparse_index() {
     let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
@@ -383,7 +383,7 @@ fn dry_run_reports_sparse_index() {
         assert!(stderr.contains(word) && warnings.contains(word), "{word}: {stderr}{warnings}");
     }
     assert_eq!(told(&["--index", "prune"]), (String::new(), "null".into()));
-    // What is there already need not come.
+    // Existing content is not sent again.
     let from = format!("docker://{}/demo/app:1.0", source.address);
     let to = format!("docker://{}/demo/app:other", registry.address);
     let flags = ["copy", "-q", "--all", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to];
@@ -423,10 +423,10 @@ async fn push_survives_connections_cut_mid_upload() {
     assert_eq!(served.unwrap().as_deref(), Some(&layer[..]));
 }
 
-/// The uploads that the registry in `root` has under way, or was left with.
+/// The unfinished uploads in the registry's directory `root`.
 fn uploads(root: &Path) -> BTreeSet<PathBuf> {
     fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
-        // What is gone by now was no more than an upload that has ended.
+        // A directory that disappeared belonged to an upload that ended.
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             match dir.ends_with("_uploads") {
@@ -477,7 +477,7 @@ fn copy_between_registries_and_mount_within_one() {
     assert_eq!(raw(&format!("{to}:1.0")), raw(&from));
     assert_eq!(statuses(&sends(&home, &["copy", &from, &to], 0).1), ["unchanged"]);
 
-    // To another repository and another tag: nothing is sent.
+    // To another repository and tag of the same registry: no bytes are sent.
     let other = format!("{}/other/app:v2", registry.address);
     let (_, report) = sends(&home, &["copy", &format!("{to}:1.0"), &other], 0);
     assert_eq!((&statuses(&report)[..], &report["bytes_fetched"]), (&["copied"][..], &Value::from(0)));
