@@ -219,6 +219,16 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// As `ingest`.
     fn publish(&self, image: Publication) -> impl Future<Output = Result<()>> + Send;
+
+    /// Called when an image is planned and before any of its blobs is transferred, unless nothing of it has changed. A sink that
+    /// would refuse the image in the end refuses it here.
+    ///
+    /// # Errors
+    /// Why the image cannot be published.
+    fn preflight(&self, image: &Publication) -> impl Future<Output = Result<()>> + Send {
+        let _ = image;
+        std::future::ready(Ok(()))
+    }
 }
 
 /// How much a sink has room for, in bytes.

@@ -3,7 +3,8 @@
 use super::blob::SMALL;
 use super::manifests::Cell;
 use super::node::{Content, Kind, Node, Seen};
-use super::options::{IndexMode, MissingPlatform};
+use super::oci_media_types;
+use super::options::{IndexMode, MediaTypes, MissingPlatform};
 use super::platforms::Platforms;
 use super::stats::Tally;
 use super::{Engine, Image};
@@ -106,6 +107,9 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
             let mut seen = Seen::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
+        }
+        if self.engine.options.media_types == MediaTypes::Oci {
+            content.manifests = oci_media_types::rewrite(content.manifests)?;
         }
         content.there = std::mem::take(&mut self.there.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(content)

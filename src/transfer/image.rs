@@ -117,6 +117,9 @@ impl<K: Sink> Engine<K> {
         let fetch = async {
             let preparation = self.prepare(image, tally, warnings).await?;
             if let Preparation::Ready(prepared) = &preparation {
+                if !prepared.unchanged {
+                    self.sink.preflight(&publication(prepared)).await?;
+                }
                 self.fetch_all(image, prepared, tally).await?;
             }
             Ok::<_, Error>(preparation)
@@ -133,11 +136,7 @@ impl<K: Sink> Engine<K> {
         if prepared.unchanged {
             return Ok(Outcome::Done(prepared, Status::Unchanged));
         }
-        let publication = Publication {
-            places: prepared.places.clone(),
-            manifests: prepared.content.manifests.clone(),
-            blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
-        };
+        let publication = publication(&prepared);
         let publish = || self.sink.publish(publication.clone());
         let published = self.attempt(tally, &image.reference, publish);
         if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
@@ -363,6 +362,15 @@ impl<K: Sink> Engine<K> {
             self.bring(&*image.source, &image.reference, home, blob, ready, tally)
         });
         futures::future::try_join_all(blobs).await.map(drop)
+    }
+}
+
+/// What is published of an image.
+fn publication(prepared: &Prepared) -> Publication {
+    Publication {
+        places: prepared.places.clone(),
+        manifests: prepared.content.manifests.clone(),
+        blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
     }
 }
 

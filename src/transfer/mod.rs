@@ -13,6 +13,7 @@ mod hasher;
 mod image;
 mod manifests;
 mod node;
+mod oci_media_types;
 pub mod options;
 mod platforms;
 pub mod report;
@@ -25,7 +26,7 @@ mod upload;
 #[cfg(feature = "archive")]
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
-pub use options::{IndexMode, MissingPlatform, PartPolicy, TransferOptions};
+pub use options::{IndexMode, MediaTypes, MissingPlatform, PartPolicy, TransferOptions};
 pub use report::{ImagePlan, ImageReport, Plan, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};

@@ -32,9 +32,8 @@ pub(super) fn rewrite(manifests: Vec<Arc<RawManifest>>) -> Result<Vec<Arc<RawMan
 
 /// The rewritten document; `None` if nothing in it changes.
 fn rewrite_one(raw: &RawManifest, rewritten: &HashMap<Digest, Descriptor>) -> Result<Option<RawManifest>> {
-    let corrupt = || {
-        Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), "cannot rewrite the manifest")
-    };
+    let corrupt =
+        || Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), "cannot rewrite the manifest");
     let original: Value = serde_json::from_slice(&raw.bytes).map_err(|_| corrupt())?;
     let mut document = original.clone();
     let Some(fields) = document.as_object_mut() else { return Err(corrupt()) };
@@ -112,9 +111,7 @@ mod tests {
             "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
             "config": blob(media_type::OCI_CONFIG, b"a"), "layers": [],
         }));
-        let entry = |raw: &RawManifest| {
-            json!({ "mediaType": raw.media_type, "digest": raw.digest.to_string(), "size": raw.bytes.len() })
-        };
+        let entry = |raw: &RawManifest| json!({ "mediaType": raw.media_type, "digest": raw.digest.to_string(), "size": raw.bytes.len() });
         let mut attested = entry(&attestation);
         attested["annotations"] = json!({ ATTESTED_DIGEST: image.digest.to_string() });
         let absent = blob(media_type::DOCKER_MANIFEST, b"not transferred");

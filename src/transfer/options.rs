@@ -26,6 +26,16 @@ pub enum MissingPlatform {
     Skip,
 }
 
+/// Which media types manifests have at the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// Those of the source, so that digests are unchanged.
+    #[default]
+    Keep,
+    /// OCI's in place of Docker's: manifests that have Docker's get another digest.
+    Oci,
+}
+
 /// When a big blob is fetched in parts, over several connections at once.
 ///
 /// Only slots that nobody else wants are used for it, and only as many as bring more in a second.
@@ -79,6 +89,8 @@ pub struct TransferOptions {
     pub parts: PartPolicy,
     /// Whether the first failed image ends the run.
     pub fail_fast: bool,
+    /// Which media types manifests have at the destination.
+    pub media_types: MediaTypes,
 }
 
 impl Default for TransferOptions {
@@ -94,6 +106,7 @@ impl Default for TransferOptions {
             jobs: 16,
             parts: PartPolicy::default(),
             fail_fast: false,
+            media_types: MediaTypes::Keep,
         }
     }
 }

@@ -390,6 +390,48 @@ fn attestations_survive_export_and_import() {
 }
 
 #[test]
+fn layout_named_by_tag_is_read_by_skopeo_and_umoci() {
+    let bench = Bench::new();
+    let images = ["demo/app:1.0", "demo/tool:2.1"];
+    bench.export(&images, "oci-layout", "layout", &["--ref-name", "tag"], 0);
+    let layout = bench.text("layout");
+    let raw = succeed("skopeo", ["inspect", "--raw", &format!("oci:{layout}:1.0")]);
+    assert_eq!(raw.into_bytes(), manifest(&bench.source.address, "demo/app", "1.0").body);
+    assert_eq!(succeed("umoci", ["ls", "--layout", &layout]).lines().collect::<Vec<_>>(), ["1.0", "2.1"]);
+    // The full name is still there for saver and containerd.
+    run(&mut bench.home.saver(["import", &layout, "--dir", &bench.text("back")])).expect(0);
+    for images in [&["demo/app:1.0", "demo/zstd:1.0"][..], &["demo/zstd:1.0"]] {
+        let code = if images.len() > 1 { 2 } else { 1 };
+        let ran = bench.export(images, "oci-layout", "layout", &["--ref-name", "tag"], code);
+        assert!(ran.stderr.contains("--ref-name full"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn docker_media_types_are_replaced_on_request() {
+    let bench = Bench::new();
+    let more = ["--arch", "arm64", "--index", "flatten", "--media-types", "oci"];
+    for format in ["oci-layout", "oci-archive"] {
+        bench.export(&["demo/tool:2.1"], format, format, &more, 0);
+    }
+    let name = bench.name("demo/tool:2.1");
+    let unpack = format!("{}:{name}", bench.text("oci-layout"));
+    let bundle = bench.text("bundle");
+    succeed("umoci", ["unpack", "--rootless", "--image", &unpack, &bundle]);
+    let platform = fs::read_to_string(Path::new(&bundle).join("rootfs/etc/platform")).unwrap();
+    assert!(platform.starts_with("arm64/linux"), "{platform}");
+    let raw = |transport: &str, path: &str| {
+        succeed("skopeo", ["inspect", "--raw", &format!("{transport}:{}:{name}", bench.text(path))])
+    };
+    let image = raw("oci", "oci-layout");
+    assert!(!image.contains("vnd.docker"), "{image}");
+    assert_eq!(raw("oci-archive", "oci-archive"), image);
+    let index = fs::read(bench.path("oci-layout/index.json")).unwrap();
+    bench.export(&["demo/tool:2.1"], "oci-layout", "oci-layout", &more, 0);
+    assert_eq!(fs::read(bench.path("oci-layout/index.json")).unwrap(), index);
+}
+
+#[test]
 fn export_of_same_images_is_byte_identical() {
     let bench = Bench::new();
     let images = ["demo/app:1.0", "demo/zstd:1.0"];

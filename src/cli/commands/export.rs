@@ -14,10 +14,12 @@ use crate::cli::ui::tables;
 use crate::cli::ui::terminal::Screen;
 use crate::cli::ui::wording::{ARCHIVING, EXPORTING, FETCHING, PASSING, STREAMING, Words};
 use crate::error::{Error, ErrorKind, Result};
-use crate::export::{ExportFrom, ExportOptions, ExportTo, Exported, Format, export, is_written_in_place};
+use crate::export::{
+    ExportFrom, ExportOptions, ExportTo, Exported, Format, RefNameStyle, export, is_written_in_place,
+};
 use crate::list::ListEntry;
 use crate::oci::PlatformSet;
-use crate::transfer::Status;
+use crate::transfer::{MediaTypes, Status};
 use clap::{ArgAction, ValueEnum};
 use std::fs::File;
 use std::io::IsTerminal;
@@ -58,6 +60,12 @@ pub struct Args {
     /// What becomes of an index of which only some platforms are exported; docker-archive has no indexes
     #[arg(long, value_name = "MODE", default_value = "keep")]
     pub index: IndexArg,
+    /// Names in index.json: the full name, or only the tag, as oras, regctl and skopeo look it up
+    #[arg(long, value_name = "STYLE", default_value = "full")]
+    pub ref_name: RefNameArg,
+    /// Media types of manifests: keep them, or replace Docker's by OCI's, which changes digests
+    #[arg(long, value_name = "TYPES", default_value = "keep")]
+    pub media_types: MediaTypesArg,
     /// The most blobs to fetch at once from each registry, 1 to 256; manifests beside them, up to three times as many
     #[arg(long, value_name = "N", default_value = "16", value_parser = crate::cli::args::jobs)]
     pub jobs: u16,
@@ -81,6 +89,24 @@ pub enum FormatArg {
     OciLayout,
     /// An OCI image layout in a tar file: for podman load, skopeo, ctr
     OciArchive,
+}
+
+/// `--ref-name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RefNameArg {
+    /// The full name: for podman and umoci, and for many repositories in one layout
+    Full,
+    /// Only the tag, which no two images may share: for oras, regctl and skopeo oci:DIR:TAG
+    Tag,
+}
+
+/// `--media-types`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MediaTypesArg {
+    /// Those of the source
+    Keep,
+    /// OCI's in place of Docker's: for umoci and other tools that read no other
+    Oci,
 }
 
 /// Exports, and says how that ended.
@@ -188,6 +214,14 @@ fn options(
     options.transfer.platforms = PlatformSet::parse(&args.arch.join(","), "linux")?;
     options.transfer.missing_platform = args.missing_platform.into();
     options.transfer.jobs = usize::from(args.jobs);
+    options.transfer.media_types = match args.media_types {
+        MediaTypesArg::Keep => MediaTypes::Keep,
+        MediaTypesArg::Oci => MediaTypes::Oci,
+    };
+    options.ref_names = match args.ref_name {
+        RefNameArg::Full => RefNameStyle::Full,
+        RefNameArg::Tag => RefNameStyle::Tag,
+    };
     options.transfer.retry.retries = args.registry.retries;
     options.transfer.index = match (args.index, format) {
         (IndexArg::Prune, Format::DockerArchive) => {
