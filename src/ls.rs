@@ -1,96 +1,100 @@
-//! What a store holds: repositories, tags, platforms and sizes, as data.
+//! Lists the repositories, tags, platforms and sizes of a tree.
 //!
-//! Links, sizes of files and manifests' hashes are looked at, layers' bytes are not: that is verification's work.
+//! Links, file sizes and the digests of manifests are checked. The content of layers is not; that is what `verify` does.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, RawManifest, Repository, Tag, media_type};
 use crate::store::Store;
+use crate::store::inventory::InternalFiles;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::time::Duration;
 
-/// How deep indexes in indexes are followed.
+/// Maximum depth of nested indexes.
 const MAX_DEPTH: usize = 8;
-/// How many manifests of one tag are looked at.
+/// Maximum number of manifests read for one tag.
 const MAX_MANIFESTS: usize = 10_000;
-/// How many faults of one tag are told.
+/// Maximum number of problems reported for one tag.
 const MAX_PROBLEMS: usize = 20;
 
-/// The contents of a store.
+/// The contents of a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Listing {
-    /// The version of this form: 1.
+    /// The version of this format: 1.
     pub schema: u32,
-    /// The repositories, by name.
+    /// The repositories, sorted by name.
     pub repositories: Vec<RepositoryListing>,
-    /// All of it together.
+    /// Totals over all listed repositories.
     pub totals: Totals,
+    /// Files outside the tree: interrupted downloads, and what a repair moved away.
+    pub internal: InternalFiles,
 }
 
-/// A repository's tags.
+/// The tags of a repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepositoryListing {
-    /// Its name.
+    /// The name of the repository.
     pub repository: Repository,
-    /// Its tags, by name.
+    /// Its tags, sorted by name.
     pub tags: Vec<TagListing>,
-    /// The bytes of what its tags reach, each content counted once.
+    /// Total size of the content that its tags reach, each blob counted once.
     pub bytes: u64,
 }
 
-/// What a tag names.
+/// A tag and the image that it points to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TagListing {
     /// The tag.
     pub tag: Tag,
-    /// What it names; none when its link is missing or damaged.
+    /// The digest that it points to; `None` if its link is damaged.
     pub digest: Option<Digest>,
-    /// The media type of the manifest or index that it names.
+    /// The media type of the manifest or index.
     pub media_type: Option<String>,
-    /// What it is.
-    pub kind: Kind,
-    /// The type of artifact, of what is neither an image nor a chart.
+    /// What the tag is.
+    pub kind: ContentKind,
+    /// The artifact type, if it is neither an image nor a chart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// The platforms that it has, in the index's order.
+    /// Its platforms, in the order of the index.
     pub platforms: Vec<PlatformListing>,
-    /// The bytes that it reaches in the store, manifests among them, each content counted once.
+    /// Total size of the stored content that it reaches, including manifests, each blob counted once.
     pub bytes: u64,
-    /// What is wrong with it; empty when it can be pulled.
+    /// What is wrong with it; empty if it can be pulled.
     pub problems: Vec<String>,
 }
 
-/// A platform that an image has.
+/// A platform of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlatformListing {
     /// Its name: `linux/arm64/v8`.
     pub platform: String,
-    /// Whether it is in the store; an index may name more than what was saved.
+    /// Whether it is stored. An index may list platforms that were not saved.
     pub present: bool,
 }
 
-/// What a tag names, by what can be done with it.
+/// What a tag can be used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ContentKind {
     /// A runnable image.
     Image,
     /// A Helm chart.
     HelmChart,
     /// Another artifact: a signature, an SBOM.
     Artifact,
-    /// It can't be read.
+    /// It could not be read.
     #[default]
     Unknown,
 }
 
-impl Kind {
-    /// Its name, as people say it.
+impl ContentKind {
+    /// Its name for display.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,34 +106,71 @@ impl Kind {
     }
 }
 
-/// Sums over a listing.
+/// Totals over a listing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Totals {
-    /// How many repositories.
+    /// Number of repositories.
     pub repositories: usize,
-    /// How many tags.
+    /// Number of tags.
     pub tags: usize,
-    /// How many tags have something wrong with them.
+    /// Number of tags with problems.
     pub damaged: usize,
-    /// The bytes that the tags reach, each content counted once.
+    /// Total size of the content that the tags reach, each blob counted once.
     pub bytes: u64,
 }
 
-/// Lists `only` these repositories, or all if it is empty.
+/// How long to wait for a process that is removing something, before a damaged tag is read again beside it.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Lists the repositories in `only`, or all if it is empty. Damaged tags are listed with their problems. Since a removal in progress
+/// looks like damage, problems count only if they are found again while nothing is being removed.
 ///
 /// # Errors
-/// `Storage` when the tree can't be read, `NotFound` for a repository that is not there. A damaged tag is no error: it is
-/// listed with what is wrong.
+/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read, `NotFound` for a repository that does not exist.
 pub fn list(store: &Store, only: &[Repository]) -> Result<Listing> {
+    store.check_is_tree()?;
+    let first = read(store, only)?;
+    if first.totals.damaged == 0 {
+        return Ok(first);
+    }
+    let lock = store.hold_off_removals(REMOVAL_TIMEOUT);
+    let mut again = read(store, only)?;
+    if lock.is_none() {
+        again.keep_problems_of(&first);
+    }
+    Ok(again)
+}
+
+impl Listing {
+    /// Drops the problems that `first` does not have.
+    fn keep_problems_of(&mut self, first: &Self) {
+        let all = first
+            .repositories
+            .iter()
+            .flat_map(|listed| listed.tags.iter().map(|tag| (&listed.repository, tag)));
+        let problems: HashMap<(&Repository, &Tag), &[String]> =
+            all.map(|(repository, tag)| ((repository, &tag.tag), &*tag.problems)).collect();
+        self.totals.damaged = 0;
+        for listed in &mut self.repositories {
+            for tag in &mut listed.tags {
+                let known = problems.get(&(&listed.repository, &tag.tag)).copied().unwrap_or_default();
+                tag.problems.retain(|problem| known.contains(problem));
+                self.totals.damaged += usize::from(!tag.problems.is_empty());
+            }
+        }
+    }
+}
+
+fn read(store: &Store, only: &[Repository]) -> Result<Listing> {
     let names = if only.is_empty() { store.repositories()? } else { only.to_vec() };
     let mut repositories = Vec::with_capacity(names.len());
     let mut seen = Reached::default();
     let mut totals = Totals::default();
     for repository in names {
         if !only.is_empty() && !store.has_repository(&repository)? {
-            return Err(Error::new(ErrorKind::NotFound, repository, "no such repository in the store")
-                .with_hint("list all of them without naming one"));
+            return Err(Error::new(ErrorKind::NotFound, repository, "the tree has no such repository")
+                .with_hint("run saver ls without a name to list all repositories"));
         }
         let mut seen_here = Reached::default();
         let mut tags = Vec::new();
@@ -145,10 +186,10 @@ pub fn list(store: &Store, only: &[Repository]) -> Result<Listing> {
         seen.0.extend(seen_here.0);
     }
     totals.bytes = seen.bytes();
-    Ok(Listing { schema: 1, repositories, totals })
+    Ok(Listing { schema: 1, repositories, totals, internal: store.internal_files()? })
 }
 
-/// Contents with their sizes.
+/// Blobs and their sizes.
 #[derive(Default)]
 struct Reached(HashMap<Digest, u64>);
 
@@ -159,12 +200,12 @@ impl Reached {
 }
 
 fn list_tag(store: &Store, repository: &Repository, tag: Tag) -> Result<(TagListing, Reached)> {
-    let mut walk = Walk {
+    let mut walk = TagWalk {
         store,
         repository,
         reached: Reached::default(),
         manifests: 0,
-        kind: Kind::Unknown,
+        kind: ContentKind::Unknown,
         artifact_type: None,
         platforms: Vec::new(),
         problems: Vec::new(),
@@ -172,7 +213,7 @@ fn list_tag(store: &Store, repository: &Repository, tag: Tag) -> Result<(TagList
     let digest = store.read_tag(repository, &tag)?;
     let mut media_type = None;
     match digest {
-        None => walk.problem("the tag's link is missing or damaged".into()),
+        None => walk.problem("its link is damaged".into()),
         Some(digest) => match walk.read(&digest)? {
             Some(raw) => {
                 media_type = Some(raw.media_type.clone());
@@ -197,32 +238,32 @@ fn list_tag(store: &Store, repository: &Repository, tag: Tag) -> Result<(TagList
     Ok((listing, walk.reached))
 }
 
-/// Everything under one tag.
-struct Walk<'a> {
+/// The walk over everything that one tag reaches.
+struct TagWalk<'a> {
     store: &'a Store,
     repository: &'a Repository,
     reached: Reached,
     manifests: usize,
-    kind: Kind,
+    kind: ContentKind,
     artifact_type: Option<String>,
     platforms: Vec<PlatformListing>,
     problems: Vec<String>,
 }
 
-impl Walk<'_> {
+impl TagWalk<'_> {
     fn problem(&mut self, what: String) {
         if self.problems.len() < MAX_PROBLEMS && !self.problems.contains(&what) {
             self.problems.push(what);
         }
     }
 
-    /// A manifest that the repository can serve; none when it is absent. One that is damaged is a problem, and none too.
+    /// Reads a manifest that the repository serves. Returns `None` if it is absent, or if it is damaged, which is reported as a problem.
     fn read(&mut self, digest: &Digest) -> Result<Option<RawManifest>> {
         if !self.store.has_revision(self.repository, digest)? {
             return Ok(None);
         }
         let Some(bytes) = self.store.read_content(digest, MAX_MANIFEST_SIZE)? else {
-            // Linked, it was saved: that is another thing than a platform that nobody asked for.
+            // A linked manifest was saved, unlike a platform that was not selected.
             self.problem(format!("manifest {} is missing", digest.short()));
             return Ok(None);
         };
@@ -239,8 +280,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Follows a manifest; `entry` is what the index above says of it. Answers whether an image or artifact
-    /// was found.
+    /// Follows a manifest; `entry` is its descriptor in the index above. Returns whether an image or artifact was found.
     fn manifest(&mut self, raw: &RawManifest, entry: Option<&Descriptor>, depth: usize) -> Result<bool> {
         self.manifests += 1;
         self.reached.0.insert(raw.digest, raw.bytes.len() as u64);
@@ -262,7 +302,7 @@ impl Walk<'_> {
                 continue;
             }
             if depth == MAX_DEPTH || self.manifests == MAX_MANIFESTS {
-                self.problem("more indexes in indexes than are followed".into());
+                self.problem("its indexes are nested too deeply, or have too many manifests".into());
                 return Ok(present > 0);
             }
             let problems = self.problems.len();
@@ -274,12 +314,12 @@ impl Walk<'_> {
                     }
                 }
             }
-            // One that is there but damaged has been told of; that is another thing than nothing being there.
+            // A damaged manifest has been reported, so the index is not empty.
             present += usize::from(self.problems.len() > problems);
         }
-        // An index within another may be there by itself: of its platforms none was asked for.
+        // A nested index may be stored without any manifest, if none of its platforms was selected.
         if present == 0 && depth == 0 && !index.manifests.is_empty() {
-            self.problem(format!("index {}: none of its manifests is there", raw.digest.short()));
+            self.problem(format!("index {}: none of its manifests is stored", raw.digest.short()));
         }
         Ok(present > 0)
     }
@@ -301,7 +341,7 @@ impl Walk<'_> {
                 None => self.problem(format!("blob {short} is missing")),
             }
         }
-        // An attestation beside an image does not make it another kind of thing.
+        // An attestation does not change the kind of the image that it belongs to.
         if entry.is_some_and(|entry| entry.platform.as_ref().is_some_and(Platform::is_unknown)) {
             return Ok(());
         }
@@ -316,12 +356,12 @@ impl Walk<'_> {
                 config.and_then(|config| config_platform(&config).ok())
             }
         };
-        // cosign writes signatures with an image's configuration that names no platform.
+        // cosign writes signatures with an image config without a platform.
         if platform.as_ref().is_some_and(|platform| platform.architecture.is_empty()) {
             self.artifact(image);
             return Ok(());
         }
-        self.kind = Kind::Image;
+        self.kind = ContentKind::Image;
         self.artifact_type = None;
         if let Some(platform) = platform {
             self.platform(&platform, true);
@@ -329,16 +369,16 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// An image beside it says what a tag is; else the first artifact does.
+    /// Records an artifact. The kind of a tag is that of its image, if there is one, and of its first artifact otherwise.
     fn artifact(&mut self, artifact: &ImageManifest) {
-        if self.kind != Kind::Unknown {
+        if self.kind != ContentKind::Unknown {
             return;
         }
         if artifact.config.media_type == media_type::HELM_CONFIG {
-            self.kind = Kind::HelmChart;
+            self.kind = ContentKind::HelmChart;
             return;
         }
-        self.kind = Kind::Artifact;
+        self.kind = ContentKind::Artifact;
         self.artifact_type = artifact.artifact_type.clone().or_else(|| {
             let of_config = Some(&artifact.config.media_type);
             let of_content = artifact.layers.first().map(|layer| &layer.media_type);
@@ -351,7 +391,7 @@ impl Walk<'_> {
             return;
         }
         let platform = platform.to_string();
-        // Windows has a manifest per version of one platform: any of them is enough.
+        // Windows images have several manifests of one platform, one for each version; one of them suffices.
         match self.platforms.iter_mut().find(|listed| listed.platform == platform) {
             Some(listed) => listed.present |= present,
             None => self.platforms.push(PlatformListing { platform, present }),

@@ -1,6 +1,5 @@
 //! The directory that images were saved to, for commands that read from it.
 
-use crate::cli::ui::output::{self, clean};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use std::io::ErrorKind as IoError;
@@ -18,19 +17,13 @@ pub(super) fn dir(given: Option<&PathBuf>) -> Result<&Path> {
     given.map(PathBuf::as_path).ok_or_else(missing)
 }
 
-/// Opens the tree in `dir`, and says so where nothing was saved there (yet), which an empty answer would not.
+/// Opens the tree in `dir` and checks that it is one.
 ///
 /// # Errors
-/// As [`there`].
+/// As [`there`]; `InvalidInput` if the directory is not a tree.
 pub(super) fn open(dir: &Path) -> Result<Store> {
     let store = there(dir)?;
-    if !dir.join("docker/registry/v2").is_dir() {
-        let dir = dir.display().to_string();
-        output::stderr(&format!(
-            "warning: {}: nothing was saved here: there is no docker/registry/v2 in it",
-            clean(&dir)
-        ));
-    }
+    store.check_is_tree()?;
     Ok(store)
 }
 

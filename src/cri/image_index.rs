@@ -2,7 +2,7 @@
 //!
 //! An image counts as there only when all of it is: links, manifests and blobs of the right sizes. One that the tree has for other platforms
 //! alone is not there. Manifests and configurations are hashed when they are first read; what they say never changes and is kept. What
-//! else is kept is proven before each answer ([`Stock`]).
+//! else is kept is proven before each answer ([`LinkCache`]).
 
 use super::document::{self, Blob, Facts, Node};
 use super::name;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::link_cache::{Shelf, Sizes, Stock};
+use crate::store::link_cache::{BlobSizes, LinkCache, RepositoryLinks};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +37,8 @@ pub(super) struct Catalog {
 /// What the last reading found.
 #[derive(Default)]
 struct Known {
-    stock: Stock,
-    sizes: Sizes,
+    stock: LinkCache,
+    sizes: BlobSizes,
     rooms: BTreeMap<Repository, Room>,
     snapshot: Arc<Snapshot>,
     /// Whether the snapshot is what the rest says: not while a reading goes on, nor after one that failed on its way.
@@ -52,14 +52,14 @@ struct Known {
 
 /// A repository and what its manifests say.
 struct Room {
-    shelf: Arc<Shelf>,
+    shelf: Arc<RepositoryLinks>,
     nodes: Arc<HashMap<Digest, Arc<Node>>>,
     /// Whether all of them could be read: if not, they are tried again the next time.
     is_complete: bool,
 }
 
 impl Room {
-    fn is_of(&self, shelf: &Arc<Shelf>) -> bool {
+    fn is_of(&self, shelf: &Arc<RepositoryLinks>) -> bool {
         self.is_complete && Arc::ptr_eq(&self.shelf, shelf)
     }
 
@@ -162,7 +162,7 @@ impl Catalog {
                     let nodes =
                         known.rooms.get(repository).map_or_else(Vec::new, |room| room.nodes_below(root));
                     let blobs = nodes.into_iter().flat_map(Node::blobs);
-                    if !all(blobs, |blob| known.sizes.is_as_it_was(&self.store, &blob.digest))? {
+                    if !all(blobs, |blob| known.sizes.is_unchanged(&self.store, &blob.digest))? {
                         return Ok(false);
                     }
                 }
@@ -173,7 +173,7 @@ impl Catalog {
         }
         for repository in &places {
             let incomplete = known.rooms.get(repository).is_some_and(|room| !room.is_complete);
-            if incomplete || !known.stock.is_as_it_was(&self.store, repository)? {
+            if incomplete || !known.stock.is_unchanged(&self.store, repository)? {
                 return Ok(false);
             }
         }
@@ -185,9 +185,10 @@ impl Catalog {
         known.stock.refresh(&self.store)?;
         let sizes_changed = known.sizes.refresh(&self.store)?;
         let shelves = known.stock.repositories();
-        let same = |((name, shelf), (known, room)): ((&&Repository, &&Arc<Shelf>), (&Repository, &Room))| {
-            *name == known && room.is_of(shelf)
-        };
+        let same = |((name, shelf), (known, room)): (
+            (&&Repository, &&Arc<RepositoryLinks>),
+            (&Repository, &Room),
+        )| { *name == known && room.is_of(shelf) };
         let same = shelves.len() == known.rooms.len() && shelves.iter().zip(&known.rooms).all(same);
         if was_whole && same && !sizes_changed {
             known.is_whole = true;
@@ -221,7 +222,11 @@ impl Catalog {
     }
 
     /// What a repository's manifests say; those that can't be read are left out.
-    fn nodes(&self, shelf: &Shelf, read: &HashMap<Digest, Arc<Node>>) -> Result<HashMap<Digest, Arc<Node>>> {
+    fn nodes(
+        &self,
+        shelf: &RepositoryLinks,
+        read: &HashMap<Digest, Arc<Node>>,
+    ) -> Result<HashMap<Digest, Arc<Node>>> {
         let mut nodes = HashMap::new();
         for digest in shelf.revisions() {
             let node = match read.get(digest) {
@@ -294,7 +299,7 @@ fn all<'a>(
 }
 
 /// What a repository holds, of what is whole.
-fn content(room: &Room, sizes: &Sizes) -> Content {
+fn content(room: &Room, sizes: &BlobSizes) -> Content {
     let mut content = Content::default();
     for (digest, node) in &*room.nodes {
         if let Node::Index { below, .. } = &**node {
@@ -317,7 +322,7 @@ fn content(room: &Room, sizes: &Sizes) -> Content {
 /// the same ones again and again as somebody likes.
 struct Resolving<'a> {
     room: &'a Room,
-    sizes: &'a Sizes,
+    sizes: &'a BlobSizes,
     known: HashMap<(Digest, usize), Option<Arc<Facts>>>,
 }
 
@@ -440,10 +445,10 @@ mod tests {
         let (_, second) = tree.image(b"other");
         // On its way from what was known, and beyond that.
         for layer in [first, second] {
-            *broken.lock().unwrap() = Some(layer);
+            *broken.lock() = Some(layer);
             assert!(count(&catalog).is_err());
         }
-        *broken.lock().unwrap() = None;
+        *broken.lock() = None;
         assert_eq!(count(&catalog).unwrap(), 2);
         assert_eq!(catalog.read_for("a:v1", catalog.begun()).unwrap().images().count(), 2);
     }

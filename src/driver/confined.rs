@@ -1,21 +1,21 @@
-//! Opening files below a directory without ever leaving it.
+//! Opens files below a root directory and never outside it.
 //!
-//! The directory itself may be reached through symbolic links; below it none is followed. `openat2(2)` does this
-//! in one call since Linux 5.6; elsewhere, or where a sandbox forbids it, every component is opened by itself.
+//! The root itself may be reached through symbolic links; below it none is followed. Since Linux 5.6, `openat2(2)` does
+//! this in one call. Older kernels and sandboxes that forbid it get one `openat(2)` per path component.
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A directory that paths are resolved in.
-pub(crate) struct Beneath {
+/// A directory below which relative paths are resolved.
+pub(crate) struct ConfinedRoot {
     root: OwnedFd,
-    /// `openat2` was found missing.
+    /// Whether `openat2` is unavailable.
     by_component: AtomicBool,
 }
 
-impl Beneath {
+impl ConfinedRoot {
     pub(crate) fn new(root: OwnedFd) -> Self {
         Self { root, by_component: AtomicBool::new(false) }
     }
@@ -24,13 +24,13 @@ impl Beneath {
         &self.root
     }
 
-    /// Opens `path`; `mode` counts where `flags` create.
+    /// Opens `path`. `mode` applies if `flags` create a file.
     pub(crate) fn open(&self, path: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if !self.by_component.load(Ordering::Relaxed) {
             let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(mode) } else { Mode::empty() };
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            // A rename elsewhere in the tree can make the kernel unsure: it says EAGAIN, and is asked again.
+            // A concurrent rename makes the kernel unable to prove confinement: it returns EAGAIN, and a retry succeeds.
             for _ in 0..32 {
                 match rustix::fs::openat2(&self.root, path, flags, mode, resolve) {
                     Err(Errno::AGAIN | Errno::INTR) => {}
@@ -75,7 +75,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn no_symbolic_link_and_no_dots_are_followed() {
+    fn symlinks_and_dot_components_are_rejected() {
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("root");
         fs::create_dir_all(dir.join("a/b")).unwrap();
@@ -86,17 +86,17 @@ mod tests {
         symlink("a", dir.join("near")).unwrap();
         symlink("file", dir.join("a/b/leaf")).unwrap();
         for by_component in [false, true] {
-            let beneath = Beneath::new(fs::File::open(&dir).unwrap().into());
+            let confined = ConfinedRoot::new(fs::File::open(&dir).unwrap().into());
             if by_component {
-                beneath.force_by_component();
+                confined.force_by_component();
             }
-            assert!(beneath.open("a/b/file", OFlags::RDONLY, 0).is_ok());
+            assert!(confined.open("a/b/file", OFlags::RDONLY, 0).is_ok());
             for bad in
                 ["away/file", "near/b/file", "a/b/leaf", "../secret/file", "a/../../secret/file", "a/b/no"]
             {
-                assert!(beneath.open(bad, OFlags::RDONLY, 0).is_err(), "{bad}");
+                assert!(confined.open(bad, OFlags::RDONLY, 0).is_err(), "{bad}");
             }
-            assert!(beneath.open("away/new", OFlags::RDWR | OFlags::CREATE, 0o644).is_err());
+            assert!(confined.open("away/new", OFlags::RDWR | OFlags::CREATE, 0o644).is_err());
             assert!(!outer.path().join("secret/new").exists());
         }
     }

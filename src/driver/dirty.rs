@@ -1,16 +1,17 @@
-//! Syncing file by file, where one `syncfs(2)` for all can't be relied on.
+//! Syncs changed files and directories one by one, for file systems on which `syncfs(2)` can't be relied on.
 
-use super::confined::Beneath;
+use super::confined::ConfinedRoot;
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-/// Threads that sync at the same time, at most: the medium is far away, and many requests under way hide that.
+/// Maximum number of threads that sync at the same time. Concurrency hides the latency of network file systems.
 const THREADS: usize = 16;
 
-/// Whether `syncfs` on a file system of this type (statfs(2), `f_type`) puts everything on stable storage and reports errors.
+/// Whether `syncfs` on this type of file system (statfs(2), `f_type`) flushes everything to stable storage and reports errors.
 pub(super) fn syncfs_is_trusted(kind: u64) -> bool {
     const NFS: u64 = 0x6969;
     const FUSE: u64 = 0x6573_5546;
@@ -20,55 +21,51 @@ pub(super) fn syncfs_is_trusted(kind: u64) -> bool {
     !matches!(kind & 0xffff_ffff, NFS | FUSE | CIFS | SMB2 | NINE_P)
 }
 
-/// What was written since the last barrier. Clones share it.
+/// Paths changed since the last barrier. Clones share one set.
 #[derive(Clone, Default)]
-pub(super) struct Touched(Arc<Mutex<Paths>>);
+pub(super) struct DirtyPaths(Arc<Mutex<PathSets>>);
 
 #[derive(Default)]
-struct Paths {
+struct PathSets {
     files: Vec<String>,
-    /// Those in which names came or went.
+    /// Directories in which entries were added or removed.
     directories: BTreeSet<String>,
 }
 
-impl Touched {
-    fn lock(&self) -> MutexGuard<'_, Paths> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that a file's content changed.
+impl DirtyPaths {
+    /// Records that the content of a file changed.
     pub(super) fn file(&self, path: &str) {
-        self.lock().files.push(path.to_owned());
+        self.0.lock().files.push(path.to_owned());
     }
 
-    /// Notes that a directory's names changed.
+    /// Records that the entries of a directory changed.
     pub(super) fn directory(&self, path: &str) {
-        self.lock().directories.insert(path.to_owned());
+        self.0.lock().directories.insert(path.to_owned());
     }
 
-    /// Syncs everything noted until now.
-    pub(super) fn sync(&self, beneath: &Beneath) -> io::Result<()> {
-        let Paths { files, directories } = std::mem::take(&mut *self.lock());
+    /// Syncs every path recorded so far.
+    pub(super) fn sync(&self, confined: &ConfinedRoot) -> io::Result<()> {
+        let PathSets { files, directories } = std::mem::take(&mut *self.0.lock());
         let work: Vec<&String> = files.iter().chain(&directories).collect();
         let share = work.len().div_ceil(THREADS).max(16);
         std::thread::scope(|scope| {
-            let sync = |paths: &[&String]| paths.iter().try_for_each(|path| sync_one(beneath, path));
+            let sync = |paths: &[&String]| paths.iter().try_for_each(|path| sync_one(confined, path));
             let running: Vec<_> = work.chunks(share).map(|paths| scope.spawn(move || sync(paths))).collect();
             running.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(io::Error::other("a syncing thread ended early")))
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a sync thread panicked")))
             })
         })
     }
 }
 
-fn sync_one(beneath: &Beneath, path: &str) -> io::Result<()> {
+fn sync_one(confined: &ConfinedRoot, path: &str) -> io::Result<()> {
     let opened = match path {
-        "" => rustix::fs::openat(beneath.root(), ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()),
-        path => beneath.open(path, OFlags::RDONLY, 0),
+        "" => rustix::fs::openat(confined.root(), ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()),
+        path => confined.open(path, OFlags::RDONLY, 0),
     };
     match opened {
         Ok(fd) => Ok(rustix::fs::fsync(&fd)?),
-        // Discarded meanwhile, or a directory that another process took away.
+        // The file was discarded or the directory was removed in the meantime.
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -80,23 +77,23 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn what_is_gone_is_no_failure_and_what_cannot_be_synced_is() {
+    fn sync_ignores_missing_paths_and_reports_failures() {
         let dir = tempfile::tempdir().unwrap();
-        let beneath = Beneath::new(fs::File::open(dir.path()).unwrap().into());
+        let confined = ConfinedRoot::new(fs::File::open(dir.path()).unwrap().into());
         fs::create_dir(dir.path().join("a")).unwrap();
-        let touched = Touched::default();
+        let dirty = DirtyPaths::default();
         for number in 0..100 {
             let path = format!("a/{number}");
             fs::write(dir.path().join(&path), "x").unwrap();
-            touched.file(&path);
+            dirty.file(&path);
         }
-        touched.file("a/gone");
-        touched.directory("a");
-        touched.directory("");
-        touched.sync(&beneath).unwrap();
-        // A file where a directory was: that names below it are safe can't be said any more.
-        touched.file("a/7/below");
-        assert!(touched.sync(&beneath).is_err());
-        touched.sync(&beneath).unwrap();
+        dirty.file("a/gone");
+        dirty.directory("a");
+        dirty.directory("");
+        dirty.sync(&confined).unwrap();
+        // A file replaced a directory: entries below it can no longer be synced.
+        dirty.file("a/7/below");
+        assert!(dirty.sync(&confined).is_err());
+        dirty.sync(&confined).unwrap();
     }
 }

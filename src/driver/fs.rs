@@ -1,58 +1,59 @@
 //! A local directory.
 //!
-//! Files get mode 0644 and directories 0755 whatever the umask is, so that a registry running as another user can read
-//! the tree: each is looked at when it is made, and changed where the umask (or a default ACL) took bits away.
+//! Modes follow the umask, as for any program: files are created with 0666 and directories with 0777 less the umask's bits.
+//! A registry that runs as another user needs read access to the tree, which the common umask 022 grants. Only directories directly
+//! below the root whose name starts with a dot are always private (0700).
 //!
-//! Barriers are one `syncfs(2)`. Where that can't be relied on (network and FUSE file systems) each
-//! file and directory touched since the last barrier is synced by itself.
+//! A barrier is one `syncfs(2)`. Where that can't be relied on (network and FUSE file systems), each file and directory
+//! changed since the last barrier is synced by itself.
 //!
-//! The directory itself may be a symbolic link, and file systems may be mounted below it (as long as `docker` and
-//! `.saver` share one); symbolic links below it are refused on writing and read as absent.
+//! The directory itself may be a symbolic link, and file systems may be mounted below it as long as `docker` and `.saver` are on
+//! the same one. Symbolic links below it are rejected for writing and treated as absent for reading.
 
-use super::confined::Beneath;
-use super::dirty::{Touched, syncfs_is_trusted};
+use super::confined::ConfinedRoot;
+use super::dirty::{DirtyPaths, syncfs_is_trusted};
 use super::fs_partial::{FsPartial, read_full};
 use super::parent;
-use super::{Driver, Entry, EntryKind, FreeSpace, Partial, Stamp};
+use super::{DirectoryEntry, Driver, EntryKind, FreeSpace, Partial, Stamp};
+use parking_lot::Mutex;
 use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const FILE_MODE: u32 = 0o644;
-const DIRECTORY_MODE: u32 = 0o755;
-/// How often directories that others remove meanwhile are made again.
-const DIRECTORY_TRIES: usize = 8;
-/// How many directories are remembered as known to exist.
-const KNOWN_DIRECTORIES: usize = 1 << 16;
+/// Mode of new files, before the umask is applied.
+const FILE_MODE: u32 = 0o666;
+/// Mode of new directories, before the umask is applied.
+const DIRECTORY_MODE: u32 = 0o777;
+/// Mode of the directories that hold a program's own files.
+const PRIVATE_MODE: u32 = 0o700;
+/// How often an operation is retried when another process removes its directories concurrently.
+const MAX_DIRECTORY_ATTEMPTS: usize = 8;
+/// Maximum number of directories that are cached as existing.
+const MAX_KNOWN_DIRECTORIES: usize = 1 << 16;
 
 /// A directory of the local machine.
 pub struct FsDriver {
-    beneath: Beneath,
+    confined: ConfinedRoot,
     path: PathBuf,
-    /// Directories seen to be there, and to be no symbolic links.
+    /// Directories that were seen to exist and not to be symbolic links.
     known: Mutex<HashSet<String>>,
-    /// Kept locked as long as this process lives: its stage area.
+    /// The stage area, locked for the lifetime of this driver.
     area: Mutex<Option<(OwnedFd, String)>>,
-    /// What a barrier has to sync, where `syncfs` is not to be relied on.
-    touched: Option<Touched>,
-    /// Whether what the kernel says of a file is never older than the file: not where it asks a server and keeps the answer.
-    local: bool,
+    /// What a barrier has to sync, if `syncfs` can't be relied on.
+    dirty: Option<DirtyPaths>,
+    /// Whether file attributes are always current. Network file systems cache them.
+    has_current_attributes: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether the error says that no regular file is there to be read.
+/// Whether the error means that there is no regular file.
 fn is_absent(error: Errno) -> bool {
-    // LOOP and NOTDIR: a symbolic link or file stands where a directory should; NXIO: a socket.
+    // LOOP and NOTDIR: a symbolic link or file in place of a directory; NXIO: a socket.
     matches!(
         error,
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::NAMETOOLONG
@@ -60,81 +61,71 @@ fn is_absent(error: Errno) -> bool {
 }
 
 impl FsDriver {
-    /// Opens `path`, making the directory and those above it where they are missing.
+    /// Opens the directory at `path`, creating it and its missing ancestors.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn create(path: &Path) -> io::Result<Self> {
         if let Err(error) = std::fs::metadata(path) {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(error);
             }
             std::fs::create_dir_all(path)?;
-            let found = rustix::fs::stat(path)?;
-            if found.st_mode & 0o777 != DIRECTORY_MODE {
-                rustix::fs::chmod(path, Mode::from_raw_mode((found.st_mode & 0o7000) | DIRECTORY_MODE))?;
-            }
         }
         Self::open(path)
     }
 
-    /// Opens `path`, which must be there.
+    /// Opens the existing directory at `path`.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
-        let trusted = syncfs_is_trusted(rustix::fs::fstatfs(&root)?.f_type as u64);
+        let is_local = syncfs_is_trusted(rustix::fs::fstatfs(&root)?.f_type as u64);
         Ok(Self {
-            beneath: Beneath::new(root),
+            confined: ConfinedRoot::new(root),
             path: path.to_owned(),
             known: Mutex::default(),
             area: Mutex::default(),
-            touched: (!trusted).then(Touched::default),
-            local: trusted,
+            dirty: (!is_local).then(DirtyPaths::default),
+            has_current_attributes: is_local,
         })
     }
 
-    /// The same directory with every file and directory synced by itself.
+    /// Makes barriers sync every file and directory by itself, as on a network file system.
     #[must_use]
     pub fn syncing_each_file(mut self) -> Self {
-        self.touched = Some(Touched::default());
+        self.dirty = Some(DirtyPaths::default());
         self
     }
 
-    fn touch_file(&self, path: &str) {
-        if let Some(touched) = &self.touched {
-            touched.file(path);
+    fn mark_file_dirty(&self, path: &str) {
+        if let Some(dirty) = &self.dirty {
+            dirty.file(path);
         }
     }
 
-    fn touch_directory(&self, path: &str) {
-        if let Some(touched) = &self.touched {
-            touched.directory(path);
+    fn mark_directory_dirty(&self, path: &str) {
+        if let Some(dirty) = &self.dirty {
+            dirty.directory(path);
         }
     }
 
-    /// Sees to it that `path` is a directory; `remember` it if it will be asked for again.
+    /// Creates the directory at `path` and its ancestors unless they exist. `remember` caches a directory that will be needed again.
     fn ensure(&self, path: &str, remember: bool) -> io::Result<()> {
-        if path.is_empty() || lock(&self.known).contains(path) {
+        if path.is_empty() || self.known.lock().contains(path) {
             return Ok(());
         }
         self.ensure(parent(path), true)?;
-        let root = self.beneath.root();
-        match rustix::fs::mkdirat(root, path, Mode::from_raw_mode(DIRECTORY_MODE)) {
-            Ok(()) => {
-                let found = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
-                if found.st_mode & 0o777 != DIRECTORY_MODE {
-                    let mode = (found.st_mode & 0o7000) | DIRECTORY_MODE;
-                    rustix::fs::chmodat(root, path, Mode::from_raw_mode(mode), AtFlags::empty())?;
-                }
-                self.touch_directory(parent(path));
-            }
+        let mode = if is_private(path) { PRIVATE_MODE } else { DIRECTORY_MODE };
+        match rustix::fs::mkdirat(self.confined.root(), path, Mode::from_raw_mode(mode)) {
+            Ok(()) => self.mark_directory_dirty(parent(path)),
             Err(Errno::EXIST) => {
-                match self.beneath.open(path, OFlags::PATH | OFlags::DIRECTORY, 0) {
+                match self.confined.open(path, OFlags::PATH | OFlags::DIRECTORY, 0) {
+                    Ok(directory) if is_private(path) => self.make_private(&directory, path)?,
                     Ok(_) => {}
-                    // The kernel calls a symbolic link no directory too; a person wants to know which it is.
+                    // The kernel reports a symbolic link as "not a directory"; the message should say which it is.
                     Err(Errno::NOTDIR) if self.is_symlink(path) => return Err(Errno::LOOP.into()),
                     Err(error) => return Err(error.into()),
                 }
@@ -142,8 +133,8 @@ impl FsDriver {
             Err(error) => return Err(error.into()),
         }
         if remember {
-            let mut known = lock(&self.known);
-            if known.len() >= KNOWN_DIRECTORIES {
+            let mut known = self.known.lock();
+            if known.len() >= MAX_KNOWN_DIRECTORIES {
                 known.clear();
             }
             known.insert(path.to_owned());
@@ -151,35 +142,63 @@ impl FsDriver {
         Ok(())
     }
 
+    /// Takes away other users' access to a directory of internal files, which versions up to 0.1 created world-readable.
+    fn make_private(&self, directory: &OwnedFd, path: &str) -> io::Result<()> {
+        let found = rustix::fs::fstat(directory)?;
+        if found.st_mode & 0o077 != 0 {
+            let mode = Mode::from_raw_mode(found.st_mode & 0o7700);
+            match rustix::fs::chmodat(self.confined.root(), path, mode, AtFlags::empty()) {
+                // Only the owner may change it, and a read-only file system cannot be changed.
+                Ok(()) | Err(Errno::PERM | Errno::ROFS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the missing directories on the way to a file inside the stage area, which is private and so has no planted links.
+    fn make_staged_directories(&self, path: &str) -> Result<(), Errno> {
+        match rustix::fs::mkdirat(self.confined.root(), path, Mode::from_raw_mode(DIRECTORY_MODE)) {
+            Ok(()) => self.mark_directory_dirty(parent(path)),
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) if !parent(path).is_empty() => {
+                self.make_staged_directories(parent(path))?;
+                return self.make_staged_directories(path);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn is_symlink(&self, path: &str) -> bool {
-        let found = rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW);
+        let found = rustix::fs::statat(self.confined.root(), path, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
     }
 
-    /// Runs `act`, which needs directories to be there; again after forgetting what was known, should another process have
-    /// removed one since, and a few times, for it can do so between two steps of `act`.
-    fn with_directories<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        for _ in 0..DIRECTORY_TRIES {
-            match act() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => lock(&self.known).clear(),
-                answer => return answer,
+    /// Runs `operation`, which creates directories that it needs. Retries it with an empty cache if another process removed one of
+    /// them: several times, because that can happen between any two steps.
+    fn with_directories<T>(&self, operation: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        for _ in 0..MAX_DIRECTORY_ATTEMPTS {
+            match operation() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.known.lock().clear(),
+                result => return result,
             }
         }
-        act()
+        operation()
     }
 
-    /// The directory that `path` stands in (none is the root) and its name there.
+    /// The directory that contains `path` (`None` for the root) and the name of `path` in it.
     fn above<'p>(&self, path: &'p str) -> Result<(Option<OwnedFd>, &'p str), Errno> {
         let name = path.rsplit('/').next().unwrap_or(path);
         match parent(path) {
             "" => Ok((None, name)),
-            above => Ok((Some(self.beneath.open(above, OFlags::PATH | OFlags::DIRECTORY, 0)?), name)),
+            above => Ok((Some(self.confined.open(above, OFlags::PATH | OFlags::DIRECTORY, 0)?), name)),
         }
     }
 
     fn open_file(&self, path: &str) -> io::Result<Option<OwnedFd>> {
-        // NONBLOCK: opening a planted pipe must not hang.
-        match self.beneath.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
+        // NONBLOCK: opening a planted FIFO must not hang.
+        match self.confined.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, 0) {
             Ok(fd) => Ok(Some(fd)),
             Err(error) if is_absent(error) => Ok(None),
             Err(error) => Err(error.into()),
@@ -188,9 +207,7 @@ impl FsDriver {
 
     fn new_file(&self, path: &str) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self.beneath.root(), path, flags, Mode::from_raw_mode(FILE_MODE))?;
-        set_file_mode(&fd, rustix::fs::fstat(&fd)?.st_mode)?;
-        Ok(fd.into())
+        Ok(rustix::fs::openat(self.confined.root(), path, flags, Mode::from_raw_mode(FILE_MODE))?.into())
     }
 }
 
@@ -202,11 +219,9 @@ fn entry_kind(kind: FileType) -> EntryKind {
     }
 }
 
-fn set_file_mode(fd: impl AsFd, found: u32) -> io::Result<()> {
-    if found & 0o777 != FILE_MODE {
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(FILE_MODE))?;
-    }
-    Ok(())
+/// Whether `path` is a directory of internal files: one directly below the root whose name starts with a dot.
+fn is_private(path: &str) -> bool {
+    path.starts_with('.') && path.len() > 1 && !path.contains('/')
 }
 
 impl Driver for FsDriver {
@@ -225,7 +240,7 @@ impl Driver for FsDriver {
     }
 
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
-        let fd = match self.beneath.open(path, OFlags::PATH, 0) {
+        let fd = match self.confined.open(path, OFlags::PATH, 0) {
             Ok(fd) => fd,
             Err(error) if is_absent(error) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -242,11 +257,11 @@ impl Driver for FsDriver {
         Ok(regular.then(|| (File::from(fd), u64::try_from(found.st_size).unwrap_or(0))))
     }
 
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let opened = match path {
-            "" => rustix::fs::openat(self.beneath.root(), ".", flags | OFlags::CLOEXEC, Mode::empty()),
-            path => self.beneath.open(path, flags, 0),
+            "" => rustix::fs::openat(self.confined.root(), ".", flags | OFlags::CLOEXEC, Mode::empty()),
+            path => self.confined.open(path, flags, 0),
         };
         let fd = match opened {
             Ok(fd) => fd,
@@ -256,7 +271,7 @@ impl Driver for FsDriver {
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::read_from(&fd)? {
             let entry = match entry {
-                // It was taken away after it was opened, so it was empty.
+                // The directory was removed after it was opened, so it was empty.
                 Err(Errno::NOENT) => break,
                 entry => entry?,
             };
@@ -265,7 +280,7 @@ impl Driver for FsDriver {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems leave the type out.
+                // Some file systems do not report the type.
                 FileType::Unknown => match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(found) => FileType::from_raw_mode(found.st_mode),
                     Err(Errno::NOENT) => continue,
@@ -273,14 +288,15 @@ impl Driver for FsDriver {
                 },
                 kind => kind,
             };
-            entries.push(Entry { name: name.to_string_lossy().into_owned(), kind: entry_kind(kind) });
+            entries
+                .push(DirectoryEntry { name: name.to_string_lossy().into_owned(), kind: entry_kind(kind) });
         }
         Ok(entries)
     }
 
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
         let found = self.above(path).and_then(|(above, name)| {
-            let above = above.as_ref().unwrap_or(self.beneath.root());
+            let above = above.as_ref().unwrap_or(self.confined.root());
             rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)
         });
         match found {
@@ -291,12 +307,12 @@ impl Driver for FsDriver {
     }
 
     fn stamp(&self, path: &str) -> io::Result<Stamp> {
-        if !self.local {
+        if !self.has_current_attributes {
             return Ok(Stamp::Unknown);
         }
         let path = if path.is_empty() { "." } else { path };
-        match rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => Ok(Stamp::Seen {
+        match rustix::fs::statat(self.confined.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Stamp::Present {
                 file: (found.st_dev, found.st_ino),
                 changed: (found.st_ctime, found.st_ctime_nsec.try_into().unwrap_or_default()),
                 size: found.st_size,
@@ -306,10 +322,23 @@ impl Driver for FsDriver {
         }
     }
 
+    fn is_remote(&self) -> bool {
+        !self.has_current_attributes
+    }
+
+    fn owner(&self, path: &str) -> io::Result<Option<u32>> {
+        let path = if path.is_empty() { "." } else { path };
+        match rustix::fs::statat(self.confined.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found.st_uid)),
+            Err(error) if is_absent(error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn check_writable(&self, path: &str) -> io::Result<()> {
         let path = if path.is_empty() { "." } else { path };
         let wanted = Access::WRITE_OK | Access::EXEC_OK;
-        match rustix::fs::accessat(self.beneath.root(), path, wanted, AtFlags::EACCESS) {
+        match rustix::fs::accessat(self.confined.root(), path, wanted, AtFlags::EACCESS) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -320,7 +349,7 @@ impl Driver for FsDriver {
     }
 
     fn stage_area(&self, parent: &str) -> io::Result<String> {
-        let mut area = lock(&self.area);
+        let mut area = self.area.lock();
         if let Some((_, path)) = &*area {
             return Ok(path.clone());
         }
@@ -330,35 +359,56 @@ impl Driver for FsDriver {
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
             let path = format!("{parent}/{}-{count}-{:08x}", std::process::id(), fastrand::u32(..));
-            // Whoever ends just now may take the parent away, which is empty until then.
+            // Another process that ends may remove the parent while it is empty.
             let fd = self.with_directories(|| {
                 self.ensure(&path, true)?;
-                Ok(self.beneath.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?)
+                Ok(self.confined.open(&path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?)
             })?;
-            // A process that cleans up may have taken it away before it was locked.
-            let held = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if held && self.beneath.open(&path, OFlags::PATH | OFlags::DIRECTORY, 0).is_ok() {
+            // Another process may have removed the area before it was locked.
+            let is_locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if is_locked && self.confined.open(&path, OFlags::PATH | OFlags::DIRECTORY, 0).is_ok() {
                 *area = Some((fd, path.clone()));
                 return Ok(path);
             }
-            lock(&self.known).remove(&path);
+            self.known.lock().remove(&path);
         }
     }
 
     fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
-        let file = self.new_file(path)?;
+        let file = match self.new_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_staged_directories(parent(path))?;
+                // The new entry has to survive if the whole directory is published.
+                self.mark_directory_dirty(parent(path));
+                self.new_file(path)?
+            }
+            opened => opened?,
+        };
         file.write_all_at(content, 0)?;
-        self.touch_file(path);
+        self.mark_file_dirty(path);
         Ok(())
     }
 
     fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
-        let root = self.beneath.root();
+        let root = self.confined.root();
         self.with_directories(|| {
             self.ensure(parent(path), false)?;
             Ok(rustix::fs::renameat(root, staged, root, path)?)
         })?;
-        self.touch_directory(parent(path));
+        self.mark_directory_dirty(parent(path));
+        Ok(())
+    }
+
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        let root = self.confined.root();
+        self.with_directories(|| {
+            self.ensure(parent(path), true)?;
+            match rustix::fs::renameat(root, staged, root, path) {
+                Err(Errno::NOTDIR) if self.is_symlink(path) => Err(Errno::LOOP.into()),
+                renamed => Ok(renamed?),
+            }
+        })?;
+        self.mark_directory_dirty(parent(path));
         Ok(())
     }
 
@@ -368,16 +418,16 @@ impl Driver for FsDriver {
             Err(Errno::NOENT) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let directory = directory.as_ref().unwrap_or(self.beneath.root());
+        let directory = directory.as_ref().unwrap_or(self.confined.root());
         let removed = match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
             Err(Errno::ISDIR) => {
-                // This directory, and what was known of those below it.
-                lock(&self.known).clear();
+                // Forget this directory and those below it.
+                self.known.lock().clear();
                 rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
             }
             answer => answer,
         };
-        self.touch_directory(parent(path));
+        self.mark_directory_dirty(parent(path));
         match removed {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
@@ -388,11 +438,11 @@ impl Driver for FsDriver {
         self.with_directories(|| self.ensure(parent(to), false))?;
         let (from, name) = self.above(path)?;
         let (into, new) = self.above(to)?;
-        let root = self.beneath.root();
+        let root = self.confined.root();
         rustix::fs::renameat(from.as_ref().unwrap_or(root), name, into.as_ref().unwrap_or(root), new)?;
-        lock(&self.known).clear();
-        self.touch_directory(parent(path));
-        self.touch_directory(parent(to));
+        self.known.lock().clear();
+        self.mark_directory_dirty(parent(path));
+        self.mark_directory_dirty(parent(to));
         Ok(())
     }
 
@@ -401,7 +451,7 @@ impl Driver for FsDriver {
         loop {
             let fd = self.with_directories(|| {
                 self.ensure(parent(path), true)?;
-                Ok(self.beneath.open(path, flags, FILE_MODE)?)
+                Ok(self.confined.open(path, flags, FILE_MODE)?)
             })?;
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -409,8 +459,8 @@ impl Driver for FsDriver {
                 Err(error) => return Err(error.into()),
             }
             let found = rustix::fs::fstat(&fd)?;
-            // Whoever held the lock may have published or discarded this very file, and it must not be written to any more.
-            let named = match rustix::fs::statat(self.beneath.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
+            // The previous holder of the lock may have published or discarded this file; then it must not be written to.
+            let named = match rustix::fs::statat(self.confined.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(named) => (named.st_dev, named.st_ino) == (found.st_dev, found.st_ino),
                 Err(Errno::NOENT) => false,
                 Err(error) => return Err(error.into()),
@@ -419,7 +469,7 @@ impl Driver for FsDriver {
                 continue;
             }
             let length = u64::try_from(found.st_size).unwrap_or(0);
-            // A second name would make what is written here visible elsewhere.
+            // Writes to a file with a second hard link would be visible under that name.
             if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile
                 || length > size
                 || found.st_nlink != 1
@@ -427,37 +477,30 @@ impl Driver for FsDriver {
                 self.remove(path)?;
                 continue;
             }
-            set_file_mode(&fd, found.st_mode)?;
-            let touched = self.touched.clone();
-            return Ok(Some(Box::new(FsPartial::new(fd.into(), path.to_owned(), length, size, touched))));
+            let partial = FsPartial::new(fd.into(), path.to_owned(), length, size, self.dirty.clone());
+            return Ok(Some(Box::new(partial)));
         }
     }
 
     fn barrier(&self) -> io::Result<()> {
-        match &self.touched {
-            None => Ok(rustix::fs::syncfs(self.beneath.root())?),
-            Some(touched) => touched.sync(&self.beneath),
+        match &self.dirty {
+            None => Ok(rustix::fs::syncfs(self.confined.root())?),
+            Some(dirty) => dirty.sync(&self.confined),
         }
     }
 
     fn lock_file(&self, path: &str) -> io::Result<Option<File>> {
-        // A reader's file system may be read-only: then an existing lock is opened, and none made.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = self.with_directories(|| {
             self.ensure(parent(path), true)?;
-            Ok(self.beneath.open(path, flags, FILE_MODE)?)
+            Ok(self.confined.open(path, flags, FILE_MODE)?)
         })?;
-        set_file_mode(&fd, rustix::fs::fstat(&fd)?.st_mode)?;
         Ok(Some(fd.into()))
     }
 
-    fn free_space(&self) -> io::Result<FreeSpace> {
-        let found = rustix::fs::fstatvfs(self.beneath.root())?;
-        Ok(FreeSpace {
-            bytes: found.f_bavail.saturating_mul(found.f_frsize),
-            total: found.f_blocks.saturating_mul(found.f_frsize),
-            inodes: (found.f_files > 0).then_some(found.f_favail),
-        })
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
+        let found = rustix::fs::fstatvfs(self.confined.root())?;
+        Ok(space_of(found.f_blocks, found.f_bavail, found.f_frsize, (found.f_files, found.f_favail)))
     }
 
     fn location(&self, path: &str) -> String {
@@ -466,21 +509,18 @@ impl Driver for FsDriver {
 }
 
 impl FsDriver {
-    /// Removes stage areas whose process is gone: their lock can be had.
+    /// Removes stage areas of terminated processes, which are those that can be locked.
     fn remove_dead_areas(&self, parent: &str) -> io::Result<()> {
         for entry in self.list(parent)? {
             let area = format!("{parent}/{}", entry.name);
             if entry.kind != EntryKind::Directory {
                 continue;
             }
-            let Ok(fd) = self.beneath.open(&area, OFlags::RDONLY | OFlags::DIRECTORY, 0) else { continue };
+            let Ok(fd) = self.confined.open(&area, OFlags::RDONLY | OFlags::DIRECTORY, 0) else { continue };
             if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue;
             }
-            for leftover in self.list(&area)? {
-                self.remove(&format!("{area}/{}", leftover.name))?;
-            }
-            self.remove(&area)?;
+            self.remove_all(&area)?;
         }
         Ok(())
     }
@@ -488,9 +528,33 @@ impl FsDriver {
 
 impl Drop for FsDriver {
     fn drop(&mut self) {
-        if let Some((_, path)) = lock(&self.area).take() {
-            // What is left in it, if anything, the next process removes.
-            let _ = rustix::fs::unlinkat(self.beneath.root(), path, AtFlags::REMOVEDIR);
+        if let Some((_, path)) = self.area.lock().take() {
+            // If this fails, the next process removes the area.
+            let _ = rustix::fs::unlinkat(self.confined.root(), path, AtFlags::REMOVEDIR);
         }
+    }
+}
+
+/// The space of a file system with these counts of blocks and inodes (total and available). `None` for one without blocks, as
+/// some FUSE, overlay and object file systems report.
+fn space_of(blocks: u64, available: u64, block_size: u64, inodes: (u64, u64)) -> Option<FreeSpace> {
+    (blocks > 0).then(|| FreeSpace {
+        bytes: available.saturating_mul(block_size),
+        total: blocks.saturating_mul(block_size),
+        inodes: (inodes.0 > 0).then_some(inodes.1),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_without_blocks_is_unknown() {
+        assert_eq!(space_of(0, 0, 4096, (0, 0)), None);
+        assert_eq!(space_of(0, 0, 4096, (100, 50)), None);
+        let space = |inodes| FreeSpace { bytes: 5 << 12, total: 10 << 12, inodes };
+        assert_eq!(space_of(10, 5, 4096, (0, 0)), Some(space(None)));
+        assert_eq!(space_of(10, 5, 4096, (100, 0)), Some(space(Some(0))));
     }
 }

@@ -1,7 +1,7 @@
-//! A blob being received into a local file.
+//! A blob that is being received into a local file.
 
 use super::Partial;
-use super::dirty::Touched;
+use super::dirty::DirtyPaths;
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -11,11 +11,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Blobs at least this long get their space reserved ahead of the bytes.
+/// Smallest blob for which space is preallocated, in bytes.
 const RESERVE_FROM: u64 = 1 << 20;
-/// How far ahead: an announced length that is a lie holds no more than this.
+/// How far ahead of the writes space is preallocated. A false announced size ties up no more than this.
 const RESERVE_AHEAD: u64 = 64 << 20;
-/// How much of a blob is read back before the kernel is asked to start writing it out: the barrier finds little left to do.
+/// How many bytes are read back before the kernel is asked to start writeback. This leaves little work for the barrier.
 const WRITE_OUT_EVERY: u64 = 8 << 20;
 
 pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -31,28 +31,27 @@ pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Resu
     Ok(filled)
 }
 
-/// A blob's file, locked with `flock(2)` as long as it is open.
+/// The file of a blob, locked with `flock(2)` while it is open.
 pub(super) struct FsPartial {
     file: File,
     path: String,
     length: u64,
-    /// How long the blob is to become.
+    /// Announced size of the blob.
     size: u64,
-    touched: Option<Touched>,
-    /// Up to where space is reserved.
+    dirty: Option<DirtyPaths>,
+    /// Space is preallocated up to this offset.
     reserved: AtomicU64,
-    /// Bytes read back since the kernel was last asked to write out.
+    /// Bytes read back since writeback was last started.
     since: AtomicU64,
 }
 
 impl FsPartial {
-    /// The blob of `size` bytes that `file` at `path` is to become; it has `length` bytes and this process's lock.
-    pub(super) fn new(file: File, path: String, length: u64, size: u64, touched: Option<Touched>) -> Self {
-        Self { file, path, length, size, touched, reserved: AtomicU64::new(length), since: AtomicU64::new(0) }
+    /// `file`, which is open at `path`, has `length` bytes, is locked by this process and is to receive a blob of `size` bytes.
+    pub(super) fn new(file: File, path: String, length: u64, size: u64, dirty: Option<DirtyPaths>) -> Self {
+        Self { file, path, length, size, dirty, reserved: AtomicU64::new(length), since: AtomicU64::new(0) }
     }
 
-    /// Reserves space up to `end` and some way beyond: cheaper than growing the file write by write, and it keeps large blobs
-    /// in one piece.
+    /// Preallocates space up to `end` and beyond. This costs less than growing the file with every write, and reduces fragmentation.
     fn reserve(&self, end: u64) -> io::Result<()> {
         let reserved = self.reserved.load(Ordering::Relaxed);
         if self.size < RESERVE_FROM || end <= reserved {
@@ -61,7 +60,7 @@ impl FsPartial {
         let ahead = (end + RESERVE_AHEAD).min(self.size);
         match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, reserved, ahead - reserved) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO)) => Err(error.into()),
-            // What can't reserve space (NFS 3, some FUSE) runs out of it in the middle, if it does.
+            // File systems without fallocate (NFS 3, some FUSE) report a full disk later, from write.
             _ => {
                 self.reserved.fetch_max(ahead, Ordering::Relaxed);
                 Ok(())
@@ -69,22 +68,22 @@ impl FsPartial {
         }
     }
 
-    /// After so many more bytes were read back the kernel is asked to start writing out. Whoever hashes does so, and not whoever
-    /// receives: that one has more to do where a single large blob comes.
+    /// Starts writeback every [`WRITE_OUT_EVERY`] bytes. The hashing thread does this rather than the receiving task, which is
+    /// the bottleneck for a single large blob.
     fn write_out(&self, count: u64) {
         if self.since.fetch_add(count, Ordering::Relaxed) + count < WRITE_OUT_EVERY {
             return;
         }
         self.since.store(0, Ordering::Relaxed);
-        // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no memory. Offset and length 0
-        // mean the whole file; what is already on its way out is skipped.
+        // SAFETY: the descriptor stays open as long as `self.file`, and the call accesses no memory. Offset and length 0
+        // select the whole file; pages already under writeback are skipped.
         #[cfg(target_os = "linux")]
         unsafe {
             libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
         }
     }
 
-    /// What the system takes for data, and not for holes: what was reserved and never written is a hole too.
+    /// The ranges that hold data. Space that was preallocated but never written counts as a hole.
     fn data(&self) -> io::Result<Vec<Range<u64>>> {
         let mut extents = Vec::new();
         let mut at = 0;
@@ -96,7 +95,7 @@ impl FsPartial {
             };
             at = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?.min(self.length);
             if at <= start {
-                // A file system that contradicts itself.
+                // The file system contradicts itself.
                 return Err(io::ErrorKind::Unsupported.into());
             }
             extents.push(start..at);
@@ -111,8 +110,8 @@ impl Partial for FsPartial {
     }
 
     fn extents(&self) -> io::Result<Vec<Range<u64>>> {
-        // A page that somebody read counts as data, be there a hole below it. So what is in memory and on the disk too is dropped
-        // first; and where there are holes, nothing is read ahead into them from here on. Only advice, so a refusal does no harm.
+        // A cached page counts as data even if there is a hole below it, so clean pages are dropped first; if there are holes,
+        // readahead is turned off so that it does not fill them again. These calls are advisory: failures are harmless.
         let _ = rustix::fs::fdatasync(&self.file);
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
         let extents = self.data()?;
@@ -140,8 +139,8 @@ impl Partial for FsPartial {
     }
 
     fn finish(&self) -> io::Result<()> {
-        if let Some(touched) = &self.touched {
-            touched.file(&self.path);
+        if let Some(dirty) = &self.dirty {
+            dirty.file(&self.path);
         }
         Ok(())
     }
@@ -159,7 +158,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A file as a killed process leaves it, with what was reserved and never written; what the next one finds.
+    /// Writes a file as a killed process leaves it, with preallocated space that was never written, and recovers its extents.
     fn left_behind(dir: &Path, written: &[Range<u64>]) -> (Extents, File) {
         let path = dir.join("partial");
         let open =
@@ -170,22 +169,22 @@ mod tests {
                 partial.write_at(start, &vec![7; (range.end - start).min(300_000) as usize]).unwrap();
             }
         }
-        // Somebody looked at it, a backup say.
+        // Another program, such as a backup, has read the file.
         std::fs::read(&path).unwrap();
         let file = open();
         let length = file.metadata().unwrap().len();
-        let found = Extents::found(&FsPartial::new(open(), String::new(), length, 64 * MIB, None));
+        let found = Extents::recover(&FsPartial::new(open(), String::new(), length, 64 * MIB, None));
         std::fs::remove_file(path).unwrap();
         (found, file)
     }
 
     #[test]
-    fn what_a_killed_process_wrote_is_found_and_nothing_else() {
+    fn extents_of_a_killed_process_are_recovered() {
         let here = tempfile::tempdir().unwrap();
         let in_memory = tempfile::tempdir_in("/dev/shm");
         for dir in [Some(here.path()), in_memory.as_ref().ok().map(|dir| dir.path())].into_iter().flatten() {
             let (found, _) = left_behind(dir, &[0..5_000_001, 5_000_001..9_999_999]);
-            assert_eq!((found.front, found.islands().count()), (9_999_999, 0), "without holes to the byte");
+            assert_eq!((found.front, found.beyond().count()), (9_999_999, 0), "exact without holes");
             let written = [
                 0..5_000_001,
                 10 * MIB + 17..20 * MIB + 5,
@@ -194,14 +193,14 @@ mod tests {
             ];
             let (found, file) = left_behind(dir, &written);
             assert!(found.front > 4 * MIB && found.front <= 5_000_001, "{}", found.front);
-            let islands: Vec<_> = found.islands().collect();
-            assert_eq!(islands.len(), 2, "{islands:?}");
-            for (island, written) in islands.iter().zip([&written[1], &written[3]]) {
-                assert!(written.start <= island.start && island.end <= written.end, "{island:?}");
-                assert!(island.end - island.start >= 9 * MIB, "{island:?}");
-                let mut back = vec![0; (island.end - island.start) as usize];
-                read_full(&file, island.start, &mut back).unwrap();
-                assert!(back.iter().all(|byte| *byte == 7), "{island:?} in {}", dir.display());
+            let ranges: Vec<_> = found.beyond().collect();
+            assert_eq!(ranges.len(), 2, "{ranges:?}");
+            for (range, written) in ranges.iter().zip([&written[1], &written[3]]) {
+                assert!(written.start <= range.start && range.end <= written.end, "{range:?}");
+                assert!(range.end - range.start >= 9 * MIB, "{range:?}");
+                let mut back = vec![0; (range.end - range.start) as usize];
+                read_full(&file, range.start, &mut back).unwrap();
+                assert!(back.iter().all(|byte| *byte == 7), "{range:?} in {}", dir.display());
             }
         }
     }

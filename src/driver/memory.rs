@@ -1,35 +1,32 @@
-//! A store in memory, for tests and for trying things out.
+//! A driver in memory, for tests and experiments.
 
-use super::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use super::{DirectoryEntry, Driver, EntryKind, FreeSpace, Partial};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-type Content = Arc<Mutex<Vec<u8>>>;
+type FileContent = Arc<Mutex<Vec<u8>>>;
 
-/// Files in memory; whatever ends the process ends them.
+/// Files in memory, which are lost when the process ends.
 #[derive(Clone, Default)]
 pub struct MemoryDriver {
-    tree: Arc<Mutex<Tree>>,
+    tree: Arc<Mutex<MemoryTree>>,
 }
 
 #[derive(Default)]
-struct Tree {
-    files: BTreeMap<String, Content>,
+struct MemoryTree {
+    files: BTreeMap<String, FileContent>,
     directories: BTreeSet<String>,
-    /// Partial files that a writer has open.
-    held: BTreeSet<String>,
+    /// Partial files that are open for writing.
+    locked: BTreeSet<String>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Tree {
+impl MemoryTree {
     fn file(&self, path: &str) -> Option<Vec<u8>> {
-        self.files.get(path).map(|content| lock(content).clone())
+        self.files.get(path).map(|content| content.lock().clone())
     }
 
     fn make_directories(&mut self, path: &str) -> io::Result<()> {
@@ -43,10 +40,34 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Moves the entry at `path` and everything below it.
+    fn move_all(&mut self, path: &str, to: &str) -> io::Result<()> {
+        let renamed = |name: &String| {
+            let rest = name.strip_prefix(path)?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| (name.clone(), format!("{to}{rest}")))
+        };
+        let files: Vec<_> = self.files.keys().filter_map(renamed).collect();
+        let directories: Vec<_> = self.directories.iter().filter_map(renamed).collect();
+        if files.is_empty() && directories.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.make_directories(super::parent(to))?;
+        for (from, to) in directories {
+            self.directories.remove(&from);
+            self.directories.insert(to);
+        }
+        for (from, to) in files {
+            if let Some(content) = self.files.remove(&from) {
+                self.files.insert(to, content);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl MemoryDriver {
-    /// Nothing yet. Clones share their files.
+    /// An empty medium. Clones share their files.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -55,46 +76,50 @@ impl MemoryDriver {
     /// Every file with its content.
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        lock(&self.tree).files.iter().map(|(path, content)| (path.clone(), lock(content).clone())).collect()
+        self.tree.lock().files.iter().map(|(path, content)| (path.clone(), content.lock().clone())).collect()
     }
 }
 
 impl Driver for MemoryDriver {
     fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        Ok(lock(&self.tree).file(path).filter(|content| content.len() as u64 <= limit))
+        Ok(self.tree.lock().file(path).filter(|content| content.len() as u64 <= limit))
     }
 
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
-        Ok(lock(&self.tree).files.get(path).map(|content| lock(content).len() as u64))
+        Ok(self.tree.lock().files.get(path).map(|content| content.lock().len() as u64))
     }
 
     fn open(&self, path: &str) -> io::Result<Option<(File, u64)>> {
-        let Some(content) = lock(&self.tree).file(path) else { return Ok(None) };
+        let Some(content) = self.tree.lock().file(path) else { return Ok(None) };
         let file = File::from(rustix::fs::memfd_create("blob", rustix::fs::MemfdFlags::CLOEXEC)?);
         file.write_all_at(&content, 0)?;
         Ok(Some((file, content.len() as u64)))
     }
 
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
-        let tree = lock(&self.tree);
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
+        let tree = self.tree.lock();
         let within = |name: &String| {
-            let rest = name.strip_prefix(path)?.strip_prefix('/')?;
+            let rest = match path {
+                "" => name,
+                path => name.strip_prefix(path)?.strip_prefix('/')?,
+            };
             (!rest.contains('/')).then(|| rest.to_owned())
         };
         let directories = tree.directories.iter().filter_map(within);
-        let directories = directories.map(|name| Entry { name, kind: EntryKind::Directory });
-        let files = tree.files.keys().filter_map(within).map(|name| Entry { name, kind: EntryKind::File });
+        let directories = directories.map(|name| DirectoryEntry { name, kind: EntryKind::Directory });
+        let files =
+            tree.files.keys().filter_map(within).map(|name| DirectoryEntry { name, kind: EntryKind::File });
         Ok(directories.chain(files).collect())
     }
 
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
-        let tree = lock(&self.tree);
+        let tree = self.tree.lock();
         let file = tree.files.contains_key(path).then_some(EntryKind::File);
         Ok(file.or_else(|| tree.directories.contains(path).then_some(EntryKind::Directory)))
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        lock(&self.tree).make_directories(path)
+        self.tree.lock().make_directories(path)
     }
 
     fn stage_area(&self, parent: &str) -> io::Result<String> {
@@ -104,16 +129,17 @@ impl Driver for MemoryDriver {
     }
 
     fn stage(&self, path: &str, content: &[u8]) -> io::Result<()> {
-        let mut tree = lock(&self.tree);
+        let mut tree = self.tree.lock();
         if tree.files.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        tree.make_directories(super::parent(path))?;
         tree.files.insert(path.to_owned(), Arc::new(Mutex::new(content.to_vec())));
         Ok(())
     }
 
     fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
-        let mut tree = lock(&self.tree);
+        let mut tree = self.tree.lock();
         let content = tree.files.get(staged).cloned().ok_or(io::ErrorKind::NotFound)?;
         if tree.directories.contains(path) {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -124,8 +150,20 @@ impl Driver for MemoryDriver {
         Ok(())
     }
 
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        let below = format!("{path}/");
+        if tree.files.keys().chain(&tree.directories).any(|name| name.starts_with(&below)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        if tree.files.contains_key(path) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        tree.move_all(staged, path)
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
-        let mut tree = lock(&self.tree);
+        let mut tree = self.tree.lock();
         let below = format!("{path}/");
         if tree.files.keys().chain(&tree.directories).any(|name| name.starts_with(&below)) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -136,41 +174,21 @@ impl Driver for MemoryDriver {
     }
 
     fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
-        let mut tree = lock(&self.tree);
-        tree.make_directories(super::parent(to))?;
-        let moved = |name: &String| {
-            let rest = name.strip_prefix(path)?;
-            (rest.is_empty() || rest.starts_with('/')).then(|| (name.clone(), format!("{to}{rest}")))
-        };
-        let files: Vec<_> = tree.files.keys().filter_map(moved).collect();
-        let directories: Vec<_> = tree.directories.iter().filter_map(moved).collect();
-        if files.is_empty() && directories.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        for (from, to) in directories {
-            tree.directories.remove(&from);
-            tree.directories.insert(to);
-        }
-        for (from, to) in files {
-            if let Some(content) = tree.files.remove(&from) {
-                tree.files.insert(to, content);
-            }
-        }
-        Ok(())
+        self.tree.lock().move_all(path, to)
     }
 
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
-        let mut tree = lock(&self.tree);
-        if !tree.held.insert(path.to_owned()) {
+        let mut tree = self.tree.lock();
+        if !tree.locked.insert(path.to_owned()) {
             return Ok(None);
         }
         tree.make_directories(super::parent(path))?;
         let content = tree.files.entry(path.to_owned()).or_default();
-        if lock(content).len() as u64 > size {
-            *content = Content::default();
+        if content.lock().len() as u64 > size {
+            *content = FileContent::default();
         }
         let content = content.clone();
-        let length = lock(&content).len() as u64;
+        let length = content.lock().len() as u64;
         Ok(Some(Box::new(MemoryPartial { driver: self.clone(), path: path.to_owned(), content, length })))
     }
 
@@ -182,8 +200,8 @@ impl Driver for MemoryDriver {
         Ok(None)
     }
 
-    fn free_space(&self) -> io::Result<FreeSpace> {
-        Ok(FreeSpace { bytes: u64::MAX, total: u64::MAX, inodes: None })
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
+        Ok(None)
     }
 
     fn location(&self, path: &str) -> String {
@@ -194,7 +212,7 @@ impl Driver for MemoryDriver {
 struct MemoryPartial {
     driver: MemoryDriver,
     path: String,
-    content: Content,
+    content: FileContent,
     length: u64,
 }
 
@@ -204,7 +222,7 @@ impl Partial for MemoryPartial {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut content = lock(&self.content);
+        let mut content = self.content.lock();
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + bytes.len();
         if content.len() < end {
@@ -215,7 +233,7 @@ impl Partial for MemoryPartial {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let content = lock(&self.content);
+        let content = self.content.lock();
         let start = usize::try_from(offset).map_err(io::Error::other)?.min(content.len());
         let count = buffer.len().min(content.len() - start);
         buffer[..count].copy_from_slice(&content[start..start + count]);
@@ -228,13 +246,13 @@ impl Partial for MemoryPartial {
 
     fn truncate(&self, length: u64) -> io::Result<()> {
         let length = usize::try_from(length).map_err(io::Error::other)?;
-        lock(&self.content).truncate(length);
+        self.content.lock().truncate(length);
         Ok(())
     }
 }
 
 impl Drop for MemoryPartial {
     fn drop(&mut self) {
-        lock(&self.driver.tree).held.remove(&self.path);
+        self.driver.tree.lock().locked.remove(&self.path);
     }
 }

@@ -1,90 +1,88 @@
-//! A blob that comes into a file of its own, whatever it is for: what has come of it, and what the next one to open the file can go
-//! on with. Who may write it, and what becomes of it when it is whole, is its owner's.
+//! A blob that is received into a file and can be resumed by a later run. Who may write the file, and what happens to it
+//! once it is complete, is up to the caller.
 
 use super::Partial;
 use super::extents::Extents;
+use parking_lot::Mutex;
 use std::io;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A file that takes a blob of a known size.
-pub(crate) struct Incoming {
+/// A file that receives a blob of known size.
+pub(crate) struct ResumableFile {
     file: Box<dyn Partial>,
     size: u64,
-    /// What had come when the file was opened: an unbroken front, and what lies behind it.
+    /// Length of the contiguous front when the file was opened.
     received: u64,
-    islands: Vec<Range<u64>>,
+    /// Ranges beyond the front that were present when the file was opened.
+    received_beyond: Vec<Range<u64>>,
     extents: Mutex<Extents>,
 }
 
-impl Incoming {
-    /// What is in `file` of a blob of `size` bytes.
-    pub(crate) fn found(file: Box<dyn Partial>, size: u64) -> Self {
-        let extents = Extents::found(&*file);
-        let (received, islands) = (extents.front, extents.islands().collect());
-        Self { file, size, received, islands, extents: Mutex::new(extents) }
+impl ResumableFile {
+    /// Resumes a blob of `size` bytes from what `file` holds.
+    pub(crate) fn resume(file: Box<dyn Partial>, size: u64) -> Self {
+        let extents = Extents::recover(&*file);
+        let received = extents.front;
+        let received_beyond = extents.beyond().collect();
+        Self { file, size, received, received_beyond, extents: Mutex::new(extents) }
     }
 
-    fn extents(&self) -> MutexGuard<'_, Extents> {
-        self.extents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many bytes from its beginning had come when the file was opened.
+    /// Number of contiguous bytes from the beginning that were present when the file was opened.
     pub(crate) fn received(&self) -> u64 {
         self.received
     }
 
-    /// What had come beyond these.
-    pub(crate) fn islands(&self) -> &[Range<u64>] {
-        &self.islands
+    /// Ranges beyond [`received`](Self::received) that were present when the file was opened.
+    pub(crate) fn received_beyond(&self) -> &[Range<u64>] {
+        &self.received_beyond
     }
 
-    /// Why `length` bytes at `offset` are none of the blob's, if they are not.
-    pub(crate) fn beyond(&self, offset: u64, length: usize) -> Option<String> {
+    /// Why a write of `length` bytes at `offset` is out of bounds; `None` if it is within the blob.
+    pub(crate) fn out_of_bounds(&self, offset: u64, length: usize) -> Option<String> {
         let end = offset.checked_add(length as u64).filter(|end| *end <= self.size);
-        let why = || format!("{length} bytes at offset {offset} go beyond its {} bytes", self.size);
-        end.is_none().then(why)
+        let reason = || format!("{length} bytes at offset {offset} exceed its size of {} bytes", self.size);
+        end.is_none().then(reason)
     }
 
     /// Writes bytes that are within the blob.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The driver's error.
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(offset, bytes)?;
-        self.extents().insert(offset, offset.saturating_add(bytes.len() as u64));
+        self.extents.lock().insert(offset, offset.saturating_add(bytes.len() as u64));
         Ok(())
     }
 
-    /// Reads what was written; fewer bytes than asked for only at the end.
+    /// Reads back what was written. Returns fewer bytes than requested only at the end of the file.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The driver's error.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read_at(offset, buffer)
     }
 
-    /// How many bytes from the beginning have come, where that is not all of them.
-    pub(crate) fn lacking(&self) -> Option<u64> {
-        let front = self.extents().front;
+    /// Number of contiguous bytes written so far, if the blob is incomplete.
+    pub(crate) fn incomplete(&self) -> Option<u64> {
+        let front = self.extents.lock().front;
         (front != self.size).then_some(front)
     }
 
-    /// Ends the writing of a blob of which all has come.
+    /// Ends the writing of a complete blob.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The driver's error.
     pub(crate) fn finish(&self) -> io::Result<()> {
         self.file.finish()
     }
 
-    /// The file, which nobody else writes to as long as it is kept.
+    /// The file itself. No other writer opens it until it is dropped.
     pub(crate) fn into_file(self) -> Box<dyn Partial> {
         self.file
     }
 
-    /// Leaves the file as the next one to open it can go on with it; whether there is anything to go on with.
-    pub(crate) fn leave(&self) -> bool {
-        self.extents().leave(&*self.file)
+    /// Prepares the incomplete file for a later run. Returns whether there is anything to resume from.
+    pub(crate) fn save(&self) -> bool {
+        self.extents.lock().save(&*self.file)
     }
 }

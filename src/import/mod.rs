@@ -123,9 +123,12 @@ pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> 
     // Opened before the tree is created, so that a wrong path does not leave a directory behind.
     let opened_name = name.clone();
     let input = blocking(&name, token, move || ImportInput::open(from, &opened_name)).await?;
-    let store = Store::open(&options.dir, StoreOptions { durability: options.durability })?;
+    let store = Store::open(
+        &options.dir,
+        StoreOptions { durability: options.durability, ..StoreOptions::default() },
+    )?;
     // Shared: others may save at the same time, but nothing may be removed.
-    let _lock = store.lock_shared(false)?;
+    let _lock = store.lock_shared(std::time::Duration::ZERO)?;
     let dir = options.dir.clone();
     let source_name = name.clone();
     let source = blocking(&name, token, move || input.into_source(&source_name, &dir)).await?;

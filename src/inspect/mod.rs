@@ -9,7 +9,7 @@ pub use layers::LayerInspection;
 use crate::content::retry::RetryPolicy;
 use crate::content::{Source, document};
 use crate::error::{Detail, Error, ErrorKind, Result, Side};
-use crate::ls::Kind;
+use crate::ls::ContentKind;
 use crate::oci::config::Execution;
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, PlatformSet, RawManifest, Reference};
@@ -52,7 +52,7 @@ pub struct Inspection {
     /// That manifest's or index's own length in bytes.
     pub size: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: ContentKind,
     /// The manifests that it has, one for each platform, in the index's order.
     pub manifests: Vec<ManifestInspection>,
 }
@@ -261,14 +261,14 @@ fn named(entry: &Descriptor, present: bool) -> ManifestInspection {
 }
 
 /// An image beside it says what a name stands for; else the first artifact does.
-fn kind(manifests: &[ManifestInspection]) -> Kind {
+fn kind(manifests: &[ManifestInspection]) -> ContentKind {
     let is_chart = |told: &ManifestInspection| {
         told.config.as_ref().is_some_and(|config| config.media_type == media_type::HELM_CONFIG)
     };
     match manifests {
-        [] => Kind::Unknown,
-        some if some.iter().any(|told| told.platform.is_some()) => Kind::Image,
-        some if some.iter().any(is_chart) => Kind::HelmChart,
-        _ => Kind::Artifact,
+        [] => ContentKind::Unknown,
+        some if some.iter().any(|told| told.platform.is_some()) => ContentKind::Image,
+        some if some.iter().any(is_chart) => ContentKind::HelmChart,
+        _ => ContentKind::Artifact,
     }
 }

@@ -3,7 +3,7 @@
 use super::{Inner, PARTIAL, storage};
 use crate::content::BlobWriter;
 use crate::driver::Partial;
-use crate::driver::resumable::Incoming;
+use crate::driver::resumable::ResumableFile;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
 use std::collections::{HashMap, HashSet};
@@ -100,17 +100,17 @@ pub struct LayoutBlobWriter {
     size: u64,
     digest: Digest,
     /// Dropped when the writer ends, the file before the claim.
-    open: Option<(Incoming, LayoutClaim)>,
+    open: Option<(ResumableFile, LayoutClaim)>,
 }
 
 impl LayoutBlobWriter {
     pub(super) fn new(inner: Arc<Inner>, claim: LayoutClaim, file: Box<dyn Partial>, size: u64) -> Self {
         let digest = claim.digest;
-        let incoming = Incoming::found(file, size);
+        let incoming = ResumableFile::resume(file, size);
         Self { inner, size, digest, open: Some((incoming, claim)) }
     }
 
-    fn incoming(&self) -> Result<&Incoming> {
+    fn incoming(&self) -> Result<&ResumableFile> {
         // Only `commit` and `discard` take it, and they consume the writer.
         self.open.as_ref().map(|(incoming, _)| incoming).ok_or_else(|| self.corrupt("the writer is closed"))
     }
@@ -126,16 +126,16 @@ impl LayoutBlobWriter {
 
 impl BlobWriter for LayoutBlobWriter {
     fn received(&self) -> u64 {
-        self.incoming().map_or(0, Incoming::received)
+        self.incoming().map_or(0, ResumableFile::received)
     }
 
     fn islands(&self) -> Vec<Range<u64>> {
-        self.incoming().map(|incoming| incoming.islands().to_vec()).unwrap_or_default()
+        self.incoming().map(|incoming| incoming.received_beyond().to_vec()).unwrap_or_default()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let incoming = self.incoming()?;
-        if let Some(why) = incoming.beyond(offset, bytes.len()) {
+        if let Some(why) = incoming.out_of_bounds(offset, bytes.len()) {
             return Err(self.corrupt(why));
         }
         incoming.write_at(offset, bytes).map_err(|error| self.failed("write", error))
@@ -150,7 +150,7 @@ impl BlobWriter for LayoutBlobWriter {
             return Err(self.corrupt(format!("committed as {digest}")));
         }
         let incoming = self.incoming()?;
-        if let Some(received) = incoming.lacking() {
+        if let Some(received) = incoming.incomplete() {
             return Err(self.corrupt(format!("committed with {received} of {} bytes", self.size)));
         }
         incoming.finish().map_err(|error| self.failed("sync", error))?;
@@ -172,7 +172,7 @@ impl BlobWriter for LayoutBlobWriter {
 impl Drop for LayoutBlobWriter {
     fn drop(&mut self) {
         let Some((incoming, claim)) = self.open.take() else { return };
-        if !incoming.leave() {
+        if !incoming.save() {
             // Nothing to resume.
             let _ = self.inner.driver.remove(&path(&self.digest, self.size));
         }

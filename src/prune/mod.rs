@@ -1,10 +1,10 @@
-//! Taking images out of a tree: all but those of a list ([`prune`]), or some by name ([`remove`]).
+//! Removes images from a tree: all except those on a list ([`prune`]), or some by name ([`remove`]).
 //!
-//! What goes, goes from the top: tags, then links to manifests (those that name others first), then links to blobs, then blobs
-//! that nothing links to. So the tree is true after every single removal. What a kept image needs stays: the manifests under an
-//! index, and its referrers, found by their `subject` or by their fallback tag (`sha256-<hex>`, with or without a suffix such as `.sig`).
+//! Removal goes from the top down: tags, then links to manifests (indexes first), then links to blobs, then blobs that nothing
+//! links to. So the tree is consistent after every single removal. Whatever a kept image needs stays: the manifests below an index,
+//! and its referrers, which are found by their `subject` or their fallback tag (`sha256-<hex>`, with or without a suffix such as `.sig`).
 //!
-//! Both take the lock that keeps savers out, and other processes that take away.
+//! Both need exclusive access to the tree ([`Store::lock_exclusive`]).
 
 mod plan;
 mod sweep;
@@ -14,81 +14,84 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::inventory::Census;
-use plan::{Plan, Tree};
+use crate::store::inventory::{InternalFiles, Inventory};
+use plan::{PrunePlan, StoredTree};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Options of prune and remove.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PruneOptions {
-    /// How images' names become names in the tree: the rule that they were saved with.
+    /// The rule that maps image names to names in the tree, as used for saving.
     pub names: NameRule,
-    /// Whether to tell only what would be removed.
+    /// Whether to report what would be removed without removing anything.
     pub dry_run: bool,
 }
 
-/// What was removed, or would be.
+/// What was removed, or would be removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PruneReport {
-    /// The version of this form: raised when a field changes its meaning or goes.
+    /// The version of this format, which changes when a field is removed or changes its meaning.
     pub schema: u32,
-    /// Whether nothing was done.
+    /// Whether nothing was removed.
     pub dry_run: bool,
     /// The tags that were removed: `repository:tag`.
     pub tags: Vec<String>,
     /// The manifests that repositories no longer serve: `repository@digest`.
     pub manifests: Vec<String>,
-    /// How many links to blobs were removed.
+    /// Number of blob links removed.
     pub layer_links: usize,
-    /// The blobs, manifests' content among them, that were removed.
+    /// The blobs removed, including the content of manifests.
     pub blobs: Vec<Digest>,
-    /// The bytes that these had.
+    /// Total size of these blobs in bytes.
     pub bytes_freed: u64,
-    /// The repositories in which nothing was left.
+    /// The repositories removed because nothing was left in them.
     pub repositories: Vec<Repository>,
-    /// How many tags are left.
+    /// Number of tags left.
     pub tags_kept: usize,
-    /// Images of the list that are not in the tree.
+    /// Images on the list that are not in the tree.
     pub absent: Vec<Reference>,
-    /// Repositories in which only tags were removed, since a manifest that stays can't be read: what it needs is unknown.
+    /// Repositories in which only tags were removed: a manifest that stays can't be read, so it is unknown what it needs.
     pub unclear: Vec<Repository>,
-    /// How long it took, in seconds.
+    /// Files outside the tree, which are kept: interrupted downloads, and what a repair moved away.
+    pub internal: InternalFiles,
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl PruneReport {
-    /// The current version of the JSON form.
+    /// The current version of the JSON format.
     pub const SCHEMA: u32 = 1;
 }
 
-/// What is named of one repository.
+/// The tags and manifests named for one repository.
 #[derive(Debug, Default)]
-struct Named {
+struct Selection {
     tags: BTreeSet<Tag>,
     digests: BTreeSet<Digest>,
 }
 
-/// Removes every tag that `keep` does not name, and then everything that nothing references. `name@digest` keeps that
-/// manifest, with a tag or without; `name:tag@digest` keeps both.
+/// Removes every tag that is not in `keep`, and then everything that nothing references. `name@digest` keeps that manifest, tagged
+/// or not; `name:tag@digest` keeps both.
 ///
 /// # Errors
-/// `InvalidInput` when `keep` names nothing that is there (all would be removed), or has a name that the rule can't map;
-/// `Storage` when the tree can't be read or changed, or another process is working on it.
+/// `InvalidInput` if the directory is not a tree, if none of `keep` is in it (everything would be removed), or if the rule can't map
+/// a name; `Storage` if the tree can't be read or changed, or another process has it locked.
 pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Result<PruneReport> {
     let start = Instant::now();
-    let _lock = (!options.dry_run).then(|| store.lock_exclusive("prune", false)).transpose()?;
-    let tree = Tree::read(store)?;
-    let mut named: BTreeMap<Repository, Named> = BTreeMap::new();
+    store.check_is_tree()?;
+    let _lock = (!options.dry_run).then(|| store.lock_exclusive("prune", Duration::ZERO)).transpose()?;
+    let tree = StoredTree::read(store)?;
+    let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
     let mut absent = Vec::new();
     for reference in keep {
         let mut found = false;
         for place in places(reference, &options.names)? {
-            found |= is_there(&tree.census, &place, reference.digest);
+            found |= is_there(&tree.inventory, &place, reference.digest);
             let entry = named.entry(place.repository).or_default();
             entry.tags.extend(place.tag);
             entry.digests.extend(reference.digest);
@@ -97,34 +100,34 @@ pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Resul
             absent.push(reference.clone());
         }
     }
-    if absent.len() == keep.len() && !tree.census.repositories.is_empty() {
-        let why = "names no image that is there: nothing would be left, so nothing was removed";
-        let hint =
-            "check the list and --names; saver ls tells what is there, saver rm removes images by name";
+    if absent.len() == keep.len() && !tree.inventory.repositories.is_empty() {
+        let why = "contains no image of the tree, so everything would be removed; nothing was removed";
+        let hint = "check the list and --names; saver ls lists the images, saver rm removes images by name";
         return Err(Error::new(ErrorKind::InvalidInput, "the list to keep", why).with_hint(hint));
     }
-    let plan = Plan::keeping(&tree, &named);
+    let plan = PrunePlan::keeping(&tree, &named);
     finish(store, &tree, plan, options, absent, start)
 }
 
-/// Removes `images`, and what nothing else references. `name@digest` removes that manifest and every tag of it.
+/// Removes `images` and what nothing else references. `name@digest` removes that manifest and all of its tags.
 ///
 /// # Errors
-/// `NotFound` when one of them is not there, `InvalidInput` for a manifest that is part of an image that stays: nothing is removed
-/// then. `Storage` when the tree can't be read or changed, or another process is working on it.
+/// `NotFound` if one of them does not exist, `InvalidInput` for a manifest that is part of an image that stays, or if the directory
+/// is not a tree: then nothing is removed. `Storage` if the tree can't be read or changed, or another process has it locked.
 pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Result<PruneReport> {
     let start = Instant::now();
-    let _lock = (!options.dry_run).then(|| store.lock_exclusive("rm", false)).transpose()?;
-    let tree = Tree::read(store)?;
-    let mut named: BTreeMap<Repository, Named> = BTreeMap::new();
+    store.check_is_tree()?;
+    let _lock = (!options.dry_run).then(|| store.lock_exclusive("rm", Duration::ZERO)).transpose()?;
+    let tree = StoredTree::read(store)?;
+    let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
     for reference in images {
         let mut found = false;
         let mut main = None;
         for place in places(reference, &options.names)? {
-            let at = named_by(&tree.census, &place);
-            // A short name may be another image's by now: it goes only along with what it is short for.
+            let at = named_by(&tree.inventory, &place);
+            // A short name may belong to another image by now: it is removed only if it points to the same digest.
             let same = main.is_none_or(|main| main == at);
-            if !is_there(&tree.census, &place, reference.digest) || !same {
+            if !is_there(&tree.inventory, &place, reference.digest) || !same {
                 continue;
             }
             found = true;
@@ -142,51 +145,52 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
         }
         if !found {
             let error = Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree");
-            return Err(error.with_hint("saver ls tells what is there; nothing was removed"));
+            return Err(error.with_hint("run saver ls to list the images; nothing was removed"));
         }
     }
-    let plan = Plan::removing(&tree, &named)?;
+    let plan = PrunePlan::removing(&tree, &named)?;
     finish(store, &tree, plan, options, Vec::new(), start)
 }
 
-/// Removes what stands at `places`, and what nothing else references: a tag where no digest is given, else that manifest and every tag of
-/// it. What is not there is left out.
+/// Removes what is at `places` and what nothing else references: the tag if there is no digest, otherwise that manifest and all of its
+/// tags. Places that do not exist are ignored.
 ///
 /// # Errors
-/// `InvalidInput` for a manifest that is part of an image that stays: nothing is removed then. `Storage` when the tree can't be read or
-/// changed, or another process is working on it.
+/// `InvalidInput` for a manifest that is part of an image that stays: then nothing is removed. `Storage` if the tree can't be read or
+/// changed, or another process has it locked.
 pub fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Result<PruneReport> {
     let start = Instant::now();
-    let _lock = store.lock_exclusive("rm", false)?;
-    let tree = Tree::read(store)?;
-    let mut named: BTreeMap<Repository, Named> = BTreeMap::new();
-    for (place, digest) in places.iter().filter(|(place, digest)| is_there(&tree.census, place, *digest)) {
+    let _lock = store.lock_exclusive("rm", Duration::ZERO)?;
+    let tree = StoredTree::read(store)?;
+    let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
+    for (place, digest) in places.iter().filter(|(place, digest)| is_there(&tree.inventory, place, *digest)) {
         let entry = named.entry(place.repository.clone()).or_default();
         match digest {
             Some(digest) => entry.digests.extend([*digest]),
             None => entry.tags.extend(place.tag.clone()),
         }
     }
-    let plan = Plan::removing(&tree, &named)?;
+    let plan = PrunePlan::removing(&tree, &named)?;
     finish(store, &tree, plan, &PruneOptions::default(), Vec::new(), start)
 }
 
-/// The names that an image has in the tree, its own first.
+/// The places of an image in the tree, the primary one first.
 fn places(reference: &Reference, names: &NameRule) -> Result<Vec<Place>> {
     Ok(std::iter::once(names.place(reference)?).chain(names.alias(reference)).collect())
 }
 
-fn named_by(census: &Census, place: &Place) -> Option<Digest> {
-    use crate::store::inventory::Link;
-    let repository = census.repositories.iter().find(|repository| repository.name == place.repository)?;
+fn named_by(inventory: &Inventory, place: &Place) -> Option<Digest> {
+    use crate::store::inventory::LinkState;
+    let repository = inventory.repositories.iter().find(|repository| repository.name == place.repository)?;
     match &repository.tags.get(place.tag.as_ref()?)?.current {
-        Some(Link::To(digest)) => Some(*digest),
+        Some(LinkState::Valid(digest)) => Some(*digest),
         _ => None,
     }
 }
 
-fn is_there(census: &Census, place: &Place, digest: Option<Digest>) -> bool {
-    let Some(repository) = census.repositories.iter().find(|repository| repository.name == place.repository)
+fn is_there(inventory: &Inventory, place: &Place, digest: Option<Digest>) -> bool {
+    let Some(repository) =
+        inventory.repositories.iter().find(|repository| repository.name == place.repository)
     else {
         return false;
     };
@@ -199,8 +203,8 @@ fn is_there(census: &Census, place: &Place, digest: Option<Digest>) -> bool {
 
 fn finish(
     store: &Store,
-    tree: &Tree,
-    plan: Plan,
+    tree: &StoredTree,
+    plan: PrunePlan,
     options: &PruneOptions,
     absent: Vec<Reference>,
     start: Instant,
@@ -210,6 +214,7 @@ fn finish(
     }
     let mut report = plan.report(tree);
     report.dry_run = options.dry_run;
+    report.internal = store.internal_files()?;
     report.absent = absent;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)

@@ -1,55 +1,55 @@
-//! Deciding what goes.
+//! Plans what to remove.
 
-use super::{Named, PruneReport};
+use super::{PruneReport, Selection};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository, Tag};
 use crate::store::Store;
-use crate::store::document::{Document, DocumentContent, Fault, top_down};
-use crate::store::inventory::{Census, Link, RepositoryCensus};
+use crate::store::document::{ContentFault, ManifestContent, StoredManifest, top_down};
+use crate::store::inventory::{InternalFiles, Inventory, LinkState, RepositoryInventory};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// A tree, as far as it has to be known.
-pub(super) struct Tree {
-    pub(super) census: Census,
-    pub(super) documents: HashMap<Digest, Document>,
+/// The inventory of a tree and its manifests.
+pub(super) struct StoredTree {
+    pub(super) inventory: Inventory,
+    pub(super) manifests: HashMap<Digest, StoredManifest>,
 }
 
-impl Tree {
+impl StoredTree {
     pub(super) fn read(store: &Store) -> Result<Self> {
-        let census = store.census()?;
-        let documents = store.documents(&census)?;
-        Ok(Self { census, documents })
+        let inventory = store.inventory()?;
+        let manifests = store.stored_manifests(&inventory)?;
+        Ok(Self { inventory, manifests })
     }
 }
 
-/// What goes.
+/// What to remove.
 #[derive(Default)]
-pub(super) struct Plan {
+pub(super) struct PrunePlan {
     pub(super) repositories: Vec<RepositoryPlan>,
-    /// Blobs that nothing will link to.
+    /// Blobs that nothing will link to any more.
     pub(super) blobs: Vec<Digest>,
 }
 
-/// What goes of one repository.
+/// What to remove from one repository.
 pub(super) struct RepositoryPlan {
     pub(super) name: Repository,
     pub(super) tags: Vec<Tag>,
-    /// Links to manifests, those that name others first.
+    /// Links to manifests, indexes before the manifests that they reference.
     pub(super) revisions: Vec<Digest>,
     pub(super) layers: Vec<Digest>,
-    /// Whether nothing is left.
+    /// Whether this leaves the repository empty.
     pub(super) empty: bool,
-    /// Whether something that stays can't be read, so that only tags go.
+    /// Whether a manifest that stays can't be read, so that only tags are removed.
     unclear: bool,
 }
 
-impl Plan {
-    /// Everything but what is named goes.
-    pub(super) fn keeping(tree: &Tree, named: &BTreeMap<Repository, Named>) -> Self {
-        let nothing = Named::default();
-        let plan = |repository: &RepositoryCensus| {
+impl PrunePlan {
+    /// Plans to remove everything that is not named.
+    pub(super) fn keeping(tree: &StoredTree, named: &BTreeMap<Repository, Selection>) -> Self {
+        let nothing = Selection::default();
+        let plan = |repository: &RepositoryInventory| {
             let named = named.get(&repository.name).unwrap_or(&nothing);
-            let graph = Graph { repository, documents: &tree.documents };
+            let graph = Graph { repository, manifests: &tree.manifests };
             let (kept, tags) = graph.kept(&named.tags, &named.digests, &nothing);
             let all: BTreeSet<Digest> = repository.revisions.keys().copied().collect();
             let mut gone: BTreeSet<Digest> = all.difference(&kept).copied().collect();
@@ -63,31 +63,31 @@ impl Plan {
             }
             RepositoryPlan::new(tree, repository, &tags, &gone, layers, unclear)
         };
-        let repositories: Vec<_> = tree.census.repositories.iter().map(plan).collect();
+        let repositories: Vec<_> = tree.inventory.repositories.iter().map(plan).collect();
         let linked = linked(tree, &repositories);
-        let blobs = tree.census.blobs.keys().filter(|digest| !linked.contains(digest)).copied().collect();
+        let blobs = tree.inventory.blobs.keys().filter(|digest| !linked.contains(digest)).copied().collect();
         Self { repositories, blobs }
     }
 
-    /// What is named goes, and what only that references.
-    pub(super) fn removing(tree: &Tree, named: &BTreeMap<Repository, Named>) -> Result<Self> {
+    /// Plans to remove what is named, and what only that references.
+    pub(super) fn removing(tree: &StoredTree, named: &BTreeMap<Repository, Selection>) -> Result<Self> {
         let mut plan = Self::default();
         let mut freed = BTreeSet::new();
-        for repository in &tree.census.repositories {
+        for repository in &tree.inventory.repositories {
             let Some(named) = named.get(&repository.name) else { continue };
-            let graph = Graph { repository, documents: &tree.documents };
+            let graph = Graph { repository, manifests: &tree.manifests };
             let gone = graph.without(named)?;
             freed.extend(gone.revisions.iter().copied());
             freed.extend(gone.layers.iter().copied());
             plan.repositories.push(gone);
         }
         let linked = linked(tree, &plan.repositories);
-        freed.retain(|digest| !linked.contains(digest) && tree.census.blobs.contains_key(digest));
+        freed.retain(|digest| !linked.contains(digest) && tree.inventory.blobs.contains_key(digest));
         plan.blobs = freed.into_iter().collect();
         Ok(plan)
     }
 
-    pub(super) fn report(&self, tree: &Tree) -> PruneReport {
+    pub(super) fn report(&self, tree: &StoredTree) -> PruneReport {
         let each = || self.repositories.iter();
         let tags = |one: &RepositoryPlan| -> Vec<String> {
             one.tags.iter().map(|tag| format!("{}:{tag}", one.name)).collect()
@@ -95,7 +95,7 @@ impl Plan {
         let manifests = |one: &RepositoryPlan| -> Vec<String> {
             one.revisions.iter().map(|digest| format!("{}@{digest}", one.name)).collect()
         };
-        let all: usize = tree.census.repositories.iter().map(|repository| repository.tags.len()).sum();
+        let all: usize = tree.inventory.repositories.iter().map(|repository| repository.tags.len()).sum();
         let tags: Vec<String> = each().flat_map(tags).collect();
         PruneReport {
             schema: PruneReport::SCHEMA,
@@ -104,11 +104,12 @@ impl Plan {
             tags,
             manifests: each().flat_map(manifests).collect(),
             layer_links: each().map(|one| one.layers.len()).sum(),
-            bytes_freed: self.blobs.iter().filter_map(|digest| tree.census.blobs.get(digest)).sum(),
+            bytes_freed: self.blobs.iter().filter_map(|digest| tree.inventory.blobs.get(digest)).sum(),
             blobs: self.blobs.clone(),
             repositories: each().filter(|one| one.empty).map(|one| one.name.clone()).collect(),
             absent: Vec::new(),
             unclear: each().filter(|one| one.unclear).map(|one| one.name.clone()).collect(),
+            internal: InternalFiles::default(),
             seconds: 0.0,
         }
     }
@@ -116,8 +117,8 @@ impl Plan {
 
 impl RepositoryPlan {
     fn new(
-        tree: &Tree,
-        repository: &RepositoryCensus,
+        tree: &StoredTree,
+        repository: &RepositoryInventory,
         tags_kept: &BTreeSet<Tag>,
         gone: &BTreeSet<Digest>,
         layers: Vec<Digest>,
@@ -127,16 +128,16 @@ impl RepositoryPlan {
         let empty = tags.len() == repository.tags.len()
             && gone.len() == repository.revisions.len()
             && layers.len() == repository.layers.len();
-        let revisions = top_down(gone, &tree.documents);
+        let revisions = top_down(gone, &tree.manifests);
         Self { name: repository.name.clone(), tags, revisions, layers, empty, unclear }
     }
 }
 
-/// What will still be linked.
-fn linked(tree: &Tree, plans: &[RepositoryPlan]) -> HashSet<Digest> {
+/// The digests that will still be linked.
+fn linked(tree: &StoredTree, plans: &[RepositoryPlan]) -> HashSet<Digest> {
     let plans: HashMap<&Repository, &RepositoryPlan> = plans.iter().map(|plan| (&plan.name, plan)).collect();
     let mut linked = HashSet::new();
-    for repository in &tree.census.repositories {
+    for repository in &tree.inventory.repositories {
         let plan = plans.get(&repository.name);
         let gone = |pick: fn(&RepositoryPlan) -> &Vec<Digest>| -> HashSet<Digest> {
             plan.into_iter().flat_map(|plan| pick(plan)).copied().collect()
@@ -148,27 +149,27 @@ fn linked(tree: &Tree, plans: &[RepositoryPlan]) -> HashSet<Digest> {
     linked
 }
 
-/// A repository's manifests and who names whom.
+/// The manifests of a repository and their references.
 struct Graph<'a> {
-    repository: &'a RepositoryCensus,
-    documents: &'a HashMap<Digest, Document>,
+    repository: &'a RepositoryInventory,
+    manifests: &'a HashMap<Digest, StoredManifest>,
 }
 
 impl Graph<'_> {
-    /// What the tag names now.
+    /// The digest that the tag points to.
     fn current(&self, tag: &Tag) -> Option<Digest> {
         match self.repository.tags.get(tag)?.current.as_ref()? {
-            Link::To(digest) => Some(*digest),
-            Link::Damaged(_) => None,
+            LinkState::Valid(digest) => Some(*digest),
+            LinkState::Damaged(_) => None,
         }
     }
 
-    /// All manifests that these tags and digests need, and all tags that stay with them; no referrer among `but` does.
+    /// All manifests that these tags and digests need, and the tags that stay with them. Referrers in `but` do not stay.
     fn kept(
         &self,
         tags: &BTreeSet<Tag>,
         digests: &BTreeSet<Digest>,
-        but: &Named,
+        but: &Selection,
     ) -> (BTreeSet<Digest>, BTreeSet<Tag>) {
         let mut tags = tags.clone();
         let named = tags.iter().filter_map(|tag| self.current(tag));
@@ -185,61 +186,66 @@ impl Graph<'_> {
         }
     }
 
-    /// The tags and manifests that refer to one of `these` and are not among them yet.
+    /// The tags and manifests that refer to one of `these` and are not among them.
     fn referrers(&self, these: &BTreeSet<Digest>, tags: &BTreeSet<Tag>) -> (BTreeSet<Tag>, BTreeSet<Digest>) {
         let fallback = self.repository.tags.keys().filter(|tag| !tags.contains(tag));
         let fallback = fallback.filter(|tag| referred(tag).is_some_and(|digest| these.contains(&digest)));
         let fallback: BTreeSet<Tag> = fallback.cloned().collect();
         let named = fallback.iter().filter_map(|tag| self.current(tag));
         let refer = self.repository.revisions.keys().filter(|digest| {
-            let subject = self.documents.get(digest).and_then(|document| document.subject);
+            let subject = self.manifests.get(digest).and_then(|document| document.subject);
             subject.is_some_and(|subject| these.contains(&subject))
         });
         let more = named.chain(refer.copied()).filter(|digest| !these.contains(digest)).collect();
         (fallback, more)
     }
 
-    /// The manifests from these down that the repository has, added to `reached`.
+    /// Adds to `reached` the manifests that the repository has, from these down.
     fn reach(&self, from: impl Iterator<Item = Digest>, mut reached: BTreeSet<Digest>) -> BTreeSet<Digest> {
         let mut open: Vec<Digest> = from.collect();
         while let Some(digest) = open.pop() {
             if self.repository.revisions.contains_key(&digest) && reached.insert(digest) {
-                let below = self.documents.get(&digest).map(Document::below).unwrap_or_default();
+                let below = self.manifests.get(&digest).map(StoredManifest::references).unwrap_or_default();
                 open.extend(below.iter().map(|entry| entry.digest));
             }
         }
         reached
     }
 
-    /// Whether it is known of each of these what it needs.
+    /// Whether all of these can be read, so that it is known what they need.
     fn is_clear(&self, kept: &BTreeSet<Digest>) -> bool {
-        kept.iter().filter_map(|digest| self.documents.get(digest)).all(|document| match &document.content {
-            DocumentContent::Index(_) | DocumentContent::Image(_) => true,
-            DocumentContent::Fault(fault) => *fault == Fault::Missing,
-            DocumentContent::Opaque(_) => false,
+        kept.iter().filter_map(|digest| self.manifests.get(digest)).all(|document| match &document.content {
+            ManifestContent::Index(_) | ManifestContent::Image(_) => true,
+            ManifestContent::ContentFault(fault) => *fault == ContentFault::Missing,
+            ManifestContent::Opaque(_) => false,
         })
     }
 
-    /// The blobs that these manifests name.
+    /// The blobs that these manifests reference.
     fn needed(&self, kept: &BTreeSet<Digest>) -> HashSet<Digest> {
-        let documents = kept.iter().filter_map(|digest| self.documents.get(digest));
-        let named = |document: &Document| -> Vec<Digest> {
-            document.below().iter().map(|blob| blob.digest).chain(document.foreign.iter().copied()).collect()
+        let manifests = kept.iter().filter_map(|digest| self.manifests.get(digest));
+        let named = |document: &StoredManifest| -> Vec<Digest> {
+            document
+                .references()
+                .iter()
+                .map(|blob| blob.digest)
+                .chain(document.foreign.iter().copied())
+                .collect()
         };
-        documents.flat_map(named).collect()
+        manifests.flat_map(named).collect()
     }
 
-    /// What goes when the named tags and manifests do.
-    fn without(&self, named: &Named) -> Result<RepositoryPlan> {
+    /// Plans the removal of the named tags and manifests.
+    fn without(&self, named: &Selection) -> Result<RepositoryPlan> {
         let mut tags = named.tags.clone();
-        // As registries do it: a manifest goes with its tags.
+        // As in registries, a manifest is removed with its tags.
         let own = self.repository.tags.keys();
         tags.extend(
             own.filter(|tag| self.current(tag).is_some_and(|of| named.digests.contains(&of))).cloned(),
         );
         let tops = tags.iter().filter_map(|tag| self.current(tag)).chain(named.digests.iter().copied());
-        let named_here = Named { digests: tops.collect(), tags };
-        let (candidates, theirs) = self.kept(&named_here.tags, &named.digests, &Named::default());
+        let named_here = Selection { digests: tops.collect(), tags };
+        let (candidates, theirs) = self.kept(&named_here.tags, &named.digests, &Selection::default());
         let others: BTreeSet<Tag> =
             self.repository.tags.keys().filter(|tag| !theirs.contains(tag)).cloned().collect();
         let outside: BTreeSet<Digest> =
@@ -248,7 +254,7 @@ impl Graph<'_> {
         if let Some(digest) = named.digests.iter().find(|digest| kept.contains(digest)) {
             let subject = format!("{}@{digest}", self.repository.name);
             return Err(Error::new(ErrorKind::InvalidInput, subject, "it is part of an image that stays")
-                .with_hint("remove that image; saver ls --json tells what the tags name"));
+                .with_hint("remove that image; saver ls --json lists the digests of all tags"));
         }
         let unclear = !self.is_clear(&kept) || !self.is_clear(&candidates);
         let (needed, mut gone) = (self.needed(&kept), BTreeSet::new());
@@ -260,7 +266,7 @@ impl Graph<'_> {
             layers = theirs.filter(|digest| self.repository.layers.contains_key(digest)).collect();
             layers.sort();
         }
-        let revisions = top_down(&gone, self.documents);
+        let revisions = top_down(&gone, self.manifests);
         let tags: Vec<Tag> =
             self.repository.tags.keys().filter(|tag| !tags_kept.contains(tag)).cloned().collect();
         let empty = tags.len() == self.repository.tags.len()
@@ -270,7 +276,8 @@ impl Graph<'_> {
     }
 }
 
-/// What a fallback tag refers to: `sha256-<hex>` (OCI distribution-spec, "Referrers Tag Schema"), or with a suffix, as cosign writes it.
+/// The digest that a fallback tag refers to: `sha256-<hex>` (OCI distribution-spec, "Referrers Tag Schema"), or that with a suffix, as
+/// cosign writes it.
 fn referred(tag: &Tag) -> Option<Digest> {
     let rest = tag.as_str().strip_prefix("sha256-")?;
     let hex = rest.get(..64)?;
@@ -284,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fallback_tags_name_what_they_refer_to() {
+    fn fallback_tags_are_recognised() {
         let digest = Digest::of(b"x");
         let hex = digest.hex();
         for (tag, refers) in [

@@ -173,7 +173,7 @@ impl ImageSaver {
     /// # Errors
     /// `Storage` when the directory cannot be created or opened.
     pub fn new(options: SaveOptions) -> Result<Self> {
-        let store_options = StoreOptions { durability: options.durability };
+        let store_options = StoreOptions { durability: options.durability, ..StoreOptions::default() };
         let store = Store::open(&options.dir, store_options)?;
         Ok(Self { options, store })
     }
@@ -208,7 +208,7 @@ impl ImageSaver {
 
     async fn save_all(&self, images: Vec<SaveImage>) -> Result<Report> {
         // Shared with other savers; a prune or repair must wait.
-        let _lock = self.store.lock_shared(false)?;
+        let _lock = self.store.lock_shared(std::time::Duration::ZERO)?;
         let engine = self.engine()?;
         let images = self.prepare(images).await?;
         Ok(engine.run(images, &self.options.cancel).await)

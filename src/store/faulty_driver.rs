@@ -1,31 +1,32 @@
-//! A store that fails, for tests of those who use one.
+//! A store that fails on demand, for tests of its users.
 
 use super::{Store, StoreOptions};
-use crate::driver::{Driver, Entry, EntryKind, FreeSpace, FsDriver, Partial, Stamp};
+use crate::driver::{DirectoryEntry, Driver, EntryKind, FreeSpace, FsDriver, Partial, Stamp};
 use crate::oci::Digest;
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-/// The tree in `dir`, in which the size of what is `broken` can't be told.
+/// Opens the tree in `dir`. Reading the size of the `broken` blob fails.
 pub(crate) fn open(dir: &Path, broken: Broken) -> io::Result<Store> {
-    let driver = Failing(FsDriver::open(dir)?, broken);
+    let driver = FaultyDriver(FsDriver::open(dir)?, broken);
     Ok(Store::with_driver(Arc::new(driver), StoreOptions::default()))
 }
 
-/// A driver that can't tell the size of one blob for as long as that is set.
-struct Failing(FsDriver, Broken);
+/// A driver that fails to read the size of one blob while that is set.
+struct FaultyDriver(FsDriver, Broken);
 
-/// What is broken now.
+/// The blob that is broken now.
 pub(crate) type Broken = Arc<Mutex<Option<Digest>>>;
 
-impl Driver for Failing {
+impl Driver for FaultyDriver {
     fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
         self.0.read(path, limit)
     }
     fn size(&self, path: &str) -> io::Result<Option<u64>> {
-        match &*self.1.lock().unwrap() {
+        match &*self.1.lock() {
             Some(broken) if path.contains(&broken.hex()) => Err(io::Error::other("no size now")),
             _ => self.0.size(path),
         }
@@ -33,7 +34,7 @@ impl Driver for Failing {
     fn open(&self, path: &str) -> io::Result<Option<(File, u64)>> {
         self.0.open(path)
     }
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
         self.0.list(path)
     }
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
@@ -57,6 +58,9 @@ impl Driver for Failing {
     fn publish(&self, staged: &str, path: &str) -> io::Result<()> {
         self.0.publish(staged, path)
     }
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        self.0.publish_dir(staged, path)
+    }
     fn remove(&self, path: &str) -> io::Result<()> {
         self.0.remove(path)
     }
@@ -69,7 +73,7 @@ impl Driver for Failing {
     fn lock_file(&self, path: &str) -> io::Result<Option<File>> {
         self.0.lock_file(path)
     }
-    fn free_space(&self) -> io::Result<FreeSpace> {
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
         self.0.free_space()
     }
     fn location(&self, path: &str) -> String {

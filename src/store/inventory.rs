@@ -1,99 +1,102 @@
-//! Everything that stands in a tree, as it stands: for those who judge it or take something away.
+//! The complete inventory of a tree, as found, for verifying it and for removing from it.
 //!
-//! Tags are read before revisions, these before blob links, and blobs last: the reverse of the order in which they are written. So
-//! whatever is found while somebody adds to the tree, what it relies on is found too.
+//! Tags are read before revisions, revisions before blob links, and blobs last: the reverse of the order in which they are
+//! written. So if another process adds to the tree meanwhile, everything that the inventory has is there with what it needs.
 
-use super::{Store, link, path, storage};
-use crate::driver::{Entry, EntryKind};
+use super::{Store, link, path, storage_read};
+use crate::driver::{DirectoryEntry, EntryKind};
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The longest name of a repository in characters, thus a bound on how deep directories are searched.
+/// Maximum length of a repository name, which also bounds the depth of the search.
 pub(super) const MAX_REPOSITORY_LENGTH: usize = 255;
-/// How much of a link file is read: a damaged one may be longer than a link.
+/// Maximum number of bytes of a link file that are read. A damaged one may be longer than a link.
 const MAX_LINK_READ: u64 = 4096;
 
-/// What a tree holds.
+/// The contents of a tree.
 #[derive(Debug, Default)]
-pub struct Census {
-    /// The repositories, by name.
-    pub repositories: Vec<RepositoryCensus>,
-    /// The blobs with their lengths in bytes.
+pub struct Inventory {
+    /// The repositories, sorted by name.
+    pub repositories: Vec<RepositoryInventory>,
+    /// The blobs and their lengths in bytes.
     pub blobs: BTreeMap<Digest, u64>,
-    /// What has no place in a tree.
+    /// Entries that do not belong in a tree.
     pub strays: Vec<Stray>,
 }
 
-/// What a repository holds.
+/// The contents of a repository.
 #[derive(Debug)]
-pub struct RepositoryCensus {
+pub struct RepositoryInventory {
     /// Its name.
     pub name: Repository,
-    /// Whether its directory of blob links is there.
+    /// Whether the directory of its blob links exists.
     pub has_layers: bool,
-    /// The tags. A crash may leave one without content.
-    pub tags: BTreeMap<Tag, TagCensus>,
-    /// The links to manifests.
-    pub revisions: BTreeMap<Digest, Link>,
-    /// The links to blobs.
-    pub layers: BTreeMap<Digest, Link>,
+    /// Whether the directory of its tags exists.
+    pub has_tags: bool,
+    /// The tags. A tag that is being created may have no links yet.
+    pub tags: BTreeMap<Tag, TagLinks>,
+    /// The revision links, by the digest that they are stored under.
+    pub revisions: BTreeMap<Digest, LinkState>,
+    /// The blob links, by the digest that they are stored under.
+    pub layers: BTreeMap<Digest, LinkState>,
 }
 
-/// What a tag holds.
+/// The links of a tag.
 #[derive(Debug, Default)]
-pub struct TagCensus {
-    /// What it names now.
-    pub current: Option<Link>,
-    /// What it has named.
-    pub history: BTreeMap<Digest, Link>,
+pub struct TagLinks {
+    /// The link to what it points to.
+    pub current: Option<LinkState>,
+    /// The links to what it has pointed to.
+    pub history: BTreeMap<Digest, LinkState>,
 }
 
-/// What a link file says.
+/// The content of a link file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// A digest; for a link that stands under a digest's name, that digest.
-    To(Digest),
-    /// Anything else, described.
+pub enum LinkState {
+    /// A digest: the one that the link is stored under, if it is stored under one.
+    Valid(Digest),
+    /// Anything else; the text describes it.
     Damaged(String),
 }
 
-/// A name in the tree that saver does not know.
+/// An entry that does not belong in a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// Its path.
     pub path: String,
-    /// What is to be said of it.
+    /// Its effect on registries.
     pub kind: StrayKind,
 }
 
-/// What a stray name does to registries.
+/// The effect of a stray entry on registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StrayKind {
     /// Registries list it as a tag.
     Tag,
-    /// A repository whose name none can have; garbage collection fails on it.
+    /// A repository with an invalid name. Garbage collection fails on it.
     Repository,
-    /// Content under what is not a digest; garbage collection fails on it.
+    /// Content in a directory whose name is not a digest. Garbage collection fails on it.
     Data,
-    /// A symbolic link, pipe or device; a registry would follow it, saver does not.
+    /// A symbolic link, FIFO or device. A registry follows symbolic links, saver does not.
     Irregular,
-    /// A file where a directory has to be, or the other way round.
-    InTheWay,
-    /// A symbolic link or file in the place of the whole tree or a large part of it.
+    /// A file in place of a directory, or the other way round.
+    WrongType,
+    /// A symbolic link or file in place of the whole tree or a large part of it.
     Root,
-    /// Nothing.
+    /// None.
     Harmless,
 }
 
 impl Store {
-    /// Takes stock of the whole tree. Nothing but link files is read.
+    /// Takes the inventory of the whole tree. Only link files are read.
     ///
     /// # Errors
-    /// `Storage` when something can't be read.
-    pub fn census(&self) -> Result<Census> {
-        let mut census = Census::default();
+    /// `Storage` if something can't be read.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = Inventory::default();
         for (root, depth) in [(path::REPOSITORIES, 3), (path::BLOBS, 3)] {
             let mut levels = vec![root];
             levels.extend((0..depth).scan(root, |at, _| {
@@ -105,27 +108,23 @@ impl Store {
                 Ok(Some(_)) => Some(Ok(Stray { path: (*level).to_owned(), kind: StrayKind::Root })),
                 Err(error) => Some(Err(error)),
             });
-            if let Some(stray) = bad.transpose()?.filter(|stray| !census.strays.contains(stray)) {
-                census.strays.push(stray);
+            if let Some(stray) = bad.transpose()?.filter(|stray| !inventory.strays.contains(stray)) {
+                inventory.strays.push(stray);
             }
         }
-        let names = self.repository_names(&mut census.strays)?;
+        let names = self.repository_names(&mut inventory.strays)?;
         let found: Vec<_> =
-            names.into_par_iter().map(|name| self.repository_census(name)).collect::<Result<_>>()?;
+            names.into_par_iter().map(|name| self.repository_inventory(name)).collect::<Result<_>>()?;
         for (repository, strays) in found {
-            census.repositories.push(repository);
-            census.strays.extend(strays);
+            inventory.repositories.push(repository);
+            inventory.strays.extend(strays);
         }
-        self.blob_census(&mut census)?;
-        census.strays.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(census)
+        self.blob_inventory(&mut inventory)?;
+        inventory.strays.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(inventory)
     }
 
-    fn kind(&self, path: &str) -> Result<Option<EntryKind>> {
-        self.inner.driver.kind(path).map_err(|error| storage(&*self.inner.driver, path, "look at", error))
-    }
-
-    /// The names of all repositories, sorted; what else stands among them goes to `strays`.
+    /// The names of all repositories, sorted. Other entries between them are added to `strays`.
     pub(super) fn repository_names(&self, strays: &mut Vec<Stray>) -> Result<Vec<Repository>> {
         let mut found = Vec::new();
         let mut open = vec![String::new()];
@@ -169,9 +168,9 @@ impl Store {
         Ok(found)
     }
 
-    fn repository_census(&self, name: Repository) -> Result<(RepositoryCensus, Vec<Stray>)> {
+    fn repository_inventory(&self, name: Repository) -> Result<(RepositoryInventory, Vec<Stray>)> {
         let mut strays = Vec::new();
-        let tags = self.tag_census(&name, &mut strays)?;
+        let tags = self.tag_links(&name, &mut strays)?;
         for entry in self.list(&path::manifests(&name))? {
             let at = format!("{}/{}", path::manifests(&name), entry.name);
             match (entry.name.as_str(), entry.kind) {
@@ -184,10 +183,11 @@ impl Store {
         let layers = path::layers(&name);
         let links = self.links(&format!("{layers}/{}", path::SHA256), &mut strays)?;
         let has_layers = self.kind(&layers)? == Some(EntryKind::Directory);
-        Ok((RepositoryCensus { name, has_layers, tags, revisions, layers: links }, strays))
+        let has_tags = self.kind(&path::tags(&name))? == Some(EntryKind::Directory);
+        Ok((RepositoryInventory { name, has_layers, has_tags, tags, revisions, layers: links }, strays))
     }
 
-    fn tag_census(&self, name: &Repository, strays: &mut Vec<Stray>) -> Result<BTreeMap<Tag, TagCensus>> {
+    fn tag_links(&self, name: &Repository, strays: &mut Vec<Stray>) -> Result<BTreeMap<Tag, TagLinks>> {
         let directory = path::tags(name);
         let mut tags = BTreeMap::new();
         for entry in self.list(&directory)? {
@@ -196,7 +196,7 @@ impl Store {
                 (EntryKind::Directory, Ok(tag)) => {
                     let current = self.link(&path::tag_current(name, &tag))?;
                     let history = self.links(&path::tag_history(name, &tag), strays)?;
-                    tags.insert(tag, TagCensus { current, history });
+                    tags.insert(tag, TagLinks { current, history });
                 }
                 (EntryKind::Other, _) => strays.push(Stray { path: at, kind: StrayKind::Irregular }),
                 _ => strays.push(Stray { path: at, kind: StrayKind::Tag }),
@@ -205,15 +205,16 @@ impl Store {
         Ok(tags)
     }
 
-    /// The links under the digests in a directory. A directory without a link, as a crash leaves it, is nothing.
-    fn links(&self, directory: &str, strays: &mut Vec<Stray>) -> Result<BTreeMap<Digest, Link>> {
+    /// The links in a directory, by the digests that they are stored under. A digest without a link is ignored, as registries do: an
+    /// interrupted write may leave one.
+    fn links(&self, directory: &str, strays: &mut Vec<Stray>) -> Result<BTreeMap<Digest, LinkState>> {
         let mut links = BTreeMap::new();
         for entry in self.list(directory)? {
             let at = format!("{directory}/{}", entry.name);
             match (entry.kind, Digest::from_hex(&entry.name)) {
                 (EntryKind::Directory, Ok(digest)) => match self.link(&format!("{at}/{}", path::LINK))? {
-                    Some(Link::To(other)) if other != digest => {
-                        links.insert(digest, Link::Damaged(format!("it names {other}")));
+                    Some(LinkState::Valid(other)) if other != digest => {
+                        links.insert(digest, LinkState::Damaged(format!("it points to {other}")));
                     }
                     Some(link) => {
                         links.insert(digest, link);
@@ -226,29 +227,29 @@ impl Store {
         Ok(links)
     }
 
-    fn link(&self, path: &str) -> Result<Option<Link>> {
+    fn link(&self, path: &str) -> Result<Option<LinkState>> {
         let driver = &*self.inner.driver;
         let content =
-            driver.read(path, MAX_LINK_READ).map_err(|error| storage(driver, path, "read", error))?;
+            driver.read(path, MAX_LINK_READ).map_err(|error| storage_read(driver, path, "read", error))?;
         let Some(content) = content else {
-            // Absent, too long, or not a file.
+            // Absent, too long or not a regular file.
             return Ok(self.kind(path)?.map(|kind| match kind {
-                EntryKind::File => Link::Damaged(format!("it has more than {MAX_LINK_READ} bytes")),
-                EntryKind::Directory => Link::Damaged("it is a directory".into()),
-                EntryKind::Other => Link::Damaged("it is no regular file".into()),
+                EntryKind::File => LinkState::Damaged(format!("it is longer than {MAX_LINK_READ} bytes")),
+                EntryKind::Directory => LinkState::Damaged("it is a directory".into()),
+                EntryKind::Other => LinkState::Damaged("it is not a regular file".into()),
             }));
         };
         Ok(Some(match link::parse(&content) {
-            Some(digest) => Link::To(digest),
-            None if content.is_empty() => Link::Damaged("it is empty".into()),
+            Some(digest) => LinkState::Valid(digest),
+            None if content.is_empty() => LinkState::Damaged("it is empty".into()),
             None if content.trim_ascii().len() != content.len() => {
-                Link::Damaged("it has blanks or a line's end around the digest".into())
+                LinkState::Damaged("there is whitespace around the digest".into())
             }
-            None => Link::Damaged(format!("its {} bytes are no digest", content.len())),
+            None => LinkState::Damaged(format!("its {} bytes are not a digest", content.len())),
         }))
     }
 
-    fn blob_census(&self, census: &mut Census) -> Result<()> {
+    fn blob_inventory(&self, inventory: &mut Inventory) -> Result<()> {
         let mut shards = Vec::new();
         for entry in self.list(path::BLOBS)? {
             let at = format!("{}/{}", path::BLOBS, entry.name);
@@ -258,28 +259,28 @@ impl Store {
                         let at = format!("{at}/{}", entry.name);
                         match entry.kind {
                             EntryKind::Directory => shards.push((at, entry.name)),
-                            kind => census.strays.push(stray(at, kind)),
+                            kind => inventory.strays.push(stray(at, kind)),
                         }
                     }
                 }
-                EntryKind::Directory => census.strays.push(Stray { path: at, kind: StrayKind::Harmless }),
-                kind => census.strays.push(stray(at, kind)),
+                EntryKind::Directory => inventory.strays.push(Stray { path: at, kind: StrayKind::Harmless }),
+                kind => inventory.strays.push(stray(at, kind)),
             }
         }
         let found: Vec<_> =
             shards.into_par_iter().map(|(at, shard)| self.shard(&at, &shard)).collect::<Result<_>>()?;
         for shard in found {
-            census.blobs.extend(shard.blobs);
-            census.strays.extend(shard.strays);
+            inventory.blobs.extend(shard.blobs);
+            inventory.strays.extend(shard.strays);
         }
         Ok(())
     }
 
-    /// The blobs whose digests start alike.
-    fn shard(&self, directory: &str, shard: &str) -> Result<Census> {
-        let mut found = Census::default();
-        let Census { blobs, strays, .. } = &mut found;
-        for Entry { name, kind } in self.list(directory)? {
+    /// The blobs in one directory of the first level, whose digests have the same first byte.
+    fn shard(&self, directory: &str, shard: &str) -> Result<Inventory> {
+        let mut found = Inventory::default();
+        let Inventory { blobs, strays, .. } = &mut found;
+        for DirectoryEntry { name, kind } in self.list(directory)? {
             let at = format!("{directory}/{name}");
             if kind != EntryKind::Directory {
                 strays.push(match name.as_str() {
@@ -306,24 +307,95 @@ impl Store {
     }
 }
 
-/// Something of that kind, where nothing or something else belongs.
+/// An entry of this type where nothing belongs.
 fn stray(path: String, kind: EntryKind) -> Stray {
     let kind = if kind == EntryKind::Other { StrayKind::Irregular } else { StrayKind::Harmless };
     Stray { path, kind }
 }
 
-/// Something that is no directory or file, where that belongs.
+/// An entry of the wrong type where a directory or file belongs.
 fn misplaced(path: String, kind: EntryKind) -> Stray {
-    let kind = if kind == EntryKind::Other { StrayKind::Irregular } else { StrayKind::InTheWay };
+    let kind = if kind == EntryKind::Other { StrayKind::Irregular } else { StrayKind::WrongType };
     Stray { path, kind }
 }
 
-/// Where things stand, relative to the tree's directory: for what is told of them.
+/// Files that saver keeps outside the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InternalFiles {
+    /// Interrupted downloads, which the next save of the same image resumes.
+    pub partial: FileCount,
+    /// Files that a repair moved out of the tree.
+    pub damaged: FileCount,
+}
+
+/// A number of files and their total size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FileCount {
+    /// How many files there are.
+    pub files: u64,
+    /// Their total size in bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Counts the files that saver keeps outside the tree. They count as none for a user who may not read them: the directory is
+    /// private to the owner of the tree.
+    ///
+    /// # Errors
+    /// `Storage` if they can't be read for another reason.
+    pub fn internal_files(&self) -> Result<InternalFiles> {
+        let partial = self.count_files(path::PARTIAL);
+        let both = partial.and_then(|partial| Ok((partial, self.count_files(path::DAMAGED)?)));
+        match both {
+            Ok((partial, damaged)) => Ok(InternalFiles { partial, damaged }),
+            Err(error) if error.io_kind() == Some(std::io::ErrorKind::PermissionDenied) => {
+                Ok(InternalFiles::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn count_files(&self, directory: &str) -> Result<FileCount> {
+        let driver = &*self.inner.driver;
+        let mut count = FileCount::default();
+        let mut pending = vec![directory.to_owned()];
+        while let Some(directory) = pending.pop() {
+            for entry in self.list(&directory)? {
+                let path = format!("{directory}/{}", entry.name);
+                if entry.kind == EntryKind::Directory {
+                    pending.push(path);
+                    continue;
+                }
+                let size =
+                    driver.size(&path).map_err(|error| storage_read(driver, &path, "access", error))?;
+                count.files += 1;
+                count.bytes += size.unwrap_or(0);
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Paths of parts of the tree, relative to the directory of the store, for reports.
 impl Store {
     /// The content of `digest`.
     #[must_use]
     pub fn blob_path(&self, digest: &Digest) -> String {
         path::data(digest)
+    }
+
+    /// The directory of the repository's tags.
+    #[must_use]
+    pub fn tags_path(&self, repository: &Repository) -> String {
+        path::tags(repository)
+    }
+
+    /// The directory of one tag.
+    #[must_use]
+    pub fn tag_directory_path(&self, repository: &Repository, tag: &Tag) -> String {
+        path::tag(repository, tag)
     }
 
     /// The directory of the repository's blob links.
@@ -344,13 +416,13 @@ impl Store {
         path::revision_link(repository, digest)
     }
 
-    /// What the tag names now.
+    /// The link to what the tag points to.
     #[must_use]
     pub fn tag_path(&self, repository: &Repository, tag: &Tag) -> String {
         path::tag_current(repository, tag)
     }
 
-    /// That the tag has named `digest`.
+    /// The link that records that the tag has pointed to `digest`.
     #[must_use]
     pub fn history_path(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> String {
         path::tag_index(repository, tag, digest)

@@ -1,14 +1,14 @@
 //! Link files: exactly `sha256:<64 hex>`, 71 bytes, no newline.
 //!
-//! Registries disagree on what to do with any other content, up to an aborted garbage collection, so
-//! a damaged link is treated as an absent one: it is never followed, and is written anew.
+//! Registries disagree on any other content; some abort garbage collection. So a damaged link counts as absent: it is never
+//! followed, and the next save replaces it.
 
 use crate::oci::Digest;
 
 /// The length of a link file in bytes.
 pub(crate) const LENGTH: u64 = 71;
 
-/// The digest that a link file's content names; none when it is damaged.
+/// The digest that a link file with this content points to, or `None` if it is damaged.
 #[must_use]
 pub fn parse(content: &[u8]) -> Option<Digest> {
     if content.len() as u64 != LENGTH {
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_perfect_link_names_a_digest() {
+    fn damaged_links_are_rejected() {
         let digest = Digest::of(b"x");
         let good = format(&digest);
         assert_eq!(good.len() as u64, LENGTH);

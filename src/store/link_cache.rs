@@ -1,10 +1,10 @@
-//! What a tree's links say, kept in memory and proven before every use.
+//! An in-memory cache of the links in a tree, validated before every use.
 //!
-//! Anybody may change a tree at any time: another saver, a registry, a person. So nothing that is kept is believed. Each link file and each
-//! directory of links has a stamp, taken before it is read; [`Stock::refresh`] takes all stamps again, one system call each, and reads again
-//! only what has others, or stamps that prove nothing (`stamps.rs`).
+//! Other processes may change the tree at any time: another saver, a registry, an administrator. So cached links are never trusted
+//! as they are. The state of each link file and directory is recorded before it is read; [`LinkCache::refresh`] takes all states
+//! again, with one system call each, and reads only those again that differ or that prove nothing (`fingerprint.rs`).
 
-use super::fingerprint::{SETTLED, Seen, Stamps};
+use super::fingerprint::{Fingerprint, FingerprintBuilder, SETTLED};
 use super::{Store, path};
 use crate::driver::EntryKind;
 use crate::error::Result;
@@ -14,83 +14,84 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The links of one repository: every name that was looked at, whether it is good for anything or not.
+/// The links of one repository: every entry that was read, whether its link is valid or not.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Shelf {
+pub struct RepositoryLinks {
     tags: Vec<(Tag, Option<Digest>)>,
     revisions: Vec<(Digest, bool)>,
     layers: Vec<(Digest, bool)>,
 }
 
 /// The links of all repositories.
-pub struct Stock {
-    /// By the name of the directory below the repositories', the empty one included.
-    places: HashMap<String, Arc<Place>>,
-    /// How old a change must be to be told from a later one.
+pub struct LinkCache {
+    /// By the path of the directory below that of the repositories, which is the empty path.
+    directories: HashMap<String, Arc<CachedDirectory>>,
+    /// Minimum age of a change for which a later change would have another time.
     settled: Duration,
 }
 
-impl Default for Stock {
+impl Default for LinkCache {
     fn default() -> Self {
-        Self { places: HashMap::new(), settled: SETTLED }
+        Self { directories: HashMap::new(), settled: SETTLED }
     }
 }
 
-/// A directory among the repositories, which may be one itself.
-struct Place {
-    seen: Seen,
-    /// The full names of the directories below that may be repositories or have some.
+/// A directory below that of the repositories, which may be a repository itself.
+struct CachedDirectory {
+    seen: Fingerprint,
+    /// The paths of its subdirectories that may be repositories or contain some.
     below: Vec<String>,
-    repository: Option<(Repository, Arc<Shelf>)>,
+    repository: Option<(Repository, Arc<RepositoryLinks>)>,
 }
 
-impl Shelf {
-    /// What each tag names now, sorted by tag. One whose link is missing or damaged is left out.
+impl RepositoryLinks {
+    /// The digest that each tag points to, sorted by tag. Tags whose link is missing or damaged are left out.
     pub fn tags(&self) -> impl Iterator<Item = (&Tag, &Digest)> {
         self.tags.iter().filter_map(|(tag, named)| Some((tag, named.as_ref()?)))
     }
 
-    /// What the repository may serve as a manifest, sorted.
+    /// The digests that the repository serves as manifests, sorted.
     pub fn revisions(&self) -> impl Iterator<Item = &Digest> {
         self.revisions.iter().filter(|(_, good)| *good).map(|(digest, _)| digest)
     }
 
-    /// Whether the repository may serve `digest` as a manifest.
+    /// Whether the repository serves `digest` as a manifest.
     #[must_use]
     pub fn has_revision(&self, digest: &Digest) -> bool {
         is_good(&self.revisions, digest)
     }
 
-    /// Whether the repository may serve `digest` as a blob.
+    /// Whether the repository serves `digest` as a blob.
     #[must_use]
     pub fn has_layer(&self, digest: &Digest) -> bool {
         is_good(&self.layers, digest)
     }
 
-    fn read(store: &Store, repository: &Repository, stamps: &mut Stamps) -> Result<Self> {
-        let mut shelf = Self::default();
+    fn read(store: &Store, repository: &Repository, stamps: &mut FingerprintBuilder) -> Result<Self> {
+        let mut links = Self::default();
         stamps.add(store, &path::tags(repository))?;
-        for tag in store.tags(repository)? {
+        // Also tags without a `current` link: it may appear later, which does not change the directory of tags.
+        for tag in store.tag_directories(repository)? {
             stamps.add(store, &path::tag_current(repository, &tag))?;
             let named = store.read_tag(repository, &tag)?;
-            shelf.tags.push((tag, named));
+            links.tags.push((tag, named));
         }
         stamps.add(store, &path::revisions(repository))?;
         for digest in store.revisions(repository)? {
             stamps.add(store, &path::revision_link(repository, &digest))?;
-            shelf.revisions.push((digest, store.has_revision(repository, &digest)?));
+            links.revisions.push((digest, store.has_revision(repository, &digest)?));
         }
         let layers = path::layer_links(repository);
         stamps.add(store, &layers)?;
         for digest in store.digests_in(&layers)? {
             stamps.add(store, &path::layer_link(repository, &digest))?;
-            shelf.layers.push((digest, store.has_layer(repository, &digest)?));
+            links.layers.push((digest, store.has_layer(repository, &digest)?));
         }
-        Ok(shelf)
+        Ok(links)
     }
 
-    /// The stamps of everything that was read, in the same order.
-    fn stamp(&self, store: &Store, repository: &Repository, stamps: &mut Stamps) -> Result<()> {
+    /// Adds the states of everything that was read, in the same order.
+    fn stamp(&self, store: &Store, repository: &Repository, stamps: &mut FingerprintBuilder) -> Result<()> {
         stamps.add(store, &path::tags(repository))?;
         for (tag, _) in &self.tags {
             stamps.add(store, &path::tag_current(repository, tag))?;
@@ -111,34 +112,34 @@ fn is_good(links: &[(Digest, bool)], digest: &Digest) -> bool {
     links.binary_search_by_key(digest, |(digest, _)| *digest).is_ok_and(|at| links[at].1)
 }
 
-impl Place {
-    fn directory(name: &str) -> String {
+impl CachedDirectory {
+    fn path(name: &str) -> String {
         match name {
             "" => path::REPOSITORIES.to_owned(),
             name => format!("{}/{name}", path::REPOSITORIES),
         }
     }
 
-    fn is_as_it_was(&self, store: &Store, name: &str) -> Result<bool> {
-        if !self.seen.can_prove() {
+    fn is_unchanged(&self, store: &Store, name: &str) -> Result<bool> {
+        if !self.seen.is_conclusive() {
             return Ok(false);
         }
-        let mut stamps = Stamps::default();
-        stamps.add(store, &Self::directory(name))?;
-        if let Some((repository, shelf)) = &self.repository {
-            shelf.stamp(store, repository, &mut stamps)?;
+        let mut stamps = FingerprintBuilder::default();
+        stamps.add(store, &Self::path(name))?;
+        if let Some((repository, links)) = &self.repository {
+            links.stamp(store, repository, &mut stamps)?;
         }
-        Ok(self.seen.is_proven_by(&stamps))
+        Ok(self.seen.matches(&stamps))
     }
 
-    /// What stands there now; `old` is what stood there.
+    /// Reads the directory. `old` is its previous state, whose links are kept if they are the same.
     fn read(store: &Store, name: &str, old: Option<&Self>, settled: Duration) -> Result<Self> {
         let now = SystemTime::now();
-        let mut stamps = Stamps::default();
-        let directory = Self::directory(name);
-        stamps.add(store, &directory)?;
+        let mut stamps = FingerprintBuilder::default();
+        let path = Self::path(name);
+        stamps.add(store, &path)?;
         let (mut below, mut own) = (Vec::new(), false);
-        for entry in store.list(&directory)?.into_iter().filter(|entry| entry.kind == EntryKind::Directory) {
+        for entry in store.list(&path)?.into_iter().filter(|entry| entry.kind == EntryKind::Directory) {
             own |= entry.name == path::LAYERS || entry.name == path::MANIFESTS;
             if !entry.name.starts_with('_') {
                 let full = if name.is_empty() { entry.name } else { format!("{name}/{}", entry.name) };
@@ -147,79 +148,79 @@ impl Place {
         }
         let repository = match name.parse::<Repository>() {
             Ok(repository) if own => {
-                let shelf = Shelf::read(store, &repository, &mut stamps)?;
-                let known = old.and_then(|old| old.repository.as_ref().map(|(_, shelf)| shelf));
-                let shelf = match known.filter(|known| ***known == shelf) {
+                let links = RepositoryLinks::read(store, &repository, &mut stamps)?;
+                let known = old.and_then(|old| old.repository.as_ref().map(|(_, links)| links));
+                let links = match known.filter(|known| ***known == links) {
                     Some(same) => same.clone(),
-                    None => Arc::new(shelf),
+                    None => Arc::new(links),
                 };
-                Some((repository, shelf))
+                Some((repository, links))
             }
             _ => None,
         };
-        Ok(Self { seen: stamps.seen(now, settled), below, repository })
+        Ok(Self { seen: stamps.fingerprint(now, settled), below, repository })
     }
 }
 
-impl Stock {
-    /// Sees to it that everything is as it is in the tree now.
+impl LinkCache {
+    /// Brings the cache up to date with the tree.
     ///
     /// # Errors
-    /// `Storage` when something can't be read; what was known stays.
+    /// `Storage` if something can't be read. The cache is unchanged then.
     pub fn refresh(&mut self, store: &Store) -> Result<()> {
-        let mut read = HashMap::with_capacity(self.places.len());
+        let mut read = HashMap::with_capacity(self.directories.len());
         let mut names = vec![String::new()];
         while !names.is_empty() {
-            let places = names.into_par_iter().map(|name| {
-                let old = self.places.get(&name);
-                let place = match old {
-                    Some(old) if old.is_as_it_was(store, &name)? => old.clone(),
-                    _ => Arc::new(Place::read(store, &name, old.map(|old| &**old), self.settled)?),
+            let directories = names.into_par_iter().map(|name| {
+                let old = self.directories.get(&name);
+                let directory = match old {
+                    Some(old) if old.is_unchanged(store, &name)? => old.clone(),
+                    _ => Arc::new(CachedDirectory::read(store, &name, old.map(|old| &**old), self.settled)?),
                 };
-                Ok((name, place))
+                Ok((name, directory))
             });
-            let places: Vec<(String, Arc<Place>)> = places.collect::<Result<_>>()?;
-            names = places.iter().flat_map(|(_, place)| place.below.iter().cloned()).collect();
-            read.extend(places);
+            let directories: Vec<(String, Arc<CachedDirectory>)> = directories.collect::<Result<_>>()?;
+            names = directories.iter().flat_map(|(_, directory)| directory.below.iter().cloned()).collect();
+            read.extend(directories);
         }
-        self.places = read;
+        self.directories = read;
         Ok(())
     }
 
-    /// Whether a repository's links are what they were at the last refresh, or it is still not there.
+    /// Whether the links of a repository are the same as at the last refresh, or it still does not exist.
     ///
     /// # Errors
-    /// `Storage` when it can't be looked at.
-    pub fn is_as_it_was(&self, store: &Store, repository: &Repository) -> Result<bool> {
-        let Some(place) = self.places.get(repository.as_str()) else {
+    /// `Storage` if it can't be accessed.
+    pub fn is_unchanged(&self, store: &Store, repository: &Repository) -> Result<bool> {
+        let Some(directory) = self.directories.get(repository.as_str()) else {
             return Ok(!store.has_repository(repository)?);
         };
-        if place.is_as_it_was(store, repository.as_str())? {
+        if directory.is_unchanged(store, repository.as_str())? {
             return Ok(true);
         }
-        let now = Place::read(store, repository.as_str(), None, self.settled)?;
-        Ok(now.repository == place.repository)
+        let now = CachedDirectory::read(store, repository.as_str(), None, self.settled)?;
+        Ok(now.repository == directory.repository)
     }
 
-    /// All repositories, in order. One whose links are what they were has the same [`Arc`] as before.
+    /// All repositories, sorted. A repository whose links are unchanged has the same [`Arc`] as before.
     #[must_use]
-    pub fn repositories(&self) -> BTreeMap<&Repository, &Arc<Shelf>> {
-        let known = self.places.values().filter_map(|place| place.repository.as_ref());
-        known.map(|(repository, shelf)| (repository, shelf)).collect()
+    pub fn repositories(&self) -> BTreeMap<&Repository, &Arc<RepositoryLinks>> {
+        let known = self.directories.values().filter_map(|directory| directory.repository.as_ref());
+        known.map(|(repository, links)| (repository, links)).collect()
     }
 }
 
-/// The lengths of blobs, kept in the same way.
+/// A cache of the sizes of blobs, validated in the same way.
 #[derive(Default)]
-pub struct Sizes {
-    known: HashMap<Digest, (Seen, Option<u64>)>,
+pub struct BlobSizes {
+    known: HashMap<Digest, (Fingerprint, Option<u64>)>,
 }
 
-impl Sizes {
-    /// Looks at all blobs that are known now; whether one has another length, or is there and was not, or the other way round.
+impl BlobSizes {
+    /// Checks all cached blobs. Returns whether any of them has another size, has appeared or has disappeared.
     ///
     /// # Errors
-    /// `Storage` when one can't be looked at.
+    /// `Storage` if one can't be accessed.
     pub fn refresh(&mut self, store: &Store) -> Result<bool> {
         let looked = self.known.par_iter_mut().map(|(digest, known)| {
             let before = known.1;
@@ -229,16 +230,16 @@ impl Sizes {
         looked.try_reduce(|| false, |one, other| Ok(one | other))
     }
 
-    /// Whether a blob is as long as it was at the last refresh, or still not there.
+    /// Whether a blob has the same size as at the last refresh, or still does not exist.
     ///
     /// # Errors
     /// As [`refresh`](Self::refresh).
-    pub fn is_as_it_was(&self, store: &Store, digest: &Digest) -> Result<bool> {
+    pub fn is_unchanged(&self, store: &Store, digest: &Digest) -> Result<bool> {
         let known = self.known.get(digest).copied();
         Ok(known.is_some() && Self::look(store, digest, known)?.1 == known.and_then(|known| known.1))
     }
 
-    /// Knows these blobs and no others from now on. Those that were known are not looked at again.
+    /// Caches these blobs and no others from now on. Blobs that are cached already are not checked again.
     ///
     /// # Errors
     /// As [`refresh`](Self::refresh).
@@ -252,7 +253,7 @@ impl Sizes {
         Ok(())
     }
 
-    /// The length of a blob in bytes; none when it is not there, or not known.
+    /// The size of a blob in bytes, or `None` if it does not exist or is not cached.
     #[must_use]
     pub fn of(&self, digest: &Digest) -> Option<u64> {
         self.known.get(digest)?.1
@@ -261,14 +262,14 @@ impl Sizes {
     fn look(
         store: &Store,
         digest: &Digest,
-        known: Option<(Seen, Option<u64>)>,
-    ) -> Result<(Seen, Option<u64>)> {
+        known: Option<(Fingerprint, Option<u64>)>,
+    ) -> Result<(Fingerprint, Option<u64>)> {
         let now = SystemTime::now();
-        let mut stamps = Stamps::default();
+        let mut stamps = FingerprintBuilder::default();
         stamps.add(store, &path::data(digest))?;
         match known {
-            Some((seen, size)) if seen.is_proven_by(&stamps) => Ok((seen, size)),
-            _ => Ok((stamps.seen(now, SETTLED), store.blob_size(digest)?)),
+            Some((seen, size)) if seen.matches(&stamps) => Ok((seen, size)),
+            _ => Ok((stamps.fingerprint(now, SETTLED), store.blob_size(digest)?)),
         }
     }
 }
@@ -279,21 +280,21 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    /// How long a change is young here, and a little longer.
+    /// The minimum age in these tests, and a little more.
     const YOUNG: Duration = Duration::from_millis(20);
     const LATER: Duration = Duration::from_millis(32);
 
     struct Tree {
         dir: tempfile::TempDir,
         store: Store,
-        stock: Stock,
+        cache: LinkCache,
     }
 
     impl Tree {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path(), Default::default()).unwrap();
-            Self { dir, store, stock: Stock { settled: YOUNG, ..Stock::default() } }
+            Self { dir, store, cache: LinkCache { settled: YOUNG, ..LinkCache::default() } }
         }
 
         fn path(&self, below: &str) -> PathBuf {
@@ -306,7 +307,7 @@ mod tests {
             fs::write(path, content).unwrap();
         }
 
-        /// As a registry or saver does it: under another name first.
+        /// As a registry or saver does it: write a temporary file and rename it.
         fn replace(&self, below: &str, content: &str) {
             let staged = self.dir.path().join("staged");
             fs::write(&staged, content).unwrap();
@@ -325,29 +326,29 @@ mod tests {
             }
         }
 
-        /// What is known after a refresh; it must be what somebody finds who knows nothing.
-        fn refreshed(&mut self) -> BTreeMap<Repository, Arc<Shelf>> {
-            let all = |stock: &Stock| -> BTreeMap<Repository, Arc<Shelf>> {
-                let known = stock.repositories().into_iter();
-                known.map(|(name, shelf)| (name.clone(), shelf.clone())).collect()
+        /// The cache after a refresh, which must be the same as that of a new cache.
+        fn refreshed(&mut self) -> BTreeMap<Repository, Arc<RepositoryLinks>> {
+            let all = |cache: &LinkCache| -> BTreeMap<Repository, Arc<RepositoryLinks>> {
+                let known = cache.repositories().into_iter();
+                known.map(|(name, links)| (name.clone(), links.clone())).collect()
             };
-            let mut fresh = Stock::default();
+            let mut fresh = LinkCache::default();
             fresh.refresh(&self.store).unwrap();
             for name in
                 ["a", "a/b", "c/d", "e.io/f/g", "none"].map(|name| name.parse::<Repository>().unwrap())
             {
                 let [known, now] =
-                    [&self.stock, &fresh].map(|stock| stock.repositories().get(&name).copied());
-                assert_eq!(self.stock.is_as_it_was(&self.store, &name).unwrap(), known == now, "{name}");
+                    [&self.cache, &fresh].map(|cache| cache.repositories().get(&name).copied());
+                assert_eq!(self.cache.is_unchanged(&self.store, &name).unwrap(), known == now, "{name}");
             }
-            self.stock.refresh(&self.store).unwrap();
-            assert_eq!(all(&self.stock), all(&fresh));
-            all(&self.stock)
+            self.cache.refresh(&self.store).unwrap();
+            assert_eq!(all(&self.cache), all(&fresh));
+            all(&self.cache)
         }
     }
 
     #[test]
-    fn what_did_not_change_is_not_read_again_and_what_changed_is() {
+    fn only_changed_repositories_are_read_again() {
         let mut tree = Tree::new();
         assert!(tree.refreshed().is_empty());
         for name in ["a", "a/b/c", "localhost_5000/d"] {
@@ -356,13 +357,15 @@ mod tests {
         assert_eq!(tree.refreshed().len(), 3);
         std::thread::sleep(LATER);
         let first = tree.refreshed();
-        let places = tree.stock.places.clone();
+        let directories = tree.cache.directories.clone();
         let again = tree.refreshed();
-        assert!(tree.stock.places.iter().all(|(name, place)| Arc::ptr_eq(place, &places[name])));
+        assert!(
+            tree.cache.directories.iter().all(|(name, directory)| Arc::ptr_eq(directory, &directories[name]))
+        );
         assert!(first.values().zip(again.values()).all(|(one, other)| Arc::ptr_eq(one, other)));
         tree.replace("a/b/c/_manifests/tags/v2/current/link", &Digest::of(b"a/b/c").to_string());
         let changed = tree.refreshed();
-        let names = |known: &BTreeMap<Repository, Arc<Shelf>>| -> Vec<String> {
+        let names = |known: &BTreeMap<Repository, Arc<RepositoryLinks>>| -> Vec<String> {
             let same = known.iter().zip(first.values()).filter(|((_, one), other)| Arc::ptr_eq(one, other));
             same.map(|((name, _), _)| name.to_string()).collect()
         };
@@ -372,23 +375,22 @@ mod tests {
     }
 
     #[test]
-    fn young_stamps_and_media_that_cannot_tell_prove_nothing() {
+    fn recent_or_unknown_states_prove_nothing() {
         let mut tree = Tree::new();
-        tree.stock.settled = Duration::from_secs(3600);
+        tree.cache.settled = Duration::from_secs(3600);
         tree.image("a");
         tree.refreshed();
-        let before = tree.stock.places["a"].clone();
+        let before = tree.cache.directories["a"].clone();
         tree.refreshed();
-        assert!(!Arc::ptr_eq(&before, &tree.stock.places["a"]));
+        assert!(!Arc::ptr_eq(&before, &tree.cache.directories["a"]));
         let memory = Store::with_driver(Arc::new(crate::driver::MemoryDriver::new()), Default::default());
-        let mut stock = Stock { settled: Duration::ZERO, ..Stock::default() };
-        stock.refresh(&memory).unwrap();
-        assert!(!stock.places[""].seen.can_prove());
+        let mut cache = LinkCache { settled: Duration::ZERO, ..LinkCache::default() };
+        cache.refresh(&memory).unwrap();
+        assert!(!cache.directories[""].seen.is_conclusive());
     }
 
-    /// Whatever anybody does to links, in whatever way, is seen by the next refresh.
     #[test]
-    fn changes_of_every_kind_are_seen() {
+    fn changes_of_every_kind_are_detected() {
         let mut tree = Tree::new();
         let names = ["a", "a/b", "c/d", "e.io/f/g"];
         let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
@@ -423,13 +425,13 @@ mod tests {
     }
 
     #[test]
-    fn blobs_that_go_come_or_change_are_seen() {
+    fn appearing_changing_and_disappearing_blobs_are_detected() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), Default::default()).unwrap();
         let (digest, gone) = (Digest::of(b"x"), Digest::of(b"y"));
         let path = dir.path().join(path::data(&digest));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut sizes = Sizes::default();
+        let mut sizes = BlobSizes::default();
         sizes.know(&store, [digest, gone]).unwrap();
         assert_eq!((sizes.of(&digest), sizes.refresh(&store).unwrap()), (None, false));
         for content in [Some(&b"x"[..]), Some(&b"longer"[..]), None, Some(&b"x"[..])] {

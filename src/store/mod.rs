@@ -1,17 +1,17 @@
-//! The docker/distribution file tree: what registries mount and serve.
+//! The docker/distribution file tree, which registries mount and serve.
 //!
-//! Reading is synchronous and takes no lock, since every change is one atomic rename. Nothing that is read is believed:
-//! a damaged link is an absent one, and content is hashed by whoever uses it.
+//! Reads are synchronous and take no lock, since every change is one atomic rename. Nothing that is read is trusted: a damaged
+//! link counts as absent, and content is hashed by its user.
 //!
-//! Writing goes through [`Sink`](crate::content::Sink): a blob is received in a file beside the tree, which one writer
-//! has to itself (`partial.rs`); small files are staged beside the tree too; and `publish.rs` gives all of them their
-//! final names, for many images at a time, with a barrier between what relies on what. Several processes may do so in one directory. Only
-//! taking something away needs the tree for oneself ([`lock`]).
+//! Writes go through [`Sink`](crate::content::Sink). Blobs are downloaded to files outside the tree, each of which has one writer
+//! (`partial.rs`); small files are staged there too. `publish.rs` then moves all of them to their final paths, for many images at
+//! once, with a barrier wherever one change relies on another. Several processes may write to one tree at the same time. Only
+//! removing something requires exclusive access ([`lock`]).
 //!
-//! No path leaves the directory. The directory itself may be a symbolic link; below it none is followed, and `docker` is no
-//! exception: whoever wants content on another disk mounts that (on all of the directory, since a rename cannot cross disks).
+//! No path leaves the directory. The directory itself may be a symbolic link, but none below it is followed, `docker` included. To
+//! keep content on another disk, mount that disk on the whole directory: renames do not work across file systems.
 //!
-//! Only this module's `path.rs` knows a path; a driver ([`crate::driver::Driver`]) stores files under it.
+//! Only `path.rs` knows the paths; a driver ([`crate::driver::Driver`]) stores the files.
 
 pub mod document;
 #[cfg(test)]
@@ -22,7 +22,7 @@ pub mod link;
 pub mod link_cache;
 pub mod lock;
 mod partial;
-mod path;
+pub(crate) mod path;
 mod preflight;
 mod publish;
 mod read;
@@ -32,98 +32,144 @@ mod source;
 
 pub use crate::driver::FreeSpace;
 pub use lock::StoreLock;
-pub use partial::Writer;
+pub use partial::StoreWriter;
 
 use crate::driver::{Driver, FsDriver};
 use crate::error::{Error, Result};
-use partial::Claims;
-use publish::Publisher;
+use partial::BlobClaims;
+use publish::GroupCommit;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-/// How a store writes.
-#[derive(Clone, Debug, Default)]
+/// Options of a store.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoreOptions {
-    /// What a published image has survived.
+    /// When an image counts as saved.
     pub durability: Durability,
+    /// How long to wait for another process that is downloading the same blob without making progress.
+    pub peer_timeout: Duration,
 }
 
-/// What is waited for before an image counts as saved.
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), peer_timeout: Duration::from_secs(120) }
+    }
+}
+
+/// What a saved image is guaranteed to survive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Stable storage: the image outlives a power loss. Many images share one sync.
+    /// A power loss: images are synced to stable storage. Many images share one sync.
     #[default]
     Batch,
-    /// Nothing: the image outlives the process, not the machine.
+    /// The end of the process, but not a power loss: nothing is synced.
     None,
 }
 
-/// A tree in a directory. Clones share everything.
+/// A tree in a directory. Clones share all state.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<StoreInner>,
 }
 
-struct Inner {
+struct StoreInner {
     driver: Arc<dyn Driver>,
-    claims: Arc<Claims>,
-    publisher: Publisher,
-    /// Where this store stages small files, once it has.
+    claims: Arc<BlobClaims>,
+    commit: GroupCommit,
+    peer_timeout: Duration,
+    /// The directory for staged files, once it exists.
     area: OnceLock<String>,
-    /// How many it has staged: their names.
+    /// Number of files and directories staged so far, from which they get their names.
     staged: AtomicU64,
-    /// Whether it was said that another process is waited for.
-    told: AtomicBool,
+    /// Held while an image is published, if there are few inodes left.
+    one_by_one: tokio::sync::Mutex<()>,
+    /// Whether waiting for another process has been logged.
+    logged_wait: AtomicBool,
 }
 
-impl Inner {
+impl StoreInner {
+    /// A new path in the stage area.
+    fn staged_path(&self) -> Result<String> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        Ok(format!("{}/{number}", self.area()?))
+    }
+
     fn area(&self) -> Result<&str> {
         if let Some(area) = self.area.get() {
             return Ok(area);
         }
         let made = self.driver.stage_area(path::STAGE);
-        let made = made.map_err(|error| storage(&*self.driver, path::STAGE, "make the directory", error))?;
+        let made =
+            made.map_err(|error| storage(&*self.driver, path::STAGE, "create the directory", error))?;
         Ok(self.area.get_or_init(|| made))
     }
 }
 
 impl Store {
-    /// Opens the tree in `dir`, making the directory if it is missing. Nothing in it is changed before something is written.
+    /// Opens the tree in `dir` and creates the directory if it is missing. Nothing in it changes until something is written.
     ///
     /// # Errors
-    /// `Storage` when the directory can't be made or opened.
+    /// `Storage` if the directory can't be created or opened.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self> {
         let driver = FsDriver::create(dir)
-            .map_err(|error| Error::storage(dir.display(), "open or make the directory", error))?;
+            .map_err(|error| Error::storage(dir.display(), "open or create the directory", error))?;
         Ok(Self::with_driver(Arc::new(driver), options))
     }
 
-    /// Opens the tree in `dir`, which must be there, for reading.
+    /// Opens the tree in the existing directory `dir` for reading.
     ///
     /// # Errors
-    /// `Storage` when the directory can't be opened.
+    /// `Storage` if the directory can't be opened.
     pub fn open_read_only(dir: &Path) -> Result<Self> {
         let driver = FsDriver::open(dir)
-            .map_err(|error| Error::storage(dir.display(), "open the directory", error))?;
+            .map_err(|error| reading(Error::storage(dir.display(), "open the directory", error)))?;
         Ok(Self::with_driver(Arc::new(driver), StoreOptions::default()))
     }
 
     /// A tree on any medium.
     #[must_use]
     pub fn with_driver(driver: Arc<dyn Driver>, options: StoreOptions) -> Self {
-        let publisher = Publisher::new(driver.clone(), options.durability);
-        let (claims, area, staged, told) = Default::default();
-        Self { inner: Arc::new(Inner { driver, claims, publisher, area, staged, told }) }
+        let inner = StoreInner {
+            claims: Arc::default(),
+            commit: GroupCommit::new(driver.clone(), options.durability),
+            peer_timeout: options.peer_timeout,
+            area: OnceLock::new(),
+            staged: AtomicU64::new(0),
+            one_by_one: tokio::sync::Mutex::new(()),
+            logged_wait: AtomicBool::new(false),
+            driver,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// How much more fits.
+    /// Runs file-system work on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|_| Err(Error::internal(self.inner.driver.location(""))))
+    }
+
+    /// Runs a quick look-up: in the calling task on a local file system, where it takes a few microseconds, and on a thread that may
+    /// block otherwise.
+    async fn lookup<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if self.inner.driver.is_remote() { self.blocking(work).await } else { work(self) }
+    }
+
+    /// The space left in the file system, or `None` if it does not say.
     ///
     /// # Errors
-    /// `Storage`.
-    pub fn free_space(&self) -> Result<FreeSpace> {
+    /// `Storage` if it can't be determined.
+    pub fn free_space(&self) -> Result<Option<FreeSpace>> {
         self.inner
             .driver
             .free_space()
@@ -131,17 +177,50 @@ impl Store {
     }
 }
 
-/// A driver's error at `path`, said to a person.
+/// How few inodes count as none: other threads may have freed some since the operation failed.
+const NO_INODES: u64 = 32;
+/// With this many free bytes, a full file system is one without free inodes.
+const SOME_SPACE: u64 = 1 << 20;
+
+/// The error of a driver's operation on `path`, with a hint for what is particular to a tree.
 fn storage(driver: &dyn Driver, path: &str, doing: &str, cause: io::Error) -> Error {
     let code = cause.raw_os_error();
+    if code == Some(libc::ENOSPC) && is_out_of_inodes(driver) {
+        return Error::storage(driver.location(path), doing, cause)
+            .context("the file system has no free inodes")
+            .with_hint(
+                "remove files, or use a file system with more inodes, and run the same command again: \
+                 finished downloads are kept",
+            );
+    }
     let error = Error::storage(driver.location(path), doing, cause);
     match code {
         Some(libc::ELOOP) => error.with_hint(
-            "a symbolic link stands inside the store's directory, where none is followed: replace it by what it points at, or mount that there",
+            "there is a symbolic link inside the directory, and saver follows none there: \
+             replace it by what it points to, or mount that in its place",
         ),
-        Some(libc::EXDEV) => {
-            error.with_hint("docker/ and .saver/ inside the store's directory must be on one file system")
-        }
+        Some(libc::EXDEV) => error.with_hint("docker/ and .saver/ must be on the same file system"),
         _ => error,
     }
+}
+
+/// As [`storage`], for operations that only read: the hint does not ask for write permission.
+fn storage_read(driver: &dyn Driver, path: &str, doing: &str, cause: io::Error) -> Error {
+    reading(storage(driver, path, doing, cause))
+}
+
+/// Replaces the hint of an error that denied permission to read.
+fn reading(error: Error) -> Error {
+    if error.io_kind() == Some(io::ErrorKind::PermissionDenied) {
+        return error.with_hint("run as a user who may read it");
+    }
+    error
+}
+
+fn is_out_of_inodes(driver: &dyn Driver) -> bool {
+    let space = driver.free_space().ok().flatten();
+    space.is_some_and(|space| {
+        let is_out = |inodes| inodes == 0 || (inodes < NO_INODES && space.bytes > SOME_SPACE);
+        space.inodes.is_some_and(is_out)
+    })
 }

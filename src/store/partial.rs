@@ -1,145 +1,142 @@
-//! A blob on its way in: who writes it, what has arrived, and what a later run can go on with.
+//! Downloads in progress: which blobs this process is writing, and the writer that resumes interrupted ones.
 
-use super::publish::OpenWriter;
-use super::{Inner, path, storage};
+use super::publish::WriterGuard;
+use super::{StoreInner, path, storage};
 use crate::content::BlobWriter;
 use crate::driver::Partial;
-use crate::driver::resumable::Incoming;
+use crate::driver::resumable::ResumableFile;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// How many committed blobs may wait to become visible before no further one is begun: each keeps a file open, which keeps
-/// other processes from writing to it.
+/// Maximum number of committed blobs that wait to be published before new ones have to wait. Each keeps a file open, and with it
+/// the lock that keeps other processes away.
 const MAX_COMMITTED: usize = 256;
 
-/// Which blobs this process is writing, or has written and not yet made visible.
+/// The blobs that this process is writing, or has written but not published yet.
 #[derive(Default)]
-pub(super) struct Claims {
-    held: Mutex<Held>,
-    /// Told whenever a claim ends or its state changes.
+pub(super) struct BlobClaims {
+    table: Mutex<ClaimTable>,
+    /// Notified whenever a claim ends or changes its state.
     pub(super) changed: Notify,
 }
 
 #[derive(Default)]
-struct Held {
-    blobs: HashMap<Digest, State>,
+struct ClaimTable {
+    blobs: HashMap<Digest, ClaimState>,
     committed: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ClaimState {
     Writing,
-    /// Verified, of this size, and queued to become visible.
+    /// Verified, of this size, and queued for publication.
     Committed(u64),
 }
 
-/// What came of asking for a claim.
-pub(super) enum Asked {
-    /// The asker has it.
-    Granted(Claim),
-    /// The blob is committed: whatever is queued from now on is ordered behind it.
+/// The result of asking for a claim.
+pub(super) enum ClaimResult {
+    /// The caller may write the blob.
+    Granted(BlobClaim),
+    /// The blob is committed. Images that are queued from now on are published after it.
     Committed,
-    /// Another task writes it, or too much is queued.
+    /// Another task is writing the blob, or too many blobs are queued.
     Busy,
 }
 
-impl Claims {
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn ask(self: &Arc<Self>, digest: &Digest, size: u64) -> Asked {
-        let mut held = self.lock();
-        match held.blobs.get(digest) {
-            Some(State::Committed(length)) if *length == size => Asked::Committed,
-            Some(_) => Asked::Busy,
-            None if held.committed >= MAX_COMMITTED => Asked::Busy,
+impl BlobClaims {
+    pub(super) fn claim(self: &Arc<Self>, digest: &Digest, size: u64) -> ClaimResult {
+        let mut table = self.table.lock();
+        match table.blobs.get(digest) {
+            Some(ClaimState::Committed(length)) if *length == size => ClaimResult::Committed,
+            Some(_) => ClaimResult::Busy,
+            None if table.committed >= MAX_COMMITTED => ClaimResult::Busy,
             None => {
-                held.blobs.insert(*digest, State::Writing);
-                Asked::Granted(Claim { claims: self.clone(), digest: *digest })
+                table.blobs.insert(*digest, ClaimState::Writing);
+                ClaimResult::Granted(BlobClaim { claims: self.clone(), digest: *digest })
             }
         }
     }
 
-    /// The size of the blob, if it is committed and not visible yet.
+    /// The size of the blob, if it is committed but not published yet.
     pub(super) fn committed(&self, digest: &Digest) -> Option<u64> {
-        match self.lock().blobs.get(digest) {
-            Some(State::Committed(size)) => Some(*size),
+        match self.table.lock().blobs.get(digest) {
+            Some(ClaimState::Committed(size)) => Some(*size),
             _ => None,
         }
     }
 }
 
-/// The right to write one blob, until it is dropped.
-pub(super) struct Claim {
-    claims: Arc<Claims>,
+/// The exclusive right to write one blob, until it is dropped.
+pub(super) struct BlobClaim {
+    claims: Arc<BlobClaims>,
     digest: Digest,
 }
 
-impl Claim {
+impl BlobClaim {
     fn commit(&self, size: u64) {
-        let mut held = self.claims.lock();
-        held.blobs.insert(self.digest, State::Committed(size));
-        held.committed += 1;
-        drop(held);
+        let mut table = self.claims.table.lock();
+        table.blobs.insert(self.digest, ClaimState::Committed(size));
+        table.committed += 1;
+        drop(table);
         self.claims.changed.notify_waiters();
     }
 }
 
-impl Drop for Claim {
+impl Drop for BlobClaim {
     fn drop(&mut self) {
-        let mut held = self.claims.lock();
-        if let Some(State::Committed(_)) = held.blobs.remove(&self.digest) {
-            held.committed -= 1;
+        let mut table = self.claims.table.lock();
+        if let Some(ClaimState::Committed(_)) = table.blobs.remove(&self.digest) {
+            table.committed -= 1;
         }
-        drop(held);
+        drop(table);
         self.claims.changed.notify_waiters();
     }
 }
 
-/// A verified blob that waits for the publisher.
-pub(super) struct Committed {
+/// A verified blob that is queued for publication.
+pub(super) struct CommittedBlob {
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// Dropped only when the blob has its final name: until then no other process may write to the file.
+    /// Kept open, and thus locked, until the blob is at its final path: no other process may write to the file before.
     pub(super) file: Box<dyn Partial>,
-    pub(super) claim: Claim,
+    pub(super) claim: BlobClaim,
 }
 
-/// Takes one blob's bytes into a file beside the tree.
-pub struct Writer {
-    inner: Arc<Inner>,
+/// Writes one blob to a file outside the tree.
+pub struct StoreWriter {
+    inner: Arc<StoreInner>,
     digest: Digest,
     size: u64,
-    open: Option<Open>,
+    open: Option<OpenBlob>,
 }
 
-/// What a writer gives up when it ends.
-struct Open {
-    incoming: Incoming,
-    claim: Claim,
-    writer: OpenWriter,
+/// What a writer releases when it ends.
+struct OpenBlob {
+    file: ResumableFile,
+    claim: BlobClaim,
+    guard: WriterGuard,
 }
 
-impl Writer {
+impl StoreWriter {
     pub(super) fn new(
-        inner: Arc<Inner>,
-        claim: Claim,
-        file: Box<dyn Partial>,
-        writer: OpenWriter,
+        inner: Arc<StoreInner>,
+        claim: BlobClaim,
+        file: ResumableFile,
+        guard: WriterGuard,
         size: u64,
     ) -> Self {
-        let (digest, incoming) = (claim.digest, Incoming::found(file, size));
-        Self { inner, digest, size, open: Some(Open { incoming, claim, writer }) }
+        let digest = claim.digest;
+        Self { inner, digest, size, open: Some(OpenBlob { file, claim, guard }) }
     }
 
-    fn incoming(&self) -> Result<&Incoming> {
-        // Only `commit` and `discard` take it, and these consume the writer.
-        self.open.as_ref().map(|open| &open.incoming).ok_or_else(|| self.corrupt("the writer has ended"))
+    fn file(&self) -> Result<&ResumableFile> {
+        // Only `commit` and `discard` take it, and both consume the writer.
+        self.open.as_ref().map(|open| &open.file).ok_or_else(|| self.corrupt("the writer has ended"))
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -151,57 +148,57 @@ impl Writer {
     }
 }
 
-impl BlobWriter for Writer {
+impl BlobWriter for StoreWriter {
     fn received(&self) -> u64 {
-        self.incoming().map_or(0, Incoming::received)
+        self.file().map_or(0, ResumableFile::received)
     }
 
     fn islands(&self) -> Vec<Range<u64>> {
-        self.incoming().map(|incoming| incoming.islands().to_vec()).unwrap_or_default()
+        self.file().map(|file| file.received_beyond().to_vec()).unwrap_or_default()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let incoming = self.incoming()?;
-        if let Some(why) = incoming.beyond(offset, bytes.len()) {
+        let file = self.file()?;
+        if let Some(why) = file.out_of_bounds(offset, bytes.len()) {
             return Err(self.corrupt(why));
         }
-        incoming.write_at(offset, bytes).map_err(|error| self.failed("write", error))
+        file.write_at(offset, bytes).map_err(|error| self.failed("write", error))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.incoming()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
+        self.file()?.read_at(offset, buffer).map_err(|error| self.failed("read back", error))
     }
 
     fn commit(mut self, digest: &Digest) -> Result<()> {
         if *digest != self.digest {
             return Err(self.corrupt(format!("committed as {digest}")));
         }
-        let incoming = self.incoming()?;
-        if let Some(front) = incoming.lacking() {
+        let file = self.file()?;
+        if let Some(front) = file.incomplete() {
             return Err(self.corrupt(format!("committed with {front} of its {} bytes", self.size)));
         }
-        incoming.finish().map_err(|error| self.failed("finish", error))?;
-        let Some(Open { incoming, claim, writer }) = self.open.take() else {
+        file.finish().map_err(|error| self.failed("finish", error))?;
+        let Some(OpenBlob { file, claim, guard }) = self.open.take() else {
             return Err(self.corrupt("the writer has ended"));
         };
         claim.commit(self.size);
-        writer.commit(Committed { digest: self.digest, size: self.size, file: incoming.into_file(), claim })
+        guard.commit(CommittedBlob { digest: self.digest, size: self.size, file: file.into_file(), claim })
     }
 
     fn discard(mut self) -> Result<()> {
         let partial = path::partial(&self.digest, self.size);
-        // The name goes while the file is still locked, so that nobody goes on with it.
+        // Remove the name while the file is locked, so that no other writer resumes it.
         let removed = self.inner.driver.remove(&partial);
         drop(self.open.take());
         removed.map_err(|error| storage(&*self.inner.driver, &partial, "remove", error))
     }
 }
 
-impl Drop for Writer {
+impl Drop for StoreWriter {
     fn drop(&mut self) {
         let Some(open) = &self.open else { return };
-        if !open.incoming.leave() {
-            // Nothing to go on with. If it can't be removed, the next one to want the blob finds it empty.
+        if !open.file.save() {
+            // Nothing to resume. If the file can't be removed, the next writer finds it empty.
             let _ = self.inner.driver.remove(&path::partial(&self.digest, self.size));
         }
     }
@@ -212,33 +209,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claims_are_exclusive_until_committed() {
-        let claims = Arc::new(Claims::default());
+    fn claim_is_exclusive_until_committed() {
+        let claims = Arc::new(BlobClaims::default());
         let digest = Digest::of(b"x");
-        let Asked::Granted(claim) = claims.ask(&digest, 1) else { panic!("not granted") };
-        assert!(matches!(claims.ask(&digest, 1), Asked::Busy));
+        let ClaimResult::Granted(claim) = claims.claim(&digest, 1) else { panic!("not granted") };
+        assert!(matches!(claims.claim(&digest, 1), ClaimResult::Busy));
         claim.commit(1);
-        assert!(matches!(claims.ask(&digest, 1), Asked::Committed));
-        assert!(matches!(claims.ask(&digest, 2), Asked::Busy));
+        assert!(matches!(claims.claim(&digest, 1), ClaimResult::Committed));
+        assert!(matches!(claims.claim(&digest, 2), ClaimResult::Busy));
         assert_eq!(claims.committed(&digest), Some(1));
         drop(claim);
         assert_eq!(claims.committed(&digest), None);
-        assert!(matches!(claims.ask(&digest, 1), Asked::Granted(_)));
+        assert!(matches!(claims.claim(&digest, 1), ClaimResult::Granted(_)));
     }
 
     #[test]
-    fn no_blob_is_begun_while_too_many_are_queued() {
-        let claims = Arc::new(Claims::default());
+    fn claim_is_refused_while_too_many_blobs_are_queued() {
+        let claims = Arc::new(BlobClaims::default());
         let mut queued = Vec::new();
         for number in 0..MAX_COMMITTED {
-            let Asked::Granted(claim) = claims.ask(&Digest::of(&number.to_le_bytes()), 1) else {
+            let ClaimResult::Granted(claim) = claims.claim(&Digest::of(&number.to_le_bytes()), 1) else {
                 panic!("{number} not granted")
             };
             claim.commit(1);
             queued.push(claim);
         }
-        assert!(matches!(claims.ask(&Digest::of(b"one more"), 1), Asked::Busy));
+        assert!(matches!(claims.claim(&Digest::of(b"one more"), 1), ClaimResult::Busy));
         queued.pop();
-        assert!(matches!(claims.ask(&Digest::of(b"one more"), 1), Asked::Granted(_)));
+        assert!(matches!(claims.claim(&Digest::of(b"one more"), 1), ClaimResult::Granted(_)));
     }
 }

@@ -1,50 +1,52 @@
-//! Every path of the tree: no other file knows one.
+//! Every path of the tree. No other file contains one.
 //!
-//! All paths are relative to the store's directory, with `/` between components.
+//! Paths are relative to the directory of the store.
 //!
 //! ```text
-//! docker/registry/v2/                                  what registries read (distribution, registry/storage/paths.go)
-//!   blobs/sha256/<2 hex>/<64 hex>/data                 content of layers, configurations, manifests and indexes alike
+//! docker/registry/v2/                                  read by registries (distribution, registry/storage/paths.go)
+//!   blobs/sha256/<2 hex>/<64 hex>/data                 content of layers, configs, manifests and indexes
 //!   repositories/<name>/
-//!     _layers/sha256/<hex>/link                        one for each layer and for the configuration
-//!     _manifests/revisions/sha256/<hex>/link           one for the index and for each manifest kept under it
-//!     _manifests/tags/<tag>/index/sha256/<hex>/link    what the tag has named
-//!     _manifests/tags/<tag>/current/link               what the tag names now: the last file written
-//! .saver/                                              saver's own; registries do not look here
-//!   partial/sha256/<hex>                               a blob that is being received, or was when a run ended
-//!   damaged/<path in the tree>                         what a repair took out of the way
-//!   stage/<area>/<n>                                   small files before they take their final names; an area per process
-//!   lock                                               who may change the tree
+//!     _layers/sha256/<hex>/link                        one for each layer and the config
+//!     _manifests/revisions/sha256/<hex>/link           one for the index and each of its manifests that is stored
+//!     _manifests/tags/<tag>/index/sha256/<hex>/link    digests that the tag has pointed to
+//!     _manifests/tags/<tag>/current/link               digest that the tag points to
+//! .saver/                                              internal to saver, mode 0700; ignored by registries
+//!   partial/sha256/<hex>.<size>                        a blob that is being downloaded, or an interrupted download
+//!   damaged/<path in the tree>                         files that a repair moved out of the tree
+//!   stage/<area>/<n>                                   files and tag directories before they are published; an area per process
+//!   lock                                               the store-wide lock
 //! ```
 //!
 //! Names reach this file only as [`Repository`], [`Tag`] and [`Digest`], whose grammars have no
-//! empty, `.` or `..` component, no backslash and no NUL: no path leaves the store's directory.
+//! empty, `.` or `..` component, no backslash and no NUL. So no path leaves the directory of the store.
 //!
-//! Paths are joined, not formatted: an image that is there already costs a dozen of them and little else.
+//! Paths are joined rather than formatted, since checking an unchanged image costs little more than a dozen of them.
 
 pub(super) use crate::driver::parent;
 use crate::oci::{Digest, Repository, Tag};
 
-/// Where registries keep all repositories.
+/// The directory of all repositories.
 pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
-/// Where registries keep all content.
+/// The directory of all content.
 pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
-/// Where small files wait for their final names.
+/// The directory for internal files.
+pub(crate) const INTERNAL: &str = ".saver";
+/// The directory for files that are not published yet.
 pub(crate) const STAGE: &str = ".saver/stage";
-/// Where blobs are received.
+/// The directory for blobs that are being downloaded.
 pub(crate) const PARTIAL: &str = ".saver/partial/sha256";
-/// Where a repair puts what is damaged.
+/// The directory for files that a repair moves out of the tree.
 pub(crate) const DAMAGED: &str = ".saver/damaged";
 /// The store-wide lock.
 pub(crate) const LOCK: &str = ".saver/lock";
 
-/// The directory in a repository that holds its blob links.
+/// The directory of the blob links in a repository.
 pub(crate) const LAYERS: &str = "_layers";
-/// The directory in a repository that holds its revisions and tags.
+/// The directory of the revisions and tags in a repository.
 pub(crate) const MANIFESTS: &str = "_manifests";
-/// The directory in a repository that holds uploads under way; registries make it.
+/// The directory of the uploads in progress in a repository, which registries create.
 pub(crate) const UPLOADS: &str = "_uploads";
-/// The directory of an algorithm's digests, wherever there are any.
+/// The directory of the SHA-256 digests in every directory that holds digests.
 pub(crate) const SHA256: &str = "sha256";
 /// The name of a link file.
 pub(crate) const LINK: &str = "link";
@@ -56,7 +58,7 @@ pub(crate) fn top(path: &'static str) -> &'static str {
     path.split('/').next().unwrap_or(path)
 }
 
-/// The directory itself and those that every change passes, the uppermost first.
+/// The root and the directories below it that every change affects, from the top down.
 pub(crate) fn trunk() -> impl Iterator<Item = &'static str> {
     let above = |path: &'static str| {
         std::iter::successors(Some(path), |path| (!path.is_empty()).then(|| parent(path)))
@@ -72,22 +74,22 @@ pub(crate) fn data(digest: &Digest) -> String {
     [BLOBS, SHA256, &hex[..2], &hex, DATA].join("/")
 }
 
-/// The repository's own directory.
+/// The directory of the repository.
 pub(crate) fn repository(repository: &Repository) -> String {
     [REPOSITORIES, repository.as_str()].join("/")
 }
 
-/// The directory of a blob's content.
+/// The directory of the content of `digest`.
 pub(crate) fn blob(digest: &Digest) -> String {
     parent(&data(digest)).to_owned()
 }
 
-/// The directory of a repository's manifests and tags.
+/// The directory of the revisions and tags of a repository.
 pub(crate) fn manifests(repository: &Repository) -> String {
     [REPOSITORIES, repository.as_str(), MANIFESTS].join("/")
 }
 
-/// Where a repair puts what stands at `path`.
+/// Where a repair moves the file or directory at `path`.
 pub(crate) fn damaged(path: &str) -> String {
     [DAMAGED, path].join("/")
 }
@@ -122,28 +124,35 @@ pub(crate) fn tags(repository: &Repository) -> String {
     [REPOSITORIES, repository.as_str(), MANIFESTS, "tags"].join("/")
 }
 
-/// The directory of what the tag has named.
+/// The directory of the digests that the tag has pointed to.
 pub(crate) fn tag_history(repository: &Repository, name: &Tag) -> String {
     [&tag(repository, name), "index", SHA256].join("/")
 }
 
-/// One tag's directory.
+/// The directory of one tag.
 pub(crate) fn tag(repository: &Repository, tag: &Tag) -> String {
     [&tags(repository), tag.as_str()].join("/")
 }
 
-/// What the tag names now.
+/// The link to the digest that the tag points to.
 pub(crate) fn tag_current(repository: &Repository, name: &Tag) -> String {
     [&tag(repository, name), "current", LINK].join("/")
 }
 
-/// That the tag names, or has named, `digest`.
+/// The link that records that the tag points, or has pointed, to `digest`.
 pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) -> String {
     [&tag_history(repository, name), &digest.hex(), LINK].join("/")
 }
 
-/// Where the blob `digest` is received. The size that was announced is part of the name, so that a lie about it harms no
-/// honest blob's partial file.
+/// The parts of a tag's directory, relative to it: the link to what it points to, and the history entry of `digest`. The history
+/// comes first, since the tag exists once it has the other link.
+pub(crate) fn tag_files(digest: &Digest) -> [String; 2] {
+    let current = ["current", LINK].join("/");
+    [["index", SHA256, &digest.hex(), LINK].join("/"), current]
+}
+
+/// Where the blob `digest` is downloaded. The announced size is part of the name, so that a false size cannot spoil the
+/// partial file of the true one.
 pub(crate) fn partial(digest: &Digest, size: u64) -> String {
     format!("{PARTIAL}/{}.{size}", digest.hex())
 }
@@ -153,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_the_registrys() {
+    fn paths_match_distribution() {
         let name: Repository = "library/nginx".parse().unwrap();
         let latest: Tag = "1.25".parse().unwrap();
         let digest = Digest::of(b"");

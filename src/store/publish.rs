@@ -1,54 +1,99 @@
 //! Group commit: one sync for many images.
 //!
-//! A thread of the store's own runs cycles. A cycle takes what has been queued, waits for *one* barrier, and then
-//! takes everything that is under way one step further:
+//! A thread of the store runs cycles. Each cycle takes the queued work, waits for *one* barrier, and then advances every
+//! image in progress by one step:
 //!
-//! 1. content (blobs, manifests) gets its final names: its bytes were on stable storage before;
-//! 2. a barrier later, links to it do: `_layers` first, then revisions, children before parents;
-//! 3. a barrier later, tags do;
-//! 4. a barrier later, whoever published hears of it.
+//! 1. content (blobs, manifests) is moved to its final path, and the directories of new repositories are created;
+//! 2. one barrier later, links to that content: `_layers` first, then revisions, children before parents;
+//! 3. one barrier later, tags. A new tag appears with all of its files at once;
+//! 4. one barrier later, the publication is reported as done.
 //!
-//! So what a step relies on never rests on the order in which the file system writes its own steps: between two
-//! barriers it may keep any part of what was done. The steps of successive images overlap, and while a barrier runs
-//! new work queues up, so that a long run pays for about one sync in [`INTERVAL`].
+//! So no step depends on the order in which the file system writes out changes: between two barriers it may keep any
+//! subset of them. The steps of successive images overlap, and work queues up while a barrier runs, so a long run pays for
+//! about one sync per [`INTERVAL`].
 
-use super::partial::{Claims, Committed};
+use super::partial::{BlobClaims, CommittedBlob};
 use super::{Durability, path, storage};
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
-use std::collections::hash_map::Entry;
+use parking_lot::{Condvar, Mutex};
+use std::collections::hash_map;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// While blobs are coming in, cycles start this far apart at least: a sync in their midst costs them.
+/// Minimum time between two cycles while blobs are being written: a sync would slow these writes down.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// With so many blobs queued a cycle starts at once: each keeps a file open.
-const ENOUGH_BLOBS: usize = 128;
+/// Number of queued blobs that starts a cycle at once. Each of them keeps a file open.
+const MAX_QUEUED_BLOBS: usize = 128;
 
-/// A staged file and the name it is to get.
-pub(super) struct Move {
-    pub(super) staged: String,
-    pub(super) path: String,
+/// One change that makes a part of an image visible.
+pub(super) enum Change {
+    /// Move a staged file to its final path.
+    File { staged: String, path: String },
+    /// Create a directory.
+    Directory { path: String },
+    /// Move a staged directory to the path of a new tag. `files` lists its files, relative to it: if another process has
+    /// created the tag in the meantime, they are moved one by one in this order.
+    Tag { staged: String, path: String, files: [String; 2] },
+}
+
+impl Change {
+    fn apply(&self, driver: &dyn Driver) -> io::Result<()> {
+        match self {
+            Self::File { staged, path } => driver.publish(staged, path),
+            Self::Directory { path } => driver.create_dir(path),
+            Self::Tag { staged, path, files } => {
+                match driver.publish_dir(staged, path) {
+                    Err(error) if is_taken(&error) => {}
+                    done => return done,
+                }
+                for file in files {
+                    driver.publish(&format!("{staged}/{file}"), &format!("{path}/{file}"))?;
+                }
+                driver.remove_all(staged)
+            }
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::File { path, .. } | Self::Directory { path } | Self::Tag { path, .. } => path,
+        }
+    }
+
+    /// Removes the staged files of a change that was not applied. A failure is ignored: a later run removes them.
+    pub(super) fn discard(&self, driver: &dyn Driver) {
+        let _ = match self {
+            Self::File { staged, .. } => driver.remove(staged),
+            Self::Directory { .. } => Ok(()),
+            Self::Tag { staged, .. } => driver.remove_all(staged),
+        };
+    }
+}
+
+/// Whether the error of a directory's move means that there is a directory with that name.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
 /// An image whose files are staged.
-pub(super) struct Staged {
-    /// What is left to be done: each entry takes a cycle, and relies on those before it.
-    pub(super) steps: VecDeque<Vec<Move>>,
-    /// The tags' links that it changes.
+pub(super) struct StagedImage {
+    /// The steps left to do. Each takes one cycle and relies on those before it.
+    pub(super) steps: VecDeque<Vec<Change>>,
+    /// Paths of the `current` links that it changes.
     pub(super) tags: Vec<String>,
-    /// The blobs it needs: if one of them could not be published, neither can the image.
+    /// The blobs that it needs. If one of them could not be published, the image cannot be either.
     pub(super) blobs: Vec<Digest>,
     pub(super) done: oneshot::Sender<Result<()>>,
 }
 
-/// The publisher's queue, and its thread once there is something to do.
-pub(super) struct Publisher {
+/// The queue of images to publish, and the thread that works on it once there is something to do.
+pub(super) struct GroupCommit {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -56,58 +101,54 @@ pub(super) struct Publisher {
 struct Shared {
     driver: Arc<dyn Driver>,
     durability: Durability,
-    queue: Mutex<Queue>,
+    queue: Mutex<CommitQueue>,
     wake: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
-    blobs: Vec<Committed>,
-    images: Vec<Staged>,
-    /// Blobs being written now.
+struct CommitQueue {
+    blobs: Vec<CommittedBlob>,
+    images: Vec<StagedImage>,
+    /// Number of blobs that are being written.
     writers: usize,
-    /// The tags' links that images queued or under way change, and how many of them do.
+    /// Number of images in progress that change a `current` link, by its path.
     changing: HashMap<String, usize>,
     closing: bool,
-    /// A barrier failed: what the kernel has dropped nobody knows, so nothing more can be promised.
+    /// The error of a failed barrier. The kernel may have dropped any data since, so nothing more can be published.
     broken: Option<Error>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Publisher {
+impl GroupCommit {
     pub(super) fn new(driver: Arc<dyn Driver>, durability: Durability) -> Self {
         let shared = Shared { driver, durability, queue: Mutex::default(), wake: Condvar::new() };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
-    /// What is waited for.
+    /// What is guaranteed about published images.
     pub(super) fn durability(&self) -> Durability {
         self.shared.durability
     }
 
-    /// Counts a blob writer as open until what this answers is dropped or commits.
-    pub(super) fn open_writer(&self) -> Result<OpenWriter> {
+    /// Counts a blob writer as open until the returned guard is dropped or commits.
+    pub(super) fn open_writer(&self) -> Result<WriterGuard> {
         self.start()?;
-        self.shared.lock().writers += 1;
-        Ok(OpenWriter { shared: self.shared.clone() })
+        self.shared.queue.lock().writers += 1;
+        Ok(WriterGuard { shared: self.shared.clone() })
     }
 
-    /// Whether an image that is queued or under way will change the tag's link at `path`.
+    /// Whether an image in progress will change the `current` link at `path`.
     pub(super) fn is_changing(&self, path: &str) -> bool {
-        self.shared.lock().changing.contains_key(path)
+        self.shared.queue.lock().changing.contains_key(path)
     }
 
-    /// Queues an image.
-    pub(super) fn publish(&self, image: Staged) -> Result<()> {
-        self.start()?;
-        let mut queue = self.shared.lock();
+    /// Queues an image. If that fails, the image is returned with the error, for its staged files to be removed.
+    pub(super) fn publish(&self, image: StagedImage) -> Result<(), (Error, Box<StagedImage>)> {
+        if let Err(error) = self.start() {
+            return Err((error, Box::new(image)));
+        }
+        let mut queue = self.shared.queue.lock();
         if let Some(error) = &queue.broken {
-            return Err(error.clone());
+            return Err((error.clone(), Box::new(image)));
         }
         for tag in &image.tags {
             *queue.changing.entry(tag.clone()).or_default() += 1;
@@ -119,43 +160,43 @@ impl Publisher {
     }
 
     fn start(&self) -> Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = self.thread.lock();
         if thread.is_none() {
             let shared = self.shared.clone();
             let spawned = std::thread::Builder::new().name("store-publisher".into()).spawn(move || {
-                Cycles { shared, images: VecDeque::new(), failed: HashMap::new() }.run();
+                CommitThread { shared, images: VecDeque::new(), failed: HashMap::new() }.run();
             });
-            *thread = Some(spawned.map_err(|error| {
-                storage(&*self.shared.driver, "", "start the thread that publishes images", error)
-            })?);
+            *thread =
+                Some(spawned.map_err(|error| {
+                    storage(&*self.shared.driver, "", "start the publisher thread", error)
+                })?);
         }
         Ok(())
     }
 }
 
-impl Drop for Publisher {
-    /// Finishes what is queued, then ends the thread.
+impl Drop for GroupCommit {
+    /// Finishes the queue, then ends the thread.
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
+        self.shared.queue.lock().closing = true;
         self.shared.wake.notify_one();
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
+        if let Some(thread) = self.thread.get_mut().take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that publishes images ended early");
+            tracing::error!("the publisher thread panicked");
         }
     }
 }
 
-/// One blob writer that is open.
-pub(super) struct OpenWriter {
+/// Counts one open blob writer.
+pub(super) struct WriterGuard {
     shared: Arc<Shared>,
 }
 
-impl OpenWriter {
+impl WriterGuard {
     /// Queues the blob that was written.
-    pub(super) fn commit(self, blob: Committed) -> Result<()> {
-        let mut queue = self.shared.lock();
+    pub(super) fn commit(self, blob: CommittedBlob) -> Result<()> {
+        let mut queue = self.shared.queue.lock();
         if let Some(error) = &queue.broken {
             return Err(error.clone());
         }
@@ -165,23 +206,23 @@ impl OpenWriter {
     }
 }
 
-impl Drop for OpenWriter {
+impl Drop for WriterGuard {
     fn drop(&mut self) {
-        self.shared.lock().writers -= 1;
+        self.shared.queue.lock().writers -= 1;
         self.shared.wake.notify_one();
     }
 }
 
-/// The publisher thread's own state.
-struct Cycles {
+/// The state of the publisher thread.
+struct CommitThread {
     shared: Arc<Shared>,
-    /// Images under way, oldest first.
-    images: VecDeque<Staged>,
-    /// Blobs that were committed and could not be published.
+    /// Images in progress, oldest first.
+    images: VecDeque<StagedImage>,
+    /// Blobs that were committed but could not be published.
     failed: HashMap<Digest, Error>,
 }
 
-impl Cycles {
+impl CommitThread {
     fn run(mut self) {
         let mut last: Option<Instant> = None;
         while let Some((blobs, images)) = self.next(last) {
@@ -198,27 +239,29 @@ impl Cycles {
         }
     }
 
-    /// Waits until a cycle is due and takes what is queued; none when the store is closed and all is done.
-    fn next(&self, last: Option<Instant>) -> Option<(Vec<Committed>, Vec<Staged>)> {
-        let mut queue = self.shared.lock();
+    /// Waits until a cycle is due and takes the queued work. Returns `None` once the store is closed and everything is done.
+    fn next(&self, last: Option<Instant>) -> Option<(Vec<CommittedBlob>, Vec<StagedImage>)> {
+        let mut queue = self.shared.queue.lock();
         loop {
-            let work = !queue.blobs.is_empty() || !queue.images.is_empty() || !self.images.is_empty();
-            if !work && queue.closing {
-                return None;
-            }
-            let early = last.and_then(|last| INTERVAL.checked_sub(last.elapsed()));
-            let at_once = queue.writers == 0 || queue.closing || queue.blobs.len() >= ENOUGH_BLOBS;
-            queue = match early.filter(|_| work && !at_once) {
-                Some(rest) => {
-                    let waited = self.shared.wake.wait_timeout(queue, rest);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+            let has_work = !queue.blobs.is_empty() || !queue.images.is_empty() || !self.images.is_empty();
+            if !has_work {
+                if queue.closing {
+                    return None;
                 }
-                None if work => {
+                self.shared.wake.wait(&mut queue);
+                continue;
+            }
+            let is_urgent = queue.writers == 0 || queue.closing || queue.blobs.len() >= MAX_QUEUED_BLOBS;
+            let remaining = last.and_then(|last| INTERVAL.checked_sub(last.elapsed()));
+            match remaining.filter(|_| !is_urgent) {
+                Some(remaining) => {
+                    self.shared.wake.wait_for(&mut queue, remaining);
+                }
+                None => {
                     let blobs = std::mem::take(&mut queue.blobs);
                     return Some((blobs, std::mem::take(&mut queue.images)));
                 }
-                None => self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
-            };
+            }
         }
     }
 
@@ -227,22 +270,21 @@ impl Cycles {
             return Ok(());
         }
         let driver = &*self.shared.driver;
-        driver
-            .barrier()
-            .map_err(|error| storage(driver, "", "bring what was written to stable storage", error))
+        driver.barrier().map_err(|error| storage(driver, "", "sync to stable storage", error))
     }
 
-    fn publish_blob(&mut self, blob: Committed) {
-        let Committed { digest, size, file, claim } = blob;
+    fn publish_blob(&mut self, blob: CommittedBlob) {
+        let CommittedBlob { digest, size, file, claim } = blob;
         let driver = &*self.shared.driver;
-        let (partial, data) = (path::partial(&digest, size), path::data(&digest));
+        let partial = path::partial(&digest, size);
+        let data = path::data(&digest);
         let published = match driver.publish(&partial, &data) {
-            // Somebody tidied up, or another process was faster: what counts is what stands there.
+            // The partial file was removed, or another process was faster: what matters is the final path.
             Err(error) if error.kind() == io::ErrorKind::NotFound => match driver.size(&data) {
                 Ok(Some(length)) if length == size => Ok(()),
                 _ => Err(error),
             },
-            answer => answer,
+            result => result,
         };
         match published {
             Ok(()) => {
@@ -252,22 +294,22 @@ impl Cycles {
                 self.failed.insert(digest, storage(driver, &data, "publish the blob", error));
             }
         }
-        // In this order: others may have the file only when this process has no more to say of it.
+        // In this order: another process may lock the file only once this one has settled the blob.
         drop(file);
         drop(claim);
     }
 
-    /// Takes every image one step further.
+    /// Advances every image by one step.
     fn advance(&mut self) {
         for mut image in std::mem::take(&mut self.images) {
-            let missing = image.blobs.iter().find_map(|digest| self.failed.get(digest));
-            let outcome = match (missing, image.steps.pop_front()) {
+            let failed_blob = image.blobs.iter().find_map(|digest| self.failed.get(digest));
+            let outcome = match (failed_blob, image.steps.pop_front()) {
                 (Some(error), step) => {
                     image.steps.extend(step);
                     Err(error.clone())
                 }
                 (None, None) => Ok(()),
-                (None, Some(step)) => match self.take(step, &mut image) {
+                (None, Some(step)) => match self.apply(step, &mut image) {
                     Ok(()) => {
                         self.images.push_back(image);
                         continue;
@@ -279,28 +321,26 @@ impl Cycles {
         }
     }
 
-    fn take(&self, step: Vec<Move>, image: &mut Staged) -> Result<()> {
+    fn apply(&self, step: Vec<Change>, image: &mut StagedImage) -> Result<()> {
         let driver = &*self.shared.driver;
-        let mut moves = step.into_iter();
-        while let Some(Move { staged, path }) = moves.next() {
-            if let Err(error) = driver.publish(&staged, &path) {
-                image
-                    .steps
-                    .push_front([Move { staged, path: path.clone() }].into_iter().chain(moves).collect());
-                return Err(storage(driver, &path, "publish", error));
+        let mut changes = step.into_iter();
+        while let Some(change) = changes.next() {
+            if let Err(error) = change.apply(driver) {
+                let error = storage(driver, change.path(), "publish", error);
+                image.steps.push_front([change].into_iter().chain(changes).collect());
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    fn finish(&self, image: Staged, outcome: Result<()>) {
-        for unused in image.steps.iter().flatten() {
-            // What can't be removed now is removed by a later run.
-            let _ = self.shared.driver.remove(&unused.staged);
+    fn finish(&self, image: StagedImage, outcome: Result<()>) {
+        for change in image.steps.iter().flatten() {
+            change.discard(&*self.shared.driver);
         }
-        let mut queue = self.shared.lock();
+        let mut queue = self.shared.queue.lock();
         for tag in &image.tags {
-            if let Entry::Occupied(mut count) = queue.changing.entry(tag.clone()) {
+            if let hash_map::Entry::Occupied(mut count) = queue.changing.entry(tag.clone()) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
                     count.remove();
@@ -308,44 +348,45 @@ impl Cycles {
             }
         }
         drop(queue);
-        // Nobody hears it when the caller has given up; the image is there all the same.
+        // The receiver is gone if the caller gave up; the image is published all the same.
         let _ = image.done.send(outcome);
     }
 
-    /// After a failed barrier nothing that was under way can be vouched for, now or later.
-    fn fail_all(&mut self, error: &Error, blobs: Vec<Committed>) {
-        tracing::error!(%error, "a barrier failed");
-        let mut queue = self.shared.lock();
+    /// Fails everything in progress after a failed barrier, since none of it is known to be on stable storage.
+    fn fail_all(&mut self, error: &Error, blobs: Vec<CommittedBlob>) {
+        tracing::error!(%error, "syncing to stable storage failed");
+        let mut queue = self.shared.queue.lock();
         queue.broken = Some(error.clone());
-        let waiting = std::mem::take(&mut queue.blobs);
-        let images = std::mem::take(&mut queue.images);
+        let queued_blobs = std::mem::take(&mut queue.blobs);
+        let queued_images = std::mem::take(&mut queue.images);
         drop(queue);
-        drop((blobs, waiting));
-        self.images.extend(images);
+        drop((blobs, queued_blobs));
+        self.images.extend(queued_images);
         for image in std::mem::take(&mut self.images) {
             self.finish(image, Err(error.clone()));
         }
     }
 }
 
-impl Drop for Cycles {
-    /// However the thread ends, by a defect too, nobody waits for it after that: who is queued hears of it, and who comes later.
+impl Drop for CommitThread {
+    /// However the thread ends, even by a panic, nobody waits for it afterwards: queued and later publications fail.
     fn drop(&mut self) {
-        let mut queue = self.shared.lock();
-        queue.broken.get_or_insert_with(lost);
-        let left = (std::mem::take(&mut queue.blobs), std::mem::take(&mut queue.images));
+        let mut queue = self.shared.queue.lock();
+        queue.broken.get_or_insert_with(publisher_lost);
+        let blobs = std::mem::take(&mut queue.blobs);
+        let images = std::mem::take(&mut queue.images);
         drop(queue);
-        drop(left);
+        drop((blobs, images));
     }
 }
 
-/// What is said when the publisher's thread is gone without an answer.
-pub(super) fn lost() -> Error {
-    Error::new(ErrorKind::Storage, "", "the thread that publishes images ended early").on(Side::Sink)
+/// The error of a publication whose thread ended without an answer.
+pub(super) fn publisher_lost() -> Error {
+    Error::new(ErrorKind::Storage, "", "the publisher thread ended unexpectedly").on(Side::Sink)
 }
 
-/// Whether a blob that `image` needs is still on its way to its final name.
-pub(super) fn any_committed(claims: &Claims, blobs: &[Digest]) -> bool {
+/// Whether any of these blobs is committed but not at its final path yet.
+pub(super) fn any_in_progress(claims: &BlobClaims, blobs: &[Digest]) -> bool {
     blobs.iter().any(|digest| claims.committed(digest).is_some())
 }
 
@@ -354,19 +395,37 @@ mod tests {
     use super::*;
     use crate::driver::MemoryDriver;
 
-    fn empty() -> (Staged, oneshot::Receiver<Result<()>>) {
+    fn empty() -> (StagedImage, oneshot::Receiver<Result<()>>) {
         let (done, outcome) = oneshot::channel();
-        (Staged { steps: VecDeque::new(), tags: Vec::new(), blobs: Vec::new(), done }, outcome)
+        (StagedImage { steps: VecDeque::new(), tags: Vec::new(), blobs: Vec::new(), done }, outcome)
     }
 
     #[test]
-    fn nobody_waits_for_a_thread_that_is_gone() {
-        let publisher = Publisher::new(Arc::new(MemoryDriver::new()), Durability::None);
+    fn publication_fails_when_the_thread_is_gone() {
+        let commit = GroupCommit::new(Arc::new(MemoryDriver::new()), Durability::None);
         let (queued, outcome) = empty();
-        publisher.shared.lock().images.push(queued);
-        let shared = publisher.shared.clone();
-        drop(Cycles { shared, images: VecDeque::new(), failed: HashMap::new() });
+        commit.shared.queue.lock().images.push(queued);
+        let shared = commit.shared.clone();
+        drop(CommitThread { shared, images: VecDeque::new(), failed: HashMap::new() });
         assert!(outcome.blocking_recv().is_err());
-        assert_eq!(publisher.publish(empty().0).unwrap_err().kind(), ErrorKind::Storage);
+        let (error, _) = commit.publish(empty().0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Storage);
+    }
+
+    #[test]
+    fn tag_created_by_another_process_is_updated_file_by_file() {
+        let driver = MemoryDriver::new();
+        let digest = Digest::of(b"new");
+        let files = path::tag_files(&digest);
+        for (file, content) in [(&files[0], "history"), (&files[1], "new")] {
+            driver.stage(&format!("staged/{file}"), content.as_bytes()).unwrap();
+            driver.stage(&format!("other/{file}"), b"old").unwrap();
+        }
+        driver.publish_dir("other", "tags/v1").unwrap();
+        let change = Change::Tag { staged: "staged".into(), path: "tags/v1".into(), files: files.clone() };
+        change.apply(&driver).unwrap();
+        let current = driver.read(&format!("tags/v1/{}", files[1]), 99).unwrap();
+        assert_eq!(current.as_deref(), Some(&b"new"[..]));
+        assert!(driver.list("staged").unwrap().is_empty());
     }
 }

@@ -1,15 +1,13 @@
-//! Taking things away, and mending links. Callers hold the exclusive lock ([`Store::lock_exclusive`]).
+//! Removal of parts of the tree, and repair of links. Callers hold the exclusive lock ([`Store::lock_exclusive`]).
 //!
-//! What makes a thing count goes first: a tag's `current` link before its history, a link before its directory. The order
-//! *between* things is the caller's: tags, revisions that name others, revisions, blob links, blobs; with a barrier
-//! ([`Store::settle`]) between the kinds, since a power loss may otherwise keep a later removal and not an earlier one.
+//! Whatever makes a part visible is removed first: a tag's directory disappears at once, a link before its directory. Callers
+//! choose the order of the parts: tags, indexes, other revisions, blob links, blobs. Between them they wait for a barrier
+//! ([`Store::sync`]), since a power loss may otherwise keep a later removal without an earlier one.
 
 use super::{Durability, Store, link, path, storage};
-use crate::driver::EntryKind;
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use std::io;
-use std::sync::atomic::Ordering;
 
 impl Store {
     /// Removes a tag.
@@ -17,11 +15,10 @@ impl Store {
     /// # Errors
     /// `Storage`.
     pub fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<()> {
-        self.remove(&path::tag_current(repository, tag))?;
-        self.remove_below(&path::tag(repository, tag))
+        self.remove_at_once(&path::tag(repository, tag))
     }
 
-    /// Removes the repository's link to the manifest `digest`, whose content stays.
+    /// Removes the repository's link to the manifest `digest`, but not its content.
     ///
     /// # Errors
     /// `Storage`.
@@ -29,7 +26,7 @@ impl Store {
         self.remove_with_directory(&path::revision_link(repository, digest))
     }
 
-    /// Removes the repository's link to the blob `digest`, whose content stays.
+    /// Removes the repository's link to the blob `digest`, but not its content.
     ///
     /// # Errors
     /// `Storage`.
@@ -37,7 +34,7 @@ impl Store {
         self.remove_with_directory(&path::layer_link(repository, digest))
     }
 
-    /// Removes one entry of what a tag has named.
+    /// Removes one entry of a tag's history.
     ///
     /// # Errors
     /// `Storage`.
@@ -45,7 +42,7 @@ impl Store {
         self.remove_with_directory(&path::tag_index(repository, tag, digest))
     }
 
-    /// Removes content that nothing links to, and what was received of it before.
+    /// Removes content that no link points to.
     ///
     /// # Errors
     /// `Storage`.
@@ -54,7 +51,7 @@ impl Store {
         self.remove_if_empty(path::parent(&path::blob(digest)))
     }
 
-    /// Removes a repository in which nothing is left, unless there is an upload in it, and the directories above it that this empties.
+    /// Removes an empty repository and the directories above it that this leaves empty. A repository with uploads in progress stays.
     ///
     /// # Errors
     /// `Storage`.
@@ -62,12 +59,12 @@ impl Store {
         let directory = path::repository(repository);
         let uploads = format!("{directory}/{}", path::UPLOADS);
         if !self.list(&uploads)?.is_empty() {
-            // A registry may be receiving something.
+            // A registry may be receiving a push.
             return Ok(());
         }
-        // A registry's garbage collection trips over manifests without a directory of layers.
+        // In this order: garbage collection fails on a repository that has `_manifests` but no `_layers`.
         for part in [path::MANIFESTS, path::UPLOADS, path::LAYERS] {
-            self.remove_below(&format!("{directory}/{part}"))?;
+            self.remove_all(&format!("{directory}/{part}"))?;
         }
         let mut directory = directory.as_str();
         while directory.len() > path::REPOSITORIES.len() {
@@ -77,35 +74,40 @@ impl Store {
         Ok(())
     }
 
-    /// Moves what stands at `path` out of the tree, to the same path below saver's own directory; answers the new path.
+    /// Moves the entry at `path` out of the tree, to the same path below `.saver/damaged`. Returns the new path.
     ///
     /// # Errors
     /// `Storage`.
     pub fn set_aside(&self, path: &str) -> Result<String> {
         let to = path::damaged(path);
         let driver = &*self.inner.driver;
-        // What an earlier repair put there makes room: it had the same name, and nothing was made of it.
+        // A file that an earlier repair moved there under the same name is replaced.
         if driver.kind(&to).map_err(|error| storage(driver, &to, "look at", error))?.is_some() {
-            self.remove_below(&to)?;
+            self.remove_all(&to)?;
         }
         match driver.set_aside(path, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(storage(driver, path, "move out of the way", error))
+                Err(storage(driver, path, "move out of the tree", error))
             }
             _ => Ok(to),
         }
     }
 
-    /// Makes the repository's directory of blob links.
+    /// Creates the directories that every repository needs: those of its blob links and of its tags.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn make_layers(&self, repository: &Repository) -> Result<()> {
-        let (driver, path) = (&*self.inner.driver, path::layers(repository));
-        driver.create_dir(&path).map_err(|error| storage(driver, &path, "make the directory", error))
+    pub fn create_directories(&self, repository: &Repository) -> Result<()> {
+        let driver = &*self.inner.driver;
+        for path in [path::layers(repository), path::tags(repository)] {
+            driver
+                .create_dir(&path)
+                .map_err(|error| storage(driver, &path, "create the directory", error))?;
+        }
+        Ok(())
     }
 
-    /// Lets the repository serve the blob `digest`.
+    /// Writes the repository's link to the blob `digest`.
     ///
     /// # Errors
     /// `Storage`.
@@ -113,7 +115,7 @@ impl Store {
         self.write_link(&path::layer_link(repository, digest), digest)
     }
 
-    /// Lets the repository serve the manifest `digest`.
+    /// Writes the repository's link to the manifest `digest`.
     ///
     /// # Errors
     /// `Storage`.
@@ -121,22 +123,21 @@ impl Store {
         self.write_link(&path::revision_link(repository, digest), digest)
     }
 
-    /// Waits until everything done before is on stable storage, unless the store's durability asks for nothing.
+    /// Waits until everything done before is on stable storage, unless the store was opened without durability.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn settle(&self) -> Result<()> {
-        if self.inner.publisher.durability() == Durability::None {
+    pub fn sync(&self) -> Result<()> {
+        if self.inner.commit.durability() == Durability::None {
             return Ok(());
         }
         let driver = &*self.inner.driver;
-        driver.barrier().map_err(|error| storage(driver, "", "bring what was done to stable storage", error))
+        driver.barrier().map_err(|error| storage(driver, "", "sync to stable storage", error))
     }
 
     fn write_link(&self, path: &str, digest: &Digest) -> Result<()> {
         let driver = &*self.inner.driver;
-        let number = self.inner.staged.fetch_add(1, Ordering::Relaxed);
-        let staged = format!("{}/{number}", self.inner.area()?);
+        let staged = self.inner.staged_path()?;
         let written = driver.stage(&staged, link::format(digest).as_bytes());
         written
             .and_then(|()| driver.publish(&staged, path))
@@ -148,32 +149,26 @@ impl Store {
         driver.remove(path).map_err(|error| storage(driver, path, "remove", error))
     }
 
-    /// Removes a file, then the directory that is its own.
+    /// Removes a file and then the directory that contains it alone.
     fn remove_with_directory(&self, file: &str) -> Result<()> {
         self.remove(file)?;
-        self.remove_below(path::parent(file))
+        self.remove_all(path::parent(file))
     }
 
-    /// Removes `path` and everything below it.
-    fn remove_below(&self, path: &str) -> Result<()> {
-        // Kept by hand: how deep it goes is not ours to say.
-        let mut open = vec![(path.to_owned(), false)];
-        while let Some((path, emptied)) = open.pop() {
-            if emptied {
-                self.remove(&path)?;
-                continue;
-            }
-            let entries = self.list(&path)?;
-            open.push((path.clone(), true));
-            for entry in entries {
-                let below = format!("{path}/{}", entry.name);
-                match entry.kind {
-                    EntryKind::Directory => open.push((below, false)),
-                    _ => self.remove(&below)?,
-                }
-            }
+    /// Removes the entry at `path` and everything below it, top first: nobody sees a part of it.
+    fn remove_at_once(&self, path: &str) -> Result<()> {
+        let driver = &*self.inner.driver;
+        let staged = self.inner.staged_path()?;
+        match driver.set_aside(path, &staged) {
+            Ok(()) => self.remove_all(&staged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(storage(driver, path, "remove", error)),
         }
-        Ok(())
+    }
+
+    fn remove_all(&self, path: &str) -> Result<()> {
+        let driver = &*self.inner.driver;
+        driver.remove_all(path).map_err(|error| storage(driver, path, "remove", error))
     }
 
     fn remove_if_empty(&self, path: &str) -> Result<()> {

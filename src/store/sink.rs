@@ -1,10 +1,13 @@
-//! The store as the place that images go to.
+//! The store as a destination for images.
 
-use super::partial::{Asked, Writer};
-use super::publish::{Move, Staged, any_committed, lost};
-use super::{Inner, Store, link, path, storage};
+use super::lock::holders;
+use super::partial::{ClaimResult, StoreWriter};
+use super::publish::{Change, StagedImage, any_in_progress, publisher_lost};
+use super::{Store, StoreInner, link, path, storage};
 use crate::content::{Ingest, Publication, Room, Sink};
-use crate::error::{Error, Result};
+use crate::driver::Stamp;
+use crate::driver::resumable::ResumableFile;
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use bytes::Bytes;
 use std::convert::Infallible;
@@ -12,198 +15,339 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How often a blob that another process is writing is looked at: first, and at most.
+/// First and longest pause between two attempts to open a file that another process is writing.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 
-/// After so long it is said what is waited for.
-const SAY_AFTER: Duration = Duration::from_secs(1);
+/// How long to wait for another process before logging it.
+const LOG_AFTER: Duration = Duration::from_secs(1);
 
-impl Store {
-    /// Says once that another process has what this one waits for.
-    fn tell_waiting(&self, waited: Duration, partial: &str) {
-        if waited >= SAY_AFTER && !self.inner.told.swap(true, Ordering::Relaxed) {
-            let driver = &*self.inner.driver;
-            let (lock, tree) = (driver.location(partial), driver.location(""));
-            tracing::warn!(
-                "another saver works on {tree} and fetches what is wanted here too: waiting for it ({lock} is locked)"
-            );
-        }
+/// Below this number of free inodes, images are published one by one, so that some of them complete.
+const SCARCE_INODES: u64 = 4096;
+
+/// Waiting for another process that is downloading the same blob.
+struct PeerWait {
+    pause: Duration,
+    since: Instant,
+    /// When the file last changed, and its state then.
+    progress: Instant,
+    state: Option<(Stamp, Option<u64>)>,
+}
+
+impl PeerWait {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { pause: POLL.0, since: now, progress: now, state: None }
     }
 }
 
+impl Store {
+    /// Pauses until the file that another process is writing should be tried again.
+    async fn wait_for_peer(&self, wait: &mut PeerWait, partial: &str) -> Result<()> {
+        let driver = &*self.inner.driver;
+        let look = |error| storage(driver, partial, "access", error);
+        let state = (driver.stamp(partial).map_err(look)?, driver.size(partial).map_err(look)?);
+        if wait.state != Some(state) {
+            wait.state = Some(state);
+            wait.progress = Instant::now();
+        }
+        let describe = || match driver.open(partial) {
+            Ok(Some((file, _))) => holders(&file),
+            _ => "another process".to_owned(),
+        };
+        let stalled = wait.progress.elapsed();
+        if stalled >= self.inner.peer_timeout {
+            let message = format!(
+                "{} is downloading the same blob and has made no progress for {} s",
+                describe(),
+                stalled.as_secs()
+            );
+            let hint = "wait until that process has ended, or end it, and run the same command again";
+            return Err(Error::new(ErrorKind::Storage, driver.location(partial), message)
+                .with_hint(hint)
+                .on(Side::Sink));
+        }
+        if wait.since.elapsed() >= LOG_AFTER && !self.inner.logged_wait.swap(true, Ordering::Relaxed) {
+            let peer = describe();
+            let tree = driver.location("");
+            let file = driver.location(partial);
+            tracing::warn!(
+                "waiting for {peer}, which is downloading the same blob to {tree} ({file} is locked)"
+            );
+        }
+        tokio::time::sleep(wait.pause).await;
+        wait.pause = (wait.pause * 2).min(POLL.1);
+        Ok(())
+    }
+
+    /// Opens the partial file of a blob, or tells that it is not needed or not available.
+    fn open_partial(&self, digest: &Digest, size: u64) -> Result<OpenedPartial> {
+        let partial = path::partial(digest, size);
+        let driver = &*self.inner.driver;
+        // The previous claim of this process may have ended with its publication: then no file must be created.
+        if self.blob_size(digest)? == Some(size) {
+            return Ok(OpenedPartial::Present);
+        }
+        let opened = driver.partial(&partial, size);
+        let file = opened.map_err(|error| storage(driver, &partial, "open the partial blob", error))?;
+        // Checked while the file is locked: its previous holder may just have published it.
+        if self.blob_size(digest)? == Some(size) {
+            if file.is_some() {
+                let removed = driver.remove(&partial);
+                removed.map_err(|error| storage(driver, &partial, "remove the partial blob", error))?;
+            }
+            return Ok(OpenedPartial::Present);
+        }
+        Ok(file.map_or(OpenedPartial::Busy, |file| OpenedPartial::Open(ResumableFile::resume(file, size))))
+    }
+
+    /// Whether so few inodes are left that images should be published one by one.
+    fn is_short_of_inodes(&self) -> Result<bool> {
+        let free = self.free_space()?.and_then(|space| space.inodes);
+        Ok(free.is_some_and(|inodes| inodes < SCARCE_INODES))
+    }
+}
+
+/// The result of opening a partial file.
+enum OpenedPartial {
+    /// The blob is in the tree already.
+    Present,
+    /// Another process is writing it.
+    Busy,
+    Open(ResumableFile),
+}
+
 impl Sink for Store {
-    type Writer = Writer;
+    type Writer = StoreWriter;
     type Upload = Infallible;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
-        self.read_tag(repository, tag)
+        let (repository, tag) = (repository.clone(), tag.clone());
+        self.lookup(move |store| store.read_tag(&repository, &tag)).await
     }
 
     async fn tag_has_named(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<bool> {
-        self.has_named(repository, tag, digest)
+        let (repository, tag, digest) = (repository.clone(), tag.clone(), *digest);
+        self.lookup(move |store| store.has_named(&repository, &tag, &digest)).await
     }
 
     async fn content(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>> {
-        self.read_content(digest, limit)
+        let digest = *digest;
+        self.lookup(move |store| store.read_content(&digest, limit)).await
     }
 
     async fn has_blob(&self, _: &Repository, descriptor: &Descriptor) -> Result<bool> {
-        let committed = self.inner.claims.committed(&descriptor.digest);
-        Ok(committed == Some(descriptor.size) || self.blob_size(&descriptor.digest)? == Some(descriptor.size))
+        let digest = descriptor.digest;
+        let size = descriptor.size;
+        if self.inner.claims.committed(&digest) == Some(size) {
+            return Ok(true);
+        }
+        self.lookup(move |store| Ok(store.blob_size(&digest)? == Some(size))).await
     }
 
     async fn is_linked(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        self.has_layer(repository, digest)
+        let (repository, digest) = (repository.clone(), *digest);
+        self.lookup(move |store| store.has_layer(&repository, &digest)).await
     }
 
     async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        self.has_revision(repository, digest)
+        let (repository, digest) = (repository.clone(), *digest);
+        self.lookup(move |store| store.has_revision(&repository, &digest)).await
     }
 
     async fn room(&self) -> Result<Option<Room>> {
-        let space = self.free_space()?;
-        Ok(Some(Room { free: space.bytes, total: space.total }))
+        let space = self.lookup(|store| store.free_space()).await?;
+        Ok(space.map(|space| Room { free: space.bytes, total: space.total }))
     }
 
-    async fn ingest(&self, _: &Repository, descriptor: &Descriptor) -> Result<Ingest<Writer, Infallible>> {
-        let Descriptor { digest, size, .. } = descriptor;
-        let is_there = || Ok::<_, Error>(self.blob_size(digest)? == Some(*size));
-        if is_there()? {
+    async fn ingest(
+        &self,
+        _: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Ingest<StoreWriter, Infallible>> {
+        let digest = descriptor.digest;
+        let size = descriptor.size;
+        if self.lookup(move |store| Ok(store.blob_size(&digest)? == Some(size))).await? {
             return Ok(Ingest::Present);
         }
         let claim = loop {
-            // Asked for first, so that no change between asking and waiting is missed.
+            // Subscribe before asking, so that no change is missed in between.
             let mut changed = std::pin::pin!(self.inner.claims.changed.notified());
             changed.as_mut().enable();
-            match self.inner.claims.ask(digest, *size) {
-                Asked::Granted(claim) => break claim,
-                Asked::Committed => return Ok(Ingest::Present),
-                Asked::Busy => changed.await,
+            match self.inner.claims.claim(&digest, size) {
+                ClaimResult::Granted(claim) => break claim,
+                ClaimResult::Committed => return Ok(Ingest::Present),
+                ClaimResult::Busy => changed.await,
             }
         };
-        let partial = path::partial(digest, *size);
-        let driver = &*self.inner.driver;
-        let (mut wait, asked) = (POLL.0, Instant::now());
+        let mut wait = PeerWait::new();
         loop {
-            let opened = driver.partial(&partial, *size);
-            let file = opened.map_err(|error| storage(driver, &partial, "open the partial blob", error))?;
-            // Whoever had it before, in this process or another, may have published it just now.
-            if is_there()? {
-                if file.is_some() {
-                    driver
-                        .remove(&partial)
-                        .map_err(|error| storage(driver, &partial, "remove the partial blob", error))?;
+            match self.blocking(move |store| store.open_partial(&digest, size)).await? {
+                OpenedPartial::Present => return Ok(Ingest::Present),
+                OpenedPartial::Open(file) => {
+                    let guard = self.inner.commit.open_writer()?;
+                    return Ok(Ingest::Write(StoreWriter::new(self.inner.clone(), claim, file, guard, size)));
                 }
-                return Ok(Ingest::Present);
+                OpenedPartial::Busy => self.wait_for_peer(&mut wait, &path::partial(&digest, size)).await?,
             }
-            if let Some(file) = file {
-                let open = self.inner.publisher.open_writer()?;
-                return Ok(Ingest::Write(Writer::new(self.inner.clone(), claim, file, open, *size)));
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(POLL.1);
-            self.tell_waiting(asked.elapsed(), &partial);
         }
     }
 
     async fn publish(&self, image: Publication) -> Result<()> {
-        let mut staging = Staging { inner: &self.inner, staged: Vec::new() };
-        let steps = match stage_image(self, &mut staging, &image) {
-            Ok(steps) => steps,
-            Err(error) => {
-                staging.undo();
-                return Err(error);
-            }
-        };
-        let (done, outcome) = oneshot::channel();
-        let tags = steps[2].iter().map(|step| step.path.clone()).collect();
-        // A content step is kept, be it empty, while a blob is on its way: what follows relies on it.
-        let wait_for_blobs = any_committed(&self.inner.claims, &image.blobs);
-        let steps = steps.into_iter().enumerate();
-        let steps = steps.filter(|(number, step)| !step.is_empty() || (*number == 0 && wait_for_blobs));
-        let steps = steps.map(|(_, step)| step).collect();
-        if let Err(error) = self.inner.publisher.publish(Staged { steps, tags, blobs: image.blobs, done }) {
-            staging.undo();
-            return Err(error);
-        }
-        outcome.await.unwrap_or_else(|_| Err(lost()))
+        let scarce = self.lookup(|store| store.is_short_of_inodes()).await?;
+        let _turn = if scarce { Some(self.inner.one_by_one.lock().await) } else { None };
+        let outcome = self.blocking(move |store| stage_and_queue(store, image)).await?;
+        outcome.await.unwrap_or_else(|_| Err(publisher_lost()))
     }
 }
 
-/// Writes everything of `image` that is not there yet into staged files; answers them step by step.
-fn stage_image(store: &Store, staging: &mut Staging<'_>, image: &Publication) -> Result<[Vec<Move>; 3]> {
-    let (mut content, mut links, mut tags) = (Vec::new(), Vec::new(), Vec::new());
+/// Stages everything of `image` that the tree lacks and queues it for publication.
+fn stage_and_queue(store: &Store, image: Publication) -> Result<oneshot::Receiver<Result<()>>> {
+    let inner = &*store.inner;
+    let mut staging = Staging { inner, steps: ImageSteps::default() };
+    if let Err(error) = stage_image(store, &mut staging, &image) {
+        staging.undo();
+        return Err(error);
+    }
+    let ImageSteps { content, links, tags, current_links } = staging.steps;
+    // The content step is needed, even if it is empty, while a blob is not published yet: the links rely on it.
+    let waits_for_blobs = any_in_progress(&inner.claims, &image.blobs);
+    let steps = [(content, waits_for_blobs), (links, false), (tags, false)];
+    let steps = steps.into_iter().filter(|(step, is_needed)| *is_needed || !step.is_empty());
+    let (done, outcome) = oneshot::channel();
+    let staged = StagedImage {
+        steps: steps.map(|(step, _)| step).collect(),
+        tags: current_links,
+        blobs: image.blobs,
+        done,
+    };
+    if let Err((error, staged)) = inner.commit.publish(staged) {
+        for change in staged.steps.iter().flatten() {
+            change.discard(&*inner.driver);
+        }
+        return Err(error);
+    }
+    Ok(outcome)
+}
+
+/// Stages everything of `image` that the tree lacks.
+fn stage_image(store: &Store, staging: &mut Staging<'_>, image: &Publication) -> Result<()> {
     for manifest in &image.manifests {
         let length = manifest.bytes.len() as u64;
         if store.read_content(&manifest.digest, length)?.as_ref() != Some(&manifest.bytes) {
-            content.push(staging.file(path::data(&manifest.digest), &manifest.bytes)?);
+            let change = staging.file(path::data(&manifest.digest), &manifest.bytes)?;
+            staging.steps.content.push(change);
         }
     }
     for place in &image.places {
         let repository = &place.repository;
-        if image.blobs.is_empty() {
-            // Registry 2.8 does not see a repository without this directory, and garbage collection fails on it.
-            let layers = path::layers(repository);
-            let made = store.inner.driver.create_dir(&layers);
-            made.map_err(|error| storage(&*store.inner.driver, &layers, "make the directory", error))?;
+        // A registry needs both directories, before there is any link: without `_layers`, registry 2.8 does not list the
+        // repository and garbage collection deletes its content or fails. Without `tags`, garbage collection of untagged
+        // manifests fails for the whole tree.
+        for directory in [path::layers(repository), path::tags(repository)] {
+            if store.kind(&directory)?.is_none() {
+                staging.steps.content.push(Change::Directory { path: directory });
+            }
         }
         for blob in &image.blobs {
-            staging.link(store, path::layer_link(repository, blob), blob, &mut links, false)?;
+            let change = staging.link(store, path::layer_link(repository, blob), blob)?;
+            staging.steps.links.extend(change);
         }
         for manifest in &image.manifests {
             let digest = &manifest.digest;
-            staging.link(store, path::revision_link(repository, digest), digest, &mut links, false)?;
+            let change = staging.link(store, path::revision_link(repository, digest), digest)?;
+            staging.steps.links.extend(change);
         }
         if let (Some(tag), Some(root)) = (&place.tag, image.root()) {
-            staging.link(store, path::tag_index(repository, tag, &root), &root, &mut tags, false)?;
-            let current = path::tag_current(repository, tag);
-            // What another image is about to change is written whatever it says now.
-            let always = store.inner.publisher.is_changing(&current);
-            staging.link(store, current, &root, &mut tags, always)?;
+            stage_tag(store, staging, repository, tag, &root)?;
         }
     }
-    Ok([content, links, tags])
+    Ok(())
 }
 
-/// Staged files of one image, to be removed again if it comes to nothing.
+/// Stages what `repository:tag` needs to point to `root`.
+fn stage_tag(
+    store: &Store,
+    staging: &mut Staging<'_>,
+    repository: &Repository,
+    tag: &Tag,
+    root: &Digest,
+) -> Result<()> {
+    let current = path::tag_current(repository, tag);
+    let directory = path::tag(repository, tag);
+    if store.kind(&directory)?.is_none() {
+        let change = staging.new_tag(directory, root)?;
+        staging.steps.tags.push(change);
+        staging.steps.current_links.push(current);
+        return Ok(());
+    }
+    let history = staging.link(store, path::tag_index(repository, tag, root), root)?;
+    staging.steps.tags.extend(history);
+    // If another image in progress changes the link, what it says now does not count.
+    let is_changing = store.inner.commit.is_changing(&current);
+    if is_changing || !store.links_to(&current, root)? {
+        let change = staging.file(current.clone(), link::format(root).as_bytes())?;
+        staging.steps.tags.push(change);
+        staging.steps.current_links.push(current);
+    }
+    Ok(())
+}
+
+/// The changes that publish one image, step by step.
+#[derive(Default)]
+struct ImageSteps {
+    content: Vec<Change>,
+    links: Vec<Change>,
+    tags: Vec<Change>,
+    /// Paths of the `current` links among them.
+    current_links: Vec<String>,
+}
+
+/// Stages the files of one image.
 struct Staging<'a> {
-    inner: &'a Inner,
-    staged: Vec<String>,
+    inner: &'a StoreInner,
+    steps: ImageSteps,
 }
 
 impl Staging<'_> {
-    fn file(&mut self, path: String, content: &[u8]) -> Result<Move> {
-        let inner = self.inner;
-        let area = inner.area()?;
-        let number = inner.staged.fetch_add(1, Ordering::Relaxed);
-        let staged = format!("{area}/{number}");
-        self.staged.push(staged.clone());
-        inner
-            .driver
-            .stage(&staged, content)
-            .map_err(|error| storage(&*inner.driver, &staged, "write", error))?;
-        Ok(Move { staged, path })
+    fn file(&self, path: String, content: &[u8]) -> Result<Change> {
+        let staged = self.inner.staged_path()?;
+        let change = Change::File { staged: staged.clone(), path };
+        self.write(&staged, content, change)
     }
 
-    /// Stages a link unless the right one is there.
-    fn link(
-        &mut self,
-        store: &Store,
-        path: String,
-        digest: &Digest,
-        into: &mut Vec<Move>,
-        always: bool,
-    ) -> Result<()> {
-        if always || !store.links_to(&path, digest)? {
-            into.push(self.file(path, link::format(digest).as_bytes())?);
+    /// Stages a link, unless the tree has it.
+    fn link(&self, store: &Store, path: String, digest: &Digest) -> Result<Option<Change>> {
+        if store.links_to(&path, digest)? {
+            return Ok(None);
         }
-        Ok(())
+        self.file(path, link::format(digest).as_bytes()).map(Some)
     }
 
-    fn undo(&self) {
-        for staged in &self.staged {
-            // What can't be removed now is removed by a later run.
-            let _ = self.inner.driver.remove(staged);
+    /// Stages the directory of a tag that does not exist yet.
+    fn new_tag(&self, path: String, root: &Digest) -> Result<Change> {
+        let staged = self.inner.staged_path()?;
+        let files = path::tag_files(root);
+        let mut change = Change::Tag { staged: staged.clone(), path, files: files.clone() };
+        for file in files {
+            change = self.write(&format!("{staged}/{file}"), link::format(root).as_bytes(), change)?;
+        }
+        Ok(change)
+    }
+
+    /// Writes a staged file of `change`; removes what there is of the change if that fails.
+    fn write(&self, staged: &str, content: &[u8], change: Change) -> Result<Change> {
+        let driver = &*self.inner.driver;
+        if let Err(error) = driver.stage(staged, content) {
+            change.discard(driver);
+            return Err(storage(driver, staged, "write", error));
+        }
+        Ok(change)
+    }
+
+    fn undo(self) {
+        let ImageSteps { content, links, tags, .. } = self.steps;
+        for change in content.iter().chain(&links).chain(&tags) {
+            change.discard(&*self.inner.driver);
         }
     }
 }
@@ -217,7 +361,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_store_in_a_directory_conforms() {
+    async fn store_in_a_directory_conforms() {
         let root = tempfile::tempdir().unwrap();
         let mut count = 0;
         let mut open = || {
@@ -225,7 +369,7 @@ mod tests {
             root.path().join(count.to_string())
         };
         conformance::sink(|| Store::open(&open(), StoreOptions::default()).unwrap()).await;
-        let options = StoreOptions { durability: Durability::None };
+        let options = StoreOptions { durability: Durability::None, ..StoreOptions::default() };
         conformance::sink(|| Store::open(&open(), options.clone()).unwrap()).await;
         conformance::sink(|| {
             let driver = FsDriver::create(&open()).unwrap().syncing_each_file();
@@ -235,8 +379,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_in_memory_conforms() {
+    async fn store_in_memory_conforms() {
         conformance::sink(|| Store::with_driver(Arc::new(MemoryDriver::new()), StoreOptions::default()))
             .await;
+    }
+
+    #[tokio::test]
+    async fn wait_for_a_stalled_peer_is_bounded_and_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        let options = StoreOptions { peer_timeout: Duration::ZERO, ..StoreOptions::default() };
+        let store = Store::open(root.path(), options).unwrap();
+        let other = Store::open(root.path(), StoreOptions::default()).unwrap();
+        let repository: Repository = "any/where".parse().unwrap();
+        let blob = Descriptor::new("application/octet-stream", Digest::of(b"x"), 1);
+        let Ingest::Write(_writer) = other.ingest(&repository, &blob).await.unwrap() else {
+            panic!("present")
+        };
+        let error = store.ingest(&repository, &blob).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.message().contains(&format!("(process {})", std::process::id())), "{error}");
+        assert!(error.hint().is_some());
     }
 }

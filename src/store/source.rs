@@ -1,21 +1,23 @@
-//! The store as the place that images come from: what a registry over it would serve, and nothing else.
+//! The store as a source of images. It provides what a registry on the same tree would serve.
 
 use super::Store;
 use crate::content::file::FileBlob;
 use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, RawManifest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 
-/// Where to look for what there is.
-const LS: &str = "saver ls --dir DIR shows what the tree holds";
+/// Hint for a missing image.
+const LS: &str = "saver ls --dir DIR lists what the tree contains";
 
 impl Source for Store {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
-        match self.read_tag(repository, tag)? {
+        let (repository, tag) = (repository.clone(), tag.clone());
+        let resolve = move |store: &Self| match store.read_tag(&repository, &tag)? {
             Some(digest) => Ok(Resolved { digest, manifest: None }),
-            None => Err(self.absent(repository, &Target::Tag(tag.clone()))?),
-        }
+            None => Err(store.not_found(&repository, &Target::Tag(tag))?),
+        };
+        self.lookup(resolve).await
     }
 
     async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
@@ -23,23 +25,8 @@ impl Source for Store {
             Target::Digest(digest) => *digest,
             Target::Tag(tag) => self.resolve(repository, tag).await?.digest,
         };
-        if !self.has_revision(repository, &digest)? {
-            return Err(self.absent(repository, &Target::Digest(digest))?);
-        }
-        let subject = format!("{repository}@{digest}");
-        let damaged = |why: &str| {
-            Error::new(ErrorKind::Corrupt, &subject, format!("the tree is damaged: {why}"))
-                .on(Side::Source)
-                .with_hint("saver verify tells all that is wrong with the tree, and --repair mends what can be mended")
-        };
-        let Some(bytes) = self.read_content(&digest, MAX_MANIFEST_SIZE)? else {
-            return Err(damaged("the manifest's content is missing, or too long for one"));
-        };
-        match RawManifest::verified(bytes, digest) {
-            Ok(Some((raw, _))) => Ok(raw),
-            Ok(None) => Err(damaged("the manifest has other bytes than its digest promises")),
-            Err(error) => Err(error.on(Side::Source)),
-        }
+        let repository = repository.clone();
+        self.blocking(move |store| store.verified_manifest(&repository, &digest)).await
     }
 
     async fn blob(
@@ -49,36 +36,67 @@ impl Source for Store {
         from: u64,
         to: Option<u64>,
     ) -> Result<BlobStream> {
-        let digest = &descriptor.digest;
-        let subject = format!("{repository}@{digest}");
-        if self.has_layer(repository, digest)?
-            && let Some((file, length)) = self.open_blob(digest)?
-        {
-            return Ok(FileBlob { file, offset: 0, length, subject }.stream(from, to));
-        }
-        let message = "the tree does not hold this blob in this repository";
-        Err(Error::new(ErrorKind::NotFound, subject, message).on(Side::Source))
+        let digest = descriptor.digest;
+        let repository = repository.clone();
+        let open = move |store: &Self| {
+            let subject = format!("{repository}@{digest}");
+            if store.has_layer(&repository, &digest)?
+                && let Some((file, length)) = store.open_blob(&digest)?
+            {
+                return Ok(FileBlob { file, offset: 0, length, subject });
+            }
+            let message = "this repository of the tree has no such blob";
+            Err(Error::new(ErrorKind::NotFound, subject, message).on(Side::Source))
+        };
+        Ok(self.lookup(open).await?.stream(from, to))
     }
 }
 
 impl Catalog for Store {
     async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
-        if self.has_repository(repository)? {
-            return self.tags(repository);
-        }
-        let error = Error::new(ErrorKind::NotFound, repository, "the tree has no such repository");
-        Err(error.on(Side::Source).with_hint(LS))
+        let repository = repository.clone();
+        let list = move |store: &Self| {
+            if store.has_repository(&repository)? {
+                return store.tags(&repository);
+            }
+            let error = Error::new(ErrorKind::NotFound, repository, "the tree has no such repository");
+            Err(error.on(Side::Source).with_hint(LS))
+        };
+        self.blocking(list).await
     }
 }
 
 impl Store {
-    /// What to say of something that the tree does not hold.
-    fn absent(&self, repository: &Repository, target: &Target) -> Result<Error> {
+    /// The manifest `digest`, as the repository serves it.
+    fn verified_manifest(&self, repository: &Repository, digest: &Digest) -> Result<RawManifest> {
+        if !self.has_revision(repository, digest)? {
+            return Err(self.not_found(repository, &Target::Digest(*digest))?);
+        }
+        let subject = format!("{repository}@{digest}");
+        let damaged = |why: &str| {
+            Error::new(ErrorKind::Corrupt, &subject, format!("the tree is damaged: {why}"))
+                .on(Side::Source)
+                .with_hint(
+                    "run saver verify to find out what is damaged, and saver verify --repair to repair it",
+                )
+        };
+        let Some(bytes) = self.read_content(digest, MAX_MANIFEST_SIZE)? else {
+            return Err(damaged("the content of the manifest is missing or too long"));
+        };
+        match RawManifest::verified(bytes, *digest) {
+            Ok(Some((raw, _))) => Ok(raw),
+            Ok(None) => Err(damaged("the content of the manifest does not match its digest")),
+            Err(error) => Err(error.on(Side::Source)),
+        }
+    }
+
+    /// The error for something that is not in the tree.
+    fn not_found(&self, repository: &Repository, target: &Target) -> Result<Error> {
         let (subject, message) = match (self.has_repository(repository)?, target) {
             (false, _) => (repository.to_string(), "the tree has no such repository"),
             (true, Target::Tag(tag)) => (format!("{repository}:{tag}"), "the tree has no such tag"),
             (true, Target::Digest(digest)) => {
-                (format!("{repository}@{digest}"), "the tree does not hold this manifest")
+                (format!("{repository}@{digest}"), "the tree has no such manifest")
             }
         };
         let error = Error::new(ErrorKind::NotFound, subject, message).on(Side::Source);
@@ -95,7 +113,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_store_is_a_source() {
+    async fn store_conforms_as_a_source() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), StoreOptions::default()).unwrap();
         conformance::publish_sample(&store).await;
@@ -103,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_damaged_is_said_to_be() {
+    async fn damaged_manifest_is_reported() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), StoreOptions::default()).unwrap();
         conformance::publish_sample(&store).await;
@@ -117,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_named() {
+    async fn missing_repository_is_named() {
         let store = Store::with_driver(Arc::new(MemoryDriver::new()), StoreOptions::default());
         let error = store.resolve(&"a/b".parse().unwrap(), &"c".parse().unwrap()).await.unwrap_err();
         assert_eq!(error.to_string().split(':').next(), Some("a/b"), "{error}");

@@ -1,119 +1,147 @@
-//! Looking at a whole tree and judging it.
+//! Inspects a whole tree and reports what is wrong with it.
 
 use super::report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
-use super::repository::{Judge, Verdict};
+use super::repository::{RepositoryCheck, RepositoryFindings};
 use super::{VerifyObserver, VerifyOptions, hash};
 use crate::error::Result;
 use crate::oci::Digest;
-use crate::store::Store;
-use crate::store::document::{Document, DocumentContent, Fault};
-use crate::store::inventory::{Census, RepositoryCensus, StrayKind};
+use crate::store::document::{ContentFault, ManifestContent, StoredManifest};
+use crate::store::inventory::{Inventory, RepositoryInventory, StrayKind};
+use crate::store::{Store, path};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Everything that was found: the report, and what a repair has to know.
-pub(super) struct Findings {
+/// The result of an inspection: the report, and what a repair needs.
+pub(super) struct Inspection {
     pub(super) report: VerifyReport,
-    pub(super) census: Census,
-    /// A verdict for each repository of the census.
-    pub(super) verdicts: Vec<Verdict>,
-    /// Blobs whose content is not what it should be.
-    pub(super) faults: BTreeMap<Digest, Fault>,
+    pub(super) inventory: Inventory,
+    /// The findings for each repository of the inventory, in the same order.
+    pub(super) repositories: Vec<RepositoryFindings>,
+    /// Blobs with invalid content.
+    pub(super) faults: BTreeMap<Digest, ContentFault>,
 }
 
-/// Looks at everything.
+/// How long to wait for a process that is removing something, before the tree is inspected again beside it.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Inspects the tree.
 pub(super) fn inspect(
     store: &Store,
     options: &VerifyOptions,
     observer: &dyn VerifyObserver,
-) -> Result<Findings> {
+) -> Result<Inspection> {
     let start = Instant::now();
-    let census = store.census()?;
-    let documents = store.documents(&census)?;
-    let mut suspects: Vec<(Digest, u64)> = census.blobs.iter().map(|(d, size)| (*d, *size)).collect();
+    let inventory = store.inventory()?;
+    let manifests = store.stored_manifests(&inventory)?;
+    let mut suspects: Vec<(Digest, u64)> = inventory.blobs.iter().map(|(d, size)| (*d, *size)).collect();
     if !options.deep {
-        let odd = of_odd_size(&census, &documents);
-        suspects.retain(|(digest, _)| odd.contains(digest));
+        let suspicious = wrong_size(&inventory, &manifests);
+        suspects.retain(|(digest, _)| suspicious.contains(digest));
     }
     let mut faults = hash::check(store, suspects, options.threads, observer)?;
-    // What vanished while it was looked at is absent, not damaged.
-    faults.retain(|_, fault| *fault != Fault::Missing);
-    let mut found = judge(store, census, &documents, faults);
+    // A blob that was removed in the meantime is missing, not damaged.
+    faults.retain(|_, fault| *fault != ContentFault::Missing);
+    let mut found = check(store, inventory, &manifests, faults)?;
     found.report.deep = options.deep;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
 }
 
-/// Looks again, after `faults` were found: no blob is hashed anew.
-pub(super) fn inspect_knowing(store: &Store, faults: &BTreeMap<Digest, Fault>) -> Result<Findings> {
+/// Inspects the tree again after `found` had problems, and keeps the problems that are found again. Processes that remove something
+/// are held off meanwhile where possible, since a removal in progress looks like damage. Only blobs with faults are hashed again.
+pub(super) fn confirm(store: &Store, found: Inspection, options: &VerifyOptions) -> Result<Inspection> {
     let start = Instant::now();
-    let census = store.census()?;
-    let documents = store.documents(&census)?;
-    let mut found = judge(store, census, &documents, faults.clone());
+    let lock = store.hold_off_removals(REMOVAL_TIMEOUT);
+    let suspects = found.inventory.blobs.iter().filter(|(digest, _)| found.faults.contains_key(digest));
+    let suspects = suspects.map(|(digest, size)| (*digest, *size)).collect();
+    let mut faults = hash::check(store, suspects, options.threads, &())?;
+    faults.retain(|_, fault| *fault != ContentFault::Missing);
+    let mut again = inspect_with_faults(store, &faults)?;
+    if lock.is_none() {
+        // A removal may have been in progress both times, but hardly of the same parts.
+        again.report.problems.retain(|problem| found.report.problems.contains(problem));
+        again.report.broken.retain(|image| found.report.broken.contains(image));
+    }
+    again.report.deep = options.deep;
+    again.report.seconds = found.report.seconds + start.elapsed().as_secs_f64();
+    Ok(again)
+}
+
+/// Inspects the tree with known `faults`, without hashing any blob.
+pub(super) fn inspect_with_faults(
+    store: &Store,
+    faults: &BTreeMap<Digest, ContentFault>,
+) -> Result<Inspection> {
+    let start = Instant::now();
+    let inventory = store.inventory()?;
+    let manifests = store.stored_manifests(&inventory)?;
+    let mut found = check(store, inventory, &manifests, faults.clone())?;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
 }
 
-fn judge(
+fn check(
     store: &Store,
-    census: Census,
-    documents: &HashMap<Digest, Document>,
-    mut faults: BTreeMap<Digest, Fault>,
-) -> Findings {
-    for (digest, document) in documents {
-        if let DocumentContent::Fault(fault @ (Fault::Corrupt(_) | Fault::Unreadable(_))) = &document.content
+    inventory: Inventory,
+    manifests: &HashMap<Digest, StoredManifest>,
+    mut faults: BTreeMap<Digest, ContentFault>,
+) -> Result<Inspection> {
+    for (digest, document) in manifests {
+        if let ManifestContent::ContentFault(
+            fault @ (ContentFault::Corrupt(_) | ContentFault::Unreadable(_)),
+        ) = &document.content
         {
             faults.insert(*digest, fault.clone());
         }
     }
-    let verdicts: Vec<Verdict> = census
+    let repositories: Vec<RepositoryFindings> = inventory
         .repositories
         .par_iter()
-        .map(|repository| Judge::new(store, repository, &census.blobs, documents, &faults).judge())
+        .map(|repository| RepositoryCheck::new(store, repository, &inventory.blobs, manifests, &faults).run())
         .collect();
-    let mut report = report(store, &census, &verdicts, &faults);
-    report.manifests = documents.len();
-    Findings { report, census, verdicts, faults }
+    let mut report = report(store, &inventory, &repositories, &faults)?;
+    report.manifests = manifests.len();
+    Ok(Inspection { report, inventory, repositories, faults })
 }
 
-/// The blobs whose size alone says that something is wrong, with them or with who names them.
-fn of_odd_size(census: &Census, documents: &HashMap<Digest, Document>) -> HashSet<Digest> {
-    let nothing = Digest::of(b"");
-    let empty = census.blobs.iter().filter(|(digest, size)| **size == 0 && **digest != nothing);
-    let mut odd: HashSet<Digest> = empty.map(|(digest, _)| *digest).collect();
-    for document in documents.values() {
-        let DocumentContent::Image(blobs) = &document.content else { continue };
+/// The blobs whose size shows that they, or a manifest that references them, are wrong.
+fn wrong_size(inventory: &Inventory, manifests: &HashMap<Digest, StoredManifest>) -> HashSet<Digest> {
+    let empty_digest = Digest::of(b"");
+    let empty = inventory.blobs.iter().filter(|(digest, size)| **size == 0 && **digest != empty_digest);
+    let mut suspicious: HashSet<Digest> = empty.map(|(digest, _)| *digest).collect();
+    for document in manifests.values() {
+        let ManifestContent::Image(blobs) = &document.content else { continue };
         for blob in blobs {
-            if census.blobs.get(&blob.digest).is_some_and(|size| *size != blob.size) {
-                odd.insert(blob.digest);
+            if inventory.blobs.get(&blob.digest).is_some_and(|size| *size != blob.size) {
+                suspicious.insert(blob.digest);
             }
         }
     }
-    odd
+    suspicious
 }
 
 fn report(
     store: &Store,
-    census: &Census,
-    verdicts: &[Verdict],
-    faults: &BTreeMap<Digest, Fault>,
-) -> VerifyReport {
+    inventory: &Inventory,
+    repositories: &[RepositoryFindings],
+    faults: &BTreeMap<Digest, ContentFault>,
+) -> Result<VerifyReport> {
     let mut problems: Vec<Problem> = Vec::new();
-    // Content is every repository's: one problem with the images of all.
+    // Repositories share content: report each fault once, with the affected images of all repositories.
     let mut content: BTreeMap<Digest, (ProblemKind, String, BTreeSet<String>)> = BTreeMap::new();
     for (digest, fault) in faults {
         let (kind, message) = match fault {
-            Fault::Unreadable(why) => (ProblemKind::Unreadable, why),
-            Fault::Corrupt(why) | Fault::NotAManifest(why) => (ProblemKind::Corrupt, why),
-            Fault::Missing => continue,
+            ContentFault::Unreadable(why) => (ProblemKind::Unreadable, why),
+            ContentFault::Corrupt(why) | ContentFault::NotAManifest(why) => (ProblemKind::Corrupt, why),
+            ContentFault::Missing => continue,
         };
         content.insert(*digest, (kind, message.clone(), BTreeSet::new()));
     }
-    for verdict in verdicts {
-        problems.extend(verdict.problems.iter().cloned());
-        for (digest, images) in &verdict.content {
-            let missing = || (ProblemKind::Missing, "the content is not there".into(), BTreeSet::new());
+    for findings in repositories {
+        problems.extend(findings.problems.iter().cloned());
+        for (digest, images) in &findings.content {
+            let missing = || (ProblemKind::Missing, "the content is missing".into(), BTreeSet::new());
             content.entry(*digest).or_insert_with(missing).2.extend(images.iter().cloned());
         }
     }
@@ -124,41 +152,41 @@ fn report(
         images: images.into_iter().collect(),
         message,
     }));
-    problems.extend(foreign(census));
+    problems.extend(stray_problems(inventory));
     problems.sort();
-    let tags = |repository: &RepositoryCensus| repository.tags.len();
-    VerifyReport {
+    let tags = |repository: &RepositoryInventory| repository.tags.len();
+    Ok(VerifyReport {
         schema: VerifyReport::SCHEMA,
         deep: false,
-        repositories: census.repositories.len(),
-        tags: census.repositories.iter().map(tags).sum(),
+        repositories: inventory.repositories.len(),
+        tags: inventory.repositories.iter().map(tags).sum(),
         manifests: 0,
-        blobs: census.blobs.len(),
-        blob_bytes: census.blobs.values().sum(),
+        blobs: inventory.blobs.len(),
+        blob_bytes: inventory.blobs.values().sum(),
         problems,
-        notes: notes(store, census, verdicts),
-        broken: verdicts.iter().flat_map(Verdict::broken_tags).collect(),
+        notes: notes(store, inventory, repositories)?,
+        broken: repositories.iter().flat_map(RepositoryFindings::broken_tags).collect(),
         seconds: 0.0,
-    }
+    })
 }
 
-/// What registries trip over.
-fn foreign(census: &Census) -> impl Iterator<Item = Problem> {
-    census.strays.iter().filter_map(|stray| {
+/// Stray entries on which registries fail.
+fn stray_problems(inventory: &Inventory) -> impl Iterator<Item = Problem> {
+    inventory.strays.iter().filter_map(|stray| {
         let message = match stray.kind {
             StrayKind::Harmless => return None,
-            StrayKind::Tag => "registries list it as a tag, and it is none",
+            StrayKind::Tag => "not a tag, but registries list it as one",
             StrayKind::Repository => {
-                "no repository can have this name; a registry's garbage collection fails on it"
+                "not a valid repository name; garbage collection of registries fails on it"
             }
             StrayKind::Data => {
-                "content whose directory is no digest; a registry's garbage collection fails on it"
+                "content in a directory whose name is not a digest; garbage collection of registries fails on it"
             }
-            StrayKind::Irregular => "a symbolic link, pipe or device; nothing behind it counts",
+            StrayKind::Irregular => "a symbolic link, FIFO or device; saver does not follow it",
             StrayKind::Root => {
-                "no directory, though the tree should be in it; a symbolic link inside the store is not followed"
+                "not a directory, although the tree should be in it; saver does not follow symbolic links here"
             }
-            StrayKind::InTheWay => "a file or directory that stands where the other is needed",
+            StrayKind::WrongType => "a file in place of a directory, or a directory in place of a file",
         };
         Some(Problem {
             path: stray.path.clone(),
@@ -170,46 +198,57 @@ fn foreign(census: &Census) -> impl Iterator<Item = Problem> {
     })
 }
 
-fn notes(store: &Store, census: &Census, verdicts: &[Verdict]) -> Vec<Note> {
+fn notes(store: &Store, inventory: &Inventory, repositories: &[RepositoryFindings]) -> Result<Vec<Note>> {
     let mut notes = Vec::new();
     let mut note = |kind, message: &str, paths: Vec<String>, bytes| {
         if !paths.is_empty() {
             notes.push(Note { kind, message: message.into(), paths, bytes });
         }
     };
-    if census.repositories.is_empty() && census.blobs.is_empty() {
+    if inventory.repositories.is_empty() && inventory.blobs.is_empty() {
         note(NoteKind::NoTree, "there are no images in this directory", vec![String::new()], None);
     }
     let linked: HashSet<&Digest> =
-        census.repositories.iter().flat_map(|one| one.revisions.keys().chain(one.layers.keys())).collect();
-    let unreferenced = || census.blobs.iter().filter(|(digest, _)| !linked.contains(digest));
+        inventory.repositories.iter().flat_map(|one| one.revisions.keys().chain(one.layers.keys())).collect();
+    let unreferenced = || inventory.blobs.iter().filter(|(digest, _)| !linked.contains(digest));
     let paths = unreferenced().map(|(digest, _)| store.blob_path(digest)).collect();
     let bytes = unreferenced().map(|(_, size)| size).sum();
     note(
         NoteKind::Unreferenced,
-        "blobs that no repository links to: saver prune removes them",
+        "blobs that no repository links to; saver prune removes them",
         paths,
         Some(bytes),
     );
-    let all = |pick: fn(&Verdict) -> &Vec<String>| verdicts.iter().flat_map(pick).cloned().collect();
-    note(
-        NoteKind::Unfinished,
-        "tags that name nothing yet: an interrupted run left them, the next one completes them",
-        all(|verdict| &verdict.unfinished),
-        None,
-    );
+    let opaque = repositories.iter().flat_map(|findings| &findings.opaque).cloned().collect();
     note(
         NoteKind::Opaque,
-        "manifests of a form that saver does not read: what they need was not checked",
-        all(|verdict| &verdict.opaque),
+        "manifests in a format that saver does not support; what they reference was not checked",
+        opaque,
         None,
     );
-    let harmless = census.strays.iter().filter(|stray| stray.kind == StrayKind::Harmless);
+    let harmless = inventory.strays.iter().filter(|stray| stray.kind == StrayKind::Harmless);
     note(
         NoteKind::Foreign,
-        "names that are not the tree's and that registries take no notice of",
+        "entries that do not belong in a tree; registries ignore them",
         harmless.map(|stray| stray.path.clone()).collect(),
         None,
     );
-    notes
+    let internal = store.internal_files()?;
+    if internal.partial.files > 0 {
+        note(
+            NoteKind::Partial,
+            "interrupted downloads; the next save of the same images resumes them",
+            vec![path::PARTIAL.to_owned()],
+            Some(internal.partial.bytes),
+        );
+    }
+    if internal.damaged.files > 0 {
+        note(
+            NoteKind::SetAside,
+            "files that a repair moved out of the tree; delete them if you do not need them",
+            vec![path::DAMAGED.to_owned()],
+            Some(internal.damaged.bytes),
+        );
+    }
+    Ok(notes)
 }

@@ -1,29 +1,29 @@
-//! Hashing many blobs at once: several per thread, in interleaved lanes, the biggest first.
+//! Hashes many blobs at once: several per thread in interleaved lanes, the largest first.
 
 use super::VerifyObserver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use crate::oci::sha256::{self, Sha256State};
 use crate::store::Store;
-use crate::store::document::{Fault, hashes_to};
+use crate::store::document::{ContentFault, hashes_to};
+use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-/// How many bytes of a blob are read and hashed at a time.
+/// Number of bytes of a blob that are read and hashed at a time.
 const PIECE: usize = 256 << 10;
 
-/// Hashes `blobs` with so many threads; answers those that are not what their digest says.
+/// Hashes `blobs` and returns those that do not match their digest.
 pub(super) fn check(
     store: &Store,
     mut blobs: Vec<(Digest, u64)>,
     threads: usize,
     observer: &dyn VerifyObserver,
-) -> Result<BTreeMap<Digest, Fault>> {
-    // A big one that came last would be hashed alone, while all other lanes stand idle.
+) -> Result<BTreeMap<Digest, ContentFault>> {
+    // A large blob that comes last would be hashed alone, with all other lanes idle.
     blobs.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
     observer.hashing(blobs.len(), blobs.iter().map(|(_, size)| size).sum());
     let threads = threads.clamp(1, blobs.len().max(1));
@@ -31,7 +31,7 @@ pub(super) fn check(
     let pool = pool.build().map_err(|error| {
         Error::new(ErrorKind::Storage, "hashing threads", format!("cannot start them: {error}"))
     })?;
-    let work = Work {
+    let work = HashWork {
         store,
         observer,
         blobs: &blobs,
@@ -40,20 +40,20 @@ pub(super) fn check(
     };
     let ended = pool.broadcast(|context| work.run(context.index(), threads));
     ended.into_iter().collect::<Result<()>>()?;
-    Ok(work.faults.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(work.faults.into_inner())
 }
 
-struct Work<'a> {
+struct HashWork<'a> {
     store: &'a Store,
     observer: &'a dyn VerifyObserver,
     blobs: &'a [(Digest, u64)],
-    /// The first blob that no thread has taken.
+    /// Index of the next blob to hash.
     next: AtomicUsize,
-    faults: Mutex<BTreeMap<Digest, Fault>>,
+    faults: Mutex<BTreeMap<Digest, ContentFault>>,
 }
 
-/// A blob being hashed.
-struct Lane {
+/// A blob that is being hashed.
+struct HashLane {
     digest: Digest,
     file: File,
     state: Sha256State,
@@ -61,10 +61,10 @@ struct Lane {
     filled: usize,
 }
 
-impl Work<'_> {
-    /// One thread's share. The first blobs are dealt out in turn, so that the biggest are not all one thread's.
+impl HashWork<'_> {
+    /// Hashes the share of one thread. The first blobs are distributed in turn, so that one thread does not get all large ones.
     fn run(&self, thread: usize, threads: usize) -> Result<()> {
-        let mut lanes: Vec<Lane> = Vec::with_capacity(sha256::lanes());
+        let mut lanes: Vec<HashLane> = Vec::with_capacity(sha256::lanes());
         let mut dealt = (0..sha256::lanes()).map(|turn| turn * threads + thread);
         loop {
             while lanes.len() < sha256::lanes() {
@@ -79,24 +79,24 @@ impl Work<'_> {
         }
     }
 
-    fn open(&self, digest: Digest) -> Result<Option<Lane>> {
+    fn open(&self, digest: Digest) -> Result<Option<HashLane>> {
         let Some((file, size)) = self.store.open_blob(&digest)? else {
-            self.fault(digest, Fault::Missing);
+            self.fault(digest, ContentFault::Missing);
             return Ok(None);
         };
-        // Advice only: a file system that does not take it reads as well, if slower.
+        // Advisory: a file system that ignores it is only slower.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         let piece = usize::try_from(size).unwrap_or(PIECE).clamp(1, PIECE);
         let buffer = vec![0; piece];
-        Ok(Some(Lane { digest, file, state: Sha256State::new(), buffer, filled: 0 }))
+        Ok(Some(HashLane { digest, file, state: Sha256State::new(), buffer, filled: 0 }))
     }
 
-    /// Reads and hashes a piece of each blob; takes those out that have ended.
-    fn step(&self, lanes: &mut Vec<Lane>) {
+    /// Reads and hashes one piece of each blob, and removes the blobs that are done.
+    fn step(&self, lanes: &mut Vec<HashLane>) {
         lanes.retain_mut(|lane| match lane.fill() {
             Ok(()) => true,
             Err(error) => {
-                self.fault(lane.digest, Fault::Unreadable(error.to_string()));
+                self.fault(lane.digest, ContentFault::Unreadable(error.to_string()));
                 false
             }
         });
@@ -113,18 +113,18 @@ impl Work<'_> {
             let found = Digest::from_bytes(std::mem::take(&mut lane.state).finish());
             if found != lane.digest {
                 let what = if length == 0 { "it is empty".into() } else { hashes_to(&found) };
-                self.fault(lane.digest, Fault::Corrupt(what));
+                self.fault(lane.digest, ContentFault::Corrupt(what));
             }
             false
         });
     }
 
-    fn fault(&self, digest: Digest, fault: Fault) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, fault);
+    fn fault(&self, digest: Digest, fault: ContentFault) {
+        self.faults.lock().insert(digest, fault);
     }
 }
 
-impl Lane {
+impl HashLane {
     /// Reads until the buffer is full or the file ends.
     fn fill(&mut self) -> std::io::Result<()> {
         self.filled = 0;

@@ -1,12 +1,11 @@
-//! Verifying: whether a tree is what it promises to be, and taking out of it what is not.
+//! Verification and repair of a tree.
 //!
-//! The promise: a tag implies its whole closure (manifests with their links, blobs with theirs, of the right sizes and
-//! bytes), every link is perfect and leads to content, and nothing stands in the tree that registries trip over.
-//! Which of an index's manifests are there is the saver's choice; one whose link is there must be whole.
+//! In an intact tree, a tag implies its whole closure: manifests and their links, blobs and their links, with the right sizes and
+//! content. Every link is valid and points to content, and nothing in the tree makes a registry or its garbage collection fail.
+//! Which manifests of an index are stored is up to whoever saved it; but one that is linked must be complete.
 
 mod analysis;
 mod hash;
-
 mod repair;
 mod report;
 mod repository;
@@ -21,9 +20,9 @@ use crate::store::Store;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct VerifyOptions {
-    /// Whether every blob is hashed; else only manifests are, and blobs of a wrong size.
+    /// Whether to hash every blob. Otherwise only manifests and blobs of the wrong size are hashed.
     pub deep: bool,
-    /// How many threads hash.
+    /// Number of hashing threads.
     pub threads: usize,
 }
 
@@ -33,14 +32,14 @@ impl Default for VerifyOptions {
     }
 }
 
-/// Who is told of progress. Called from several threads.
+/// Receives the progress of a verification. Called from several threads.
 pub trait VerifyObserver: Sync {
-    /// So many blobs of so many bytes in all are going to be hashed.
+    /// Hashing starts, of so many blobs with so many bytes in total.
     fn hashing(&self, blobs: usize, bytes: u64) {
         let _ = (blobs, bytes);
     }
 
-    /// So many bytes were hashed since the last call.
+    /// So many bytes have been hashed since the last call.
     fn hashed(&self, bytes: u64) {
         let _ = bytes;
     }
@@ -48,10 +47,16 @@ pub trait VerifyObserver: Sync {
 
 impl VerifyObserver for () {}
 
-/// Verifies the tree. Takes no lock: a saver may be adding to it meanwhile; nothing may be taken away.
+/// Verifies the tree. Other processes may add to the tree and remove from it meanwhile: problems are reported only if they are
+/// still found while nothing is being removed.
 ///
 /// # Errors
-/// `Storage` when the tree can't be read. What is wrong with it is no error.
+/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read. Problems of the tree are not errors.
 pub fn verify(store: &Store, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<VerifyReport> {
-    Ok(analysis::inspect(store, options, observer)?.report)
+    store.check_is_tree()?;
+    let found = analysis::inspect(store, options, observer)?;
+    if found.report.is_clean() {
+        return Ok(found.report);
+    }
+    Ok(analysis::confirm(store, found, options)?.report)
 }

@@ -1,151 +1,162 @@
-//! Taking out of a tree what is not true, so that what is left is.
+//! Repair: rewrites links where possible and removes everything else that is damaged, so that the rest is intact.
 //!
-//! Links are mended where what they lead to is there and sound. Of an image that is not whole the tag goes first, then its
-//! manifests' links, from the index down; then links to blobs that are damaged or gone; damaged content last. Damaged content and
-//! strays are not thrown away but moved to `.saver/damaged/`, under the path that they had. A tag that is whole is never touched.
-//! A run that is stopped at any point leaves a tree that is no less true than it was, and the next one goes on.
+//! Links are rewritten if the content that they point to is valid. An image that is not complete loses its tag first, then the
+//! links of its manifests from the index down, then links to invalid or missing blobs; invalid content goes last. Invalid content
+//! and stray entries are not deleted but moved to `.saver/damaged/`, below their previous path. A complete tag is never
+//! touched. A repair that is interrupted adds no damage, and the next one continues.
 
-use super::analysis::{self, Findings};
+use super::analysis::{self, Inspection};
 use super::report::VerifyReport;
 use super::{VerifyObserver, VerifyOptions};
 use crate::error::Result;
 use crate::oci::Digest;
 use crate::store::Store;
-use crate::store::document::Fault;
-use crate::store::inventory::{Census, Link, StrayKind};
+use crate::store::document::ContentFault;
+use crate::store::inventory::{Inventory, LinkState, StrayKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-/// What a repair found and did.
+/// The result of a repair.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Repair {
-    /// What was wrong before.
+    /// The verification before the repair.
     pub before: VerifyReport,
-    /// What was done, in order.
+    /// The actions taken, in order.
     pub taken: Vec<Taken>,
-    /// The tags that were removed since they could not be pulled in whole: `repository:tag`.
+    /// The tags that were removed because they could not be pulled completely: `repository:tag`.
     pub lost: Vec<String>,
-    /// What is wrong now: nothing, unless a symbolic link stands in the place of the whole tree, which is left alone.
+    /// The verification after the repair. It is clean unless a symbolic link takes the place of the whole tree, which is left alone.
     pub after: VerifyReport,
 }
 
 impl Repair {
-    /// Whether the tree is true now and no tag was lost.
+    /// Whether the tree is intact now and no tag was removed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.after.is_clean() && self.lost.is_empty()
     }
 }
 
-/// One thing that a repair did.
+/// One action of a repair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Taken {
-    /// A link or directory was written.
+    /// A link or directory was created.
     Mended {
-        /// Its path, relative to the tree's directory.
+        /// Its path, relative to the directory of the tree.
         path: String,
     },
-    /// A link, or a tag with its history, was removed.
+    /// A link or a tag was removed.
     Removed {
         /// Its path.
         path: String,
     },
-    /// Something was moved out of the tree.
+    /// A file or directory was moved out of the tree.
     SetAside {
         /// Its path.
         path: String,
-        /// Where it is now.
+        /// Its new path.
         to: String,
     },
 }
 
-/// Repairs the tree, with the lock that keeps savers out.
+/// Repairs the tree, with exclusive access to it.
 ///
 /// # Errors
-/// `Storage` when the tree can't be read or changed, or another process is working on it.
+/// `InvalidInput` if the directory is not a tree; `Storage` if the tree can't be read or changed, or another process has it locked.
 pub fn repair(store: &Store, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<Repair> {
-    let _lock = store.lock_exclusive("verify --repair", false)?;
+    store.check_is_tree()?;
+    let _lock = store.lock_exclusive("verify --repair", Duration::ZERO)?;
     let found = analysis::inspect(store, options, observer)?;
     let before = found.report.clone();
-    let mut work = Work { store, taken: Vec::new(), faults: found.faults.clone() };
+    let mut work = RepairWork { store, taken: Vec::new(), faults: found.faults.clone() };
     if before.is_clean() {
         return Ok(Repair { after: before.clone(), before, taken: Vec::new(), lost: Vec::new() });
     }
-    work.mend(&found)?;
-    store.settle()?;
-    // Mended links make whole what is not to be taken away; what was hashed need not be again.
-    let found = analysis::inspect_knowing(store, &work.faults)?;
+    work.repair_links(&found)?;
+    store.sync()?;
+    // The repaired links may have made images complete. Blobs need not be hashed again.
+    let found = analysis::inspect_with_faults(store, &work.faults)?;
     let lost = found.report.broken.clone();
-    work.take(&found)?;
-    let after = analysis::inspect_knowing(store, &BTreeMap::new())?.report;
+    work.remove_damaged(&found)?;
+    let after = analysis::inspect_with_faults(store, &BTreeMap::new())?.report;
     Ok(Repair { before, taken: work.taken, lost, after })
 }
 
-struct Work<'a> {
+struct RepairWork<'a> {
     store: &'a Store,
     taken: Vec<Taken>,
-    faults: BTreeMap<Digest, Fault>,
+    faults: BTreeMap<Digest, ContentFault>,
 }
 
-impl Work<'_> {
-    fn is_sound(&self, census: &Census, digest: &Digest) -> bool {
-        census.blobs.contains_key(digest) && !self.faults.contains_key(digest)
+impl RepairWork<'_> {
+    fn is_valid(&self, inventory: &Inventory, digest: &Digest) -> bool {
+        inventory.blobs.contains_key(digest) && !self.faults.contains_key(digest)
     }
 
-    fn mended(&mut self, path: String) {
+    fn record_repaired(&mut self, path: String) {
         self.taken.push(Taken::Mended { path });
     }
 
-    fn removed(&mut self, path: String) {
+    fn record_removed(&mut self, path: String) {
         self.taken.push(Taken::Removed { path });
     }
 
-    fn mend(&mut self, found: &Findings) -> Result<()> {
-        let (store, census) = (self.store, &found.census);
-        for (repository, verdict) in census.repositories.iter().zip(&found.verdicts) {
+    fn repair_links(&mut self, found: &Inspection) -> Result<()> {
+        let store = self.store;
+        let inventory = &found.inventory;
+        for (repository, findings) in inventory.repositories.iter().zip(&found.repositories) {
             let name = &repository.name;
-            if !repository.has_layers {
-                store.make_layers(name)?;
-                self.mended(store.layers_path(name));
+            let lacks_layers = !repository.has_layers;
+            let lacks_tags = !repository.has_tags && !repository.revisions.is_empty();
+            if lacks_layers || lacks_tags {
+                store.create_directories(name)?;
             }
-            let damaged = repository.layers.iter().filter(|(_, link)| matches!(link, Link::Damaged(_)));
-            let layers: BTreeSet<Digest> =
-                damaged.map(|(digest, _)| *digest).chain(verdict.unlinked.iter().copied()).collect();
-            for digest in layers.iter().filter(|digest| self.is_sound(census, digest)).collect::<Vec<_>>() {
+            if lacks_layers {
+                self.record_repaired(store.layers_path(name));
+            }
+            if lacks_tags {
+                self.record_repaired(store.tags_path(name));
+            }
+            let damaged = repository.layers.iter().filter(|(_, link)| matches!(link, LinkState::Damaged(_)));
+            let mut layers: BTreeSet<Digest> =
+                damaged.map(|(digest, _)| *digest).chain(findings.unlinked.iter().copied()).collect();
+            layers.retain(|digest| self.is_valid(inventory, digest));
+            for digest in &layers {
                 store.link_layer(name, digest)?;
-                self.mended(store.layer_path(name, digest));
+                self.record_repaired(store.layer_path(name, digest));
             }
             for (digest, link) in &repository.revisions {
-                if matches!(link, Link::Damaged(_)) && self.is_sound(census, digest) {
+                if matches!(link, LinkState::Damaged(_)) && self.is_valid(inventory, digest) {
                     store.link_revision(name, digest)?;
-                    self.mended(store.revision_path(name, digest));
+                    self.record_repaired(store.revision_path(name, digest));
                 }
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, found: &Findings) -> Result<()> {
-        self.tags(found)?;
-        self.store.settle()?;
-        self.links(found)?;
-        self.store.settle()?;
-        let census = &found.census;
-        for digest in self.faults.clone().keys().filter(|digest| census.blobs.contains_key(digest)) {
+    fn remove_damaged(&mut self, found: &Inspection) -> Result<()> {
+        self.remove_tags(found)?;
+        self.store.sync()?;
+        self.remove_links(found)?;
+        self.store.sync()?;
+        let inventory = &found.inventory;
+        for digest in self.faults.clone().keys().filter(|digest| inventory.blobs.contains_key(digest)) {
             self.set_aside(self.store.blob_path(digest))?;
         }
-        for stray in census
+        for stray in inventory
             .strays
             .iter()
             .filter(|stray| !matches!(stray.kind, StrayKind::Harmless | StrayKind::Tag | StrayKind::Root))
         {
             self.set_aside(stray.path.clone())?;
         }
-        self.store.settle()
+        self.store.sync()
     }
 
     fn set_aside(&mut self, path: String) -> Result<()> {
@@ -154,42 +165,46 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes away the tags that are not whole, and what only looks like one.
-    fn tags(&mut self, found: &Findings) -> Result<()> {
+    /// Removes the tags that are not complete, and entries that only look like tags.
+    fn remove_tags(&mut self, found: &Inspection) -> Result<()> {
         let store = self.store;
-        for stray in found.census.strays.iter().filter(|stray| stray.kind == StrayKind::Tag) {
+        for stray in found.inventory.strays.iter().filter(|stray| stray.kind == StrayKind::Tag) {
             self.set_aside(stray.path.clone())?;
         }
-        for (repository, verdict) in found.census.repositories.iter().zip(&found.verdicts) {
+        for (repository, findings) in found.inventory.repositories.iter().zip(&found.repositories) {
             let name = &repository.name;
-            for tag in &verdict.tags {
+            for tag in &findings.unfinished {
                 store.remove_tag(name, tag)?;
-                self.removed(store.tag_path(name, tag));
+                self.record_removed(store.tag_directory_path(name, tag));
             }
-            for (tag, held) in repository.tags.iter().filter(|(tag, _)| !verdict.tags.contains(tag)) {
-                let damaged = held.history.iter().filter(|(_, link)| matches!(link, Link::Damaged(_)));
+            for tag in &findings.tags {
+                store.remove_tag(name, tag)?;
+                self.record_removed(store.tag_path(name, tag));
+            }
+            for (tag, links) in repository.tags.iter().filter(|(tag, _)| !findings.tags.contains(tag)) {
+                let damaged = links.history.iter().filter(|(_, link)| matches!(link, LinkState::Damaged(_)));
                 for (digest, _) in damaged {
                     store.remove_history(name, tag, digest)?;
-                    self.removed(store.history_path(name, tag, digest));
+                    self.record_removed(store.history_path(name, tag, digest));
                 }
             }
         }
         Ok(())
     }
 
-    /// Takes away the links of manifests that are not whole, and those to blobs that are not there or not sound.
-    fn links(&mut self, found: &Findings) -> Result<()> {
+    /// Removes the links of manifests that are not complete, and the links to missing or invalid blobs.
+    fn remove_links(&mut self, found: &Inspection) -> Result<()> {
         let store = self.store;
-        for (repository, verdict) in found.census.repositories.iter().zip(&found.verdicts) {
+        for (repository, findings) in found.inventory.repositories.iter().zip(&found.repositories) {
             let name = &repository.name;
-            for digest in &verdict.revisions {
+            for digest in &findings.revisions {
                 store.remove_revision(name, digest)?;
-                self.removed(store.revision_path(name, digest));
+                self.record_removed(store.revision_path(name, digest));
             }
             for (digest, link) in &repository.layers {
-                if matches!(link, Link::Damaged(_)) || !self.is_sound(&found.census, digest) {
+                if matches!(link, LinkState::Damaged(_)) || !self.is_valid(&found.inventory, digest) {
                     store.remove_layer(name, digest)?;
-                    self.removed(store.layer_path(name, digest));
+                    self.record_removed(store.layer_path(name, digest));
                 }
             }
         }

@@ -1,63 +1,63 @@
-//! What was found in a tree, as data. Its JSON form is what `saver verify --json` prints.
+//! The report of a verification. Its JSON form is the output of `saver verify --json`.
 
 use crate::oci::Digest;
 use serde::{Deserialize, Serialize};
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// The version of this form: raised when a field changes its meaning or goes.
+    /// The version of this format, which changes when a field is removed or changes its meaning.
     pub schema: u32,
     /// Whether every blob was hashed.
     pub deep: bool,
-    /// How many repositories there are.
+    /// Number of repositories.
     pub repositories: usize,
-    /// How many tags there are.
+    /// Number of tags.
     pub tags: usize,
-    /// How many manifests were checked; one that several repositories have counts once.
+    /// Number of manifests that were checked. A manifest in several repositories counts once.
     pub manifests: usize,
-    /// How many blobs there are, manifests among them.
+    /// Number of blobs, including manifests.
     pub blobs: usize,
-    /// The bytes of all blobs.
+    /// Total size of all blobs in bytes.
     pub blob_bytes: u64,
-    /// What is wrong, by path. Nothing here: the tree is true.
+    /// The problems, sorted by path. Empty if the tree is intact.
     pub problems: Vec<Problem>,
-    /// What is worth knowing and not wrong.
+    /// Remarks that are not problems.
     pub notes: Vec<Note>,
-    /// The tags that can't be pulled in whole: `repository:tag`.
+    /// The tags that can't be pulled completely: `repository:tag`.
     pub broken: Vec<String>,
-    /// How long it took, in seconds.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl VerifyReport {
-    /// The current version of the JSON form.
+    /// The current version of the JSON format.
     pub const SCHEMA: u32 = 1;
 
-    /// Whether nothing is wrong.
+    /// Whether there are no problems.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-/// Something that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Problem {
-    /// The path, relative to the tree's directory.
+    /// The path, relative to the directory of the tree.
     pub path: String,
-    /// What kind of problem it is.
+    /// The kind of the problem.
     pub kind: ProblemKind,
-    /// The digest it is about.
+    /// The digest concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// Every image that suffers: `repository:tag`, or `repository@digest` where no tag reaches it.
+    /// All images affected: `repository:tag`, or `repository@digest` if no tag reaches it.
     pub images: Vec<String>,
-    /// What is wrong, for a person.
+    /// A description of the problem.
     pub message: String,
 }
 
@@ -67,30 +67,34 @@ pub struct Problem {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ProblemKind {
-    /// Content that a manifest or tag needs is not there.
+    /// Content that a manifest or tag needs is missing.
     Missing,
-    /// Content has other bytes than its digest promises.
+    /// Content does not match its digest, or is not what its link says.
     Corrupt,
-    /// Content has another size than a manifest says, though its bytes are what its digest promises.
+    /// Content matches its digest, but not the size in a manifest.
     Size,
-    /// Content that the disk does not give out.
+    /// Content can't be read from disk.
     Unreadable,
-    /// A link that a manifest or tag needs is not there.
+    /// A link that a manifest or tag needs is missing.
     MissingLink,
-    /// A link file that holds no digest, or another than its path says.
+    /// A link file contains no digest, or not the one in its path.
     DamagedLink,
-    /// A link to content that is not there and that nothing needs.
+    /// A link points to missing content that nothing needs.
     DanglingLink,
-    /// An index of which no manifest is there.
+    /// None of the manifests of an index is stored.
     EmptyIndex,
-    /// A repository without a directory of blob links: garbage collection would empty it, or fail.
+    /// A repository has no directory of blob links: garbage collection would empty it, or fail.
     NoLayers,
-    /// Something that does not belong in the tree, and that a registry trips over.
+    /// A repository has no directory of tags: garbage collection of untagged manifests would fail for the whole tree.
+    NoTags,
+    /// A tag has no `current` link: registries list it, but it can't be pulled.
+    UnfinishedTag,
+    /// An entry does not belong in the tree, and registries fail on it.
     Foreign,
 }
 
 impl ProblemKind {
-    /// Its stable name, as the JSON form has it.
+    /// The stable name in the JSON format.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -103,23 +107,25 @@ impl ProblemKind {
             Self::DanglingLink => "dangling-link",
             Self::EmptyIndex => "empty-index",
             Self::NoLayers => "no-layers",
+            Self::NoTags => "no-tags",
+            Self::UnfinishedTag => "unfinished-tag",
             Self::Foreign => "foreign",
         }
     }
 }
 
-/// Something worth knowing.
+/// A remark that is not a problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Note {
-    /// What kind of note it is.
+    /// The kind of the note.
     pub kind: NoteKind,
-    /// What there is to know, for a person.
+    /// A description.
     pub message: String,
-    /// The paths it is about, relative to the tree's directory.
+    /// The paths concerned, relative to the directory of the tree.
     pub paths: Vec<String>,
-    /// The bytes that these files have, where that matters.
+    /// Total size of these files in bytes, where that is relevant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
@@ -132,12 +138,14 @@ pub struct Note {
 pub enum NoteKind {
     /// Blobs that no repository links to.
     Unreferenced,
-    /// Tags that an interrupted run has not finished.
-    Unfinished,
-    /// Manifests of a form that is not read: what they need was not checked.
+    /// Manifests in an unsupported format; what they reference was not checked.
     Opaque,
-    /// Names that registries take no notice of.
+    /// Entries that registries ignore.
     Foreign,
-    /// There is no tree in the directory.
+    /// There are no images in the tree.
     NoTree,
+    /// Interrupted downloads.
+    Partial,
+    /// Files that a repair moved out of the tree.
+    SetAside,
 }

@@ -1,74 +1,74 @@
-//! Judging one repository.
+//! Checks one repository.
 
 use super::report::{Problem, ProblemKind};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::store::Store;
-use crate::store::document::{Document, DocumentContent, Fault, top_down};
-use crate::store::inventory::{Link, RepositoryCensus};
+use crate::store::document::{ContentFault, ManifestContent, StoredManifest, top_down};
+use crate::store::inventory::{LinkState, RepositoryInventory};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// What is to be said of a repository.
-pub(super) struct Verdict {
+/// The result of checking a repository.
+pub(super) struct RepositoryFindings {
     pub(super) name: Repository,
     pub(super) problems: Vec<Problem>,
-    /// Damaged or absent content that it needs, and the images that suffer.
+    /// Invalid or missing content that it needs, and the images affected.
     pub(super) content: BTreeMap<Digest, Vec<String>>,
-    /// Tags whose closure is not whole.
+    /// Tags that are not complete.
     pub(super) tags: Vec<Tag>,
-    /// Manifests whose closure is not whole, those that name others first.
+    /// Manifests that are not complete, each before those that it references.
     pub(super) revisions: Vec<Digest>,
-    /// Blob links that are needed and not there, though the blob is.
+    /// Blobs that are stored and needed, but not linked.
     pub(super) unlinked: BTreeSet<Digest>,
-    /// Paths of tags without content.
-    pub(super) unfinished: Vec<String>,
-    /// Paths of manifests that are not read.
+    /// Tags without a `current` link.
+    pub(super) unfinished: Vec<Tag>,
+    /// Paths of manifests in an unsupported format.
     pub(super) opaque: Vec<String>,
 }
 
-impl Verdict {
-    /// The broken tags as images' names.
+impl RepositoryFindings {
+    /// The incomplete tags as `repository:tag`.
     pub(super) fn broken_tags(&self) -> Vec<String> {
         self.tags.iter().map(|tag| format!("{}:{tag}", self.name)).collect()
     }
 }
 
-/// A repository before the judge.
-pub(super) struct Judge<'a> {
+/// The check of one repository.
+pub(super) struct RepositoryCheck<'a> {
     store: &'a Store,
-    repository: &'a RepositoryCensus,
+    repository: &'a RepositoryInventory,
     blobs: &'a BTreeMap<Digest, u64>,
-    documents: &'a HashMap<Digest, Document>,
-    faults: &'a BTreeMap<Digest, Fault>,
-    /// The manifests that name a digest.
+    manifests: &'a HashMap<Digest, StoredManifest>,
+    faults: &'a BTreeMap<Digest, ContentFault>,
+    /// The manifests that reference a digest.
     parents: HashMap<Digest, Vec<Digest>>,
-    /// The tags that name a digest.
-    named: HashMap<Digest, Vec<&'a Tag>>,
+    /// The tags that point to a digest.
+    tagged: HashMap<Digest, Vec<&'a Tag>>,
     broken: BTreeSet<Digest>,
-    verdict: Verdict,
+    findings: RepositoryFindings,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> RepositoryCheck<'a> {
     pub(super) fn new(
         store: &'a Store,
-        repository: &'a RepositoryCensus,
+        repository: &'a RepositoryInventory,
         blobs: &'a BTreeMap<Digest, u64>,
-        documents: &'a HashMap<Digest, Document>,
-        faults: &'a BTreeMap<Digest, Fault>,
+        manifests: &'a HashMap<Digest, StoredManifest>,
+        faults: &'a BTreeMap<Digest, ContentFault>,
     ) -> Self {
         let mut parents: HashMap<Digest, Vec<Digest>> = HashMap::new();
         for digest in repository.revisions.keys() {
-            let below = documents.get(digest).map(Document::below).unwrap_or_default();
-            for child in below {
+            let references = manifests.get(digest).map(StoredManifest::references).unwrap_or_default();
+            for child in references {
                 parents.entry(child.digest).or_default().push(*digest);
             }
         }
-        let mut named: HashMap<Digest, Vec<&Tag>> = HashMap::new();
-        for (tag, held) in &repository.tags {
-            if let Some(Link::To(digest)) = &held.current {
-                named.entry(*digest).or_default().push(tag);
+        let mut tagged: HashMap<Digest, Vec<&Tag>> = HashMap::new();
+        for (tag, links) in &repository.tags {
+            if let Some(LinkState::Valid(digest)) = &links.current {
+                tagged.entry(*digest).or_default().push(tag);
             }
         }
-        let verdict = Verdict {
+        let findings = RepositoryFindings {
             name: repository.name.clone(),
             problems: Vec::new(),
             content: BTreeMap::new(),
@@ -79,28 +79,33 @@ impl<'a> Judge<'a> {
             opaque: Vec::new(),
         };
         let broken = BTreeSet::new();
-        Self { store, repository, blobs, documents, faults, parents, named, broken, verdict }
+        Self { store, repository, blobs, manifests, faults, parents, tagged, broken, findings }
     }
 
-    pub(super) fn judge(mut self) -> Verdict {
+    pub(super) fn run(mut self) -> RepositoryFindings {
         if !self.repository.has_layers {
             let path = self.store.layers_path(&self.repository.name);
-            let why = "the directory of blob links is not there; a registry's garbage collection would empty this repository, or fail";
+            let why = "the directory of blob links is missing; garbage collection of registries would empty this repository, or fail";
             self.problem(ProblemKind::NoLayers, path, None, why.into());
+        }
+        if !self.repository.has_tags && !self.repository.revisions.is_empty() {
+            let path = self.store.tags_path(&self.repository.name);
+            let why = "the directory of tags is missing; garbage-collect --delete-untagged would fail for the whole tree";
+            self.problem(ProblemKind::NoTags, path, None, why.into());
         }
         for (digest, link) in &self.repository.revisions {
             self.revision(digest, link);
         }
         self.empty_indexes();
         self.layers();
-        self.spread();
+        self.propagate();
         for tag in self.repository.tags.keys() {
             self.tag(tag);
         }
-        self.verdict
+        self.findings
     }
 
-    /// The images that need `digest`: those with a tag; where there is none, the topmost manifests.
+    /// The images that need `digest`: its tags or, if there are none, the topmost manifests.
     fn images(&self, digest: &Digest) -> Vec<String> {
         let (mut tags, mut roots) = (BTreeSet::new(), BTreeSet::new());
         let mut seen = HashSet::from([*digest]);
@@ -108,7 +113,7 @@ impl<'a> Judge<'a> {
         let name = &self.repository.name;
         while let Some(at) = open.pop() {
             let above = self.parents.get(&at);
-            tags.extend(self.named.get(&at).into_iter().flatten().map(|tag| format!("{name}:{tag}")));
+            tags.extend(self.tagged.get(&at).into_iter().flatten().map(|tag| format!("{name}:{tag}")));
             if above.is_none() && self.repository.revisions.contains_key(&at) {
                 roots.insert(format!("{name}@{at}"));
             }
@@ -120,74 +125,74 @@ impl<'a> Judge<'a> {
 
     fn problem(&mut self, kind: ProblemKind, path: String, digest: Option<&Digest>, message: String) {
         let images = digest.map(|digest| self.images(digest)).unwrap_or_default();
-        self.verdict.problems.push(Problem { path, kind, digest: digest.copied(), images, message });
+        self.findings.problems.push(Problem { path, kind, digest: digest.copied(), images, message });
     }
 
-    /// Notes that content is absent or damaged; the report says which.
+    /// Records that content is missing or invalid; the report says which.
     fn content(&mut self, digest: &Digest) {
-        if !self.verdict.content.contains_key(digest) {
+        if !self.findings.content.contains_key(digest) {
             let images = self.images(digest);
-            self.verdict.content.insert(*digest, images);
+            self.findings.content.insert(*digest, images);
         }
     }
 
-    fn revision(&mut self, digest: &Digest, link: &Link) {
+    fn revision(&mut self, digest: &Digest, link: &LinkState) {
         let path = self.store.revision_path(&self.repository.name, digest);
-        if let Link::Damaged(why) = link {
+        if let LinkState::Damaged(why) = link {
             self.broken.insert(*digest);
             let message = format!("the link is damaged: {why}");
             self.problem(ProblemKind::DamagedLink, path.clone(), Some(digest), message);
         }
-        let documents = self.documents;
-        let Some(document) = documents.get(digest) else { return };
-        let whole = match &document.content {
-            DocumentContent::Fault(Fault::NotAManifest(why)) => {
+        let manifests = self.manifests;
+        let Some(document) = manifests.get(digest) else { return };
+        let is_complete = match &document.content {
+            ManifestContent::ContentFault(ContentFault::NotAManifest(why)) => {
                 self.problem(
                     ProblemKind::Corrupt,
                     path,
                     Some(digest),
-                    format!("it leads to content, but {why}"),
+                    format!("it points to content, but {why}"),
                 );
                 false
             }
-            DocumentContent::Fault(_) => {
+            ManifestContent::ContentFault(_) => {
                 self.content(digest);
                 false
             }
-            DocumentContent::Opaque(_) => {
-                self.verdict.opaque.push(path);
+            ManifestContent::Opaque(_) => {
+                self.findings.opaque.push(path);
                 true
             }
-            DocumentContent::Index(entries) => self.index(digest, entries),
-            // Each is looked at, for all that is wrong to be told.
-            DocumentContent::Image(blobs) => {
+            ManifestContent::Index(entries) => self.index(digest, entries),
+            // Check every blob, so that all problems are reported.
+            ManifestContent::Image(blobs) => {
                 blobs.iter().filter(|blob| !self.blob(digest, blob)).count() == 0
             }
         };
-        if !whole {
+        if !is_complete {
             self.broken.insert(*digest);
         }
     }
 
-    /// Whether the index is in order, whatever its manifests are: which are there was the saver's choice.
+    /// Whether the index is valid. Which of its manifests are stored is up to whoever saved it.
     fn index(&mut self, digest: &Digest, entries: &[Descriptor]) -> bool {
-        let mut sound = true;
+        let mut is_valid = true;
         for entry in entries.iter().filter(|entry| self.repository.revisions.contains_key(&entry.digest)) {
-            let found = self.documents.get(&entry.digest);
-            let found = found.filter(|found| !matches!(found.content, DocumentContent::Fault(_)));
+            let found = self.manifests.get(&entry.digest);
+            let found = found.filter(|found| !matches!(found.content, ManifestContent::ContentFault(_)));
             if let Some(found) = found.filter(|found| found.size != entry.size) {
-                sound = false;
+                is_valid = false;
                 self.wrong_size(digest, entry, found.size);
             }
         }
-        sound
+        is_valid
     }
 
-    /// An index may lead to nothing (nothing under it was asked for) only below another that leads to something.
+    /// Reports indexes without any stored manifest. A nested index may have none, if nothing below it was selected.
     fn empty_indexes(&mut self) {
         let is_index = |digest: &Digest| {
-            matches!(self.documents.get(digest).map(|found| &found.content),
-                Some(DocumentContent::Index(entries)) if !entries.is_empty())
+            matches!(self.manifests.get(digest).map(|found| &found.content),
+                Some(ManifestContent::Index(entries)) if !entries.is_empty())
         };
         let (indexes, mut open): (Vec<Digest>, Vec<Digest>) =
             self.repository.revisions.keys().copied().partition(is_index);
@@ -197,68 +202,69 @@ impl<'a> Judge<'a> {
             open.extend(above.filter(|parent| filled.insert(**parent)));
         }
         for digest in indexes {
-            let is_root = !self.parents.contains_key(&digest) || self.named.contains_key(&digest);
+            let is_root = !self.parents.contains_key(&digest) || self.tagged.contains_key(&digest);
             if is_root && !filled.contains(&digest) {
                 self.broken.insert(digest);
-                let message = "the repository has none of the index's manifests".to_owned();
+                let message = "the repository has none of the manifests of this index".to_owned();
                 self.problem(ProblemKind::EmptyIndex, self.store.blob_path(&digest), Some(&digest), message);
             }
         }
     }
 
     fn wrong_size(&mut self, digest: &Digest, entry: &Descriptor, found: u64) {
-        let message = format!("it says that {} has {} bytes, which has {found}", entry.digest, entry.size);
+        let message =
+            format!("it gives the size of {} as {} bytes, but it has {found}", entry.digest, entry.size);
         self.problem(ProblemKind::Size, self.store.blob_path(digest), Some(digest), message);
     }
 
-    /// Whether a configuration or layer that the manifest `digest` needs is there.
+    /// Whether a config or layer of the manifest `digest` is stored and linked.
     fn blob(&mut self, digest: &Digest, blob: &Descriptor) -> bool {
         let link = self.repository.layers.get(&blob.digest);
-        let mut whole = matches!(link, Some(Link::To(_)));
+        let mut is_complete = matches!(link, Some(LinkState::Valid(_)));
         match self.blobs.get(&blob.digest) {
             None => {
-                whole = false;
+                is_complete = false;
                 self.content(&blob.digest);
             }
             Some(_) if self.faults.contains_key(&blob.digest) => {
-                whole = false;
+                is_complete = false;
                 self.content(&blob.digest);
             }
             Some(size) if *size != blob.size => {
-                whole = false;
+                is_complete = false;
                 self.wrong_size(digest, blob, *size);
             }
-            Some(_) if link.is_none() && self.verdict.unlinked.insert(blob.digest) => {
+            Some(_) if link.is_none() && self.findings.unlinked.insert(blob.digest) => {
                 let path = self.store.layer_path(&self.repository.name, &blob.digest);
-                let message = "the blob is there, but without this link the repository does not serve it";
+                let message = "the blob is stored, but the repository does not serve it without this link";
                 self.problem(ProblemKind::MissingLink, path, Some(&blob.digest), message.into());
             }
             Some(_) => {}
         }
-        whole
+        is_complete
     }
 
     fn layers(&mut self) {
         for (digest, link) in &self.repository.layers {
             let path = self.store.layer_path(&self.repository.name, digest);
             match link {
-                Link::Damaged(why) => {
+                LinkState::Damaged(why) => {
                     let message = format!("the link is damaged: {why}");
                     self.problem(ProblemKind::DamagedLink, path, Some(digest), message);
                 }
-                Link::To(_) if !self.blobs.contains_key(digest) => {
+                LinkState::Valid(_) if !self.blobs.contains_key(digest) => {
                     if !self.parents.contains_key(digest) {
-                        let message = "it leads to content that is not there, and that nothing needs";
+                        let message = "it points to content that is missing and that nothing needs";
                         self.problem(ProblemKind::DanglingLink, path, Some(digest), message.into());
                     }
                 }
-                Link::To(_) => {}
+                LinkState::Valid(_) => {}
             }
         }
     }
 
-    /// What names something broken is broken.
-    fn spread(&mut self) {
+    /// Marks every manifest that references a broken one as broken.
+    fn propagate(&mut self) {
         let mut open: Vec<Digest> = self.broken.iter().copied().collect();
         while let Some(digest) = open.pop() {
             for parent in self.parents.get(&digest).into_iter().flatten() {
@@ -267,16 +273,16 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        self.verdict.revisions = top_down(&self.broken, self.documents);
+        self.findings.revisions = top_down(&self.broken, self.manifests);
     }
 
     fn tag(&mut self, tag: &Tag) {
         let name = &self.repository.name;
         let image = format!("{name}:{tag}");
-        let Some(held) = self.repository.tags.get(tag) else { return };
-        for (digest, link) in &held.history {
-            if let Link::Damaged(why) = link {
-                self.verdict.problems.push(Problem {
+        let Some(links) = self.repository.tags.get(tag) else { return };
+        for (digest, link) in &links.history {
+            if let LinkState::Damaged(why) = link {
+                self.findings.problems.push(Problem {
                     path: self.store.history_path(name, tag, digest),
                     kind: ProblemKind::DamagedLink,
                     digest: Some(*digest),
@@ -285,25 +291,28 @@ impl<'a> Judge<'a> {
                 });
             }
         }
-        let wrong = match &held.current {
+        let wrong = match &links.current {
             None => {
-                self.verdict.unfinished.push(self.store.tag_path(name, tag));
+                self.findings.unfinished.push(tag.clone());
+                let path = self.store.tag_directory_path(name, tag);
+                let why = "the tag has no current link: registries list it, but it can't be pulled";
+                self.problem(ProblemKind::UnfinishedTag, path, None, why.into());
                 return;
             }
-            Some(Link::To(digest)) if self.repository.revisions.contains_key(digest) => {
+            Some(LinkState::Valid(digest)) if self.repository.revisions.contains_key(digest) => {
                 if self.broken.contains(digest) {
-                    self.verdict.tags.push(tag.clone());
+                    self.findings.tags.push(tag.clone());
                 }
                 return;
             }
-            Some(Link::To(digest)) => Problem {
+            Some(LinkState::Valid(digest)) => Problem {
                 path: self.store.revision_path(name, digest),
                 kind: ProblemKind::MissingLink,
                 digest: Some(*digest),
                 images: vec![image],
-                message: "without this link the repository does not serve what the tag names".into(),
+                message: "the repository does not serve the manifest of the tag without this link".into(),
             },
-            Some(Link::Damaged(why)) => Problem {
+            Some(LinkState::Damaged(why)) => Problem {
                 path: self.store.tag_path(name, tag),
                 kind: ProblemKind::DamagedLink,
                 digest: None,
@@ -311,7 +320,7 @@ impl<'a> Judge<'a> {
                 message: format!("the link is damaged: {why}"),
             },
         };
-        self.verdict.problems.push(wrong);
-        self.verdict.tags.push(tag.clone());
+        self.findings.problems.push(wrong);
+        self.findings.tags.push(tag.clone());
     }
 }

@@ -140,7 +140,11 @@ async fn a_saver_that_waits_for_another_says_so_once() {
     let mut said = BufReader::new(saver.stderr.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
-    let named = format!("another saver works on {}", dir.path().display());
+    let named = format!(
+        "(process {}), which is downloading the same blob to {}",
+        std::process::id(),
+        dir.path().display()
+    );
     assert!(
         line.contains(&named) && line.contains("/.saver/partial/") && line.contains("is locked"),
         "{line}"
@@ -148,7 +152,7 @@ async fn a_saver_that_waits_for_another_says_so_once() {
     drop(held);
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
-    assert!(saver.wait().unwrap().success() && !rest.contains("another saver"), "{rest}");
+    assert!(saver.wait().unwrap().success() && !rest.contains("waiting for"), "{rest}");
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_saver_is_told_who_has_the_directory_alone_until_that_one_dies() {
 
     // One of saver's own commands says more of itself.
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    let alone = store.lock_exclusive("prune", false).unwrap();
+    let alone = store.lock_exclusive("prune", std::time::Duration::ZERO).unwrap();
     let said = run(&mut home.saving(dir.path(), "amd64", &images)).expect(3);
     let holder = format!("saver prune (process {}, since ", std::process::id());
     assert!(said.stderr.contains(&holder), "{}", said.stderr);
@@ -187,14 +191,14 @@ fn nobody_takes_away_while_a_saver_adds_and_its_death_frees_the_lock() {
     let saver = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
     wait_until("the saver has begun", || !relay.asked().is_empty());
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    let error = store.lock_exclusive("prune", false).unwrap_err();
+    let error = store.lock_exclusive("prune", std::time::Duration::ZERO).unwrap_err();
     assert!(error.message().contains(&format!("saver (process {})", saver.id())), "{error}");
     let list = home.write("keep.txt", &images[0]);
     let said = run(home.saver(["prune", "--dir"]).arg(dir.path()).arg("--keep").arg(list)).expect(3);
     assert!(said.stderr.contains(&format!("saver (process {})", saver.id())), "{}", said.stderr);
     // Others may add.
-    drop(store.lock_shared(false).unwrap());
+    drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
     saver.kill();
-    drop(store.lock_exclusive("prune", false).unwrap());
+    drop(store.lock_exclusive("prune", std::time::Duration::ZERO).unwrap());
     assert_true(dir.path(), "after a kill");
 }

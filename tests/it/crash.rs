@@ -2,6 +2,7 @@
 
 use crate::support::images::{Image, assortment, deliver_all};
 use crate::support::power_loss::PowerLoss;
+use crate::support::registry_model::assert_served;
 use crate::support::stopping::{Count, Stopping};
 use crate::support::tree::{self, Files};
 use saver::content::memory::{Contents, Memory};
@@ -58,6 +59,7 @@ async fn stop_and_go_on<D: Driver>(
     expect: &Contents,
     driver: impl Fn() -> D,
     files: impl Fn() -> Files,
+    check: impl Fn(),
 ) -> bool {
     let first = Count::new(stop);
     let store = open(Stopping::new(driver(), &first));
@@ -65,6 +67,7 @@ async fn stop_and_go_on<D: Driver>(
     drop(store);
     let published: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
     assert_true(&files(), images, &published, &format!("stopped after {stop} writes"));
+    check();
 
     let second = Count::new(i64::MAX);
     let store = open(Stopping::new(driver(), &second));
@@ -86,7 +89,7 @@ async fn stopped_after_every_write_in_memory() {
     let mut stop = 0;
     loop {
         let memory = MemoryDriver::new();
-        if !stop_and_go_on(stop, &images, &expect, || memory.clone(), || memory.files()).await {
+        if !stop_and_go_on(stop, &images, &expect, || memory.clone(), || memory.files(), || {}).await {
             break;
         }
         stop += 1;
@@ -102,7 +105,16 @@ async fn stopped_after_every_write_on_disk() {
     loop {
         let dir = in_memory_dir();
         let driver = || FsDriver::create(dir.path()).unwrap();
-        if !stop_and_go_on(stop, &images, &expect, driver, || tree::files(dir.path())).await {
+        if !stop_and_go_on(
+            stop,
+            &images,
+            &expect,
+            driver,
+            || tree::files(dir.path()),
+            || assert_served(dir.path()),
+        )
+        .await
+        {
             break;
         }
         let left: Vec<_> =

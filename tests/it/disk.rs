@@ -5,7 +5,7 @@ use super::support::mount::{apart, mount_small, remount, unshare};
 use super::support::tree;
 use saver::content::memory::Memory;
 use saver::content::{BlobWriter, Ingest, Sink};
-use saver::driver::{Driver, Entry, EntryKind, FreeSpace, MemoryDriver, Partial};
+use saver::driver::{DirectoryEntry, Driver, EntryKind, FreeSpace, MemoryDriver, Partial};
 use saver::oci::{Descriptor, Digest};
 use saver::store::{Store, StoreOptions};
 use saver::{Error, ErrorKind};
@@ -30,10 +30,16 @@ fn first_error(outcomes: Vec<saver::Result<u64>>) -> Error {
 }
 
 #[test]
-fn modes_are_for_registries_whatever_the_mask() {
-    apart(|| {
+fn modes_follow_the_umask_and_internal_files_are_private() {
+    for umask in [0o022, 0o002, 0o077] {
+        check_modes(umask);
+    }
+}
+
+fn check_modes(umask: u32) {
+    apart(move || {
         unshare(libc::CLONE_FS).unwrap();
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("dir");
         run(async {
@@ -43,7 +49,15 @@ fn modes_are_for_registries_whatever_the_mask() {
         });
         for entry in walkdir::WalkDir::new(&dir).into_iter().map(Result::unwrap) {
             let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
-            let expect = if entry.file_type().is_dir() { 0o755 } else { 0o644 };
+            let is_internal = entry.path() == dir.join(".saver");
+            let created = if is_internal {
+                0o700
+            } else if entry.file_type().is_dir() {
+                0o777
+            } else {
+                0o666
+            };
+            let expect = created & !umask;
             assert_eq!(mode, expect, "{} has {mode:o}", entry.path().display());
         }
     });
@@ -91,7 +105,7 @@ fn a_large_blob_that_will_not_fit_is_refused_at_its_first_bytes() {
             return;
         }
         let store = open(dir.path());
-        let free = store.free_space().unwrap();
+        let free = store.free_space().unwrap().unwrap();
         assert!(free.bytes <= 4 << 20 && free.bytes > 3 << 20, "{free:?}");
         let home = "large".parse().unwrap();
         let blob = |size| Descriptor::new("application/octet-stream", Digest::of(b"large"), size);
@@ -125,7 +139,7 @@ fn a_read_only_file_system_is_told() {
         assert!(error.hint().is_some_and(|hint| hint.contains("read-write")), "{error}");
         // What is there is read all the same, and a run with nothing to do has nothing to complain of.
         run(async { deliver(&store, &images[0]).await.unwrap() });
-        drop(store.lock_shared(false).err());
+        drop(store.lock_shared(std::time::Duration::ZERO).err());
     });
 }
 
@@ -143,10 +157,10 @@ fn no_permission_is_told() {
             return;
         }
         let error = Store::open(&missing, StoreOptions::default()).err().unwrap();
-        assert!(error.hint().is_some_and(|hint| hint.contains("may write")), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("write permission")), "{error}");
         let error = first_error(run(deliver_all(&open(dir.path()), &assortment())).0);
         assert_eq!(error.kind(), ErrorKind::Storage);
-        assert!(error.hint().is_some_and(|hint| hint.contains("may write")), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("write permission")), "{error}");
         assert!(error.subject().contains(dir.path().to_str().unwrap()), "{error}");
     });
 }
@@ -160,12 +174,12 @@ fn a_file_in_the_way_is_told() {
         std::fs::write(dir.path().join(way), "in the way").unwrap();
         let error = first_error(run(deliver_all(&open(dir.path()), &assortment())).0);
         assert_eq!(error.kind(), ErrorKind::Storage);
-        assert!(error.hint().is_some_and(|hint| hint.contains("a file stands where")), "{way}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("a file exists where")), "{way}: {error}");
         assert_eq!(std::fs::read(dir.path().join(way)).unwrap(), b"in the way");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = Store::open(file.path(), StoreOptions::default()).err().unwrap();
-    assert!(error.hint().is_some_and(|hint| hint.contains("a file stands where")), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("a file exists where")), "{error}");
 }
 
 /// A driver of which one operation fails when told to.
@@ -196,7 +210,7 @@ impl Driver for Failing {
     fn open(&self, path: &str) -> io::Result<Option<(File, u64)>> {
         self.inner.open(path)
     }
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
         self.inner.list(path)
     }
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
@@ -219,6 +233,10 @@ impl Driver for Failing {
         self.check(if path.contains("/blobs/") { "publish content" } else { "publish link" })?;
         self.inner.publish(staged, path)
     }
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        self.check("publish link")?;
+        self.inner.publish_dir(staged, path)
+    }
     fn remove(&self, path: &str) -> io::Result<()> {
         self.inner.remove(path)
     }
@@ -232,7 +250,7 @@ impl Driver for Failing {
     fn lock_file(&self, path: &str) -> io::Result<Option<File>> {
         self.inner.lock_file(path)
     }
-    fn free_space(&self) -> io::Result<FreeSpace> {
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
         self.inner.free_space()
     }
     fn location(&self, path: &str) -> String {

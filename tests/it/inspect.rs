@@ -232,7 +232,7 @@ fn a_directory_that_is_none_or_empty_is_told_alike() {
         }
         if !matches!(command[0], "verify" | "serve") {
             let said = saver(&[&command[..], &["--dir", empty]].concat());
-            assert!(said.err.contains("nothing was saved here"), "{command:?}: {}", said.err);
+            assert!(said.err.contains("not an image tree"), "{command:?}: {}", said.err);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::support::handmade::{Tree, write};
 use super::support::peers::samples;
-use saver::ls::{Kind, list};
+use saver::ls::{ContentKind, list};
 use saver::oci::{Descriptor, Digest, Repository};
 use saver::store::Store;
 use std::fs;
@@ -45,7 +45,7 @@ fn an_index_has_platforms_and_counts_what_is_shared_once() {
     let tree = Tree::new();
     let (index, ..) = index_of_two(&tree);
     let tag = only_tag(&tree);
-    assert_eq!((tag.digest, tag.kind, tag.problems.len()), (Some(index.digest), Kind::Image, 0));
+    assert_eq!((tag.digest, tag.kind, tag.problems.len()), (Some(index.digest), ContentKind::Image, 0));
     let platforms: Vec<_> =
         tag.platforms.iter().map(|listed| (listed.platform.as_str(), listed.present)).collect();
     assert_eq!(platforms, [("linux/amd64", true), ("linux/arm/v7", true)]);
@@ -102,23 +102,33 @@ fn charts_and_artifacts_are_told_apart() {
     assert_eq!(
         kinds,
         [
-            ("image", Kind::Image, None),
-            ("signature", Kind::Artifact, Some("application/vnd.sig")),
-            ("1.0.0_build5", Kind::HelmChart, None),
+            ("image", ContentKind::Image, None),
+            ("signature", ContentKind::Artifact, Some("application/vnd.sig")),
+            ("1.0.0_build5", ContentKind::HelmChart, None),
         ]
     );
+}
+
+/// Registries create the directory of a tag before its `current` link.
+#[test]
+fn tag_without_current_link_is_not_listed() {
+    let tree = Tree::new();
+    let image = tree.image("app", "linux/amd64", &[b"layer"]);
+    tree.tag("app", "1", &image.digest);
+    tree.tag("app", "unfinished", &image.digest);
+    fs::remove_file(tree.tag_link("app", "unfinished")).unwrap();
+    assert_eq!(only_tag(&tree).tag.as_str(), "1");
+    assert_eq!(saver_ls(tree.dir(), &[]).0, Some(0));
+    let store = Store::open_read_only(tree.dir()).unwrap();
+    let tags = store.tags(&"app".parse().unwrap()).unwrap();
+    assert_eq!(tags.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1"]);
 }
 
 #[test]
 fn every_damage_is_told() {
     type Damage = fn(&Tree, &Descriptor, &Descriptor);
-    let cases: [(&str, Damage); 9] = [
-        ("the tag's link is missing or damaged", |tree, _, _| {
-            write(&tree.tag_link("app", "1"), b"sha256:12")
-        }),
-        ("the tag's link is missing or damaged", |tree, _, _| {
-            fs::remove_file(tree.tag_link("app", "1")).unwrap();
-        }),
+    let cases: [(&str, Damage); 8] = [
+        ("its link is damaged", |tree, _, _| write(&tree.tag_link("app", "1"), b"sha256:12")),
         ("manifest IMAGE is missing", |tree, image, _| fs::remove_file(tree.data(&image.digest)).unwrap()),
         ("manifest IMAGE is missing", |tree, image, _| {
             fs::remove_file(tree.revision_link("app", &image.digest)).unwrap();
@@ -172,7 +182,7 @@ fn nested_without(absent: &[&str]) -> Vec<String> {
 fn an_index_within_an_index_may_have_none_of_its_manifests() {
     assert_eq!(nested_without(&["linux/arm/v7"]), Vec::<String>::new());
     let problems = nested_without(&["linux/amd64", "linux/arm/v7"]);
-    assert!(problems.len() == 1 && problems[0].contains("none of its manifests is there"), "{problems:?}");
+    assert!(problems.len() == 1 && problems[0].contains("none of its manifests is stored"), "{problems:?}");
 }
 
 #[test]
@@ -183,7 +193,7 @@ fn an_index_without_any_of_its_manifests_is_damaged() {
         fs::remove_file(tree.revision_link("app", &child.digest)).unwrap();
     }
     let problems = only_tag(&tree).problems;
-    assert!(problems.len() == 1 && problems[0].contains("none of its manifests is there"), "{problems:?}");
+    assert!(problems.len() == 1 && problems[0].contains("none of its manifests is stored"), "{problems:?}");
 }
 
 #[test]
@@ -209,7 +219,7 @@ fn repositories_can_be_chosen() {
     let store = Store::open_read_only(&samples()).unwrap();
     let names = |text: &str| vec![text.parse::<Repository>().unwrap()];
     let listing = list(&store, &names("helm-charts/mysql")).unwrap();
-    assert_eq!((listing.totals.tags, listing.repositories[0].tags[0].kind), (1, Kind::HelmChart));
+    assert_eq!((listing.totals.tags, listing.repositories[0].tags[0].kind), (1, ContentKind::HelmChart));
     let error = list(&store, &names("no/such")).unwrap_err();
     assert_eq!(error.kind(), saver::ErrorKind::NotFound);
     assert_eq!(saver_ls(&samples(), &["no/such"]).0, Some(1));

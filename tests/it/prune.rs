@@ -305,14 +305,14 @@ fn a_saver_and_a_prune_keep_each_other_out() {
     let list = made.tree.dir().join("keep.list");
     fs::write(&list, "quay.io/team/app:1\n").unwrap();
     let list = list.to_str().unwrap();
-    let saving = open(dir).lock_shared(false).unwrap();
+    let saving = open(dir).lock_shared(std::time::Duration::ZERO).unwrap();
     for command in [&["prune", "--keep", list][..], &["rm", "quay.io/team/app:1"]] {
         let (code, _, err) = saver(command, dir);
         assert_eq!(code, Some(3), "{err}");
         assert!(err.contains(&format!("process {}", std::process::id())), "{err}");
     }
     drop(saving);
-    let pruning = open(dir).lock_exclusive("prune", false).unwrap();
+    let pruning = open(dir).lock_exclusive("prune", std::time::Duration::ZERO).unwrap();
     let (code, _, err) = saver(&["save", "--arch", "amd64", "127.0.0.1:1/a:1"], dir);
     assert_eq!(code, Some(3), "{err}");
     assert!(err.contains(&format!("saver prune (process {}, since ", std::process::id())), "{err}");

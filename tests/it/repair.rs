@@ -52,6 +52,7 @@ fn every_kind_of_damage_is_taken_away_and_no_whole_tag_with_it() {
         "a revision's link is empty",
         "a revision's link ends with a newline",
         "no directory of layers",
+        "no directory of tags",
     ];
     for case in CASES {
         let made = made();
@@ -181,7 +182,7 @@ fn a_saver_keeps_repairs_out() {
     let made = made();
     damage(&made);
     let store = Store::open_read_only(made.tree.dir()).unwrap();
-    let saving = store.lock_shared(false).unwrap();
+    let saving = store.lock_shared(std::time::Duration::ZERO).unwrap();
     let (code, _, err) = saver(&["verify", "--repair"], made.tree.dir());
     assert_eq!(code, Some(3), "{err}");
     assert!(err.contains(&format!("process {}", std::process::id())), "{err}");

@@ -163,7 +163,7 @@ async fn a_run_with_nothing_to_do_writes_nothing() {
     };
     let before = marks();
     let store = open(dir.path());
-    let lock = store.lock_shared(false).unwrap();
+    let lock = store.lock_shared(std::time::Duration::ZERO).unwrap();
     let with_lock = marks();
     assert_eq!(fill(&store, &assortment()).await, 0);
     drop((lock, store));
@@ -173,7 +173,7 @@ async fn a_run_with_nothing_to_do_writes_nothing() {
     // All that a first lock adds is the lock.
     assert_eq!(with_lock.len(), before.len() + 1);
     let store = open(dir.path());
-    drop(store.lock_shared(false).unwrap());
+    drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
     assert_eq!(marks(), with_lock);
 }
 
@@ -355,7 +355,7 @@ fn what_dead_processes_staged_is_removed_and_what_live_ones_did_is_not() {
 fn a_lock_names_its_holder_and_ends_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    drop(store.lock_shared(false).unwrap());
+    drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
     // Another process, which says that it has the lock by printing a line, and then waits to be killed.
     let mut other = std::process::Command::new("flock")
         .args(["--no-fork", dir.path().join(".saver/lock").to_str().unwrap(), "cat", "/proc/self/comm", "-"])
@@ -365,7 +365,10 @@ fn a_lock_names_its_holder_and_ends_with_it() {
         .unwrap();
     let mut line = String::new();
     std::io::BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    for error in [store.lock_shared(false).unwrap_err(), store.lock_exclusive("prune", false).unwrap_err()] {
+    for error in [
+        store.lock_shared(std::time::Duration::ZERO).unwrap_err(),
+        store.lock_exclusive("prune", std::time::Duration::ZERO).unwrap_err(),
+    ] {
         let holder = format!("cat (process {})", other.id());
         assert!(error.message().contains(&holder), "{error}");
         assert_eq!(error.kind(), ErrorKind::Storage);
@@ -373,12 +376,12 @@ fn a_lock_names_its_holder_and_ends_with_it() {
     }
     let waiting = std::thread::spawn({
         let store = store.clone();
-        move || drop(store.lock_exclusive("prune", true).unwrap())
+        move || drop(store.lock_exclusive("prune", std::time::Duration::from_secs(60)).unwrap())
     });
     other.kill().unwrap();
     other.wait().unwrap();
     waiting.join().unwrap();
-    drop(store.lock_shared(false).unwrap());
+    drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
 }
 
 #[derive(Clone, Debug)]

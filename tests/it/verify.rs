@@ -3,6 +3,7 @@
 use super::support::handmade::{Tree, write};
 use super::support::peers::registry::{Registry, RegistryOptions, collect_garbage};
 use super::support::peers::{samples, succeed};
+use super::support::registry_model::{RegistryModel, Version, assert_served};
 use super::support::tree;
 use saver::oci::{Descriptor, Digest};
 use saver::store::Store;
@@ -200,6 +201,20 @@ pub(super) const CASES: &[Case] = &[
         deep: false, collects: (true, true),
     },
     Case {
+        name: "no directory of tags",
+        damage: |made| {
+            fs::remove_dir_all(made.tree.repository("other").join("_manifests/tags")).unwrap();
+        },
+        found: &[(ProblemKind::NoTags, NONE)], deep: false, collects: (true, false),
+    },
+    Case {
+        name: "a tag without its current link",
+        damage: |made| {
+            fs::create_dir_all(made.tree.repository("app").join("_manifests/tags/begun/index/sha256")).unwrap();
+        },
+        found: &[(ProblemKind::UnfinishedTag, NONE)], deep: false, collects: (true, true),
+    },
+    Case {
         name: "content under no digest",
         damage: |made| write(&made.root().join("blobs/sha256/aa/odd/data"), b"x"),
         found: &[(ProblemKind::Foreign, NONE)], deep: false, collects: (false, false),
@@ -227,7 +242,6 @@ pub(super) const CASES: &[Case] = &[
             write(&made.root().join("repositories/_x/y"), b"x");
             write(&made.root().join("blobs/sha256/aa/.part"), b"x");
             write(&made.tree.repository("app").join("_uploads/1/hashstates/sha256/0"), b"x");
-            fs::create_dir_all(made.tree.repository("app").join("_manifests/tags/begun/current")).unwrap();
             fs::create_dir_all(made.root().join("blobs/sha256/aa").join("a".repeat(64))).unwrap();
         },
         found: &[], deep: false, collects: (true, true),
@@ -250,7 +264,10 @@ fn every_kind_of_damage_is_named() {
         let expect: Vec<_> = case.found.iter().map(|(kind, images)| (*kind, images.to_vec())).collect();
         assert_eq!(found, expect, "{}: {report:#?}", case.name);
         for problem in report.problems.iter().filter(|problem| problem.kind != ProblemKind::Missing) {
-            let gone = matches!(problem.kind, ProblemKind::MissingLink | ProblemKind::NoLayers);
+            let gone = matches!(
+                problem.kind,
+                ProblemKind::MissingLink | ProblemKind::NoLayers | ProblemKind::NoTags
+            );
             let there = made.tree.dir().join(&problem.path).symlink_metadata().is_ok();
             assert_eq!(there, !gone, "{}: {}", case.name, problem.path);
         }
@@ -271,7 +288,14 @@ fn garbage_collection_gets_through_a_clean_tree() {
         for (untagged, gets_through) in [(false, case.collects.0), (true, case.collects.1)] {
             let made = made();
             (case.damage)(&made);
+            let model = RegistryModel::new(made.tree.dir(), Version::V2).collect_garbage(untagged);
             let said = collect_garbage(made.tree.dir(), untagged);
+            if model.is_ok() != said.status.success() {
+                wrong.push(format!(
+                    "{}, -m {untagged}: the model says {model:?}, the registry {}",
+                    case.name, said.stderr
+                ));
+            }
             let clean = case.found.is_empty();
             if said.status.success() != gets_through || (clean && !gets_through) {
                 wrong.push(format!(
@@ -352,6 +376,7 @@ fn a_registrys_own_tree_is_clean() {
     let report = look(dir.path(), true);
     assert!(report.is_clean() && report.notes.is_empty(), "{report:#?}");
     assert_eq!(report.tags, 4);
+    assert_served(dir.path());
 }
 
 #[test]
@@ -386,9 +411,19 @@ fn what_cannot_be_read_ends_with_3() {
     let (code, _, err) = saver(&["verify"], Path::new("/nonexistent/dir"));
     assert_eq!(code, Some(3), "{err}");
     let empty = tempfile::tempdir().unwrap();
-    let (code, out, _) = saver(&["verify"], empty.path());
-    assert_eq!(code, Some(0));
-    assert!(out.contains("there are no images in this directory"), "{out}");
+    for command in [
+        &["verify"][..],
+        &["verify", "--repair"],
+        &["ls"],
+        &["prune", "--keep", "/dev/null"],
+        &["rm", "a:b"],
+        &["serve"],
+    ] {
+        let (code, _, err) = saver(command, empty.path());
+        assert_eq!(code, Some(2), "{command:?}: {err}");
+        assert!(err.contains("not an image tree"), "{command:?}: {err}");
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "{command:?} created something");
+    }
     // A tree behind a link is none: saying that all is well would be a lie.
     std::os::unix::fs::symlink(samples().join("docker"), empty.path().join("docker")).unwrap();
     let (code, out, _) = saver(&["verify"], empty.path());

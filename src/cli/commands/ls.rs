@@ -92,6 +92,7 @@ fn table(listing: &Listing) -> String {
         "\n{repositories}, {tags}, {} in all (what is shared is counted once)\n",
         output::size(totals.bytes)
     ));
+    text.push_str(&output::internal_files(&listing.internal));
     text
 }
 

@@ -95,5 +95,6 @@ fn text(report: &PruneReport) -> String {
         output::size(report.bytes_freed),
         output::count(report.tags_kept, "tag"),
     ));
+    text.push_str(&output::internal_files(&report.internal));
     text
 }

@@ -124,7 +124,7 @@ impl Job {
             let made = Made::before(&self.options.dir);
             let saver = ImageSaver::new(self.options)?;
             let plan = saver.plan(images).await?;
-            let free = saver.store().free_space().ok();
+            let free = saver.store().free_space().ok().flatten();
             drop(made);
             let failed = not_saved(&Failed::of_plan(&plan), &self.entries);
             return showing.planned(&plan, free, Some(failed));

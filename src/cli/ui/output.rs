@@ -2,6 +2,7 @@
 
 use crate::cli::ui::exit::Exit;
 use crate::error::Error;
+use crate::store::inventory::{FileCount, InternalFiles};
 use std::borrow::Cow;
 use std::io::{ErrorKind as IoError, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,6 +98,25 @@ pub(crate) fn failure(error: &Error) {
     if let Some(hint) = error.hint() {
         stderr(&format!("  hint: {}", clean(hint)));
     }
+}
+
+/// Lines about the files that saver keeps outside the tree; empty if there are none.
+pub(crate) fn internal_files(internal: &InternalFiles) -> String {
+    let line = |what: &str, count: &FileCount, advice: &str| match count.files {
+        0 => String::new(),
+        files => format!("{} {what} ({}): {advice}\n", files, size(count.bytes)),
+    };
+    let partial = line(
+        "interrupted downloads in .saver/partial",
+        &internal.partial,
+        "saving the same images resumes them",
+    );
+    let damaged = line(
+        "files moved to .saver/damaged by a repair",
+        &internal.damaged,
+        "delete them if you do not need them",
+    );
+    partial + &damaged
 }
 
 /// Bytes with three digits that mean something, in powers of ten as registries count: `1.23 GB`.

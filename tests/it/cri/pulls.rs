@@ -232,7 +232,7 @@ async fn a_prune_next_to_it_is_waited_for() {
     let cri = Cri::start();
     let client = cri.client().await;
     let store = saver::store::Store::open(&cri.tree(), Default::default()).unwrap();
-    let lock = store.lock_exclusive("prune", false).unwrap();
+    let lock = store.lock_exclusive("prune", std::time::Duration::ZERO).unwrap();
     let name = format!("{}/app:v1", server.registry());
     let pull = tokio::spawn({
         let (client, name) = (client.clone(), name.clone());

@@ -305,7 +305,7 @@ async fn a_layer_of_a_petabyte_ends_neither_the_run_nor_the_disk() {
 async fn many_layers_that_fit_one_by_one_but_not_together_are_no_end_of_the_run() {
     let scene = Scene::start().await;
     let (image, _) = scene.sized("whole", LARGE);
-    let free = ImageSaver::new(scene.save.clone()).unwrap().store().free_space().unwrap().bytes;
+    let free = ImageSaver::new(scene.save.clone()).unwrap().store().free_space().unwrap().unwrap().bytes;
     let lies: Vec<Descriptor> =
         (0..8_u8).map(|number| Descriptor::new("application/x", Digest::of(&[number]), free / 3)).collect();
     document(&scene, "app", &serde_json::to_value(&lies).unwrap(), &image.config);

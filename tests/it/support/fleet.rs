@@ -67,4 +67,6 @@ pub(crate) fn assert_true(dir: &std::path::Path, context: &str) {
     options.deep = true;
     let report = saver::verify::verify(&store, &options, &()).unwrap();
     assert!(report.is_clean(), "{context}: {:#?}", report.problems);
+    let problems = super::registry_model::problems(dir);
+    assert!(problems.is_empty(), "{context}: {problems:#?}");
 }

@@ -74,7 +74,9 @@ impl Tree {
 
     /// A manifest that the repository serves by its digest: a document of `media_type`.
     pub(crate) fn manifest(&self, name: &str, media_type: &str, document: &Value) -> Descriptor {
-        fs::create_dir_all(self.repository(name).join("_layers")).unwrap();
+        for directory in ["_layers", "_manifests/tags"] {
+            fs::create_dir_all(self.repository(name).join(directory)).unwrap();
+        }
         let bytes = serde_json::to_vec(document).unwrap();
         let digest = self.content(&bytes);
         write(&self.revision_link(name, &digest), digest.to_string().as_bytes());

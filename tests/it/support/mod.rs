@@ -11,6 +11,7 @@ pub(crate) mod peers;
 pub(crate) mod power_loss;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod registry_model;
 pub(crate) mod relay;
 pub(crate) mod samples;
 pub(crate) mod serving;

@@ -3,7 +3,7 @@
 //! Each unsynced change is kept or lost by itself: a piece of data written, a new name, each half of a rename (the old
 //! name may come back; the new one may be missing). That is worse than any file system with a journal does.
 
-use saver::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use saver::driver::{DirectoryEntry, Driver, EntryKind, FreeSpace, Partial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -37,6 +37,12 @@ struct Data {
 enum Change {
     Set(String, Node),
     Clear(String, Node),
+    /// A renamed directory: all of its files move, or none does.
+    MoveDirectory {
+        from: String,
+        to: String,
+        files: Vec<(String, Node)>,
+    },
 }
 
 impl Disk {
@@ -114,6 +120,14 @@ impl PowerLoss {
                         names.remove(path);
                     }
                 }
+                Change::MoveDirectory { from, to, files } if kept() => {
+                    for (file, node) in files {
+                        // A name that was lost stays lost; the rename moves only what is there.
+                        if names.remove(&format!("{from}/{file}")) == Some(*node) {
+                            names.insert(format!("{to}/{file}"), *node);
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -142,16 +156,20 @@ impl Driver for PowerLoss {
         Ok(Some((file, content.len() as u64)))
     }
 
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
         let disk = self.disk();
         let mut entries = BTreeSet::new();
         for name in disk.names.keys() {
-            let Some(rest) = name.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')) else {
+            let below = match path {
+                "" => Some(name.as_str()),
+                path => name.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')),
+            };
+            let Some(rest) = below else {
                 continue;
             };
             entries.insert(match rest.split_once('/') {
-                Some((name, _)) => Entry { name: name.to_owned(), kind: EntryKind::Directory },
-                None => Entry { name: rest.to_owned(), kind: EntryKind::File },
+                Some((name, _)) => DirectoryEntry { name: name.to_owned(), kind: EntryKind::Directory },
+                None => DirectoryEntry { name: rest.to_owned(), kind: EntryKind::File },
             });
         }
         Ok(entries.into_iter().collect())
@@ -191,12 +209,38 @@ impl Driver for PowerLoss {
         Ok(())
     }
 
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let below = format!("{path}/");
+        if disk.names.keys().any(|name| name.starts_with(&below)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let inside = format!("{staged}/");
+        let files: Vec<(String, Node)> = disk
+            .names
+            .iter()
+            .filter_map(|(name, node)| Some((name.strip_prefix(&inside)?.to_owned(), *node)))
+            .collect();
+        if files.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for (file, node) in &files {
+            disk.names.insert(format!("{path}/{file}"), *node);
+            disk.names.remove(&format!("{staged}/{file}"));
+        }
+        disk.changes.push(Change::MoveDirectory { from: staged.to_owned(), to: path.to_owned(), files });
+        Ok(())
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         self.disk().clear(path);
         Ok(())
     }
 
     fn set_aside(&self, path: &str, to: &str) -> io::Result<()> {
+        if self.kind(path)? == Some(EntryKind::Directory) {
+            return self.publish_dir(path, to);
+        }
         self.publish(path, to)
     }
 
@@ -237,8 +281,8 @@ impl Driver for PowerLoss {
         Ok(None)
     }
 
-    fn free_space(&self) -> io::Result<FreeSpace> {
-        Ok(FreeSpace { bytes: u64::MAX, total: u64::MAX, inodes: None })
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
+        Ok(None)
     }
 
     fn location(&self, path: &str) -> String {

@@ -73,6 +73,7 @@ impl Home {
         let report = self.path("report.json");
         let mut command = self.saving(dir, arch, images);
         let ran = run(command.args(more).arg("--report").arg(&report)).expect(expected);
+        super::registry_model::assert_served(dir);
         let json = std::fs::read(&report).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
         (ran, json)
     }

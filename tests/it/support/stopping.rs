@@ -1,6 +1,6 @@
 //! A driver that stops after so many writes, as a process does that is killed.
 
-use saver::driver::{Driver, Entry, EntryKind, FreeSpace, Partial};
+use saver::driver::{DirectoryEntry, Driver, EntryKind, FreeSpace, Partial};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -76,7 +76,7 @@ impl<D: Driver> Driver for Stopping<D> {
         self.inner.open(path)
     }
 
-    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+    fn list(&self, path: &str) -> io::Result<Vec<DirectoryEntry>> {
         self.inner.list(path)
     }
 
@@ -106,6 +106,11 @@ impl<D: Driver> Driver for Stopping<D> {
         self.inner.publish(staged, path)
     }
 
+    fn publish_dir(&self, staged: &str, path: &str) -> io::Result<()> {
+        self.count.pass()?;
+        self.inner.publish_dir(staged, path)
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         self.count.pass()?;
         self.inner.remove(path)
@@ -132,7 +137,7 @@ impl<D: Driver> Driver for Stopping<D> {
         self.inner.lock_file(path)
     }
 
-    fn free_space(&self) -> io::Result<FreeSpace> {
+    fn free_space(&self) -> io::Result<Option<FreeSpace>> {
         self.inner.free_space()
     }
 

@@ -60,6 +60,9 @@ pub(crate) fn read_sparse(files: &Files) -> (Contents, Vec<String>) {
             _ => problems.push(format!("{path}: foreign")),
         }
     }
+    for ((repository, tag), path) in unfinished_tags(&links) {
+        problems.push(format!("{path}: {repository}:{tag} has no current link"));
+    }
     for (path, name, digest) in links {
         if !contents.blobs.contains_key(&digest) {
             problems.push(format!("{path}: dangling"));
@@ -84,6 +87,22 @@ pub(crate) fn read_sparse(files: &Files) -> (Contents, Vec<String>) {
         }
     }
     (contents, problems)
+}
+
+/// The tags that have a history but no `current` link.
+fn unfinished_tags<'a>(links: &[(&'a String, Vec<&'a str>, Digest)]) -> Vec<((String, &'a str), &'a String)> {
+    let tag_of = |name: &[&'a str], part: &str| {
+        let position = name.iter().position(|part| part.starts_with('_'))?;
+        match &name[position..] {
+            ["_manifests", "tags", tag, found, ..] if *found == part => {
+                Some((name[..position].join("/"), *tag))
+            }
+            _ => None,
+        }
+    };
+    let current: Vec<_> = links.iter().filter_map(|(_, name, _)| tag_of(name, "current")).collect();
+    let history = links.iter().filter_map(|(path, name, _)| Some((tag_of(name, "index")?, *path)));
+    history.filter(|(tag, _)| !current.contains(tag)).collect()
 }
 
 fn closure(
