@@ -40,22 +40,44 @@ pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidInput, word, "there is no such command").with_hint(hint))
 }
 
-/// Reads all lists and names. Everything that is wrong with any of them is told at once; a list that names nothing
-/// is told of, and is not wrong: it may be the failed list of a run in which nothing failed.
+/// Reads lists for a command that does not select tags.
 ///
 /// # Errors
-/// `InvalidInput` when something is wrong, after it was told where and why.
+/// As [`read_list`], and `InvalidInput` if a list selects tags.
 pub(super) fn read(
     files: &[PathBuf],
     images: &[String],
     screen: &Screen,
     quiet: bool,
 ) -> Result<Vec<ListEntry>> {
+    let list = read_list(files, images, screen, quiet)?;
+    match list.selections.first() {
+        Some(one) => {
+            let subject = format!("{}: {}", one.origin, one.name());
+            Err(Error::new(ErrorKind::InvalidInput, subject, "this command does not select tags")
+                .with_hint("write the tags out, NAME:TAG; saver tags REPOSITORY lists them"))
+        }
+        None => Ok(list.entries),
+    }
+}
+
+/// Reads all lists and names, and prints everything that is invalid in them. A list without images is reported and is not
+/// invalid: it may be the failed list of a run in which nothing failed.
+///
+/// # Errors
+/// `InvalidInput` if something is invalid, after it was printed.
+pub(super) fn read_list(
+    files: &[PathBuf],
+    images: &[String],
+    screen: &Screen,
+    quiet: bool,
+) -> Result<ImageList> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
     let lists: Vec<ImageList> = files.iter().map(|file| read_file(file)).collect();
-    let empty = |list: &ImageList| list.entries.is_empty() && list.problems.is_empty();
+    let empty =
+        |list: &ImageList| list.entries.is_empty() && list.selections.is_empty() && list.problems.is_empty();
     let empty: Vec<String> =
         files.iter().zip(&lists).filter(|(_, list)| empty(list)).map(|(file, _)| name(file)).collect();
     let all = settle(list::merge(lists.into_iter().chain([list::parse_images(images)])), screen, quiet)?;
@@ -77,7 +99,7 @@ fn name(file: &Path) -> String {
 ///
 /// # Errors
 /// `InvalidInput` when something is wrong, after it was told where and why.
-pub(super) fn settle(all: ImageList, screen: &Screen, quiet: bool) -> Result<Vec<ListEntry>> {
+pub(super) fn settle(all: ImageList, screen: &Screen, quiet: bool) -> Result<ImageList> {
     if !all.problems.is_empty() {
         print_problems(&all.problems);
         let told = format!("{}; nothing was done", count(all.problems.len(), "problem"));
@@ -88,7 +110,7 @@ pub(super) fn settle(all: ImageList, screen: &Screen, quiet: bool) -> Result<Vec
         let notes: Vec<String> = all.notes.iter().map(ToString::to_string).chain(duplicates).collect();
         print_notes(&notes, screen);
     }
-    Ok(all.entries)
+    Ok(all)
 }
 
 /// Prints each problem on a line, and a hint on its own line after the last of the problems in a row that share it.

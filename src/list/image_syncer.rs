@@ -1,7 +1,7 @@
 //! image-syncer's images file: a mapping of sources to destinations.
 
+use super::is_registry_domain;
 use super::yaml::ListBuilder;
-use super::{ENUMERATE_TAGS, is_registry_domain};
 use crate::yaml::YamlNode;
 
 /// Whether a pair of a mapping is an image with its destinations.
@@ -22,13 +22,14 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
         }
         let start = text.find('/').unwrap_or(0);
         let Some(colon) = text[start..].find(':').map(|at| start + at) else {
-            builder.problem(source.line, format!("{text:?} names no tags"), Some(ENUMERATE_TAGS));
+            builder.image(source.line, &format!("{text}:*"), None, None);
             continue;
         };
         let (name, tags) = (&text[..colon], &text[colon + 1..]);
         if tags.starts_with('/') {
-            let message = format!("{name:?} selects tags by a pattern, which is not supported");
-            builder.problem(source.line, message, Some(ENUMERATE_TAGS));
+            // The expressions are not anchored.
+            let searched = format!(".*(?:{}).*", tags.trim_matches('/'));
+            builder.selection(source.line, name, "re:", &searched, None);
             continue;
         }
         for tag in tags.split(',') {
@@ -43,6 +44,8 @@ mod tests {
 
     #[test]
     fn samples_are_read() {
+        const SELECTIONS: [&str; 2] =
+            ["quay.io/coreos/etcd tags=all", "quay.io/coreos/clair tags=re:.*(?:^v2.*$).*"];
         let expected = [
             "quay.io/coreos/kube-rbac-proxy:v1.0",
             "quay.io/coreos/kube-rbac-proxy:v2.0",
@@ -57,8 +60,9 @@ mod tests {
             let seen: Vec<String> = parsed.entries.iter().map(|e| e.reference.to_string()).collect();
             assert_eq!(seen, expected, "{name}");
             let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-            assert_eq!(told.len(), 2, "{told:?}");
-            assert!(told[0].contains("names no tags") && told[1].contains("by a pattern"), "{told:?}");
+            assert!(told.is_empty(), "{told:?}");
+            let selections = parsed.selections.iter().map(|one| format!("{} {}", one.name(), one.selection));
+            assert_eq!(selections.collect::<Vec<_>>(), SELECTIONS, "{name}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The format is detected by content, or by a `.yaml`, `.yml` or `.json` file name:
 //!
-//! - plain: one reference a line with an optional `platform=...`; `#` starts a comment, `##+name` a module;
+//! - plain: one reference a line with an optional `platform=...`, or a repository with a selection of its tags; `#` starts a
+//!   comment, `##+name` a module;
 //! - YAML or JSON: a sequence of names and of `{registry, username, password, images: [...]}`;
 //! - the files of docker compose, skopeo sync, hauler, image-syncer and `kubeadm config images list`.
 //!
@@ -14,18 +15,17 @@ mod image_syncer;
 mod kubeadm;
 mod plain;
 mod sections;
+mod selection;
 mod skopeo;
 mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{PlatformSet, Reference, Registry};
+use crate::oci::{PlatformSet, Reference, Registry, Tag};
+pub use selection::{NotSelected, SelectedTags, TagSelection};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::fmt;
 use std::sync::Arc;
-
-/// The hint where a list selects tags by something other than their names.
-const ENUMERATE_TAGS: &str = "write the tags out, NAME:TAG; saver tags REPOSITORY lists them";
 
 /// Maximum size of a list in bytes.
 pub const MAX_LIST_BYTES: usize = 16 << 20;
@@ -95,6 +95,40 @@ impl ListEntry {
     }
 }
 
+/// A repository of which a list selects tags.
+#[derive(Clone, Debug)]
+pub struct SelectedRepository {
+    /// The repository; the tag of the reference has no meaning.
+    pub reference: Reference,
+    /// Which tags.
+    pub selection: TagSelection,
+    /// The platforms that this entry asks for; none means those of the whole run.
+    pub platforms: Option<PlatformSet>,
+    /// Where it is listed.
+    pub origin: SourceLocation,
+    /// The credentials of its section, if the section is for the registry of the repository.
+    pub credential: Option<Arc<ListCredential>>,
+}
+
+impl SelectedRepository {
+    /// The entry for one tag.
+    #[must_use]
+    pub fn entry(&self, tag: Tag) -> ListEntry {
+        ListEntry {
+            reference: Reference { tag: Some(tag), digest: None, ..self.reference.clone() },
+            platforms: self.platforms.clone(),
+            origin: self.origin.clone(),
+            credential: self.credential.clone(),
+        }
+    }
+
+    /// The repository with its registry.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.reference.registry, self.reference.repository)
+    }
+}
+
 /// A message about a location in a file.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
@@ -149,6 +183,8 @@ impl From<Diagnostic> for Error {
 pub struct ImageList {
     /// The images, in order and without duplicates.
     pub entries: Vec<ListEntry>,
+    /// The repositories of which tags are selected. A caller that does not resolve them has to refuse them.
+    pub selections: Vec<SelectedRepository>,
     /// Invalid entries. A list with problems must not be saved.
     pub problems: Vec<Diagnostic>,
     /// Remarks on valid entries.
@@ -228,6 +264,7 @@ pub fn merge(lists: impl IntoIterator<Item = ImageList>) -> ImageList {
     let mut all = ImageList::default();
     for list in lists {
         all.entries.extend(list.entries);
+        all.selections.extend(list.selections);
         all.problems.extend(list.problems);
         all.notes.extend(list.notes);
         all.duplicates.extend(list.duplicates);

@@ -1,10 +1,15 @@
 //! The plain format: one reference a line.
 
 use super::sections::Problem;
-use super::{ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, SourceLocation, platforms};
+use super::selection::TagSelection;
+use super::{
+    ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, SelectedRepository, SourceLocation,
+    platforms,
+};
 use crate::oci::reference::without_credentials;
 use crate::oci::{PlatformSet, Reference, Registry};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Reads all lines. An invalid line is reported, and reading continues with the next one.
@@ -75,19 +80,33 @@ pub(super) fn parse_line(
     if let Some((message, hint)) = not_a_reference(&shown) {
         return parsed.problem(origin, message, Some(&hint));
     }
-    let reference = Reference::parse_in(name, scope.map(|scope| &scope.registry));
-    let options = line_options(options);
-    let reference = match reference {
+    let (name, wildcard) = split_wildcard(name);
+    let reference = match Reference::parse_in(name, scope.map(|scope| &scope.registry)) {
         Ok(reference) => reference,
         Err(error) => return parsed.problem(origin, error.to_string(), error.hint()),
     };
-    let platforms = match options {
-        Ok(platforms) => platforms,
+    let LineOptions { platforms, selection } = match line_options(options, wildcard) {
+        Ok(options) => options,
         Err((message, hint)) => return parsed.problem(origin, message, hint.as_deref()),
     };
     let credential =
         scope.filter(|scope| scope.registry == reference.registry).and_then(|scope| scope.credential.clone());
-    parsed.entries.push(ListEntry { reference, platforms, origin, credential });
+    match selection {
+        Some(_) if reference.digest.is_some() || Reference::has_written_tag(name) => {
+            let message = format!("{name:?} has a tag, and the line selects tags");
+            parsed.problem(origin, message, Some("write the repository without a tag, or with :*"));
+        }
+        Some(selection) => {
+            parsed.selections.push(SelectedRepository {
+                reference,
+                selection,
+                platforms,
+                origin,
+                credential,
+            });
+        }
+        None => parsed.entries.push(ListEntry { reference, platforms, origin, credential }),
+    }
 }
 
 /// Recognises text that is commonly pasted into lists by mistake, to give a better reason than an invalid character.
@@ -159,36 +178,66 @@ fn not_a_name(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
     None
 }
 
+/// Splits off a tag with wildcards: `NAME:*`, `NAME:1.*`.
+fn split_wildcard(name: &str) -> (&str, Option<&str>) {
+    let start = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[start..].split_once(':') {
+        Some((last, tag)) if tag.contains(['*', '?']) && !tag.contains('@') => {
+            (&name[..start + last.len()], Some(tag))
+        }
+        _ => (name, None),
+    }
+}
+
+/// The options of a line.
+#[derive(Default)]
+struct LineOptions {
+    platforms: Option<PlatformSet>,
+    selection: Option<TagSelection>,
+}
+
 /// The `key=value` words after a reference.
-fn line_options(words: &[&str]) -> Result<Option<PlatformSet>, Problem> {
-    let mut set = None;
+fn line_options(words: &[&str], wildcard: Option<&str>) -> Result<LineOptions, Problem> {
+    let mut options = LineOptions { selection: wildcard.map(TagSelection::glob), ..LineOptions::default() };
+    let mut seen = HashSet::new();
     for word in words {
-        match word.split_once('=') {
-            Some(("platform", value)) if set.is_none() => match platforms(value) {
-                Ok(value) => set = Some(value),
-                Err(error) => return Err((error.to_string(), error.hint().map(str::to_owned))),
-            },
-            Some(("platform", _)) => {
-                return Err((
-                    "platform= is written twice".into(),
-                    Some("write it once, with commas between the platforms".into()),
-                ));
+        let Some((key, value)) = word.split_once('=') else {
+            return Err((
+                format!("unexpected {:?} after the reference", without_credentials(word)),
+                Some("write one reference a line; comments start with #".into()),
+            ));
+        };
+        if key != "except" && !seen.insert(key) {
+            return Err((
+                format!("{key}= is written twice"),
+                (key == "platform").then(|| "write it once, with commas between the platforms".into()),
+            ));
+        }
+        let selection = || TagSelection::glob("*");
+        let invalid = |why: String| (format!("invalid {key}={value}: {why}"), None);
+        match key {
+            "platform" => {
+                let platforms = platforms(value);
+                options.platforms =
+                    Some(platforms.map_err(|error| (error.to_string(), error.hint().map(str::to_owned)))?);
             }
-            Some((key, _)) => {
+            "tags" if wildcard.is_none_or(|wildcard| wildcard == "*") => {
+                options.selection.get_or_insert_with(selection).set_pattern(value).map_err(invalid)?;
+            }
+            "tags" => return Err(("both the name and tags= have a pattern".into(), None)),
+            "except" => {
+                options.selection.get_or_insert_with(selection).add_exception(value).map_err(invalid)?
+            }
+            "newest" => options.selection.get_or_insert_with(selection).set_newest(value).map_err(invalid)?,
+            _ => {
                 return Err((
                     format!("unknown option {:?}", without_credentials(key)),
-                    Some("the only option is platform=OS/ARCH".into()),
-                ));
-            }
-            None => {
-                return Err((
-                    format!("unexpected {:?} after the reference", without_credentials(word)),
-                    Some("write one reference a line; comments start with #".into()),
+                    Some("the options are platform=, tags=, newest= and except=".into()),
                 ));
             }
         }
     }
-    Ok(set)
+    Ok(options)
 }
 
 #[cfg(test)]
@@ -237,6 +286,25 @@ mod tests {
     }
 
     #[test]
+    fn repositories_with_selections_are_read() {
+        for (line, expected) in [
+            ("quay.io/a/b:*", "quay.io/a/b tags=all"),
+            ("quay.io/a/b:* tags=semver:^3.1 newest=2", "quay.io/a/b tags=semver:^3.1 newest=2"),
+            (
+                "quay.io/a/b newest=3/minor except=re:.*-rc.* except=*-x",
+                "quay.io/a/b tags=all except=re:.*-rc.* except=*-x newest=3/minor",
+            ),
+            ("localhost:5000/b:1.*", "localhost:5000/b tags=1.*"),
+            ("nginx tags=re:\\d+", "docker.io/library/nginx tags=re:\\d+"),
+        ] {
+            let list = read("l", line.as_bytes());
+            assert!(list.problems.is_empty() && list.entries.is_empty(), "{line}: {list:?}");
+            let selected = &list.selections[0];
+            assert_eq!(format!("{} {}", selected.name(), selected.selection), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn invalid_lines_are_reported_with_the_reason() {
         for (text, reason) in [
             ("{{ .Values.image }}:1", "template"),
@@ -262,6 +330,12 @@ mod tests {
             ("nginx platfrom=amd64", "option \"platfrom\""),
             ("nginx platform=", "platform"),
             ("nginx platform=amd64 platform=arm64", "twice"),
+            ("nginx:1 tags=all", "has a tag, and the line selects tags"),
+            ("nginx:1.* tags=2.*", "both the name and tags="),
+            ("nginx tags=re:(", "invalid tags=re:("),
+            ("nginx newest=0", "invalid newest=0: expected N"),
+            ("nginx newest=1 newest=2", "newest= is written twice"),
+            ("quay.io/*/b:1", "character other"),
             ("Nginx", "lower case"),
             ("nginx:", "tag is empty"),
         ] {

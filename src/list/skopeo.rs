@@ -1,9 +1,9 @@
 //! The file of `skopeo sync --src yaml` (skopeo-sync(1)): registries, their repositories, and the tags of each.
 
+use super::is_registry_domain;
 use super::plain::RegistryScope;
 use super::sections::{self, Problem};
 use super::yaml::ListBuilder;
-use super::{ENUMERATE_TAGS, is_registry_domain};
 use crate::oci::Registry;
 use crate::yaml::YamlNode;
 use std::sync::Arc;
@@ -34,9 +34,15 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
                 "images" => images(builder, value, &scope),
                 "images-by-tag-regex" | "images-by-semver" => {
                     for (name, pattern) in value.pairs() {
-                        let message =
-                            format!("{:?} selects tags by a pattern, which is not supported", name.text);
-                        builder.problem(pattern.line, message, Some(ENUMERATE_TAGS));
+                        let name = format!("{}/{}", scope.registry, name.text);
+                        let text = pattern.text().unwrap_or_default();
+                        // skopeo searches for its expressions, which are not anchored.
+                        let searched = format!(".*(?:{text}).*");
+                        let (kind, text) = match key.text.as_str() {
+                            "images-by-semver" => ("semver:", text),
+                            _ => ("re:", searched.as_str()),
+                        };
+                        builder.selection(pattern.line, &name, kind, text, Some(&scope));
                     }
                 }
                 "credentials" => {}
@@ -64,8 +70,8 @@ fn scope(name: &str, section: &YamlNode) -> Result<RegistryScope, Problem> {
 fn images(builder: &mut ListBuilder, repositories: &YamlNode, scope: &RegistryScope) {
     for (name, tags) in repositories.pairs() {
         if tags.items().is_empty() {
-            let message = format!("{:?} names no tags", name.text);
-            builder.problem(name.line, message, Some(ENUMERATE_TAGS));
+            let all = format!("{}/{}:*", scope.registry, name.text);
+            builder.image(name.line, &all, None, Some(scope));
         }
         for tag in tags.items() {
             let Some(text) = tag.text().filter(|text| !text.trim().is_empty()) else {
@@ -106,13 +112,16 @@ mod tests {
         );
         let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
         assert!(notes.len() == 1 && notes[0].contains("--insecure-tls registry.example.com"), "{notes:?}");
-        let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-        for (told, start) in
-            told.iter().zip(["sync.yaml:14: \"coreos/flannel\" names no tags", "sync.yaml:16: "])
-        {
-            assert!(told.starts_with(start), "{told}");
-        }
-        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+        let selections: Vec<String> = parsed
+            .selections
+            .iter()
+            .map(|one| format!("{} {} {}", one.origin.line, one.name(), one.selection))
+            .collect();
+        assert_eq!(
+            selections,
+            ["14 quay.io/coreos/flannel tags=all", r"16 quay.io/coreos/clair tags=re:.*(?:^v2\.[0-9]+$).*"]
+        );
         assert!(!format!("{parsed:?}").contains("sample-password"));
     }
 }

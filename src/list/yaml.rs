@@ -170,6 +170,25 @@ impl ListBuilder {
         plain::parse_line(&mut self.list, &text, origin, scope);
     }
 
+    /// Adds a repository whose tags are selected by a pattern of this kind.
+    pub(super) fn selection(
+        &mut self,
+        line: u64,
+        name: &str,
+        kind: &str,
+        pattern: &str,
+        scope: Option<&RegistryScope>,
+    ) {
+        let pattern: String = match kind {
+            "semver:" => pattern.split_whitespace().collect::<Vec<_>>().join(","),
+            _ => pattern.to_owned(),
+        };
+        if pattern.is_empty() || pattern.contains(char::is_whitespace) {
+            return self.problem(line, format!("the pattern for {name:?} is empty or has blanks"), None);
+        }
+        self.image(line, &format!("{name} tags={kind}{pattern}"), None, scope);
+    }
+
     /// The entry that was added last.
     pub(super) fn last(&self) -> Option<&super::ListEntry> {
         self.list.entries.last()

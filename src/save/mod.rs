@@ -5,11 +5,13 @@
 mod collision;
 mod names;
 mod pull;
+mod selection;
 
 #[cfg(feature = "archive")]
 pub(crate) use collision::check as check_collisions;
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
+pub use selection::{ResolvedSelection, resolve_selections};
 
 use crate::content::Place;
 use crate::error::{Error, Result};

@@ -148,6 +148,7 @@ impl Discovery {
     /// Adds the content of saver's own list.
     fn add_list(&mut self, list: list::ImageList) {
         list.entries.into_iter().for_each(|entry| self.add(entry));
+        self.add_selections(list.selections);
         self.problems.extend(list.problems);
         self.notes.extend(list.notes);
     }
@@ -155,10 +156,19 @@ impl Discovery {
     /// Adds the content of another tool's list. Its invalid entries are doubtful: the tool may well read them.
     fn add_foreign_list(&mut self, list: list::ImageList) {
         list.entries.into_iter().for_each(|entry| self.add(entry));
+        self.add_selections(list.selections);
         for problem in list.problems {
             self.doubt_with("", problem.origin, DoubtReason::InvalidEntry, Some(problem.message));
         }
         self.notes.extend(list.notes);
+    }
+
+    /// A scan does not ask registries, so which images a selection stands for is open.
+    fn add_selections(&mut self, selections: Vec<list::SelectedRepository>) {
+        for one in selections {
+            let text = format!("{} {}", one.name(), one.selection);
+            self.doubt(&text, one.origin, DoubtReason::TagPattern);
+        }
     }
 
     /// Removes what an ignore list names.

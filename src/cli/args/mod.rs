@@ -199,6 +199,9 @@ pub struct SaveArgs {
     /// compose, skopeo sync, hauler, image-syncer and kubeadm config images list are read too.
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
     pub list: Vec<PathBuf>,
+    /// Maximum number of images that selections of tags in lists may select
+    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "What to save")]
+    pub max_images: usize,
 
     /// The directory to save into
     #[arg(long, value_name = "DIR", help_heading = "Where it goes")]

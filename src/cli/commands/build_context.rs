@@ -10,7 +10,7 @@ use crate::cli::ui::output;
 use crate::cli::ui::output::{Paint, clean};
 use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, ImageList, ListEntry};
+use crate::list::{self, ImageList};
 use crate::scan::{Discovery, ScanReport};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,8 +58,8 @@ async fn built(
     )?;
     let report = ScanReport::of(&found);
     let is_complete = found.unread.is_empty() && report.open_doubts().next().is_none();
-    let entries = entries(found, global, screen)?;
-    if entries.is_empty() {
+    let list = images(found, global, screen)?;
+    if list.entries.is_empty() {
         print_doubtful(&report, &args.path, global, screen.paint());
         if !global.quiet {
             let path = args.path.display().to_string();
@@ -67,7 +67,7 @@ async fn built(
         }
         return Ok(if is_complete { Exit::Done } else { Exit::SomeFailed });
     }
-    let job = Job::resolve(&args.run, &dir, entries, global, environment, screen)?;
+    let job = Job::resolve(&args.run, &dir, list, global, environment, screen)?;
     print_doubtful(&report, &args.path, global, screen.paint());
     Ok(match job.run(&args.run, global, screen).await? {
         Exit::Done if !is_complete => Exit::SomeFailed,
@@ -93,7 +93,7 @@ fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
 }
 
 /// The images to save. An invalid list ends the run.
-fn entries(mut found: Discovery, global: &GlobalArgs, screen: &Screen) -> Result<Vec<ListEntry>> {
+fn images(mut found: Discovery, global: &GlobalArgs, screen: &Screen) -> Result<ImageList> {
     let problems = std::mem::take(&mut found.problems);
     scan::print_diagnostics(&found, global.quiet, screen.paint());
     let mut all = list::merge([ImageList { entries: found.images, problems, ..ImageList::default() }]);

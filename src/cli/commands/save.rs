@@ -12,9 +12,9 @@ use crate::cli::ui::run::Showing;
 use crate::cli::ui::terminal::{self, Screen};
 use crate::cli::ui::wording::SAVING;
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::ListEntry;
-use crate::oci::PlatformSet;
-use crate::save::{ImageSaver, SaveImage, SaveOptions};
+use crate::list::{self, ImageList, ListEntry, SelectedRepository};
+use crate::oci::{PlatformSet, Tag};
+use crate::save::{ImageSaver, ResolvedSelection, SaveImage, SaveOptions, resolve_selections};
 use crate::store::Durability;
 use crate::transfer::TransferOptions;
 use std::io::IsTerminal;
@@ -55,8 +55,9 @@ async fn listed(
         let why = "both read stdin: put one of them in a file";
         return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
     }
-    let entries = lists::read(&args.list, &args.images, screen, global.quiet)?;
-    let job = Job::resolve(&args.run, dir, entries, global, environment, screen)?;
+    let list = lists::read_list(&args.list, &args.images, screen, global.quiet)?;
+    let mut job = Job::resolve(&args.run, dir, list, global, environment, screen)?;
+    job.select_tags(args.max_images, screen, global.quiet).await?;
     job.run(&args.run, global, screen).await
 }
 
@@ -74,19 +75,20 @@ fn colours(when: Color, environment: &Environment, terminal: bool) -> bool {
 /// A run, resolved: all that can be wrong before anything is asked of a registry has been found.
 pub(crate) struct Job {
     entries: Vec<ListEntry>,
+    selections: Vec<SelectedRepository>,
     options: SaveOptions,
     files: Files,
 }
 
 impl Job {
-    /// A run that saves `entries` into `dir`.
+    /// A run that saves the images of `list` into `dir`.
     ///
     /// # Errors
     /// `InvalidInput` naming the flag that is wrong, and what is wrong with it.
     pub(crate) fn resolve(
         args: &RunArgs,
         dir: &Path,
-        entries: Vec<ListEntry>,
+        list: ImageList,
         global: &GlobalArgs,
         environment: &Environment,
         screen: &Screen,
@@ -98,12 +100,43 @@ impl Job {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,
         };
-        options.transfer.platforms = platforms(args, &entries)?;
-        let registries = entries.iter().map(|entry| entry.reference.registry.clone()).collect();
+        let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
+        let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
+        options.transfer.platforms = platforms(args, &requested)?;
+        let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();
         options.access =
             registry_args::resolve(&args.registry, environment, &registries, screen, global.quiet)?;
         let files = Files::prepare(None, args.report.as_deref(), args.failed_list.as_deref())?;
-        Ok(Self { entries, options, files })
+        Ok(Self { entries: list.entries, selections: list.selections, options, files })
+    }
+
+    /// Replaces the selections of the lists by the images that they select.
+    ///
+    /// # Errors
+    /// Those of listing tags, `NotFound` if a selection selects nothing, `InvalidInput` if all select more than `max` images.
+    async fn select_tags(&mut self, max: usize, screen: &Screen, quiet: bool) -> Result<()> {
+        let selections = std::mem::take(&mut self.selections);
+        if selections.is_empty() {
+            return Ok(());
+        }
+        let resolved =
+            resolve_selections(selections, &self.options.access, &self.options.transfer.retry).await?;
+        let mut selected = Vec::new();
+        for ResolvedSelection { repository, tags } in resolved {
+            if !quiet {
+                let line = format!("{}: {}: {}", repository.origin, repository.name(), tags.summary());
+                screen.line(&format!("{} {}", screen.paint().dim("note:"), output::clean(&line)));
+            }
+            selected.extend(tags.tags.into_iter().map(|tag| repository.entry(tag)));
+        }
+        if selected.len() > max {
+            let why = format!("the lists select {} images, more than {max}", selected.len());
+            return Err(Error::new(ErrorKind::InvalidInput, "--max-images", why)
+                .with_hint("narrow the selections with tags=, newest= or except=, or raise --max-images"));
+        }
+        let entries = std::mem::take(&mut self.entries).into_iter().chain(selected).collect();
+        self.entries = list::merge([ImageList { entries, ..ImageList::default() }]).entries;
+        Ok(())
     }
 
     /// Runs it, and tells what became of each image.

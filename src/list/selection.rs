@@ -1,0 +1,581 @@
+//! Selection of tags: which tags of a repository a list entry asks for. Pure: the caller lists the tags.
+//!
+//! Tags follow no standard, so versions are read leniently: a leading `v` is allowed, one or two parts are enough, and `_` or `+`
+//! start a build number. A suffix is a prerelease only if it has the name of one (`-rc.1`, `b2`); any other suffix, such as
+//! `-alpine`, is a variant, and variants are counted separately.
+
+use crate::oci::Tag;
+use regex_lite::Regex;
+use semver::{Version, VersionReq};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What prereleases are called.
+const PRERELEASES: &[&str] =
+    &["alpha", "beta", "rc", "pre", "preview", "dev", "snapshot", "nightly", "canary", "a", "b", "m"];
+/// Endings of tags that hold signatures and other artifacts about images.
+const ARTIFACT_ENDINGS: &[&str] = &[".sig", ".att", ".sbom"];
+/// Maximum length of a pattern, in bytes.
+const MAX_PATTERN: usize = 1024;
+
+/// Which tags of a repository to save.
+#[derive(Clone, Debug)]
+pub struct TagSelection {
+    pattern: TagPattern,
+    except: Vec<TagPattern>,
+    newest: Option<Newest>,
+}
+
+/// How many of the newest versions to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Newest {
+    count: usize,
+    scope: NewestScope,
+}
+
+/// What the newest versions are counted for, in addition to the variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewestScope {
+    Repository,
+    Major,
+    Minor,
+}
+
+#[derive(Clone, Debug)]
+enum TagPattern {
+    /// With wildcards: `*` and `?`.
+    Glob(String),
+    /// Anchored at both ends.
+    Regex { text: String, regex: Regex },
+    /// Ranges of which one has to match.
+    Semver { text: String, ranges: Vec<VersionReq> },
+}
+
+/// Why a tag was not selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum NotSelected {
+    /// A signature, an attestation or an SBOM.
+    Artifact,
+    /// The selection compares versions, and the tag is none.
+    NotAVersion,
+    /// The tag does not match.
+    NoMatch,
+    /// A prerelease, which has to be asked for.
+    Prerelease,
+    /// An exception matches the tag.
+    Excepted,
+    /// Newer versions fill the number that is wanted.
+    Older,
+}
+
+impl fmt::Display for NotSelected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Artifact => "not an image",
+            Self::NotAVersion => "not a version",
+            Self::NoMatch => "does not match",
+            Self::Prerelease => "a prerelease",
+            Self::Excepted => "excepted",
+            Self::Older => "older",
+        })
+    }
+}
+
+/// The outcome of a selection.
+#[derive(Clone, Debug, Default)]
+pub struct SelectedTags {
+    /// The tags to save, oldest version first, then tags that are no versions by name.
+    pub tags: Vec<Tag>,
+    /// The other tags and why they were not selected.
+    pub others: Vec<(Tag, NotSelected)>,
+}
+
+impl SelectedTags {
+    /// How many tags were selected, and why the others were not.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut reasons: BTreeMap<NotSelected, usize> = BTreeMap::new();
+        for (_, reason) in &self.others {
+            *reasons.entry(*reason).or_default() += 1;
+        }
+        let all = self.tags.len() + self.others.len();
+        let reasons: Vec<String> =
+            reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let others = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        format!("selected {} of {all} tags{others}", self.tags.len())
+    }
+}
+
+impl TagSelection {
+    /// The tags that match a glob pattern.
+    #[must_use]
+    pub fn glob(pattern: &str) -> Self {
+        Self { pattern: TagPattern::Glob(pattern.to_owned()), except: Vec::new(), newest: None }
+    }
+
+    /// Sets `tags=`: `all`, a glob pattern, `re:REGEX` or `semver:RANGE`.
+    ///
+    /// # Errors
+    /// Why the pattern is invalid.
+    pub fn set_pattern(&mut self, text: &str) -> Result<(), String> {
+        self.pattern = TagPattern::parse(text)?;
+        Ok(())
+    }
+
+    /// Adds `except=`, which has the same forms as `tags=`.
+    ///
+    /// # Errors
+    /// Why the pattern is invalid.
+    pub fn add_exception(&mut self, text: &str) -> Result<(), String> {
+        self.except.push(TagPattern::parse(text)?);
+        Ok(())
+    }
+
+    /// Sets `newest=`: `N`, `N/minor` or `N/major`.
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn set_newest(&mut self, text: &str) -> Result<(), String> {
+        let (count, scope) = text.split_once('/').unwrap_or((text, ""));
+        let scope = match scope {
+            "" if !text.contains('/') => NewestScope::Repository,
+            "major" => NewestScope::Major,
+            "minor" => NewestScope::Minor,
+            _ => return Err("expected N, N/minor or N/major".to_owned()),
+        };
+        let count = count.parse().ok().filter(|count| *count > 0);
+        let count = count.ok_or_else(|| "expected N, N/minor or N/major".to_owned())?;
+        self.newest = Some(Newest { count, scope });
+        Ok(())
+    }
+
+    /// Selects among the tags of a repository.
+    #[must_use]
+    pub fn select(&self, tags: &[Tag]) -> SelectedTags {
+        let mut selected = SelectedTags::default();
+        let mut matching: Vec<(Option<TagVersion>, Tag)> = Vec::new();
+        for tag in tags {
+            let version = TagVersion::parse(tag.as_str());
+            match self.refusal(tag.as_str(), version.as_ref()) {
+                Some(why) => selected.others.push((tag.clone(), why)),
+                None => matching.push((version, tag.clone())),
+            }
+        }
+        if let Some(newest) = self.newest {
+            matching = newest.keep(matching, &mut selected.others);
+        }
+        matching.sort_by(|one, other| match (&one.0, &other.0) {
+            (Some(a), Some(b)) => a.compare(b).then_with(|| one.1.cmp(&other.1)),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => one.1.cmp(&other.1),
+        });
+        selected.tags = matching.into_iter().map(|(_, tag)| tag).collect();
+        selected
+    }
+
+    fn refusal(&self, tag: &str, version: Option<&TagVersion>) -> Option<NotSelected> {
+        if is_artifact(tag) {
+            return Some(NotSelected::Artifact);
+        }
+        let compares = self.newest.is_some() || matches!(self.pattern, TagPattern::Semver { .. });
+        if compares && version.is_none() {
+            return Some(NotSelected::NotAVersion);
+        }
+        if !self.pattern.matches(tag, version) {
+            return Some(NotSelected::NoMatch);
+        }
+        // A pattern that names prereleases asks for them.
+        let wants_prereleases = self.pattern.names_prereleases();
+        if compares && !wants_prereleases && version.is_some_and(|version| !version.prerelease.is_empty()) {
+            return Some(NotSelected::Prerelease);
+        }
+        let is_excepted = self.except.iter().any(|except| except.matches(tag, version));
+        is_excepted.then_some(NotSelected::Excepted)
+    }
+}
+
+/// The form in which a list has it.
+impl fmt::Display for TagSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tags={}", self.pattern)?;
+        for except in &self.except {
+            write!(f, " except={except}")?;
+        }
+        match self.newest {
+            Some(Newest { count, scope: NewestScope::Repository }) => write!(f, " newest={count}"),
+            Some(Newest { count, scope: NewestScope::Major }) => write!(f, " newest={count}/major"),
+            Some(Newest { count, scope: NewestScope::Minor }) => write!(f, " newest={count}/minor"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Newest {
+    /// Keeps the newest versions of each variant.
+    fn keep(
+        self,
+        matching: Vec<(Option<TagVersion>, Tag)>,
+        others: &mut Vec<(Tag, NotSelected)>,
+    ) -> Vec<(Option<TagVersion>, Tag)> {
+        let mut groups: BTreeMap<(String, [u64; 2]), Vec<(TagVersion, Tag)>> = BTreeMap::new();
+        for (version, tag) in matching {
+            let Some(version) = version else { continue };
+            let [major, minor, _] = version.core;
+            let scope = match self.scope {
+                NewestScope::Repository => [0, 0],
+                NewestScope::Major => [major, 0],
+                NewestScope::Minor => [major, minor],
+            };
+            groups.entry((version.variant.clone(), scope)).or_default().push((version, tag));
+        }
+        let mut kept = Vec::new();
+        for mut group in groups.into_values() {
+            group.sort_by(|one, other| other.0.compare(&one.0));
+            let mut versions = 0;
+            for index in 0..group.len() {
+                // Tags of one version, such as v1.0 and 1.0, count once.
+                let is_new = index == 0 || group[index - 1].0.compare(&group[index].0) != Ordering::Equal;
+                versions += usize::from(is_new);
+                let (version, tag) = group[index].clone();
+                if versions <= self.count {
+                    kept.push((Some(version), tag));
+                } else {
+                    others.push((tag, NotSelected::Older));
+                }
+            }
+        }
+        kept
+    }
+}
+
+impl TagPattern {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("the pattern is empty".to_owned());
+        }
+        if text.len() > MAX_PATTERN {
+            return Err(format!("the pattern is longer than {MAX_PATTERN} bytes"));
+        }
+        if let Some(pattern) = text.strip_prefix("re:") {
+            let regex = Regex::new(&format!("^(?:{pattern})$")).map_err(|error| error.to_string())?;
+            return Ok(Self::Regex { text: pattern.to_owned(), regex });
+        }
+        if let Some(range) = text.strip_prefix("semver:") {
+            let ranges: Result<Vec<VersionReq>, String> = range.split("||").map(parse_range).collect();
+            return Ok(Self::Semver { text: range.to_owned(), ranges: ranges? });
+        }
+        Ok(Self::Glob(if text == "all" { "*".to_owned() } else { text.to_owned() }))
+    }
+
+    fn matches(&self, tag: &str, version: Option<&TagVersion>) -> bool {
+        match self {
+            Self::Glob(pattern) => glob(pattern.as_bytes(), tag.as_bytes()),
+            Self::Regex { regex, .. } => regex.is_match(tag),
+            Self::Semver { ranges, .. } => {
+                let Some(version) = version else { return false };
+                let [major, minor, patch] = version.core;
+                let plain = Version::new(major, minor, patch);
+                // The range decides by numbers; whether prereleases are wanted is decided elsewhere.
+                ranges.iter().any(|range| range.matches(&plain))
+            }
+        }
+    }
+
+    /// Whether the pattern mentions a prerelease.
+    fn names_prereleases(&self) -> bool {
+        let text = match self {
+            Self::Glob(text) | Self::Regex { text, .. } | Self::Semver { text, .. } => {
+                text.to_ascii_lowercase()
+            }
+        };
+        let words = text.split(|c: char| !c.is_ascii_alphabetic());
+        words.filter(|word| word.len() > 1).any(|word| PRERELEASES.contains(&word))
+    }
+}
+
+impl fmt::Display for TagPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Glob(text) if text == "*" => f.write_str("all"),
+            Self::Glob(text) => f.write_str(text),
+            Self::Regex { text, .. } => write!(f, "re:{text}"),
+            Self::Semver { text, .. } => write!(f, "semver:{text}"),
+        }
+    }
+}
+
+/// A range whose comparators are separated by commas or blanks. The prerelease of a bound is dropped, and `names_prereleases` sees
+/// it.
+fn parse_range(text: &str) -> Result<VersionReq, String> {
+    let spaced = text.replace(',', " ");
+    let mut comparators: Vec<String> = Vec::new();
+    for word in spaced.split_whitespace() {
+        match comparators.last_mut() {
+            // ">= 1.2"
+            Some(last) if last.ends_with(['<', '>', '=', '^', '~']) => last.push_str(word),
+            _ => comparators.push(word.to_owned()),
+        }
+    }
+    let plain = comparators.iter().map(|comparator| {
+        let comparator = comparator.split('-').next().unwrap_or(comparator);
+        let digits =
+            comparator.find(|c: char| c.is_ascii_alphanumeric() || c == '*').unwrap_or(comparator.len());
+        let (operator, version) = comparator.split_at(digits);
+        format!("{operator}{}", version.strip_prefix('v').unwrap_or(version))
+    });
+    VersionReq::parse(&plain.collect::<Vec<_>>().join(", ")).map_err(|error| error.to_string())
+}
+
+/// Whether a text matches a pattern with `*` and `?`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let mut at = (0, 0);
+    // Where to go on after the last star, with one more byte for it.
+    let mut star: Option<(usize, usize)> = None;
+    while at.1 < text.len() {
+        match pattern.get(at.0) {
+            Some(b'*') => {
+                star = Some((at.0 + 1, at.1));
+                at.0 += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == text[at.1] => at = (at.0 + 1, at.1 + 1),
+            _ => match star {
+                Some((after, taken)) => {
+                    star = Some((after, taken + 1));
+                    at = (after, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at.0..].iter().all(|byte| *byte == b'*')
+}
+
+/// Whether a tag holds something about an image and not an image.
+fn is_artifact(tag: &str) -> bool {
+    let is_digest = tag
+        .strip_prefix("sha256-")
+        .is_some_and(|rest| rest.len() >= 64 && rest.as_bytes()[..64].iter().all(u8::is_ascii_hexdigit));
+    is_digest || ARTIFACT_ENDINGS.iter().any(|ending| tag.ends_with(ending))
+}
+
+/// A tag as a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TagVersion {
+    core: [u64; 3],
+    /// Names and numbers of a prerelease; empty for a release.
+    prerelease: Vec<Identifier>,
+    build: Vec<Identifier>,
+    /// The rest of the tag, such as `alpine`.
+    variant: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Identifier {
+    Number(u64),
+    Text(String),
+}
+
+impl TagVersion {
+    fn parse(tag: &str) -> Option<Self> {
+        let text = tag.strip_prefix(['v', 'V']).unwrap_or(tag);
+        let mut core = [0; 3];
+        let mut rest = text;
+        for (index, part) in core.iter_mut().enumerate() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            // A date or a commit is not a version.
+            *part = rest[..digits].parse().ok().filter(|_| digits < 8)?;
+            rest = &rest[digits..];
+            match rest.strip_prefix('.') {
+                Some(after) if index < 2 && after.starts_with(|c: char| c.is_ascii_digit()) => rest = after,
+                _ => break,
+            }
+        }
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && text.len() > 4
+            || !rest.is_empty() && !rest.starts_with(['-', '_', '+', '.']) && !starts_prerelease(rest)
+        {
+            return None;
+        }
+        let mut version = Self { core, prerelease: Vec::new(), build: Vec::new(), variant: String::new() };
+        let mut variant: Vec<&str> = Vec::new();
+        let mut is_build = false;
+        for (separator, word) in words(rest) {
+            is_build = matches!(separator, Some('_' | '+')) || is_build && separator == Some('.');
+            let continues = separator == Some('.') && variant.is_empty() && !version.prerelease.is_empty();
+            if is_build {
+                version.build.extend(identifiers(word));
+            } else if variant.is_empty() && (starts_prerelease(word) || continues) {
+                version.prerelease.extend(identifiers(word));
+            } else {
+                variant.push(word);
+            }
+        }
+        version.variant = variant.join("-");
+        Some(version)
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        let release = |version: &Self| version.prerelease.is_empty();
+        self.core
+            .cmp(&other.core)
+            .then_with(|| release(self).cmp(&release(other)))
+            .then_with(|| self.prerelease.cmp(&other.prerelease))
+            .then_with(|| self.build.cmp(&other.build))
+    }
+}
+
+/// The words of a suffix with the separators before them.
+fn words(suffix: &str) -> impl Iterator<Item = (Option<char>, &str)> {
+    let is_separator = |c: char| matches!(c, '-' | '_' | '+' | '.');
+    let starts = suffix.char_indices().filter(move |(_, c)| is_separator(*c)).map(|(at, _)| at);
+    let starts: Vec<usize> = (!suffix.starts_with(is_separator))
+        .then_some(0)
+        .into_iter()
+        .chain(starts)
+        .chain([suffix.len()])
+        .collect();
+    (1..starts.len()).filter_map(move |index| {
+        let word = &suffix[starts[index - 1]..starts[index]];
+        let separator = word.chars().next().filter(|c| is_separator(*c));
+        let word = word.strip_prefix(is_separator).unwrap_or(word);
+        (!word.is_empty()).then_some((separator, word))
+    })
+}
+
+/// Whether a word is the name of a prerelease, alone or with a number: `rc`, `rc1`.
+fn starts_prerelease(word: &str) -> bool {
+    let letters = word.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let (name, rest) = word.split_at(letters);
+    let lower = name.to_ascii_lowercase();
+    let is_name = PRERELEASES.contains(&lower.as_str()) && (name.len() > 1 || !rest.is_empty());
+    is_name
+        && rest
+            .bytes()
+            .take_while(|byte| !matches!(byte, b'-' | b'_' | b'+' | b'.'))
+            .all(|byte| byte.is_ascii_digit())
+}
+
+/// A word as names and numbers: `rc10` is `rc` and 10.
+fn identifiers(word: &str) -> Vec<Identifier> {
+    let digits = word.len() - word.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (name, number) = word.split_at(digits);
+    let name = (!name.is_empty()).then(|| Identifier::Text(name.to_ascii_lowercase()));
+    let number = number.parse().ok().map(Identifier::Number);
+    name.into_iter().chain(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selection(words: &str) -> Result<TagSelection, String> {
+        let mut selection = TagSelection::glob("*");
+        for word in words.split_whitespace() {
+            match word.split_once('=') {
+                Some(("tags", value)) => selection.set_pattern(value)?,
+                Some(("except", value)) => selection.add_exception(value)?,
+                Some((_, value)) => selection.set_newest(value)?,
+                None => {}
+            }
+        }
+        Ok(selection)
+    }
+
+    #[test]
+    fn tags_are_selected_by_pattern_version_and_age() {
+        let all = "latest v3.0.1 v3.1.0 v3.1.1 v3.2.0-rc.1 v3.2.0 3.2 2.9.9 v3.2.0-alpine v3.1.1-alpine v4.0.0 main \
+                   sha256-2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae.sig v3.2.0.sbom";
+        let tags: Vec<Tag> = all.split_whitespace().map(|tag| tag.parse().unwrap()).collect();
+        for (words, expected) in [
+            ("tags=all newest=1", "v3.2.0-alpine v4.0.0"),
+            ("tags=semver:^3.1", "v3.1.0 v3.1.1 v3.1.1-alpine 3.2 v3.2.0 v3.2.0-alpine"),
+            ("tags=semver:^3.1 newest=1", "3.2 v3.2.0 v3.2.0-alpine"),
+            ("tags=semver:^3.1 newest=1/minor", "v3.1.1 v3.1.1-alpine 3.2 v3.2.0 v3.2.0-alpine"),
+            ("tags=semver:>=3.0,<3.1", "v3.0.1"),
+            ("tags=semver:~3.1||^4", "v3.1.0 v3.1.1 v3.1.1-alpine v4.0.0"),
+            ("tags=semver:>=3.2.0-rc.1,<4", "v3.2.0-rc.1 3.2 v3.2.0 v3.2.0-alpine"),
+            ("tags=re:v3\\.\\d+\\.\\d+-alpine newest=1", "v3.2.0-alpine"),
+            ("tags=re:.*-rc.*", "v3.2.0-rc.1"),
+            ("tags=v3.1.*", "v3.1.0 v3.1.1 v3.1.1-alpine"),
+            ("tags=v?.0.0", "v4.0.0"),
+            ("tags=v3* except=*-alpine except=re:.*rc.*", "v3.0.1 v3.1.0 v3.1.1 v3.2.0"),
+            ("tags=main", "main"),
+            ("newest=1/major", "2.9.9 3.2 v3.2.0 v3.2.0-alpine v4.0.0"),
+        ] {
+            let selection = selection(words).unwrap();
+            let selected = selection.select(&tags);
+            let names: Vec<&str> = selected.tags.iter().map(Tag::as_str).collect();
+            assert_eq!(names.join(" "), expected, "{words}");
+            assert_eq!(selected.tags.len() + selected.others.len(), tags.len(), "{words}");
+            // What a selection prints selects the same.
+            let again = self::selection(&selection.to_string()).unwrap();
+            assert_eq!(again.select(&tags).tags, selected.tags, "{selection}");
+        }
+    }
+
+    #[test]
+    fn others_have_their_reasons() {
+        let tags: Vec<Tag> = ["main", "1.0-rc1", "1.0", "0.9", "2.0", "1.0.sig", "1.0-x"]
+            .map(|tag| tag.parse().unwrap())
+            .into();
+        let selected = selection("tags=semver:<2 newest=1 except=*-x").unwrap().select(&tags);
+        let reason =
+            |tag: &str| selected.others.iter().find(|(other, _)| other.as_str() == tag).map(|(_, why)| *why);
+        for (tag, why) in [
+            ("main", Some(NotSelected::NotAVersion)),
+            ("1.0-rc1", Some(NotSelected::Prerelease)),
+            ("1.0", None),
+            ("0.9", Some(NotSelected::Older)),
+            ("2.0", Some(NotSelected::NoMatch)),
+            ("1.0.sig", Some(NotSelected::Artifact)),
+            ("1.0-x", Some(NotSelected::Excepted)),
+        ] {
+            assert_eq!(reason(tag), why, "{tag}");
+        }
+    }
+
+    #[test]
+    fn invalid_selections_are_refused() {
+        for words in
+            ["tags=", "tags=re:(", "tags=semver:x", "newest=0", "newest=2/patch", "newest=2/", "newest=x"]
+        {
+            assert!(selection(words).is_err(), "{words}");
+        }
+        assert!(selection(&format!("tags={}", "x".repeat(MAX_PATTERN + 1))).is_err());
+    }
+
+    #[test]
+    fn versions_are_ordered_leniently() {
+        let ordered = [
+            "0.9",
+            "1.0.0-alpha1",
+            "1.0.0-beta.2",
+            "1.0.0-rc.2",
+            "1.0.0rc10",
+            "v1.0",
+            "1.0.0_1",
+            "1.0.0+2",
+            "1.2",
+            "1.10.0",
+        ];
+        for pair in ordered.windows(2) {
+            let version = |tag: &str| TagVersion::parse(tag).unwrap();
+            assert_eq!(version(pair[0]).compare(&version(pair[1])), Ordering::Less, "{pair:?}");
+        }
+        for (tag, variant) in [
+            ("1.2.3-alpine3.20", Some("alpine3-20")),
+            ("1.2.3-rc.1-alpine", Some("alpine")),
+            ("1.2.3.4", Some("4")),
+            ("17", Some("")),
+            ("20240612", None),
+            ("2c26b46b", None),
+            ("latest", None),
+            ("bookworm", None),
+        ] {
+            assert_eq!(TagVersion::parse(tag).map(|version| version.variant).as_deref(), variant, "{tag}");
+        }
+    }
+}
