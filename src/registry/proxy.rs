@@ -95,6 +95,11 @@ impl ProxyUrl {
         if !SCHEMES.contains(&scheme.as_str()) {
             return Err(format!("unknown scheme (supported: {})", SCHEMES.join(", ")));
         }
+        // In a URL these would end the host name; in a proxy variable they come from a user name or password.
+        if rest.contains(['\\', '#', '?']) || rest.split_once('/').is_some_and(|(_, path)| path.contains('@'))
+        {
+            return Err("special characters in the user name or password must be percent-encoded".to_owned());
+        }
         let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error| error.to_string())?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it has no host name")?;
         // `http:proxy:3128` and `http:/proxy:3128` would otherwise name a host called "http".
@@ -309,6 +314,10 @@ mod tests {
             ("http//proxy:3128", "\"//\" is missing"),
             ("http://", ""),
             ("http://ann:hunter2@[bad", ""),
+            ("http://DOM\\ann:hunter2@proxy", "percent-encoded"),
+            ("http://ann:p#hunter2@proxy", "percent-encoded"),
+            ("http://ann:p?hunter2@proxy", "percent-encoded"),
+            ("http://ann:p/hunter2@proxy", "percent-encoded"),
             ("http://proxy:99999", "port"),
             ("http://proxy:0", "port"),
             ("proxy.example:hunter2", "port"),

@@ -8,6 +8,7 @@ mod build_context;
 mod cli;
 mod concurrent_runs;
 mod crash;
+mod credentials;
 mod cri;
 mod disk;
 mod documents;
