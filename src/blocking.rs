@@ -12,12 +12,14 @@
 //! # }
 //! ```
 
+use crate::content::Source;
 use crate::copy::CopyOptions;
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "archive")]
 use crate::export::{ExportOptions, ExportTo, Exported};
 #[cfg(feature = "archive")]
 use crate::import::{ImportFrom, ImportOptions};
+use crate::inspect::{InspectOptions, Inspection};
 use crate::oci::{Digest, Reference};
 use crate::push::{ImagePusher, PushImage};
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
@@ -71,6 +73,14 @@ where
     T: TryInto<SaveImage, Error: Into<Error>>,
 {
     run(crate::save::pull_image(image, options))
+}
+
+/// [`inspect`](crate::inspect::inspect).
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn inspect<S: Source>(source: &S, reference: &Reference, options: &InspectOptions) -> Result<Inspection> {
+    run(crate::inspect::inspect(source, reference, options))
 }
 
 /// [`ImagePusher::push`].
