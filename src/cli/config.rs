@@ -352,7 +352,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::{Cli, Command as Verb};
+    use crate::cli::command_line::{Cli, Command as Verb};
     use clap::{CommandFactory, FromArgMatches};
 
     fn parse(argv: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Cli> {
@@ -379,9 +379,9 @@ mod tests {
                 Some(Verb::Save(save)) => *save,
                 _ => cli.save,
             };
-            assert_eq!((save.run.jobs, save.run.registry.retries), (9, 6));
-            assert_eq!(save.run.index, crate::cli::args::IndexArg::Prune);
-            assert_eq!(save.run.os, "linux");
+            assert_eq!((save.run.transfer.jobs.jobs, save.run.registry.retries), (9, 6));
+            assert_eq!(save.run.index.index, crate::cli::args::platforms::IndexArg::Prune);
+            assert_eq!(save.run.platforms.os, "linux");
         }
     }
 
@@ -394,16 +394,16 @@ mod tests {
         assert_eq!(cli.global.verbose, 2);
         assert!(!cli.global.quiet);
         let Some(Verb::Save(save)) = cli.command else { panic!() };
-        assert_eq!(save.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
-        assert_eq!(save.run.arch, ["amd64", "arm64"]);
-        assert!(save.run.dry_run && save.run.fail_fast);
+        assert_eq!(save.lists.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
+        assert_eq!(save.run.platforms.arch, ["amd64", "arm64"]);
+        assert!(save.dry_run.dry_run && save.run.transfer.fail_fast);
         assert_eq!(save.run.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
         assert_eq!(save.run.registry.plain_http, ["a:1"]);
         assert_eq!(save.run.registry.insecure_tls, ["x:1", "y"]);
         let cli = parse(&["save", "--list", "c", "-v"], &[], file).unwrap();
         assert_eq!(cli.global.verbose, 1);
         let Some(Verb::Save(save)) = cli.command else { panic!() };
-        assert_eq!(save.list, [PathBuf::from("c")]);
+        assert_eq!(save.lists.list, [PathBuf::from("c")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Runs `helm template` for a scan: on a copy of the chart, without a shell or the user's configuration, and within limits.
 
 use crate::cli::config::Environment;
-use crate::cli::interrupt::Guard;
+use crate::cli::interrupt::CleanupGuard;
 use crate::error::Result as Outcome;
 use crate::scan::{ChartRenderer, MAX_CHART_BYTES, RenderFailure, RenderInput};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -68,9 +68,9 @@ impl Helm {
     ///
     /// # Errors
     /// `Storage` if signals cannot be received.
-    pub(super) fn guard(&self) -> Outcome<Guard> {
+    pub(super) fn guard(&self) -> Outcome<CleanupGuard> {
         let running = self.running.clone();
-        Guard::listen(move || {
+        CleanupGuard::listen(move || {
             // Held until the process exits, so that nothing new is started.
             let running = running.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(running) = &*running {

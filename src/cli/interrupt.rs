@@ -1,32 +1,32 @@
-//! Ctrl-C, SIGTERM and a terminal that hangs up: the first asks the run to stop, the second ends the process.
+//! Ctrl-C, SIGTERM and SIGHUP: the first stops the command, the second ends the process.
 
 use crate::cli::ui::exit::Exit;
 use crate::error::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Whether a signal has asked to stop.
+/// Whether a signal has stopped the command.
 #[derive(Clone, Default)]
 pub(super) struct Interrupt(CancellationToken);
 
 impl Interrupt {
-    /// Listens from now on; `told` is called at the first signal. Must be called on a runtime.
+    /// Starts to listen; `on_first` is called at the first signal. Must be called on a runtime.
     ///
     /// # Errors
-    /// `Storage` when the system refuses to tell of signals.
-    pub(super) fn listen(told: impl FnOnce() + Send + 'static) -> Result<Self> {
-        let [mut interrupt, mut terminate, mut hangup] = ends()?;
-        // Heard, a write beyond the file size limit is an error like any other; unheard, it would end the process without a word.
-        let unheard = |cause| Error::storage("signals", "wait for them", cause);
-        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unheard)?);
+    /// `Storage` when signals cannot be received.
+    pub(super) fn listen(on_first: impl FnOnce() + Send + 'static) -> Result<Self> {
+        let [mut interrupt, mut terminate, mut hangup] = termination_signals()?;
+        // With a handler, a write beyond the file size limit is an error like any other; without one, it would end the process.
+        let refused = |cause| Error::storage("signals", "receive", cause);
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(refused)?);
         let this = Self::default();
         let token = this.0.clone();
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate, &mut hangup).await;
             token.cancel();
-            told();
+            on_first();
             either(&mut interrupt, &mut terminate, &mut hangup).await;
-            // What is published is whole at any moment, so nothing is lost by ending here.
+            // Published content is complete at any time, so nothing is lost.
             std::process::exit(Exit::Interrupted.code().into());
         });
         Ok(this)
@@ -42,39 +42,39 @@ impl Interrupt {
         self.0.is_cancelled()
     }
 
-    /// Cancelled at the first signal.
+    /// The token that the first signal cancels.
     pub(super) fn token(&self) -> CancellationToken {
         self.0.clone()
     }
 }
 
-/// Until it is dropped, a signal ends the process, after something of its own was done.
-pub(super) struct Guard(tokio::task::JoinHandle<()>);
+/// Until it is dropped, a signal ends the process after a cleanup.
+pub(super) struct CleanupGuard(tokio::task::JoinHandle<()>);
 
-impl Guard {
-    /// At the first signal `last` is called, and the process ends. Must be called on a runtime.
+impl CleanupGuard {
+    /// At the first signal `cleanup` is called, and the process ends. Must be called on a runtime.
     ///
     /// # Errors
-    /// `Storage` when the system refuses to tell of signals.
-    pub(super) fn listen(last: impl FnOnce() + Send + 'static) -> Result<Self> {
-        let [mut interrupt, mut terminate, mut hangup] = ends()?;
+    /// `Storage` when signals cannot be received.
+    pub(super) fn listen(cleanup: impl FnOnce() + Send + 'static) -> Result<Self> {
+        let [mut interrupt, mut terminate, mut hangup] = termination_signals()?;
         Ok(Self(tokio::spawn(async move {
             either(&mut interrupt, &mut terminate, &mut hangup).await;
-            last();
+            cleanup();
             std::process::exit(Exit::Interrupted.code().into());
         })))
     }
 }
 
-impl Drop for Guard {
+impl Drop for CleanupGuard {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// What asks a process to end.
-fn ends() -> Result<[Signal; 3]> {
-    let refused = |cause| Error::storage("signals", "wait for them", cause);
+/// The signals that end a process.
+fn termination_signals() -> Result<[Signal; 3]> {
+    let refused = |cause| Error::storage("signals", "receive", cause);
     let listen = |kind| signal(kind).map_err(refused);
     Ok([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?])
 }

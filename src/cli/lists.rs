@@ -1,56 +1,43 @@
-//! The images of a run: lists read from files and stdin, and names from the command line.
+//! The images of a command: lists from files and stdin, and names from the command line.
 
-use crate::cli::config;
+use crate::cli::args::images::ListArgs;
+use crate::cli::context::Context;
 use crate::cli::ui::output::{self, clean, count};
-use crate::cli::ui::terminal::Screen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Diagnostic, ImageList, ListEntry, SourceLocation};
-use clap::CommandFactory;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Notes beyond these are counted only.
-const NOTES: usize = 5;
+/// Notes beyond these are only counted.
+const MAX_NOTES: usize = 5;
 
-/// Makes sure that there is anything to read.
+/// Reads the lists, then the names. All that is wrong with any of them is printed at once. A list without images is only worth a
+/// warning: it may be the failed list of a run without failures.
 ///
 /// # Errors
-/// `InvalidInput` when there is not.
-pub(super) fn any(files: &[PathBuf], images: &[String]) -> Result<()> {
-    if files.is_empty() && images.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "", "nothing to save")
-            .with_hint("name images, or give a list with --list FILE; saver --help has examples"));
+/// `InvalidInput` when anything is wrong, after it was printed.
+pub(super) fn read_list(files: &[PathBuf], images: &[String], context: &Context<'_>) -> Result<ImageList> {
+    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
+        return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
-    Ok(())
-}
-
-/// Refuses what is likely a command's name misspelt, and not an image.
-///
-/// # Errors
-/// `InvalidInput` when the only thing to save is such a word.
-pub(super) fn no_command(files: &[PathBuf], images: &[String]) -> Result<()> {
-    let ([], [word]) = (files, images) else { return Ok(()) };
-    if word.contains(['/', ':', '@', '.']) {
-        return Ok(());
+    let lists: Vec<ImageList> = files.iter().map(|file| read_file(file)).collect();
+    let is_empty =
+        |list: &ImageList| list.entries.is_empty() && list.selections.is_empty() && list.problems.is_empty();
+    let pairs = files.iter().zip(&lists);
+    let empty: Vec<String> = pairs.filter(|(_, list)| is_empty(list)).map(|(file, _)| name(file)).collect();
+    let all = checked(list::merge(lists.into_iter().chain([list::parse_images(images)])), context)?;
+    for name in empty {
+        context.warn(&format!("{name}: the list names no images"));
     }
-    let commands = crate::cli::args::Cli::command();
-    let names = commands.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    let Some(near) = config::nearest(word, &names) else { return Ok(()) };
-    let hint = format!("did you mean saver {near}? An image of this name is {word}:latest");
-    Err(Error::new(ErrorKind::InvalidInput, word, "there is no such command").with_hint(hint))
+    Ok(all)
 }
 
 /// Reads lists for a command that does not select tags.
 ///
 /// # Errors
 /// As [`read_list`], and `InvalidInput` if a list selects tags.
-pub(super) fn read(
-    files: &[PathBuf],
-    images: &[String],
-    screen: &Screen,
-    quiet: bool,
-) -> Result<Vec<ListEntry>> {
-    let list = read_list(files, images, screen, quiet)?;
+pub(super) fn read(files: &[PathBuf], images: &[String], context: &Context<'_>) -> Result<Vec<ListEntry>> {
+    let list = read_list(files, images, context)?;
     match list.selections.first() {
         Some(one) => {
             let subject = format!("{}: {}", one.origin, one.name());
@@ -61,54 +48,52 @@ pub(super) fn read(
     }
 }
 
-/// Reads all lists and names, and prints everything that is invalid in them. A list without images is reported and is not
-/// invalid: it may be the failed list of a run in which nothing failed.
+/// Checks that a command has images to work on.
 ///
 /// # Errors
-/// `InvalidInput` if something is invalid, after it was printed.
-pub(super) fn read_list(
-    files: &[PathBuf],
-    images: &[String],
-    screen: &Screen,
-    quiet: bool,
-) -> Result<ImageList> {
-    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
-        return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
+/// `InvalidInput` when there is neither a list nor a name.
+pub(super) fn require_any(lists: &ListArgs, images: &[String], purpose: &str) -> Result<()> {
+    if lists.list.is_empty() && images.is_empty() {
+        let error = Error::new(ErrorKind::InvalidInput, "", format!("no images to {purpose}"));
+        return Err(error.with_hint("name images, or give a list with --list FILE"));
     }
-    let lists: Vec<ImageList> = files.iter().map(|file| read_file(file)).collect();
-    let empty =
-        |list: &ImageList| list.entries.is_empty() && list.selections.is_empty() && list.problems.is_empty();
-    let empty: Vec<String> =
-        files.iter().zip(&lists).filter(|(_, list)| empty(list)).map(|(file, _)| name(file)).collect();
-    let all = settle(list::merge(lists.into_iter().chain([list::parse_images(images)])), screen, quiet)?;
-    if !quiet {
-        let word = screen.paint().yellow("warning:");
-        for name in empty {
-            screen.line(&format!("{word} {}: the list names no images", clean(&name)));
-        }
-    }
-    Ok(all)
+    Ok(())
 }
 
-/// What a list is called in what is told of it.
+/// Checks that stdin is read for one purpose only.
+///
+/// # Errors
+/// `InvalidInput` when a list and a password both come from stdin.
+pub(super) fn require_one_reader_of_stdin(lists: &ListArgs, password_stdin: bool) -> Result<()> {
+    if password_stdin && lists.reads_stdin() {
+        let why = "both read stdin: put one of them in a file";
+        return Err(Error::new(ErrorKind::InvalidInput, "--list - and --password-stdin", why));
+    }
+    Ok(())
+}
+
+/// The name of a list in messages.
 fn name(file: &Path) -> String {
     if file.as_os_str() == "-" { "stdin".to_owned() } else { file.display().to_string() }
 }
 
-/// The images of lists that are right; all that is wrong is told.
+/// The images of lists that have no problem.
 ///
 /// # Errors
-/// `InvalidInput` when something is wrong, after it was told where and why.
-pub(super) fn settle(all: ImageList, screen: &Screen, quiet: bool) -> Result<ImageList> {
+/// `InvalidInput` when they have problems, after these were printed.
+pub(super) fn checked(all: ImageList, context: &Context<'_>) -> Result<ImageList> {
     if !all.problems.is_empty() {
         print_problems(&all.problems);
-        let told = format!("{}; nothing was done", count(all.problems.len(), "problem"));
-        return Err(Error::new(ErrorKind::InvalidInput, "", told));
+        let why = format!("{} in the list of images; nothing was done", count(all.problems.len(), "problem"));
+        return Err(Error::new(ErrorKind::InvalidInput, "", why));
     }
-    if !quiet {
-        let duplicates = all.duplicates.iter().map(ToString::to_string);
-        let notes: Vec<String> = all.notes.iter().map(ToString::to_string).chain(duplicates).collect();
-        print_notes(&notes, screen);
+    let duplicates = all.duplicates.iter().map(ToString::to_string);
+    let notes: Vec<String> = all.notes.iter().map(ToString::to_string).chain(duplicates).collect();
+    for note in notes.iter().take(MAX_NOTES) {
+        context.note(note);
+    }
+    if notes.len() > MAX_NOTES {
+        context.note(&format!("and {} more like these", notes.len() - MAX_NOTES));
     }
     Ok(all)
 }
@@ -124,23 +109,13 @@ fn print_problems(problems: &[Diagnostic]) {
     }
 }
 
-fn print_notes(notes: &[String], screen: &Screen) {
-    let word = screen.paint().dim("note:");
-    for note in notes.iter().take(NOTES) {
-        screen.line(&format!("{word} {}", clean(note)));
-    }
-    if notes.len() > NOTES {
-        screen.line(&format!("{word} and {} more like these", notes.len() - NOTES));
-    }
-}
-
-/// A list that can't be read is a list with a problem, so that the problems of the others are told too.
+/// Reads a list. One that cannot be read is a list with a problem, so that the problems of the others are printed too.
 fn read_file(file: &Path) -> ImageList {
-    let stdin = file.as_os_str() == "-";
+    let is_stdin = file.as_os_str() == "-";
     let name = name(file);
     let limit = list::MAX_LIST_BYTES as u64 + 1;
     let mut text = Vec::new();
-    let read = if stdin {
+    let read = if is_stdin {
         std::io::stdin().lock().take(limit).read_to_end(&mut text)
     } else {
         std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text))

@@ -1,12 +1,15 @@
 //! The command line: the only part of saver that prints, exits, and reads the environment and the home directory.
 //!
-//! Arguments are taken in two steps: [`args`] and [`config`] say what was asked for, then the file of
-//! each command resolves that into the library's options and calls the verb.
+//! [`command_line`] and [`args`] define what can be written, [`grammar`] and [`config`] turn it into settings, the file of each
+//! command in [`commands`] resolves these into the library's options and calls the library, and [`ui`] shows what happens.
 
-pub mod args;
+mod args;
+mod command_line;
 mod commands;
 mod completions;
 pub mod config;
+mod context;
+mod grammar;
 mod helm;
 mod interrupt;
 mod lists;
@@ -17,17 +20,15 @@ pub mod schemas;
 mod tree;
 mod ui;
 
-use crate::error::{Error, ErrorKind};
-use args::{Cli, Command};
-use clap::error::{ContextKind, ErrorKind as ClapError};
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::error::ErrorKind as ClapError;
+use clap::{CommandFactory, FromArgMatches};
+use command_line::{Cli, Command};
 use config::Environment;
+use context::Context;
 use std::ffi::OsString;
-use std::future::Future;
 use std::process::ExitCode;
 use ui::exit::Exit;
-use ui::output;
+use ui::output::{self, Paint};
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -37,109 +38,81 @@ pub fn main() -> ExitCode {
 }
 
 fn run(argv: &[OsString], environment: &Environment) -> Exit {
-    let cli = match parse(argv, environment) {
-        Ok(cli) => cli,
-        Err(exit) => return exit,
-    };
-    match cli.command {
-        Some(Command::Completions { shell }) => completions::completions(shell),
-        Some(Command::Man { command }) => completions::man(command.as_deref()),
-        Some(Command::Inspect(args)) => block_on(commands::inspect::inspect(&args, &cli.global, environment)),
-        Some(Command::Tags(args)) => block_on(commands::inspect::tags(&args, &cli.global, environment)),
-        Some(Command::Digest(args)) => block_on(commands::inspect::digest(&args, &cli.global, environment)),
-        Some(Command::Ls(args)) => commands::ls::run(&args, &cli.global),
-        Some(Command::Export(args)) => block_on(commands::export::run(&args, &cli.global, environment)),
-        Some(Command::Import(args)) => block_on(commands::import::run(&args, &cli.global, environment)),
-        Some(Command::Serve(args)) => block_on(commands::serve::run(&args, &cli.global)),
-        Some(Command::Cri(args)) => block_on(commands::cri::run(&args, &cli.global, environment)),
-        Some(Command::Push(args)) => block_on(commands::push::run(&args, &cli.global, environment)),
-        Some(Command::Copy(args)) => block_on(commands::copy::run(&args, &cli.global, environment)),
-        Some(Command::Prune(args)) => commands::prune::run(&args, &cli.global),
-        Some(Command::Rm(args)) => commands::rm::run(&args, &cli.global),
-        Some(Command::Verify(args)) => commands::verify::run(&args, &cli.global, environment),
-        Some(Command::Scan(args)) => block_on(commands::scan::run(&args, &cli.global, environment)),
-        Some(Command::BuildContext(args)) => {
-            block_on(commands::build_context::run(&args, &cli.global, environment))
-        }
-        Some(Command::Save(args)) => block_on(commands::save::run(&args, &cli.global, environment)),
-        None => block_on(commands::save::run(&cli.save, &cli.global, environment)),
+    match parse(argv, environment) {
+        Ok(cli) => context::run(async {
+            let context = Context::new(&cli.global, environment);
+            match dispatch(&cli, &context).await {
+                Ok(exit) => exit,
+                Err(error) => context.fail(&error),
+            }
+        }),
+        Err(exit) => exit,
     }
 }
 
-/// What was asked for, with the environment's and the configuration's settings below it.
+async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit> {
+    match &cli.command {
+        None => commands::save::run(&cli.save, context).await,
+        Some(Command::Save(args)) => commands::save::run(args, context).await,
+        Some(Command::Ls(args)) => commands::ls::run(args, context),
+        Some(Command::Inspect(args)) => commands::inspect::run(args, context).await,
+        Some(Command::Tags(args)) => commands::tags::run(args, context).await,
+        Some(Command::Digest(args)) => commands::digest::run(args, context).await,
+        Some(Command::Verify(args)) => commands::verify::run(args, context).await,
+        Some(Command::Prune(args)) => commands::prune::run(args, context),
+        Some(Command::Rm(args)) => commands::rm::run(args, context),
+        Some(Command::Push(args)) => commands::push::run(args, context).await,
+        Some(Command::Copy(args)) => commands::copy::run(args, context).await,
+        Some(Command::Export(args)) => commands::export::run(args, context).await,
+        Some(Command::Import(args)) => commands::import::run(args, context).await,
+        Some(Command::Serve(args)) => commands::serve::run(args, context).await,
+        Some(Command::Scan(args)) => commands::scan::run(args, context),
+        Some(Command::BuildContext(args)) => commands::build_context::run(args, context).await,
+        Some(Command::Cri(args)) => commands::cri::run(args, context).await,
+        Some(Command::Completions { shell }) => Ok(completions::print(*shell, Cli::command())),
+        Some(Command::Man { command }) => completions::print_manual(command.as_deref(), Cli::command()),
+    }
+}
+
+/// The command line, with the settings of the environment and the configuration below it.
 fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
-    // Help and version answer whatever the configuration holds.
+    let fail = |error: &crate::error::Error| {
+        output::failure(error, Paint(false));
+        Exit::of_error(error)
+    };
+    // Help and version do not depend on the configuration.
     if let Err(error) = Cli::command().try_get_matches_from(argv)
         && !error.use_stderr()
     {
-        return Err(tell(error));
+        return Err(output::written(error.print()));
+    }
+    let first = argv.get(1).and_then(|word| word.to_str());
+    if let Some(error) = grammar::unknown_command(&Cli::command(), first) {
+        return Err(fail(&error));
     }
     for warning in config::unknown(&Cli::command(), environment) {
         output::stderr(&format!("warning: {}", output::clean(&warning)));
     }
-    let command = config::layer(Cli::command(), argv, environment).map_err(|error| {
-        output::failure(&error);
-        Exit::of_error(&error)
-    })?;
-    let matches = command.try_get_matches_from(argv).map_err(tell)?;
-    if let Some(error) = misplaced(&matches) {
-        output::failure(&error);
-        return Err(Exit::Usage);
+    let command = config::layer(Cli::command(), argv, environment).map_err(|error| fail(&error))?;
+    let root = command.clone();
+    let verb = first.filter(|word| root.find_subcommand(word).is_some());
+    let reject = |error: clap::Error| match error.kind() {
+        ClapError::DisplayHelp | ClapError::DisplayVersion => output::written(error.print()),
+        _ => fail(&grammar::rejected(&error, verb)),
+    };
+    let matches = command.try_get_matches_from(argv).map_err(reject)?;
+    let unusable =
+        grammar::misplaced_option(&root, &matches).or_else(|| grammar::list_without_repair(&matches));
+    if let Some(error) = unusable {
+        return Err(fail(&error));
     }
-    Cli::from_arg_matches(&matches).map_err(tell)
-}
-
-/// Flags of saving that stand before another command's name would be lost without a word.
-fn misplaced(matches: &ArgMatches) -> Option<Error> {
-    let command = matches.subcommand_name()?;
-    let root = Cli::command();
-    let own = root.get_arguments().filter(|arg| !arg.is_global_set());
-    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let arg = own.into_iter().find(|arg| given(arg.get_id().as_str()))?;
-    let flag = arg.get_long().map(|long| format!("--{long}")).unwrap_or_default();
-    let error = Error::new(
-        ErrorKind::InvalidInput,
-        flag.clone(),
-        format!("this stands before the command {command}"),
-    );
-    Some(error.with_hint(format!("write saver {command} {flag} ...")))
-}
-
-fn tell(mut error: clap::Error) -> Exit {
-    // That a flag's name may be an image's name, after a --, is nobody's question.
-    if error.kind() == ClapError::UnknownArgument {
-        error.remove(ContextKind::Suggested);
-    }
-    let printed = error.print();
-    match error.kind() {
-        ClapError::DisplayHelp | ClapError::DisplayVersion => output::written(printed),
-        // Nothing is left to do when stderr is gone.
-        _ => Exit::Usage,
-    }
-}
-
-/// Connections and blobs that come in take a descriptor or two each, and a shell's usual soft limit is 1024. Raising it to the hard limit
-/// needs no permission. Should it fail all the same, what is too much fails and says so; there is no log yet.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-/// Runs `work` on a runtime of all cores.
-fn block_on(work: impl Future<Output = Exit>) -> Exit {
-    raise_descriptor_limit();
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => {
-            let exit = runtime.block_on(work);
-            // A blocked file operation must not hold back the end.
-            runtime.shutdown_background();
-            exit
-        }
-        Err(cause) => {
-            let error = Error::storage("runtime", "start the worker threads", cause);
-            output::failure(&error);
-            Exit::Stopped
-        }
+    let cli = Cli::from_arg_matches(&matches).map_err(reject)?;
+    let images: &[String] = match &cli.command {
+        None => &cli.save.images,
+        Some(_) => &[],
+    };
+    match grammar::not_an_image(&root, images) {
+        Some(error) => Err(fail(&error)),
+        None => Ok(cli),
     }
 }

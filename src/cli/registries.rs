@@ -1,6 +1,6 @@
 //! The registry options of the command line, resolved.
 
-use crate::cli::args::RegistryArgs;
+use crate::cli::args::registry::RegistryArgs;
 use crate::cli::config::Environment;
 use crate::credentials::{RegistrySettings, contains};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +122,7 @@ fn authority(url: &Url) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::Cli;
+    use crate::cli::command_line::Cli;
     use clap::Parser;
 
     fn resolve(argv: &[&str]) -> Result<RegistrySettings> {

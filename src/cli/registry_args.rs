@@ -1,47 +1,60 @@
-//! How a command reaches registries, and as whom: its flags, resolved.
+//! Resolves the options of registries: how each is reached, and with which credentials.
 
-use crate::cli::args::RegistryArgs;
+use crate::cli::args::registry::RegistryArgs;
 use crate::cli::config::Environment;
+use crate::cli::context::Context;
 use crate::cli::registries;
-use crate::cli::ui::output;
-use crate::cli::ui::terminal::Screen;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
-use crate::registry::{Access, Credential, CredentialSource, Secret};
+use crate::registry::{Access, Credential, CredentialSource, Secret, SessionOptions, SettingsSource};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest password that is read from stdin, in bytes.
 const MAX_PASSWORD_BYTES: u64 = 64 << 10;
 
-/// Resolves the flags for a command that speaks with `registries`, and warns of those that speak of none of them.
+/// Resolves the options for a command that uses `registries`, and warns of options for registries that are not among them.
 ///
 /// # Errors
-/// `InvalidInput` naming the flag or file and what is wrong with it.
+/// `InvalidInput` naming the option or file and what is wrong with it.
 pub(super) fn resolve(
     args: &RegistryArgs,
-    environment: &Environment,
+    context: &Context<'_>,
     registries: &BTreeSet<Registry>,
-    screen: &Screen,
-    quiet: bool,
 ) -> Result<Access> {
-    let settings = registries::resolve(args, environment)?;
-    if !quiet {
-        for unused in registries::unused(&settings, registries) {
-            screen.line(&format!("{} {}", screen.paint().yellow("warning:"), output::clean(&unused)));
-        }
+    let settings = registries::resolve(args, context.environment)?;
+    for unused in registries::unused(&settings, registries) {
+        context.warn(&unused);
     }
     for registry in registries {
         settings.session_options(registry)?;
     }
-    let credentials = credentials(args, environment, registries)?;
-    Ok(Access { own: Arc::new(settings), credentials, ..Access::default() })
+    let credentials = credentials(args, context.environment, registries)?;
+    let limited = TimeLimited { settings, connect: args.connect_timeout, idle: args.idle_timeout };
+    Ok(Access { own: Arc::new(limited), credentials, ..Access::default() })
 }
 
-/// Where credentials come from: `--username` first, then the files. A list's own go before both.
+/// Settings of registries with the time limits of the command line.
+struct TimeLimited<S> {
+    settings: S,
+    connect: Duration,
+    idle: Duration,
+}
+
+impl<S: SettingsSource> SettingsSource for TimeLimited<S> {
+    fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>> {
+        let mut options = self.settings.settings(registry)?.unwrap_or_default();
+        options.connect_timeout = self.connect;
+        options.idle_timeout = self.idle;
+        Ok(Some(options))
+    }
+}
+
+/// The sources of credentials: `--username` first, then the files. Credentials of a list take precedence over both.
 fn credentials(
     args: &RegistryArgs,
     environment: &Environment,
@@ -55,18 +68,18 @@ fn credentials(
     match (&args.username, args.password_stdin) {
         (None, false) => return Ok(Arc::new(credentials)),
         (Some(_), true) => {}
-        _ => return Err(wrong("are needed together: the password is read from stdin")),
+        _ => return Err(wrong("each needs the other; the password is read from stdin")),
     }
     let mut names = registries.iter();
     let (Some(registry), None) = (names.next(), names.next()) else {
         let names: Vec<&str> = registries.iter().map(Registry::as_str).collect();
         let why = match names.as_slice() {
-            [] => "they are for a registry, and none is asked".to_owned(),
+            [] => "no registry is used".to_owned(),
             names => {
-                format!("they are for one registry, and this is about {}: {}", names.len(), names.join(", "))
+                format!("one login cannot serve {} registries: {}", names.len(), names.join(", "))
             }
         };
-        let hint = "use docker login, --authfile or, where lists are taken, a YAML list with credentials";
+        let hint = "use docker login, --authfile or, where lists are read, a YAML list with credentials";
         return Err(wrong(&why).with_hint(hint));
     };
     let username = args.username.clone().unwrap_or_default();

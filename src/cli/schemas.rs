@@ -1,6 +1,7 @@
 //! The JSON Schemas of everything that the command writes as JSON. The files in docs/reference/schemas are generated from them.
 
-use super::commands::inspect::{DigestTold, TagsTold};
+use super::commands::digest::ResolvedDigest;
+use super::commands::tags::TagList;
 use super::ui::progress::EventLines;
 use crate::inspect::Inspection;
 use crate::ls::Listing;
@@ -21,8 +22,8 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("event", events()),
         ("ls", schema::<Listing>()),
         ("inspect", schema::<Inspection>()),
-        ("tags", schema::<TagsTold>()),
-        ("digest", schema::<DigestTold>()),
+        ("tags", schema::<TagList>()),
+        ("digest", schema::<ResolvedDigest>()),
         ("verify", schema::<VerifyReport>()),
         ("repair", schema::<Repair>()),
         ("prune", schema::<PruneReport>()),

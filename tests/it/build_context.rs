@@ -100,7 +100,10 @@ fn invalid_contexts_are_refused_before_fetching() {
     home.write("context/manifests/imageList", "Bad\ngood:1\nworse:\n");
     let ran = build(&home, &[], 2);
     assert!(ran.stderr.contains("imageList:1: ") && ran.stderr.contains("imageList:3: "), "{}", ran.stderr);
-    assert!(ran.stderr.contains("2 problems; nothing was done") && !path.join("registry").exists());
+    assert!(
+        ran.stderr.contains("2 problems in the list of images; nothing was done")
+            && !path.join("registry").exists()
+    );
     home.write("context/manifests/imageList", "good:1\n");
     home.write("elsewhere/x", "");
     for (link, dir) in [("registry", "registry"), ("out", "out/below")] {

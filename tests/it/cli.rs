@@ -115,6 +115,9 @@ const FLAGS: &[&str] = &[
     "index",
     "missing-platform",
     "retries",
+    "timeout",
+    "connect-timeout",
+    "idle-timeout",
     "config",
     "attestations",
     "foreign-layers",
@@ -143,12 +146,13 @@ fn help_tells_every_flag_and_nothing_else() {
         }
         assert_eq!(described(&help), expect, "{args:?}");
         for part in [
-            "What to save:",
-            "Where it goes:",
+            "Images:",
+            "Platforms:",
+            "Directory:",
             "Registries:",
-            "The run:",
-            "What it tells:",
-            "General:",
+            "Transfer:",
+            "Output:",
+            "Global options:",
             "Examples:",
             "Exit codes:",
         ] {
@@ -194,34 +198,34 @@ fn a_command_line_that_is_wrong_ends_with_2() {
     let place = Place::new();
     place.write("l.list", "nginx\n");
     for (args, told) in [
-        (&[][..], "nothing to save"),
-        (&["nginx"], "--dir: is missing"),
-        (&["--dir", "d", "nginx"], "--arch: is missing"),
-        (&["--dir", "d", "--arch", "amd65", "nginx"], "the architecture \"amd65\" is not known"),
-        (&["--dir", "d", "--arch", "amd64,all", "nginx"], "all stands alone"),
-        (&["--dir", "d", "--arch", "all", "--jobs", "0", "nginx"], "a number from 1 to 256"),
-        (&["--dir", "d", "--arch", "all", "--jobs", "x", "nginx"], "a number from 1 to 256"),
+        (&[][..], "no images to save"),
+        (&["nginx:1"], "missing required option '--dir'"),
+        (&["--dir", "d", "nginx:1"], "missing required option '--arch'"),
+        (&["--dir", "d", "--arch", "amd65", "nginx:1"], "the architecture \"amd65\" is not known"),
+        (&["--dir", "d", "--arch", "amd64,all", "nginx:1"], "'all' cannot be combined"),
+        (&["--dir", "d", "--arch", "all", "--jobs", "0", "nginx:1"], "a number from 1 to 256"),
+        (&["--dir", "d", "--arch", "all", "--jobs", "x", "nginx:1"], "a number from 1 to 256"),
         (
-            &["--dir", "d", "--arch", "amd64,arm64", "--index", "flatten", "nginx"],
+            &["--dir", "d", "--arch", "amd64,arm64", "--index", "flatten", "nginx:1"],
             "--index flatten: one platform",
         ),
         (&["--dir", "d", "lss"], "did you mean saver ls?"),
-        (&["--dir", "d", "--arch", "all", "--report", "-", "nginx"], "this names no file"),
-        (&["ls", "."], "hint: add --dir ."),
+        (&["--dir", "d", "--arch", "all", "--report", "-", "nginx:1"], "stdout is not supported"),
+        (&["ls"], "hint: add --dir DIR"),
+        (&["--dir", "d", "--arch", "all", "--failedlist", "x", "nginx:1"], "did you mean '--failed-list'?"),
+        (&["--dir", "d", "--arch", "all", "--names", "x", "nginx:1"], "name rule"),
+        (&["--dir", "d", "--arch", "all", "--mirror", "x", "nginx:1"], "HOST=URL[,URL]"),
+        (&["--dir", "d", "--arch", "all", "--username", "u", "nginx:1"], "each needs the other"),
         (
-            &["--dir", "d", "--arch", "all", "--failedlist", "x", "nginx"],
-            "a similar argument exists: '--failed-list'",
+            &["--dir", "d", "--arch", "all", "--report", "f", "--failed-list", "./f", "nginx:1"],
+            "the same file",
         ),
-        (&["--dir", "d", "--arch", "all", "--names", "x", "nginx"], "name rule"),
-        (&["--dir", "d", "--arch", "all", "--mirror", "x", "nginx"], "HOST=URL[,URL]"),
-        (&["--dir", "d", "--arch", "all", "--username", "u", "nginx"], "are needed together"),
-        (&["--dir", "d", "--arch", "all", "--report", "f", "--failed-list", "./f", "nginx"], "one file"),
         (&["--dir", "d", "--arch", "all", "--list", "-", "--password-stdin"], "both read stdin"),
         (&["--dir", "d", "--arch", "all", "--list", "-", "--list", "-"], "only once"),
-        (&["--dir", "d", "save", "--arch", "all", "nginx"], "stands before the command save"),
+        (&["--dir", "d", "save", "--arch", "all", "nginx:1"], "must follow the command 'save'"),
         (
-            &["--dir", "d", "--arch", "all", "--username", "u", "--password-stdin", "nginx", "quay.io/a/b"],
-            "about 2: docker.io, quay.io",
+            &["--dir", "d", "--arch", "all", "--username", "u", "--password-stdin", "nginx:1", "quay.io/a/b"],
+            "2 registries: docker.io, quay.io",
         ),
     ] {
         let ran = place.run(args).expect(2);
@@ -283,7 +287,7 @@ fn every_bad_line_of_every_list_is_told_before_anything_is_fetched() {
         "l.yaml:2: \"Upper\"",
         "missing.list: cannot read",
         "image 1: \"Also/Bad\"",
-        "33 problems; nothing was done",
+        "33 problems in the list of images; nothing was done",
     ] {
         assert!(ran.err.contains(told), "{told}:\n{}", ran.err);
     }
@@ -365,7 +369,7 @@ fn a_dry_run_writes_nothing() {
         .run(&["--dir", "new/tree", "--arch", "amd64", "--dry-run", "--report", "p.json", &image])
         .expect(0);
     assert!(
-        ran.out.contains(&image) && ran.out.contains("fetch") && ran.out.contains("free space: "),
+        ran.out.contains(&image) && ran.out.contains("download") && ran.out.contains("free space: "),
         "{}",
         ran.out
     );
@@ -460,7 +464,7 @@ fn architectures_may_be_given_one_by_one() {
     assert!(both.contains("amd64,arm64"), "{both}");
     assert_eq!(row(&["--arch", "amd64", "--platform", "linux/arm64"]), both);
     let wrong = [&image, "--dir", "d", "--dry-run", "--arch", "all", "--arch", "amd64"];
-    assert!(place.run(&wrong).expect(2).err.contains("all stands alone"));
+    assert!(place.run(&wrong).expect(2).err.contains("'all' cannot be combined"));
 }
 
 #[test]
@@ -549,8 +553,8 @@ fn interrupting_stops_the_run_with_130() {
         asked.recv().unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         let ran = Ran::of(child.wait_with_output().unwrap()).expect(130);
-        assert!(ran.err.contains("stopping: what is complete stays"), "{}", ran.err);
-        assert!(ran.err.contains("not finished: 1 image; the same command goes on"), "{}", ran.err);
+        assert!(ran.err.contains("stopping: complete content is kept"), "{}", ran.err);
+        assert!(ran.err.contains("not finished: 1 image; run the same command again"), "{}", ran.err);
         assert!(ran.has_row("not finished 1") && ran.has_row("failed 0"), "{}", ran.out);
         assert!(!ran.err.contains("failed"), "{}", ran.err);
         let failed = fs::read_to_string(place.path("f.list")).unwrap();

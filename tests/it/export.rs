@@ -627,7 +627,7 @@ fn invalid_export_arguments_are_refused_early() {
     let bench = Bench::new();
     let (tree, file) = (bench.text("tree"), bench.text("a.tar"));
     for (arguments, word) in [
-        (vec!["--dir", &tree, "-o", &file, "--format", "oci-archive"], "nothing to export"),
+        (vec!["--dir", &tree, "-o", &file, "--format", "oci-archive"], "no images to export"),
         (vec!["x:1", "-o", &file, "--format", "oci-archive"], "--from-registry"),
         (vec!["x:1", "--dir", &tree, "--format", "oci-archive"], "--output"),
         (vec!["x:1", "--dir", &tree, "-o", &file], "--format"),

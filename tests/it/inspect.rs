@@ -174,7 +174,7 @@ fn what_is_not_there_is_named() {
         (vec!["digest", &nowhere], 1, "demo/none"),
         (vec!["tags", &nowhere], 2, "without tag"),
         (vec!["tags", nowhere.trim_end_matches(":1")], 1, "hint: check the repository's name"),
-        (vec!["inspect"], 2, "IMAGE: is missing"),
+        (vec!["inspect"], 2, "missing required argument 'IMAGE'"),
         (vec!["inspect", "UPPER"], 2, "UPPER"),
         (vec!["digest", "--dir", dir.to_str().unwrap(), "a:1"], 1, "a:1"),
         (vec!["tags", "--dir", dir.to_str().unwrap(), "a"], 1, "no such repository"),
@@ -210,7 +210,7 @@ fn a_directory_that_is_none_or_empty_is_told_alike() {
             let said = saver(&command);
             assert_eq!(said.code, Some(2), "{command:?}: {}", said.err);
             assert!(
-                said.err.contains("--dir: is missing") && said.err.contains("hint: add --dir"),
+                said.err.contains("missing required option '--dir'") && said.err.contains("hint: add --dir"),
                 "{command:?}: {}",
                 said.err
             );
@@ -224,7 +224,7 @@ fn a_directory_that_is_none_or_empty_is_told_alike() {
             let told = format!("error: {path}: {words}");
             assert!(
                 said.err.contains(&told)
-                    && !said.err.contains("nothing was saved")
+                    && !said.err.contains("no images are saved")
                     && said.err.contains("hint: name the directory"),
                 "{command:?}: {}",
                 said.err

@@ -1,4 +1,4 @@
-//! What a run tells of images that it could not have: on stderr, in the table, in the report and in the failed list.
+//! How images that failed are reported: on stderr, in the table, in the report and in the failed list.
 
 use super::support::handmade::Tree;
 use super::support::program::{Home, Ran, finish, run};
@@ -48,7 +48,7 @@ fn interrupted(home: &Home, arguments: &[&str], asked: &Receiver<()>) -> Ran {
 }
 
 #[test]
-fn many_failures_are_a_line_each_and_one_hint() {
+fn failures_with_one_cause_have_one_reason_and_hint() {
     let (home, tree) = (Home::new(), one_image());
     let server = Serving::start(tree.dir());
     let host = server.address.to_string();
@@ -58,18 +58,18 @@ fn many_failures_are_a_line_each_and_one_hint() {
         let arguments = ["--list", "l.list", "--dir", "d", "--arch", "amd64", "--progress", "none"];
         let ran = run(home.saver(arguments).args(more)).expect(1);
         let lines: Vec<&str> = ran.stderr.lines().collect();
-        for (number, line) in lines.iter().take(50).enumerate() {
-            let told = format!("failed: {host}/team/svc-{number}:1: the repository does not exist");
-            assert_eq!(*line, told, "{more:?}");
-        }
         assert_eq!(lines.len(), 52, "{more:?}: {}", ran.stderr);
-        assert!(lines[50].starts_with(&format!("  http://{host} returned 404 ")), "{}", ran.stderr);
+        let reason = "failed: 50 images: the repository does not exist";
+        assert!(lines[0].starts_with(&format!("{reason}: http://{host} returned 404 ")), "{}", ran.stderr);
+        for (number, line) in lines.iter().skip(1).take(50).enumerate() {
+            assert_eq!(*line, format!("  {host}/team/svc-{number}:1"), "{more:?}");
+        }
         assert!(lines[51].starts_with("  hint: "), "{}", ran.stderr);
     }
 }
 
 #[test]
-fn a_dry_run_writes_the_failed_list_of_a_real_one() {
+fn dry_run_writes_the_same_failed_list() {
     let (home, tree) = (Home::new(), one_image());
     let server = Serving::start(tree.dir());
     let host = server.address.to_string();
@@ -94,7 +94,7 @@ fn a_dry_run_writes_the_failed_list_of_a_real_one() {
 }
 
 #[test]
-fn what_was_not_finished_has_one_word_for_people_and_one_for_machines() {
+fn unfinished_images_are_counted_apart_from_failures() {
     let home = Home::new();
     let (host, asked) = silent_registry();
     let image = format!("{host}/a/b:1");
@@ -116,7 +116,7 @@ fn what_was_not_finished_has_one_word_for_people_and_one_for_machines() {
 }
 
 #[test]
-fn a_list_that_names_nothing_is_told_and_is_no_error() {
+fn empty_list_is_a_warning() {
     let (home, tree) = (Home::new(), one_image());
     let server = Serving::start(tree.dir());
     let host = server.address.to_string();
@@ -137,7 +137,7 @@ fn a_list_that_names_nothing_is_told_and_is_no_error() {
 }
 
 #[test]
-fn a_list_that_names_nothing_pushes_nothing() {
+fn empty_list_pushes_nothing() {
     let (home, tree) = (Home::new(), one_image());
     home.write("none.list", "# no image failed\n");
     let dir = tree.dir().to_str().unwrap();

@@ -501,12 +501,12 @@ fn invalid_push_arguments_are_refused_early() {
     let (home, dir) = (Home::new(), samples());
     let dir = dir.to_str().unwrap();
     for (arguments, words) in [
-        (&["push", "r.io"][..], "--dir: is missing"),
-        (&["push", "--dir", dir], "no registry is named"),
+        (&["push", "r.io"][..], "missing required option '--dir'"),
+        (&["push", "--dir", dir], "missing required argument 'REGISTRY'"),
         (&["push", "--dir", dir, "https://r.io"], "without a scheme"),
         (&["push", "--dir", dir, "nginx:1.27"], "destination"),
         (&["push", "--dir", dir, "--arch", "nope/x/y/z", "r.io"], "nope"),
-        (&["copy", "nginx:1"], "two names are needed"),
+        (&["copy", "nginx:1"], "missing required argument 'DESTINATION'"),
     ] {
         let ran = run(&mut home.saver(arguments)).expect(2);
         assert!(ran.stderr.contains(words) && ran.stderr.contains("hint"), "{arguments:?}: {}", ran.stderr);

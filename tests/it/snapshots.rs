@@ -19,7 +19,7 @@ const VARIABLE: &[(&str, &str)] = &[
     (r"(?m)^(time +).*$", "${1}TIME"),
     (r"(?m)^(rate +).*$", "${1}RATE"),
     (
-        r"(?m)^(images|saved|updated|unchanged|skipped|failed|not finished|fetched|sent|copied|reused|time|rate|pushed|exported|imported) {2,}(\S.*)$",
+        r"(?m)^(images|saved|updated|unchanged|skipped|failed|not finished|fetched|downloaded|uploaded|copied|reused|time|rate|pushed|exported|imported) {2,}(\S.*)$",
         "$1  $2",
     ),
     (r"free space: .*", "free space: SIZE"),
@@ -140,7 +140,18 @@ fn wrong_command_lines() {
         "--dir d save --arch all nginx:1",
         "--dir d --arch all --failedlist f nginx:1",
         "--dir d --arch all --frobnicate nginx:1",
+        "--dir d --arch amd64 arm64",
+        "--dir d --arch all images.txt",
+        "save --dir d --arch all images.txt",
+        "nginx --dir d --arch all",
+        "--dir d --arch all nginx:1 ls",
         "--dir d --arch all lss",
+        "--dir s3://bucket/x --arch all nginx:1",
+        "ls s3://bucket/x",
+        "verify file:///data",
+        "verify dir --dir dir",
+        "export -o gs://a/b --format oci-layout --dir dir nginx:1",
+        "save --dir d --arch all --timeout soon nginx:1",
         "lss",
         "list --dir d",
         "login quay.io",
@@ -149,7 +160,7 @@ fn wrong_command_lines() {
         "remove nginx",
         "du",
         "ls",
-        "ls .",
+        "ls missing",
         "ls --dir missing",
         "ls --dir images.txt",
         "inspect",
@@ -168,6 +179,7 @@ fn wrong_command_lines() {
         "verify --dir dir --repair --list images.txt",
         "prune --dir dir",
         "rm --dir dir",
+        "rm --dir dir --force nginx:1",
         "push --dir dir",
         "push --dir dir nginx",
         "copy nginx",
@@ -182,6 +194,7 @@ fn wrong_command_lines() {
         "serve",
         "serve --dir dir --listen nowhere",
         "serve --dir dir --listen 127.0.0.1:99999",
+        "serve dir --listen 70000",
         "serve --dir dir --tls-cert missing.pem",
         "cri",
         "cri --dir d --listen http://x",
@@ -341,8 +354,10 @@ async fn failures() {
     transcript.saver(&format!("inspect --retries 0 {}/team/app:1", basic.registry()));
     transcript.saver(&format!("tags --retries 0 {}/team/app", basic.registry()));
     // How much of the other blobs came before the failure is a matter of luck.
-    let fetched =
-        transcript.text.lines().map(|line| if line.starts_with("fetched ") { "fetched  SIZE" } else { line });
+    let fetched = transcript
+        .text
+        .lines()
+        .map(|line| if line.starts_with("downloaded ") { "downloaded  SIZE" } else { line });
     transcript.text = fetched.map(|line| format!("{line}\n")).collect();
     transcript.check("failures");
 }
@@ -360,6 +375,8 @@ fn reading_a_tree() {
         "ls --dir tree",
         "ls --dir tree team/tool",
         "ls --dir tree team/nothing",
+        "ls tree",
+        "ls tree team/tool",
         "ls --dir tree --json",
         "inspect --dir tree team/app:1.0",
         "inspect --dir tree team/app:1.0 --arch arm64",
@@ -388,7 +405,7 @@ fn verifying_and_repairing() {
     std::os::unix::fs::symlink(tree.dir(), &dir).unwrap();
     fs::create_dir(transcript.home.path("empty")).unwrap();
     transcript.saver("verify --dir empty");
-    transcript.saver("verify --dir tree");
+    transcript.saver("verify tree");
     transcript.saver("verify --dir tree --deep -q");
     fs::remove_file(tree.data(&Digest::of(b"amd64"))).unwrap();
     write(&tree.data(&Digest::of(b"tool")), b"fool");

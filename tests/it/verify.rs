@@ -385,7 +385,7 @@ fn the_command_says_it_to_people_and_machines() {
     let dir = made.tree.dir();
     let (code, out, _) = saver(&["verify", "--deep"], dir);
     assert_eq!(code, Some(0), "{out}");
-    assert!(out.starts_with("nothing is wrong: 3 tags, 10 blobs ("), "{out}");
+    assert!(out.starts_with("no problems: 3 tags, 10 blobs ("), "{out}");
     write(&made.tree.data(&made.arm_layer), b"arm onlY");
     let before = tree::files(dir);
     assert_eq!(saver(&["verify"], dir).0, Some(0));

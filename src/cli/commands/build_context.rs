@@ -1,130 +1,113 @@
-//! `saver build-context`: saves the images of a build context into it.
+//! `saver build-context`: the images of a build context, saved into it.
 
-use crate::cli::args::{GlobalArgs, RunArgs};
-use crate::cli::commands::save::{self, Job};
-use crate::cli::commands::scan::{self, LookArgs};
-use crate::cli::config::Environment;
+use super::save::SaveJob;
+use super::scan::{self, LookArgs};
+use crate::cli::args::save::RunArgs;
+use crate::cli::args::transfer::DryRunArgs;
+use crate::cli::args::tree::local_path;
+use crate::cli::context::Context;
 use crate::cli::lists;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output;
-use crate::cli::ui::output::{Paint, clean};
-use crate::cli::ui::terminal::Screen;
+use crate::cli::ui::output::{self, clean};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, ImageList};
 use crate::scan::{Discovery, ScanReport};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// How many doubtful finds are printed; the others are counted.
-const DOUBTS: usize = 20;
+/// Doubtful finds beyond these are only counted.
+const MAX_DOUBTFUL: usize = 20;
 
-/// The arguments of `saver build-context`.
+/// The arguments of `build-context`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
+pub(crate) struct Args {
     /// Build context: the directory with the Kubefile, manifests and charts
-    #[arg(value_name = "PATH")]
-    pub path: PathBuf,
-    /// Directory to save into, below PATH
-    #[arg(long, value_name = "DIR", default_value = "registry", help_heading = "Where it goes")]
-    pub registry_dir: PathBuf,
-    /// How to find images.
+    #[arg(value_name = "PATH", value_parser = local_path())]
+    pub(crate) path: PathBuf,
+    /// Directory to save into, relative to PATH
+    #[arg(long, value_name = "DIR", default_value = "registry", help_heading = "Directory", value_parser = local_path())]
+    pub(crate) registry_dir: PathBuf,
+    /// How images are found.
     #[command(flatten)]
-    pub look: LookArgs,
+    pub(crate) look: LookArgs,
     /// What and how to save.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub(crate) run: RunArgs,
+    /// Whether to save at all.
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
 }
 
-/// Runs `saver build-context`.
-pub(crate) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let screen = save::screen(global, environment);
-    save::ended(built(args, global, environment, &screen).await)
-}
-
-async fn built(
-    args: &Args,
-    global: &GlobalArgs,
-    environment: &Environment,
-    screen: &Arc<Screen>,
-) -> Result<Exit> {
+/// Scans the context and saves the images that it names.
+///
+/// # Errors
+/// `InvalidInput` when the context or an option is wrong; whatever keeps the run from continuing.
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let dir = args.path.join(&args.registry_dir);
-    stays_inside(&args.path, &args.registry_dir)?;
-    let found = scan::look(
-        &args.path,
-        &args.look,
-        environment,
-        std::slice::from_ref(&dir),
-        crate::scan::build_context,
-    )?;
+    refuse_links(&args.path, &args.registry_dir)?;
+    let skip = std::slice::from_ref(&dir);
+    let found = scan::look(&args.path, &args.look, context.environment, skip, crate::scan::build_context)?;
     let report = ScanReport::of(&found);
     let is_complete = found.unread.is_empty() && report.open_doubts().next().is_none();
-    let list = images(found, global, screen)?;
+    let list = images(found, context)?;
     if list.entries.is_empty() {
-        print_doubtful(&report, &args.path, global, screen.paint());
-        if !global.quiet {
-            let path = args.path.display().to_string();
-            output::stderr(&format!("{}: the build context names no images", clean(&path)));
+        print_doubtful(&report, &args.path, context);
+        if !context.is_quiet() {
+            output::stderr(&format!(
+                "{}: the build context names no images",
+                clean(&args.path.display().to_string())
+            ));
         }
         return Ok(if is_complete { Exit::Done } else { Exit::SomeFailed });
     }
-    let job = Job::resolve(&args.run, &dir, list, global, environment, screen)?;
-    print_doubtful(&report, &args.path, global, screen.paint());
-    Ok(match job.run(&args.run, global, screen).await? {
+    let job = SaveJob::resolve(&args.run, &dir, list, context)?;
+    print_doubtful(&report, &args.path, context);
+    Ok(match job.run(&args.run, args.dry_run.dry_run, context).await? {
         Exit::Done if !is_complete => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-/// Refuses a registry directory behind a symbolic link: a context from elsewhere must not decide where to save.
-fn stays_inside(context: &Path, registry: &Path) -> Result<()> {
+/// Refuses a directory that a symbolic link of the context, which may be a stranger's, redirects elsewhere.
+fn refuse_links(context: &Path, registry: &Path) -> Result<()> {
     if registry.is_absolute() {
         return Ok(());
     }
-    let mut place = context.to_owned();
+    let mut path = context.to_owned();
     for name in registry.components() {
-        place.push(name);
-        if std::fs::symlink_metadata(&place).is_ok_and(|kind| kind.is_symlink()) {
-            let why = "a symbolic link in a build context is not followed";
-            return Err(Error::new(ErrorKind::InvalidInput, place.display(), why)
+        path.push(name);
+        if std::fs::symlink_metadata(&path).is_ok_and(|kind| kind.is_symlink()) {
+            let why = "this is a symbolic link; a build context must not redirect where images are saved";
+            return Err(Error::new(ErrorKind::InvalidInput, path.display(), why)
                 .with_hint("remove the link, or give --registry-dir an absolute path"));
         }
     }
     Ok(())
 }
 
-/// The images to save. An invalid list ends the run.
-fn images(mut found: Discovery, global: &GlobalArgs, screen: &Screen) -> Result<ImageList> {
+/// The images to save. A problem in a list ends the run.
+fn images(mut found: Discovery, context: &Context<'_>) -> Result<ImageList> {
     let problems = std::mem::take(&mut found.problems);
-    scan::print_diagnostics(&found, global.quiet, screen.paint());
+    scan::print_diagnostics(&found, context);
+    // The same image in several files is normal here and needs no note.
     let mut all = list::merge([ImageList { entries: found.images, problems, ..ImageList::default() }]);
-    // An image in several files is no mistake here.
     all.duplicates.clear();
-    lists::settle(all, screen, global.quiet)
+    lists::checked(all, context)
 }
 
-/// Prints the doubtful finds, which are not saved.
-fn print_doubtful(report: &ScanReport, path: &Path, global: &GlobalArgs, paint: Paint) {
-    if global.quiet {
-        return;
-    }
+/// Prints the finds that are not saved, because they may not be images.
+fn print_doubtful(report: &ScanReport, path: &Path, context: &Context<'_>) {
     let doubtful: Vec<_> = report.open_doubts().collect();
-    let word = paint.yellow("warning:");
-    for doubt in doubtful.iter().take(DOUBTS) {
+    for doubt in doubtful.iter().take(MAX_DOUBTFUL) {
         let name = if doubt.text.is_empty() { "an image" } else { &doubt.text };
-        let place = doubt.sources.first().map(String::as_str).unwrap_or_default();
-        let message = format!("{place}: not saved: {name} ({})", doubt.message);
-        output::stderr(&format!("{word} {}", clean(&message)));
+        let source = doubt.sources.first().map(String::as_str).unwrap_or_default();
+        context.warn(&format!("{source}: not saved: {name} ({})", doubt.message));
     }
-    if doubtful.len() > DOUBTS {
-        let more = doubtful.len() - DOUBTS;
-        output::stderr(&format!(
-            "{word} and {more} more doubtful finds; saver scan {} lists all",
-            clean(&path.display().to_string())
-        ));
+    if doubtful.len() > MAX_DOUBTFUL {
+        let more = doubtful.len() - MAX_DOUBTFUL;
+        context.warn(&format!("and {more} more doubtful finds; saver scan {} lists all", path.display()));
     }
-    if !doubtful.is_empty() {
-        output::stderr(
-            "  hint: list the images that are needed in manifests/imageList, and the others in manifests/imageListIgnore",
-        );
+    if !doubtful.is_empty() && !context.is_quiet() {
+        let hint = "list the images that are needed in manifests/imageList, and the others in manifests/imageListIgnore";
+        output::stderr(&format!("  hint: {hint}"));
     }
 }

@@ -1,81 +1,77 @@
 //! `saver copy`: from one registry into another.
 
-use crate::cli::args::GlobalArgs;
-use crate::cli::commands::push::SendArgs;
-use crate::cli::commands::save::{ended, screen};
-use crate::cli::config::Environment;
+use crate::cli::args::missing_argument;
+use crate::cli::args::send::SendArgs;
+use crate::cli::context::Context;
 use crate::cli::registry_args;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output_files::Files;
-use crate::cli::ui::run::Showing;
-use crate::cli::ui::terminal::Screen;
+use crate::cli::ui::output_files::OutputFiles;
+use crate::cli::ui::run::RunDisplay;
 use crate::cli::ui::wording::COPYING;
 use crate::copy::{self, CopyOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-/// The arguments of copying.
+/// The arguments of `copy`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// The image to copy, and its name at the registry that it goes to; without a tag, it keeps its own
-    #[arg(value_name = "SRC DST", num_args = 0..)]
-    pub names: Vec<String>,
+pub(crate) struct Args {
+    /// Image to copy, and its new name; without a tag or digest it keeps its tag
+    #[arg(value_name = "SOURCE DESTINATION", num_args = 0.., help_heading = "Images")]
+    pub(crate) names: Vec<String>,
     /// What is sent, and how.
     #[command(flatten)]
-    pub sending: SendArgs,
+    pub(crate) sending: SendArgs,
 }
 
-/// Copies, and says how that ended.
-pub(crate) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let screen = screen(global, environment);
-    ended(copied(args, global, environment, &screen).await)
-}
-
-async fn copied(
-    args: &Args,
-    global: &GlobalArgs,
-    environment: &Environment,
-    screen: &Arc<Screen>,
-) -> Result<Exit> {
-    let [from, to] = args.names.as_slice() else {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            "",
-            "two names are needed: from where, and to where",
-        )
-        .with_hint("for example saver copy nginx:1.27 registry.example:5000/mirror/nginx"));
+/// Copies an image.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; whatever keeps the run from continuing.
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let [source, target] = args.names.as_slice() else {
+        let hint = "for example: saver copy nginx:1.27 registry.example:5000/mirror/nginx";
+        return Err(match args.names.get(2) {
+            Some(extra) => {
+                let why = "copy takes one source and one destination";
+                Error::new(ErrorKind::InvalidInput, extra, why).with_hint(hint)
+            }
+            None if args.names.is_empty() => missing_argument("SOURCE", hint),
+            None => missing_argument("DESTINATION", hint),
+        });
     };
-    let (from, to) = (Reference::parse(from)?, destination(to, &Reference::parse(from)?)?);
+    let source = Reference::parse(source)?;
+    let target = destination(target, &source)?;
     let sending = &args.sending;
     let mut options = CopyOptions::default();
     sending.apply(&mut options.transfer)?;
-    let registries = BTreeSet::from([from.registry.clone(), to.registry.clone()]);
-    options.access =
-        registry_args::resolve(&sending.registry, environment, &registries, screen, global.quiet)?;
-    let files = Files::prepare(None, sending.report.as_deref(), None)?;
-    let showing = Showing::start(COPYING, sending.progress, files, global, screen)?;
-    options.observer = showing.observer();
-    options.cancel = showing.cancel();
-    if sending.dry_run {
-        let plan = copy::plan(from, to, options).await?;
-        return showing.planned(&plan, None, None);
+    let registries = BTreeSet::from([source.registry.clone(), target.registry.clone()]);
+    options.access = registry_args::resolve(&sending.registry, context, &registries)?;
+    let files = OutputFiles::prepare(None, sending.report.report.as_deref(), None)?;
+    let display =
+        RunDisplay::start(COPYING, sending.report.progress, files, sending.registry.timeout, context)?;
+    options.observer = display.observer();
+    options.cancel = display.cancel();
+    if sending.dry_run.dry_run {
+        let plan = copy::plan(source, target, options).await?;
+        return display.planned(&plan, None, None);
     }
-    let report = copy::copy(from, to, options).await?;
-    showing.finished(&report, None)
+    let report = copy::copy(source, target, options).await?;
+    display.finished(&report, None)
 }
 
-/// Where the image goes: what `text` names, with the source's tag where it names none.
+/// The destination that `text` names, with the source's tag where it names none.
 fn destination(text: &str, from: &Reference) -> Result<Reference> {
     let mut to = Reference::parse(text)?;
     if to.digest.is_some() {
-        let why = "a digest can't be chosen: it is the copy's own";
-        return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint("name a tag, or none"));
+        let why = "the destination must not have a digest: it follows from the content";
+        return Err(
+            Error::new(ErrorKind::InvalidInput, text, why).with_hint("leave the digest out, or name a tag")
+        );
     }
     let host = text.split(':').next().unwrap_or(text);
     if !text.contains('/') && (host.contains('.') || host == "localhost" || text.contains("]:")) {
-        let why = "this is a registry, and a repository in it is needed";
+        let why = "this names a registry, and the repository in it is missing";
         let hint = format!("write {text}/{}", from.repository);
         return Err(Error::new(ErrorKind::InvalidInput, text, why).with_hint(hint));
     }
@@ -90,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_keeps_its_tag_unless_it_is_given_another() {
+    fn destination_without_tag_keeps_the_source_tag() {
         let digest = crate::oci::Digest::of(b"x");
         for (from, to, expect) in [
             ("nginx:1", "r.io:5000/a", Some("r.io:5000/a:1")),

@@ -1,67 +1,59 @@
-//! `saver ls`: what a directory holds.
+//! `saver ls`: the contents of a directory.
 
-use crate::cli::args::GlobalArgs;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::tree::{DirArgs, refuse_url};
+use crate::cli::context::Context;
 use crate::cli::tree;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output::{self, clean};
-use crate::cli::ui::terminal::{self, Screen};
-use crate::error::Result;
+use crate::cli::ui::output::{self, clean, json};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ls::{Listing, TagListing};
 use crate::oci::Repository;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The arguments of listing.
+/// The arguments of `ls`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// The directory that images were saved to
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Print JSON, with the platforms that were not saved too
-    #[arg(long)]
-    pub json: bool,
-    /// List only these repositories
-    #[arg(value_name = "REPOSITORY")]
-    pub repositories: Vec<String>,
+pub(crate) struct Args {
+    /// Directory, unless --dir gives it, then the repositories to list [default: all]
+    #[arg(value_name = "DIR|REPOSITORY")]
+    pub(crate) names: Vec<String>,
+    /// Where the images are.
+    #[command(flatten)]
+    pub(crate) dir: DirArgs,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
-/// Lists. Ends with 1 if a tag is damaged.
-pub(crate) fn run(args: &Args, global: &GlobalArgs) -> Exit {
-    terminal::start_log(&Screen::new(false), global.verbose, global.log_format);
-    let listing = match listing(args) {
-        Ok(listing) => listing,
-        Err(error) => {
-            output::failure(&error);
-            return Exit::of_error(&error);
+impl Args {
+    /// The directory and the repositories. A name that can only be a path, and the first name where no directory is set, is the
+    /// directory.
+    fn split(&self) -> Result<(&Path, &[String])> {
+        match self.names.split_first() {
+            Some((first, rest)) if self.dir.dir.is_none() || first.starts_with(['.', '/']) => {
+                let dir = Path::new(first);
+                refuse_url(dir).map_err(|why| Error::new(ErrorKind::InvalidInput, first, why))?;
+                Ok((dir, rest))
+            }
+            _ => Ok((self.dir.path()?, &self.names)),
         }
-    };
-    let text = if args.json { json(&listing) } else { table(&listing) };
-    match output::stdout(text.as_bytes()) {
-        Exit::Done if listing.totals.damaged > 0 => Exit::SomeFailed,
-        exit => exit,
     }
 }
 
-fn listing(args: &Args) -> Result<Listing> {
-    let store = tree::open(dir(args)?)?;
-    let only = args.repositories.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
-    crate::ls::list(&store, &only)
-}
-
-fn dir(args: &Args) -> Result<&Path> {
-    tree::dir(args.dir.as_ref()).map_err(|error| {
-        let given = args.repositories.first().filter(|name| Path::new(name).is_dir());
-        match given {
-            Some(name) => error.with_hint(format!("add --dir {name}")),
-            None => error,
-        }
+/// Lists a directory. The exit code is 1 if a tag is damaged.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; `NotFound` for a repository that the directory lacks; `Storage`.
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let (dir, names) = args.split()?;
+    let store = tree::open(dir)?;
+    let only = names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
+    let listing = crate::ls::list(&store, &only)?;
+    let text = if args.json.json { json(&listing) } else { table(&listing).into_bytes() };
+    Ok(match output::stdout(&text) {
+        Exit::Done if listing.totals.damaged > 0 => Exit::SomeFailed,
+        exit => exit,
     })
-}
-
-/// JSON escapes control characters by itself.
-fn json(listing: &Listing) -> String {
-    let mut text = serde_json::to_string_pretty(listing).unwrap_or_default();
-    text.push('\n');
-    text
 }
 
 fn table(listing: &Listing) -> String {
@@ -89,7 +81,7 @@ fn table(listing: &Listing) -> String {
     };
     let tags = output::count(totals.tags, "tag");
     text.push_str(&format!(
-        "\n{repositories}, {tags}, {} in all (what is shared is counted once)\n",
+        "\n{repositories}, {tags}, {} in total (shared content counted once)\n",
         output::size(totals.bytes)
     ));
     text.push_str(&output::internal_files(&listing.internal));

@@ -3,9 +3,11 @@
 pub(super) mod build_context;
 pub(super) mod copy;
 pub(super) mod cri;
+pub(super) mod digest;
 pub(super) mod export;
 pub(super) mod import;
 pub(super) mod inspect;
+mod lookup;
 pub(super) mod ls;
 pub(super) mod prune;
 pub(super) mod push;
@@ -13,4 +15,5 @@ pub(super) mod rm;
 pub(super) mod save;
 pub(super) mod scan;
 pub(super) mod serve;
+pub(super) mod tags;
 pub(super) mod verify;

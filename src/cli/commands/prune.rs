@@ -1,75 +1,67 @@
-//! `saver prune`: everything but what a list names goes.
+//! `saver prune`: removes everything but the images of a list.
 
-use crate::cli::args::GlobalArgs;
-use crate::cli::lists;
-use crate::cli::tree;
+use crate::cli::args::missing_option;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::transfer::DryRunArgs;
+use crate::cli::args::tree::{DirArgs, NamesArgs};
+use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output::{self, clean};
-use crate::cli::ui::terminal::{self, Screen};
-use crate::error::{Error, ErrorKind, Result};
+use crate::cli::ui::output::{self, clean, json};
+use crate::cli::{lists, tree};
+use crate::error::Result;
 use crate::oci::Reference;
 use crate::prune::{PruneOptions, PruneReport, prune};
 use clap::ArgAction;
 use std::path::PathBuf;
 
-/// The arguments of pruning.
+/// The arguments of `prune`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// The directory that images were saved to
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Keep the images listed in FILE, a list as saver save takes it; - is stdin; may be repeated
-    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
-    pub keep: Vec<PathBuf>,
-    /// Names in the tree, as they were saved with
-    #[arg(long, value_name = "NAMES", default_value = "strip")]
-    pub names: String,
-    /// Tell what would be removed; remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+pub(crate) struct Args {
+    /// Where the images are.
+    #[command(flatten)]
+    pub(crate) dir: DirArgs,
+    /// Names.
+    #[command(flatten)]
+    pub(crate) names: NamesArgs,
+    /// List of images to keep, in the formats of saver save --list; - is stdin; may be repeated
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "Images")]
+    pub(crate) keep: Vec<PathBuf>,
+    /// Whether to remove at all.
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
-/// Prunes.
-pub(crate) fn run(args: &Args, global: &GlobalArgs) -> Exit {
-    let log = Screen::new(false);
-    terminal::start_log(&log, global.verbose, global.log_format);
-    answer(pruned(args, global, &log), args.json, global.quiet)
-}
-
-fn pruned(args: &Args, global: &GlobalArgs, log: &Screen) -> Result<PruneReport> {
+/// Removes everything but the images of the lists.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; `Storage`.
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.keep.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "--keep", "is missing").with_hint(
-            "add --keep FILE, the list of the images that stay; saver rm removes images by name",
-        ));
+        let hint = "add --keep FILE, a list of the images to keep; saver rm removes images by name";
+        return Err(missing_option("--keep", hint));
     }
-    let options = options(&args.names, args.dry_run)?;
-    let keep: Vec<Reference> = lists::read(&args.keep, &[], log, global.quiet || args.json)?
-        .into_iter()
-        .map(|entry| entry.reference)
-        .collect();
-    prune(&tree::open(tree::dir(args.dir.as_ref())?)?, &keep, &options)
+    let options = PruneOptions { names: args.names.rule()?, dry_run: args.dry_run.dry_run };
+    let entries = if args.json.json {
+        lists::read(&args.keep, &[], &context.quietly())?
+    } else {
+        lists::read(&args.keep, &[], context)?
+    };
+    let keep: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
+    let report = prune(&tree::open(args.dir.path()?)?, &keep, &options)?;
+    Ok(print(&report, args.json.json, context))
 }
 
-pub(crate) fn options(names: &str, dry_run: bool) -> Result<PruneOptions> {
-    Ok(PruneOptions { names: names.parse()?, dry_run })
-}
-
-/// Tells what was removed.
-pub(crate) fn answer(outcome: Result<PruneReport>, json: bool, quiet: bool) -> Exit {
-    match outcome {
-        Ok(report) if json => {
-            let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-            output::stdout(format!("{text}\n").as_bytes())
-        }
-        Ok(_) if quiet => Exit::Done,
-        Ok(report) => output::stdout(text(&report).as_bytes()),
-        Err(error) => {
-            output::failure(&error);
-            Exit::of_error(&error)
-        }
+/// Prints what was removed.
+pub(crate) fn print(report: &PruneReport, is_json: bool, context: &Context<'_>) -> Exit {
+    if is_json {
+        output::stdout(&json(report))
+    } else if context.is_quiet() {
+        Exit::Done
+    } else {
+        output::stdout(text(report).as_bytes())
     }
 }
 
@@ -81,11 +73,11 @@ fn text(report: &PruneReport) -> String {
     }
     for repository in &report.unclear {
         text.push_str(&format!(
-            "note: {repository} has a manifest that can't be read: only its tags were looked at (saver verify)\n"
+            "note: {repository} has a manifest that cannot be read, so only its tags were considered; saver verify shows why\n"
         ));
     }
     for reference in &report.absent {
-        text.push_str(&format!("note: {reference} is to be kept and not there\n"));
+        text.push_str(&format!("note: {reference} is listed and not in the directory\n"));
     }
     text.push_str(&format!(
         "{verb} {}, {}, {}; {} freed, {} left\n",

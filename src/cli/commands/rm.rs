@@ -1,52 +1,48 @@
-//! `saver rm`: images go by name.
+//! `saver rm`: removes images by name.
 
-use crate::cli::args::GlobalArgs;
-use crate::cli::commands::prune::{answer, options};
-use crate::cli::lists;
-use crate::cli::tree;
+use super::prune;
+use crate::cli::args::missing_argument;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::transfer::DryRunArgs;
+use crate::cli::args::tree::{DirArgs, NamesArgs};
+use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output;
-use crate::cli::ui::terminal::{self, Screen};
+use crate::cli::{lists, tree};
 use crate::error::Result;
 use crate::oci::Reference;
-use crate::prune::{PruneReport, remove};
-use std::path::PathBuf;
+use crate::prune::{PruneOptions, remove};
 
-/// The arguments of removing.
+/// The arguments of `rm`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// Images to remove: names as they were saved, or as they are in the directory; name@digest for a manifest
-    #[arg(value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// The directory that images were saved to
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Names in the tree, as they were saved with
-    #[arg(long, value_name = "NAMES", default_value = "strip")]
-    pub names: String,
-    /// Tell what would be removed; remove nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+pub(crate) struct Args {
+    /// Images to remove, by the names that they were saved under or have in the directory; name@digest removes a manifest
+    #[arg(value_name = "IMAGE", help_heading = "Images")]
+    pub(crate) images: Vec<String>,
+    /// Where the images are.
+    #[command(flatten)]
+    pub(crate) dir: DirArgs,
+    /// Names.
+    #[command(flatten)]
+    pub(crate) names: NamesArgs,
+    /// Whether to remove at all.
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
-/// Removes.
-pub(crate) fn run(args: &Args, global: &GlobalArgs) -> Exit {
-    let log = Screen::new(false);
-    terminal::start_log(&log, global.verbose, global.log_format);
+/// Removes images.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; `NotFound` for an image that the directory lacks; `Storage`.
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.images.is_empty() {
-        output::stderr("error: no image is named");
-        output::stderr("  hint: saver rm --dir DIR IMAGE...; saver ls tells what is there");
-        return Exit::Usage;
+        return Err(missing_argument("IMAGE", "saver rm --dir DIR IMAGE...; saver ls DIR lists the images"));
     }
-    answer(removed(args, &log), args.json, global.quiet)
-}
-
-fn removed(args: &Args, log: &Screen) -> Result<PruneReport> {
-    let options = options(&args.names, args.dry_run)?;
-    let entries = lists::read(&[], &args.images, log, true)?;
+    let options = PruneOptions { names: args.names.rule()?, dry_run: args.dry_run.dry_run };
+    let entries = lists::read(&[], &args.images, &context.quietly())?;
     let images: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
-    remove(&tree::open(tree::dir(args.dir.as_ref())?)?, &images, &options)
+    let report = remove(&tree::open(args.dir.path()?)?, &images, &options)?;
+    Ok(prune::print(&report, args.json.json, context))
 }

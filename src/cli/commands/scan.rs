@@ -1,11 +1,12 @@
 //! `saver scan`: lists the images that files name.
 
-use crate::cli::args::GlobalArgs;
-use crate::cli::commands::save;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::tree::local_path;
 use crate::cli::config::Environment;
+use crate::cli::context::Context;
 use crate::cli::helm::Helm;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output::{self, Paint, clean, count};
+use crate::cli::ui::output::{self, clean, count, json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{Diagnostic, SourceLocation};
 use crate::scan::{
@@ -24,51 +25,54 @@ const NOTES: usize = 10;
 
 /// The arguments of `saver scan`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
+pub(crate) struct Args {
     /// File or directory to scan; - reads standard input
-    #[arg(value_name = "PATH")]
-    pub path: PathBuf,
+    #[arg(value_name = "PATH", value_parser = local_path())]
+    pub(crate) path: PathBuf,
     /// How to find images.
     #[command(flatten)]
-    pub look: LookArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    pub(crate) look: LookArgs,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
     /// Exit with 1 if a find is doubtful and not ignored
     #[arg(long)]
-    pub fail_on_doubtful: bool,
+    pub(crate) fail_on_doubtful: bool,
 }
 
 /// How to find images.
 #[derive(clap::Args, Clone, Debug)]
-pub struct LookArgs {
+pub(crate) struct LookArgs {
     /// Leave out the images that FILE names, one a line; * matches any text; may be repeated
     ///
     /// nginx and quay.io/team/app leave out every tag, nginx:1.27 that one, quay.io/team/* everything below. A pattern also
     /// matches the text of a doubtful find, and file:PATTERN the doubtful finds of files. manifests/imageListIgnore in the
     /// scanned directory is read too.
-    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
-    pub ignore: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "Images")]
+    pub(crate) ignore: Vec<PathBuf>,
     /// Do not render charts with helm
     ///
     /// Templates are evaluated as far as the values determine whole names; everything else is doubtful.
-    #[arg(long, help_heading = "What to save")]
-    pub no_helm: bool,
+    #[arg(long, help_heading = "Images")]
+    pub(crate) no_helm: bool,
     /// Values file for all charts; may be repeated
-    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "What to save")]
-    pub values: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "Images")]
+    pub(crate) values: Vec<PathBuf>,
     /// Kubernetes version for which charts are rendered, such as 1.34
-    #[arg(long, value_name = "VERSION", help_heading = "What to save")]
-    pub kube_version: Option<String>,
+    #[arg(long, value_name = "VERSION", help_heading = "Images")]
+    pub(crate) kube_version: Option<String>,
     /// API version that the cluster has, for charts, such as monitoring.coreos.com/v1; may be repeated
-    #[arg(long, value_name = "GROUP/VERSION", action = ArgAction::Append, help_heading = "What to save")]
-    pub api_versions: Vec<String>,
+    #[arg(long, value_name = "GROUP/VERSION", action = ArgAction::Append, help_heading = "Images")]
+    pub(crate) api_versions: Vec<String>,
 }
 
 /// Runs `saver scan`.
-pub(crate) async fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let screen = save::screen(global, environment);
-    save::ended(found(args, environment).map(|found| print(&found, args, global.quiet, screen.paint())))
+///
+/// # Errors
+/// `InvalidInput` if an ignore list or a values file is invalid, or there is nothing to scan.
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let found = found(args, context.environment)?;
+    Ok(print(&found, args, context))
 }
 
 fn found(args: &Args, environment: &Environment) -> Result<Discovery> {
@@ -151,21 +155,23 @@ fn read_file(file: &Path, limit: u64, what: &str) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn print(found: &Discovery, args: &Args, quiet: bool, paint: Paint) -> Exit {
+fn print(found: &Discovery, args: &Args, context: &Context<'_>) -> Exit {
     let report = ScanReport::of(found);
-    // Control characters are removed line by line, so that lines stay lines.
-    let text: String = if args.json {
-        let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-        text.lines().map(|line| format!("{}\n", output::clean_json(line))).collect()
+    let text = if args.json.json {
+        json(&report)
     } else {
-        report.to_list().lines().map(|line| format!("{}\n", clean(line))).collect()
+        // Control characters are escaped line by line, so that lines stay lines.
+        let list = report.to_list();
+        list.lines().map(|line| format!("{}\n", clean(line))).collect::<String>().into_bytes()
     };
-    let exit = output::stdout(text.as_bytes());
-    print_diagnostics(found, quiet, paint);
-    if !quiet {
-        let (images, doubtful) = (report.images.len(), report.doubtful.len());
-        let doubtful = if doubtful == 0 { String::new() } else { format!(", {doubtful} doubtful") };
-        output::stderr(&format!("{}{doubtful}", count(images, "image")));
+    let exit = output::stdout(&text);
+    print_diagnostics(found, context);
+    if !context.is_quiet() {
+        let doubtful = match report.doubtful.len() {
+            0 => String::new(),
+            number => format!(", {number} doubtful"),
+        };
+        output::stderr(&format!("{}{doubtful}", count(report.images.len(), "image")));
     }
     match exit {
         Exit::Done
@@ -177,18 +183,16 @@ fn print(found: &Discovery, args: &Args, quiet: bool, paint: Paint) -> Exit {
     }
 }
 
-/// Prints what could not be read, and the notes.
-pub(crate) fn print_diagnostics(found: &Discovery, quiet: bool, paint: Paint) {
+/// Prints what could not be read, even with `--quiet`, and the notes.
+pub(crate) fn print_diagnostics(found: &Discovery, context: &Context<'_>) {
+    let word = context.paint().yellow("warning:");
     for problem in found.problems.iter().chain(&found.unread) {
-        output::stderr(&format!("{} {}", paint.yellow("warning:"), clean(&problem.to_string())));
-    }
-    if quiet {
-        return;
+        context.terminal.line(&format!("{word} {}", clean(&problem.to_string())));
     }
     for note in found.notes.iter().take(NOTES) {
-        output::stderr(&format!("{} {}", paint.dim("note:"), clean(&note.to_string())));
+        context.note(&note.to_string());
     }
     if found.notes.len() > NOTES {
-        output::stderr(&format!("{} and {} more like these", paint.dim("note:"), found.notes.len() - NOTES));
+        context.note(&format!("and {} more like these", found.notes.len() - NOTES));
     }
 }

@@ -1,61 +1,63 @@
-//! `saver serve`: a read-only registry over a tree.
+//! `saver serve`: a read-only registry over a directory.
 
-use crate::cli::args::GlobalArgs;
+use crate::cli::args::listen::socket_address;
+use crate::cli::args::tree::DirectoryArgs;
+use crate::cli::context::Context;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::tree;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output;
-use crate::cli::ui::terminal::{self, Screen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::serve::http::{ServeOptions, Server, TlsIdentity};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-const OPEN: &str =
-    "everyone who reaches this address can read all images, in plain text: consider --tls-cert and --tls-key";
+const EXPOSED: &str =
+    "everyone who can reach this address can read all images, unencrypted; consider --tls-cert and --tls-key";
 
-/// The arguments of serving.
+/// The arguments of `serve`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// The directory that images were saved to
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// The address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
-    pub listen: SocketAddr,
-    /// Speak HTTPS with this certificate (PEM, the server's own first)
-    #[arg(long, value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// The certificate's private key (PEM)
-    #[arg(long, value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// The most connections at a time; further ones wait
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    pub max_connections: usize,
+pub(crate) struct Args {
+    /// Where the images are.
+    #[command(flatten)]
+    pub(crate) directory: DirectoryArgs,
+    /// Address to listen on: ADDRESS:PORT, :PORT for every address, PORT for loopback; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000", value_parser = socket_address, help_heading = "Server")]
+    pub(crate) listen: SocketAddr,
+    /// Serve HTTPS with this certificate chain (PEM, the server's own certificate first)
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Maximum number of open connections; further ones wait
+    #[arg(long, value_name = "N", default_value_t = 4096, help_heading = "Server")]
+    pub(crate) max_connections: usize,
 }
 
-/// Serves until a signal asks to stop.
-pub(crate) async fn run(args: &Args, global: &GlobalArgs) -> Exit {
-    terminal::start_log(&Screen::new(false), global.verbose, global.log_format);
-    match serve(args).await {
-        Ok(exit) => exit,
-        Err(error) => {
-            output::failure(&error);
-            // An address that is taken stops the run, however well it was written.
-            if error.kind() == ErrorKind::Unavailable { Exit::Stopped } else { Exit::of_error(&error) }
-        }
-    }
-}
-
-async fn serve(args: &Args) -> Result<Exit> {
-    let store = crate::cli::tree::open(crate::cli::tree::dir(args.dir.as_ref())?)?;
+/// Serves until a signal stops it.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; `Storage` for the directory.
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let store = tree::open(args.directory.path()?)?;
     let options = options(args)?;
     if options.tls.is_none() && !args.listen.ip().is_loopback() {
-        output::stderr(&format!("warning: {OPEN}"));
+        context.warn(EXPOSED);
     }
-    let mut stop = Stop::new().map_err(|error| Error::storage("signals", "wait for them", error))?;
-    let server = Server::bind(store, args.listen, options).await?;
-    // Nobody may be reading, which is no reason not to serve.
+    let interrupt = Interrupt::listen(|| tracing::info!("stopping: waiting for requests in progress"))?;
+    let server = match Server::bind(store, args.listen, options).await {
+        Ok(server) => server,
+        // An address that is in use stops the command; nothing is wrong with the command line.
+        Err(error) if error.kind() == ErrorKind::Unavailable => {
+            context.fail(&error);
+            return Ok(Exit::Stopped);
+        }
+        Err(error) => return Err(error),
+    };
+    // A closed stdout is no reason not to serve.
     let _ = output::stdout(format!("listening on {}\n", server.url()).as_bytes());
-    server.run(stop.asked()).await?;
+    server.run(async move { interrupt.asked().await }).await?;
     Ok(Exit::Done)
 }
 
@@ -64,31 +66,11 @@ fn options(args: &Args) -> Result<ServeOptions> {
         (Some(certificate), Some(key)) => Some(TlsIdentity::from_files(certificate, key)?),
         (None, None) => None,
         _ => {
-            let why = "a certificate and its key are needed together";
+            let why = "each needs the other";
             return Err(Error::new(ErrorKind::InvalidInput, "--tls-cert and --tls-key", why));
         }
     };
     let mut options = ServeOptions::new(tls);
     options.max_connections = args.max_connections;
     Ok(options)
-}
-
-/// The signals that ask to stop.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -1,79 +1,69 @@
-//! `saver verify`: whether a directory holds what it promises.
+//! `saver verify`: checks the content of a directory, and repairs it.
 
-use crate::cli::args::{GlobalArgs, RegistryArgs, SaveArgs};
-use crate::cli::config::Environment;
-use crate::cli::lists;
-use crate::cli::tree;
+use super::save;
+use crate::cli::args::images::ListArgs;
+use crate::cli::args::missing_option;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::save::{RunArgs, SaveArgs};
+use crate::cli::args::transfer::DryRunArgs;
+use crate::cli::args::tree::{DirArgs, DirectoryArgs};
+use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output::{self, clean};
-use crate::cli::ui::terminal::{self, Screen};
+use crate::cli::ui::output::{self, clean, json};
+use crate::cli::ui::progress::HashingProgress;
+use crate::cli::{lists, tree};
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Tag;
 use crate::store::Store;
-use crate::verify::{
-    Note, Problem, Repair, Taken, VerifyObserver, VerifyOptions, VerifyReport, repair, verify,
-};
-use clap::{ArgAction, Args as _, FromArgMatches};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
-use std::io::IsTerminal;
-use std::path::PathBuf;
-use std::sync::Arc;
+use crate::verify::{Note, Problem, Repair, Taken, VerifyOptions, VerifyReport, repair, verify};
 use std::time::Duration;
 
-/// How many paths of a note are printed for people; the JSON form has all.
-const PATHS_SHOWN: usize = 10;
+/// Paths of a note beyond these are only counted; the JSON form has all.
+const MAX_PATHS: usize = 10;
 
-/// The arguments of verifying.
+/// The arguments of `verify`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Args {
-    /// The directory that images were saved to
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Hash every blob; else only manifests, and blobs of a wrong size
-    #[arg(long)]
-    pub deep: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Take what is damaged out of the way
-    #[arg(long)]
-    pub repair: bool,
-    /// After a repair, save the images listed in FILE again: what is there is not fetched; may be repeated
-    #[arg(long, value_name = "FILE", action = ArgAction::Append, requires = "repair", help_heading = "What to save again")]
-    pub list: Vec<PathBuf>,
-    /// Architectures to save, as in saver save
-    #[arg(long, value_name = "ARCH[,ARCH]", action = ArgAction::Append, help_heading = "What to save again")]
-    pub arch: Vec<String>,
-    /// Names in the tree, as in saver save
-    #[arg(long, value_name = "NAMES", default_value = "strip", help_heading = "What to save again")]
-    pub names: String,
-    /// How to reach the registries, and as whom.
+pub(crate) struct Args {
+    /// Where the images are.
     #[command(flatten)]
-    pub registry: RegistryArgs,
+    pub(crate) directory: DirectoryArgs,
+    /// Hash every blob; without it, only manifests are hashed, and blobs are checked by size
+    #[arg(long, help_heading = "Check")]
+    pub(crate) deep: bool,
+    /// Repair the directory: restore links, remove incomplete tags, move damaged content to DIR/.saver/damaged
+    ///
+    /// With --list, the images of the lists are then saved again, as saver save does with the same options and settings.
+    #[arg(long, help_heading = "Check")]
+    pub(crate) repair: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+    /// Images to save again.
+    #[command(flatten)]
+    pub(crate) lists: ListArgs,
+    /// Maximum number of images that the tag selections of lists may select
+    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Images")]
+    pub(crate) max_images: usize,
+    /// How to save them.
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
-/// Verifies. Ends with 1 if anything is wrong, or was lost to a repair.
-pub(crate) fn run(args: &Args, global: &GlobalArgs, environment: &Environment) -> Exit {
-    let log = Screen::new(false);
-    let ended = if args.repair {
-        mend(args, global, environment, &log)
-    } else {
-        terminal::start_log(&log, global.verbose, global.log_format);
-        check(args, global)
-    };
-    ended.unwrap_or_else(|error| {
-        output::failure(&error);
-        Exit::of_error(&error)
-    })
-}
-
-fn check(args: &Args, global: &GlobalArgs) -> Result<Exit> {
-    let bar = Bar::new(global);
-    let store = tree::there(tree::dir(args.dir.as_ref())?)?;
-    let report = verify(&store, &options(args), &bar)?;
-    bar.0.finish_and_clear();
-    let text = if args.json { json(&report) } else { text(&report, global.quiet) };
-    Ok(match output::stdout(text.as_bytes()) {
+/// Checks a directory, and repairs it with `--repair`. The exit code is 1 if there is a problem, or a tag was lost to a repair.
+///
+/// # Errors
+/// `InvalidInput` naming what is wrong on the command line; `Storage`.
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let dir = args.directory.path()?;
+    if args.repair {
+        return repair_and_save(args, context).await;
+    }
+    let progress = HashingProgress::start(context);
+    let store = tree::open_unchecked(dir)?;
+    let report = tokio::task::block_in_place(|| verify(&store, &options(args), &progress))?;
+    drop(progress);
+    let text = if args.json.json { json(&report) } else { text(&report, context.is_quiet()).into_bytes() };
+    Ok(match output::stdout(&text) {
         Exit::Done if !report.is_clean() => Exit::SomeFailed,
         exit => exit,
     })
@@ -83,130 +73,90 @@ fn options(args: &Args) -> VerifyOptions {
     VerifyOptions { deep: args.deep, ..VerifyOptions::default() }
 }
 
-fn mend(args: &Args, global: &GlobalArgs, environment: &Environment, log: &Arc<Screen>) -> Result<Exit> {
-    let again = if args.list.is_empty() {
-        terminal::start_log(log, global.verbose, global.log_format);
-        None
-    } else {
-        let again = save_args(args)?;
-        if args.list.iter().any(|list| list.as_os_str() == "-") {
-            let why = "the list is read twice, which stdin can't be: put it in a file";
-            return Err(Error::new(ErrorKind::InvalidInput, "--list -", why));
-        }
-        // A list that is wrong is told before anything is taken away.
-        lists::read(&args.list, &[], log, true)?;
-        Some(again)
-    };
-    let bar = Bar::new(global);
-    let store = tree::there(tree::dir(args.dir.as_ref())?)?;
-    let repair = repair(&store, &options(args), &bar)?;
-    bar.0.finish_and_clear();
-    let told = if args.json { json(&repair) } else { of_repair(&repair, global.quiet) };
-    let exit = match output::stdout(told.as_bytes()) {
+async fn repair_and_save(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let again = if args.lists.list.is_empty() { None } else { Some(save_args(args, context)?) };
+    let progress = HashingProgress::start(context);
+    let store = tree::open_unchecked(args.directory.path()?)?;
+    let repair = tokio::task::block_in_place(|| repair(&store, &options(args), &progress))?;
+    drop(progress);
+    let text =
+        if args.json.json { json(&repair) } else { repair_text(&repair, context.is_quiet()).into_bytes() };
+    let exit = match output::stdout(&text) {
         Exit::Done if !repair.is_whole() => Exit::SomeFailed,
         exit => exit,
     };
     let Some(again) = again.filter(|_| repair.after.is_clean()) else { return Ok(exit) };
-    let mut global = global.clone();
-    global.quiet |= args.json;
-    let saved =
-        crate::cli::block_on(async { crate::cli::commands::save::run(&again, &global, environment).await });
+    let saved = if args.json.json {
+        save::run(&again, &context.quietly()).await?
+    } else {
+        save::run(&again, context).await?
+    };
     Ok(match saved {
-        Exit::Done if repair.lost.iter().all(|image| is_back(&store, image)) => Exit::Done,
+        Exit::Done if repair.lost.iter().all(|image| is_restored(&store, image)) => Exit::Done,
         Exit::Done => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-/// Whether a tag, named `repository:tag`, is there.
-fn is_back(store: &Store, image: &str) -> bool {
+/// Whether a tag, named `repository:tag`, exists again.
+fn is_restored(store: &Store, image: &str) -> bool {
     let Some((repository, tag)) = image.rsplit_once(':') else { return false };
     let (Ok(repository), Ok(tag)) = (repository.parse(), tag.parse()) else { return false };
     matches!(store.read_tag(&repository, &tag), Ok(Some(_)))
 }
 
-/// The arguments of saving that are said here, the others as they are by default.
-fn save_args(args: &Args) -> Result<SaveArgs> {
-    let command = SaveArgs::augment_args(clap::Command::new("save"));
-    let matches = command.try_get_matches_from(["save"]);
-    let default = matches.and_then(|matches| SaveArgs::from_arg_matches(&matches));
-    let mut save = default.map_err(|error| {
-        Error::new(ErrorKind::InvalidInput, "saver save", format!("cannot be prepared: {error}"))
-    })?;
-    save.dir.clone_from(&args.dir);
-    save.list = args.list.clone();
-    save.run.arch = args.arch.clone();
-    save.run.names = args.names.clone();
-    save.run.registry = args.registry.clone();
-    if save.run.arch.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "--arch", "is missing")
-            .with_hint("the images of --list are saved again: add --arch amd64, say"));
+/// The arguments of saving again. Lists are checked before anything is repaired.
+fn save_args(args: &Args, context: &Context<'_>) -> Result<SaveArgs> {
+    if args.lists.reads_stdin() {
+        let why = "the list is read twice, which stdin cannot be: put it in a file";
+        return Err(Error::new(ErrorKind::InvalidInput, "--list -", why));
     }
-    Ok(save)
-}
-
-/// How far the hashing is.
-pub(crate) struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(global: &GlobalArgs) -> Self {
-        let shown = !global.quiet && std::io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
-        let form =
-            "  hashing [{bar:30}] {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(form) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Self(bar)
+    let list = lists::read_list(&args.lists.list, &[], &context.quietly())?;
+    let selected = list.selections.iter().map(|one| one.entry(Tag::latest()).platforms);
+    let mut platforms = list.entries.iter().map(|entry| entry.platforms.clone()).chain(selected);
+    let needs_arch = platforms.any(|platforms| platforms.is_none());
+    if args.run.platforms.selected()?.is_none() && needs_arch {
+        let hint = "the images of --list are saved again: add --arch amd64, for example";
+        return Err(missing_option("--arch", hint));
     }
-}
-
-impl VerifyObserver for Bar {
-    fn hashing(&self, _: usize, bytes: u64) {
-        self.0.reset();
-        self.0.set_length(bytes);
-    }
-
-    fn hashed(&self, bytes: u64) {
-        self.0.inc(bytes);
-    }
-}
-
-/// JSON escapes control characters by itself.
-fn json(value: &impl Serialize) -> String {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    text.lines().map(|line| format!("{}\n", output::clean_json(line))).collect()
+    Ok(SaveArgs {
+        images: Vec::new(),
+        lists: args.lists.clone(),
+        max_images: args.max_images,
+        dir: DirArgs { dir: Some(args.directory.path()?.to_owned()) },
+        run: args.run.clone(),
+        dry_run: DryRunArgs { dry_run: false },
+    })
 }
 
 fn text(report: &VerifyReport, quiet: bool) -> String {
     let mut text = String::new();
     for problem in &report.problems {
-        text.push_str(&of_problem(problem));
+        text.push_str(&problem_text(problem));
     }
     if quiet {
         return text;
     }
     for note in &report.notes {
-        text.push_str(&of_note(note));
+        text.push_str(&note_text(note));
     }
     text.push_str(&summary(report));
     text
 }
 
-fn of_repair(repair: &Repair, quiet: bool) -> String {
-    let mut text: String = repair.before.problems.iter().map(of_problem).collect();
+fn repair_text(repair: &Repair, quiet: bool) -> String {
+    let mut text: String = repair.before.problems.iter().map(problem_text).collect();
     for taken in &repair.taken {
         text.push_str(&match taken {
-            Taken::Mended { path } => format!("mended: {}\n", clean(path)),
+            Taken::Mended { path } => format!("repaired: {}\n", clean(path)),
             Taken::Removed { path } => format!("removed: {}\n", clean(path)),
-            Taken::SetAside { path, to } => format!("set aside: {}\n  now {}\n", clean(path), clean(to)),
+            Taken::SetAside { path, to } => format!("moved: {}\n  to {}\n", clean(path), clean(to)),
         });
     }
     for image in &repair.lost {
         text.push_str(&format!("lost: {}\n", clean(image)));
     }
-    text.push_str(&repair.after.problems.iter().map(of_problem).collect::<String>());
+    text.push_str(&repair.after.problems.iter().map(problem_text).collect::<String>());
     if !quiet {
         if !repair.before.is_clean() {
             let problems = output::count(repair.before.problems.len(), "problem");
@@ -220,7 +170,7 @@ fn of_repair(repair: &Repair, quiet: bool) -> String {
     text
 }
 
-fn of_problem(problem: &Problem) -> String {
+fn problem_text(problem: &Problem) -> String {
     let mut text = format!("{}: {}\n", problem.kind.as_str(), clean(&problem.path));
     text.push_str(&format!("  {}\n", clean(&problem.message)));
     if let Some(digest) = &problem.digest {
@@ -232,22 +182,22 @@ fn of_problem(problem: &Problem) -> String {
     text
 }
 
-fn of_note(note: &Note) -> String {
+fn note_text(note: &Note) -> String {
     let paths: Vec<&String> = note.paths.iter().filter(|path| !path.is_empty()).collect();
     let size = note.bytes.map(|bytes| format!(", {}", output::size(bytes))).unwrap_or_default();
     let counted = if paths.is_empty() { String::new() } else { format!(" ({}{size})", paths.len()) };
     let mut text = format!("note: {}{counted}\n", clean(&note.message));
-    for path in paths.iter().take(PATHS_SHOWN) {
+    for path in paths.iter().take(MAX_PATHS) {
         text.push_str(&format!("  {}\n", clean(path)));
     }
-    if paths.len() > PATHS_SHOWN {
-        text.push_str(&format!("  and {} more; --json has all\n", paths.len() - PATHS_SHOWN));
+    if paths.len() > MAX_PATHS {
+        text.push_str(&format!("  and {} more; --json lists all\n", paths.len() - MAX_PATHS));
     }
     text
 }
 
 fn summary(report: &VerifyReport) -> String {
-    let held = format!(
+    let contents = format!(
         "{}, {} ({}{}) in {}",
         output::count(report.tags, "tag"),
         output::count(report.blobs, "blob"),
@@ -256,11 +206,11 @@ fn summary(report: &VerifyReport) -> String {
         output::time(Duration::from_secs_f64(report.seconds.max(0.0))),
     );
     if report.is_clean() {
-        return format!("nothing is wrong: {held}\n");
+        return format!("no problems: {contents}\n");
     }
     let problems = output::count(report.problems.len(), "problem");
     let broken = output::count(report.broken.len(), "broken tag");
-    format!("{problems}, {broken}: {held}\n")
+    format!("{problems}, {broken}: {contents}\n")
 }
 
 #[cfg(test)]
@@ -269,7 +219,7 @@ mod tests {
     use crate::verify::{NoteKind, ProblemKind};
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn problem_names_path_digest_and_images() {
         let digest = crate::oci::Digest::of(b"x");
         let problem = Problem {
             path: "docker/\x1b[31m/data".into(),
@@ -278,7 +228,7 @@ mod tests {
             images: vec!["a:1".into(), "b:2".into()],
             message: "it is empty".into(),
         };
-        let text = of_problem(&problem);
+        let text = problem_text(&problem);
         assert_eq!(
             text,
             format!(
@@ -288,12 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn long_notes_are_cut() {
+    fn long_note_is_shortened() {
         let paths = (0..12).map(|number| format!("p{number}")).collect();
         let note =
             Note { kind: NoteKind::Unreferenced, message: "blobs".into(), paths, bytes: Some(2_000_000) };
-        let text = of_note(&note);
+        let text = note_text(&note);
         assert!(text.starts_with("note: blobs (12, 2.00 MB)\n  p0\n"), "{text}");
-        assert!(text.ends_with("  p9\n  and 2 more; --json has all\n"), "{text}");
+        assert!(text.ends_with("  p9\n  and 2 more; --json lists all\n"), "{text}");
     }
 }

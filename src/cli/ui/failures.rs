@@ -1,60 +1,106 @@
-//! What went wrong in a run or a plan, as it is told at the end: a line for every image, and once what several share.
+//! The failures and warnings of a run or a dry run, as they are printed at its end: what has the same cause is printed once.
 
-use crate::cli::ui::failed_list::Failed;
-use crate::cli::ui::output::{Paint, clean, count};
-use crate::cli::ui::wording::Words;
+use super::output::{Paint, clean, count};
+use super::wording::Wording;
 use crate::error::{Detail, ErrorKind, ErrorReport};
-use crate::oci::Reference;
-use crate::transfer::{Plan, Report, Status};
-use std::borrow::Cow;
-use std::collections::HashMap;
+use crate::oci::{Reference, Repository, Tag};
+use crate::transfer::{ImagePlan, ImageReport, Plan, Report, Status};
 
-/// Whether an image was not saved only because the run ended: by whatever ended it, or by the disk, which is told
-/// of the run, once.
-pub(crate) fn is_given_up(failure: Option<&ErrorReport>) -> bool {
+/// An image that failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedImage<'a> {
+    /// Its row, counted from 0, which is that of its list entry too.
+    pub(crate) row: usize,
+    /// The image as requested.
+    pub(crate) reference: &'a Reference,
+    /// Its name at the destination.
+    pub(crate) repository: &'a Repository,
+    pub(crate) tag: Option<&'a Tag>,
+    /// Why it failed.
+    pub(crate) error: Option<&'a ErrorReport>,
+}
+
+impl<'a> FailedImage<'a> {
+    /// The failed images of a run, in the order of its rows.
+    pub(crate) fn of_report(report: &'a Report) -> Vec<Self> {
+        let failed = |(row, image): (usize, &'a ImageReport)| Self {
+            row,
+            reference: &image.reference,
+            repository: &image.repository,
+            tag: image.tag.as_ref(),
+            error: image.error.as_ref(),
+        };
+        let rows = report.images.iter().enumerate();
+        rows.filter(|(_, image)| image.status == Status::Failed).map(failed).collect()
+    }
+
+    /// The failed images of a dry run, in the order of its rows.
+    pub(crate) fn of_plan(plan: &'a Plan) -> Vec<Self> {
+        let failed = |(row, image): (usize, &'a ImagePlan)| Self {
+            row,
+            reference: &image.reference,
+            repository: &image.repository,
+            tag: image.tag.as_ref(),
+            error: image.error.as_ref(),
+        };
+        let rows = plan.images.iter().enumerate();
+        rows.filter(|(_, image)| image.status == Status::Failed).map(failed).collect()
+    }
+
+    /// Why it failed, without the image's name.
+    pub(crate) fn reason(&self) -> String {
+        let Some(error) = self.error else { return "not finished".to_owned() };
+        if error.subject.is_empty() || error.subject == self.reference.to_string() {
+            error.reason().to_owned()
+        } else {
+            error.message.clone()
+        }
+    }
+}
+
+/// Whether an image is unfinished only because the run ended: it was cancelled, or the disk failed, which is printed once for the run.
+pub(crate) fn is_unfinished(failure: Option<&ErrorReport>) -> bool {
     failure.is_some_and(|failure| matches!(failure.kind, ErrorKind::Cancelled | ErrorKind::Storage))
 }
 
-/// How many images were not saved only because the run ended.
-pub(crate) fn given_up(report: &Report) -> usize {
-    report.images.iter().filter(|image| is_given_up(image.error.as_ref())).count()
+/// How many images are unfinished only because the run ended.
+pub(crate) fn unfinished(report: &Report) -> usize {
+    report.images.iter().filter(|image| is_unfinished(image.error.as_ref())).count()
 }
 
-/// A failure's message without the image's name before it.
-pub(crate) fn reason<'a>(reference: &Reference, failure: Option<&'a ErrorReport>) -> &'a str {
-    let message = failure.map_or("it was not saved", |failure| failure.message.as_str());
-    message.strip_prefix(&reference.to_string()).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message)
-}
-
-/// Each failure with its reason and what to try, then what else is worth knowing.
-pub(crate) fn of_report(report: &Report, quiet: bool, paint: Paint) -> String {
-    let rows = report.images.iter();
-    let mut failed = Failed::of_report(report);
-    failed.retain(|image| !is_told_last(image, report));
-    let mut text = failure_lines(&failed, paint);
-    if !quiet {
-        let skipped = rows.clone().filter(|image| image.status == Status::Skipped);
-        let why = skipped.filter_map(|image| Some((&image.reference, &image.error.as_ref()?.message)));
-        let told = rows.flat_map(|image| image.warnings.iter().map(move |text| (&image.reference, text)));
-        for (reference, message) in why.chain(told) {
-            text.push_str(&warning_line(&reference.to_string(), message, paint));
+/// The failures and warnings of a run.
+pub(crate) fn of_report(report: &Report, is_quiet: bool, paint: Paint) -> String {
+    let mut failed = FailedImage::of_report(report);
+    failed.retain(|image| !is_in_conclusion(image, report));
+    let mut text = failure_text(&failed, paint);
+    if is_quiet {
+        return text;
+    }
+    let mut warnings = Groups::default();
+    for image in &report.images {
+        if let Some(error) = image.error.as_ref().filter(|_| image.status == Status::Skipped) {
+            warnings.add(Cause::of(error), &image.reference);
+        }
+        for message in &image.warnings {
+            warnings.add(Cause::of_text(message), &image.reference);
         }
     }
+    text.push_str(&warnings.text(&paint.yellow("warning:")));
     text
 }
 
-/// Whether `last_words` speaks of this image: it was given up, or its failure is what ended the run.
-fn is_told_last(image: &Failed<'_>, report: &Report) -> bool {
-    is_given_up(image.error)
-        || report.aborted.as_ref().is_some_and(|ended| ended.subject == image.reference.to_string())
+/// Whether `conclusion` covers this image: it is unfinished, or its failure ended the run.
+fn is_in_conclusion(image: &FailedImage<'_>, report: &Report) -> bool {
+    let ended_run = |ended: &ErrorReport| ended.subject == image.reference.to_string();
+    is_unfinished(image.error) || report.aborted.as_ref().is_some_and(ended_run)
 }
 
-/// What ended the run, and how much is left to do.
-pub(crate) fn last_words(report: &Report, words: Words, paint: Paint) -> String {
+/// What ended the run, and how many images are unfinished.
+pub(crate) fn conclusion(report: &Report, wording: Wording, paint: Paint) -> String {
     let mut text = String::new();
     if let Some(ended) = report.aborted.as_ref().filter(|ended| ended.kind != ErrorKind::Cancelled) {
         let word = match ended.kind {
-            ErrorKind::Storage => "error: the run could not go on:",
+            ErrorKind::Storage => "error: the run cannot continue:",
             _ => "error:",
         };
         text.push_str(&format!("{} {}\n", paint.red(word), clean(&ended.message)));
@@ -62,114 +108,127 @@ pub(crate) fn last_words(report: &Report, words: Words, paint: Paint) -> String 
             text.push_str(&format!("  hint: {}\n", clean(hint)));
         }
     }
-    let left = given_up(report);
-    if left > 0 {
+    let unfinished = unfinished(report);
+    if unfinished > 0 {
         let word = paint.yellow("not finished:");
-        text.push_str(&format!("{word} {}; {}\n", count(left, "image"), words.left));
+        text.push_str(&format!("{word} {}; {}\n", count(unfinished, "image"), wording.unfinished));
     }
     text
 }
 
-/// The failures and warnings of a dry run, and how many images it did not come to.
-pub(crate) fn of_plan(plan: &Plan, quiet: bool, paint: Paint) -> String {
-    let (left, failed): (Vec<_>, Vec<_>) =
-        Failed::of_plan(plan).into_iter().partition(|image| is_given_up(image.error));
-    let mut text = failure_lines(&failed, paint);
-    if !left.is_empty() {
-        text.push_str(&format!("{} {}\n", paint.yellow("not finished:"), count(left.len(), "image")));
+/// The failures and warnings of a dry run, and how many images it did not get to.
+pub(crate) fn of_plan(plan: &Plan, is_quiet: bool, paint: Paint) -> String {
+    let failed = FailedImage::of_plan(plan);
+    let (unfinished, failed): (Vec<_>, Vec<_>) =
+        failed.into_iter().partition(|image| is_unfinished(image.error));
+    let mut text = failure_text(&failed, paint);
+    if !unfinished.is_empty() {
+        text.push_str(&format!("{} {}\n", paint.yellow("not finished:"), count(unfinished.len(), "image")));
     }
-    for image in plan.images.iter().filter(|_| !quiet) {
-        for message in &image.warnings {
-            text.push_str(&warning_line(&image.reference.to_string(), message, paint));
-        }
-    }
-    text
-}
-
-fn warning_line(reference: &str, message: &str, paint: Paint) -> String {
-    let place = if message.contains(reference) { String::new() } else { format!("{}: ", clean(reference)) };
-    format!("{} {place}{}\n", paint.yellow("warning:"), clean(message))
-}
-
-/// What has one key together, in the order in which the keys were first met.
-fn grouped<K: PartialEq, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Vec<(K, Vec<V>)> {
-    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
-    for (key, value) in pairs {
-        match groups.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, values)) => values.push(value),
-            None => groups.push((key, vec![value])),
-        }
-    }
-    groups
-}
-
-/// A reason that several images share and that is longer than this is told once, below them.
-const LONG_REASON: usize = 60;
-
-/// A reason in two parts: what is said of the image alone, and what is the same for others too.
-type Told<'a> = (Cow<'a, str>, Option<Cow<'a, str>>);
-
-/// The reason of one failure, split into what concerns the image alone and what other images may share. The URL of a
-/// manifest says little more than the image's name, so only its origin is kept, beside the registry's response.
-pub(crate) fn told(failure: &ErrorReport) -> Told<'_> {
-    let Some(response) = manifest_response(failure) else { return (failure.reason().into(), None) };
-    match failure.summary.as_str() {
-        "" => (response.into(), None),
-        summary => (summary.into(), Some(response.into())),
-    }
-}
-
-/// The response to a request for a manifest, with the URL's origin in place of the URL.
-fn manifest_response(failure: &ErrorReport) -> Option<String> {
-    let mut detail = failure.detail.clone()?;
-    let Detail::Http { url, status: Some(_), .. } = &mut detail else { return None };
-    let parsed = url::Url::parse(url).ok().filter(|parsed| parsed.path().contains("/manifests/"))?;
-    *url = parsed.origin().ascii_serialization();
-    Some(detail.to_string())
-}
-
-/// A line for each image. What several share of their reasons, and a hint, is told once below them.
-fn failure_lines(failed: &[Failed<'_>], paint: Paint) -> String {
-    let reasons: Vec<&str> = failed.iter().map(|image| reason(image.reference, image.error)).collect();
-    let mut times: HashMap<&str, usize> = HashMap::new();
-    for why in &reasons {
-        *times.entry(why).or_default() += 1;
-    }
-    let rows = failed.iter().zip(reasons).map(|(image, why)| {
-        let told = image.error.map_or((why.into(), None), told);
-        let (what, shared) = match told {
-            (what, None) if times.get(why) > Some(&1) && what.chars().count() > LONG_REASON => (
-                image.error.map_or("failed", |error| error.kind.as_str()).replace('-', " ").into(),
-                Some(what),
-            ),
-            told => told,
-        };
-        let line =
-            format!("{} {}: {}\n", paint.red("failed:"), clean(&image.reference.to_string()), clean(&what));
-        (image.error.and_then(|error| error.hint.as_deref()), (shared, line))
-    });
-    let mut text = String::new();
-    for (hint, rows) in grouped(rows) {
-        for (shared, lines) in grouped(rows) {
-            text.extend(lines);
-            if let Some(shared) = shared {
-                text.push_str(&format!("  {}\n", clean(&shared)));
+    if !is_quiet {
+        let mut warnings = Groups::default();
+        for image in &plan.images {
+            for message in &image.warnings {
+                warnings.add(Cause::of_text(message), &image.reference);
             }
         }
-        if let Some(hint) = hint {
-            text.push_str(&format!("  hint: {}\n", clean(hint)));
-        }
+        text.push_str(&warnings.text(&paint.yellow("warning:")));
     }
     text
+}
+
+fn failure_text(failed: &[FailedImage<'_>], paint: Paint) -> String {
+    let mut groups = Groups::default();
+    for image in failed {
+        groups.add(image.error.map_or_else(|| Cause::of_text("not finished"), Cause::of), image.reference);
+    }
+    groups.text(&paint.red("failed:"))
+}
+
+/// What images have to have in common to be printed under one reason.
+#[derive(Debug, PartialEq)]
+struct Cause {
+    kind: Option<ErrorKind>,
+    summary: String,
+    detail: Option<Detail>,
+    hint: Option<String>,
+}
+
+impl Cause {
+    fn of(error: &ErrorReport) -> Self {
+        let detail = error.detail.clone().map(without_path);
+        // Without facts, the whole reason is what two failures have to share.
+        let summary = if detail.is_some() { error.summary.clone() } else { error.reason().to_owned() };
+        Self { kind: Some(error.kind), summary, detail, hint: error.hint.clone() }
+    }
+
+    fn of_text(text: &str) -> Self {
+        Self { kind: None, summary: text.to_owned(), detail: None, hint: None }
+    }
+
+    fn text(&self) -> String {
+        let detail = self.detail.as_ref().map(ToString::to_string).unwrap_or_default();
+        match (self.summary.is_empty(), detail.is_empty()) {
+            (false, false) => format!("{}: {detail}", self.summary),
+            (true, false) => detail,
+            (_, true) => self.summary.clone(),
+        }
+    }
+}
+
+/// The detail with a URL's origin instead of a manifest's URL, which says no more than the image's name.
+fn without_path(mut detail: Detail) -> Detail {
+    if let Detail::Http { url, .. } = &mut detail
+        && let Ok(parsed) = url::Url::parse(url)
+        && parsed.path().contains("/manifests/")
+    {
+        *url = parsed.origin().ascii_serialization();
+    }
+    detail
+}
+
+/// Images by cause, in the order in which the causes first occurred.
+#[derive(Default)]
+struct Groups<'a>(Vec<(Cause, Vec<&'a Reference>)>);
+
+impl<'a> Groups<'a> {
+    fn add(&mut self, cause: Cause, reference: &'a Reference) {
+        match self.0.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, references)) => references.push(reference),
+            None => self.0.push((cause, vec![reference])),
+        }
+    }
+
+    /// A cause of one image is a line; one of several images is a line with their names below it.
+    fn text(&self, word: &str) -> String {
+        let mut text = String::new();
+        for (cause, references) in &self.0 {
+            let reason = cause.text();
+            if let [reference] = references.as_slice() {
+                let name = reference.to_string();
+                let name = if reason.contains(&name) { String::new() } else { format!("{}: ", clean(&name)) };
+                text.push_str(&format!("{word} {name}{}\n", clean(&reason)));
+            } else {
+                let images = count(references.len(), "image");
+                text.push_str(&format!("{word} {images}: {}\n", clean(&reason)));
+                for reference in references {
+                    text.push_str(&format!("  {}\n", clean(&reference.to_string())));
+                }
+            }
+            if let Some(hint) = &cause.hint {
+                text.push_str(&format!("  hint: {}\n", clean(hint)));
+            }
+        }
+        text
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tables::{self, tests::image};
+    use super::super::wording::SAVING;
     use super::*;
-    use crate::cli::ui::tables;
-    use crate::cli::ui::tables::tests::image;
     use crate::error::{Error, Phase, RegistryError};
-    use crate::transfer::ImageReport;
 
     fn report(images: Vec<ImageReport>) -> Report {
         Report {
@@ -191,112 +250,82 @@ mod tests {
     }
 
     #[test]
-    fn every_image_has_a_line_and_what_is_shared_is_told_once() {
-        let (denied, login) = (ErrorKind::Unauthorized, Some("docker login a.io"));
+    fn failures_with_one_cause_are_grouped() {
+        let denied = ErrorKind::Unauthorized;
+        let login = Some("docker login a.io");
         let mut moved = image("nginx", Status::Saved);
         moved.warnings.push("the tag moved \x1b[31m".to_owned());
-        let long = "the connection to a.io failed: Connection refused (os error 111), 8 times in a row";
         let report = report(vec![
             failed("a.io/b:1", denied, "access denied \u{202e}", login),
-            failed("b.io/b:1", ErrorKind::NotFound, "not there", None),
-            failed("a.io/c:1", denied, "status 403", login),
-            failed("a.io/l:1", ErrorKind::RateLimited, long, None),
+            failed("b.io/b:1", ErrorKind::NotFound, "no such tag", None),
             failed("a.io/d:1", denied, "access denied \u{202e}", login),
-            failed("a.io/l:2", ErrorKind::RateLimited, long, None),
+            failed("a.io/e:1", ErrorKind::NotFound, "access denied \u{202e}", login),
             moved,
         ]);
-        let failures = format!(
-            "failed: a.io/b:1: access denied \\u{{202e}}\nfailed: a.io/c:1: status 403\n\
-             failed: a.io/d:1: access denied \\u{{202e}}\n  hint: docker login a.io\n\
-             failed: b.io/b:1: not there\n\
-             failed: a.io/l:1: rate limited\nfailed: a.io/l:2: rate limited\n  {long}\n"
-        );
+        let failures = "failed: 2 images: access denied \\u{202e}\n  a.io/b:1\n  a.io/d:1\n  hint: docker login a.io\n\
+                        failed: b.io/b:1: no such tag\n\
+                        failed: a.io/e:1: access denied \\u{202e}\n  hint: docker login a.io\n";
         assert_eq!(of_report(&report, true, Paint(false)), failures);
         let warning = "warning: docker.io/library/nginx:latest: the tag moved \\u{1b}[31m\n";
         assert_eq!(of_report(&report, false, Paint(false)), format!("{failures}{warning}"));
-        assert_eq!(last_words(&report, crate::cli::ui::wording::SAVING, Paint(false)), "");
+        assert_eq!(conclusion(&report, SAVING, Paint(false)), "");
     }
 
-    fn response(url: &str, status: u16, code: &str, message: &str) -> Detail {
-        Detail::Http {
-            url: url.to_owned(),
-            phase: Phase::Headers,
-            status: Some(status),
-            errors: vec![RegistryError { code: code.to_owned(), message: message.to_owned() }],
-            web_page: false,
-        }
+    fn response(url: String, status: u16) -> Detail {
+        let errors = vec![RegistryError { code: "NAME_UNKNOWN".into(), message: "unknown".into() }];
+        Detail::Http { url, phase: Phase::Headers, status: Some(status), errors, web_page: false }
     }
 
     #[test]
-    fn shared_response_is_printed_once() {
+    fn responses_are_compared_without_the_manifest_path() {
         let row = |number: usize| {
             let mut row = image(&format!("r.io/team/s{number}:1"), Status::Failed);
+            let status = if number == 3 { 500 } else { 404 };
             let url = format!("https://r.io/v2/team/s{number}/manifests/1");
             let error = Error::new(ErrorKind::NotFound, &row.reference, "the repository does not exist")
-                .with_detail(response(&url, 404, "NAME_UNKNOWN", "unknown"))
+                .with_detail(response(url, status))
                 .with_hint("check the name");
             row.error = Some(ErrorReport::from(&error));
             row
         };
-        let text = of_report(&report((0..50).map(row).collect()), false, Paint(false));
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 52, "{text}");
-        for (number, line) in lines.iter().take(50).enumerate() {
-            assert_eq!(*line, format!("failed: r.io/team/s{number}:1: the repository does not exist"));
-        }
-        let shared =
-            ["  https://r.io returned 404 Not Found: NAME_UNKNOWN: unknown", "  hint: check the name"];
-        assert_eq!(lines[50..], shared);
+        let text = of_report(&report((0..4).map(row).collect()), false, Paint(false));
+        assert_eq!(
+            text,
+            "failed: 3 images: the repository does not exist: https://r.io returned 404 Not Found: NAME_UNKNOWN: unknown\n  \
+             r.io/team/s0:1\n  r.io/team/s1:1\n  r.io/team/s2:1\n  hint: check the name\n\
+             failed: r.io/team/s3:1: the repository does not exist: https://r.io returned 500 Internal Server Error: \
+             NAME_UNKNOWN: unknown\n  hint: check the name\n"
+        );
     }
 
     #[test]
-    fn only_manifest_urls_are_shortened() {
-        let blob = "https://r.io/v2/a/b/blobs/sha256:00 returned 500 Internal Server Error: x: y";
-        for (summary, url, status, what, shared) in [
-            ("", "https://r.io/v2/a/manifests/1", 403, "https://r.io returned 403 Forbidden: x: y", None),
-            (
-                "the repository has no tag 1",
-                "http://r.io:5000/v2/a/b/manifests/1",
-                404,
-                "the repository has no tag 1",
-                Some("http://r.io:5000 returned 404 Not Found: x: y"),
-            ),
-            ("", "https://r.io/v2/a/b/blobs/sha256:00", 500, blob, None),
-        ] {
-            let error = Error::new(ErrorKind::NotFound, "r.io/a/b:1", summary);
-            let failure = ErrorReport::from(&error.with_detail(response(url, status, "x", "y")));
-            let (told, rest) = told(&failure);
-            assert_eq!((told.as_ref(), rest.as_deref()), (what, shared), "{url}");
-        }
-    }
-
-    #[test]
-    fn what_ended_the_run_is_told_once_and_last() {
+    fn cause_of_the_end_is_printed_once_and_last() {
         let ended =
             |kind, subject: &str, message: &str| Some(ErrorReport::from(&Error::new(kind, subject, message)));
-        let given_up = || failed("a.io/z:1", ErrorKind::Cancelled, "the run ended before", None);
-        for (cause, aborted, last, left) in [
+        let unfinished = || failed("a.io/z:1", ErrorKind::Cancelled, "the run ended before", None);
+        for (cause, aborted, last, number) in [
             (
-                failed("a.io/b:1", ErrorKind::NotFound, "not there", None),
-                ended(ErrorKind::NotFound, "a.io/b:1", "stopped at the first failure: not there"),
-                "error: a.io/b:1: stopped at the first failure: not there\n",
+                failed("a.io/b:1", ErrorKind::NotFound, "no such tag", None),
+                ended(ErrorKind::NotFound, "a.io/b:1", "stopped at the first failure: no such tag"),
+                "error: a.io/b:1: stopped at the first failure: no such tag\n",
                 2,
             ),
             (
                 failed("a.io/b:1", ErrorKind::Storage, "d: disk full", None),
                 ended(ErrorKind::Storage, "d", "disk full"),
-                "error: the run could not go on: d: disk full\n",
+                "error: the run cannot continue: d: disk full\n",
                 3,
             ),
             (image("nginx", Status::Saved), ended(ErrorKind::Cancelled, "", "interrupted"), "", 2),
         ] {
-            let mut report = report(vec![given_up(), cause, given_up()]);
+            let mut report = report(vec![unfinished(), cause, unfinished()]);
             report.aborted = aborted;
             assert_eq!(of_report(&report, false, Paint(false)), "");
-            let told = format!("{last}not finished: {left} images; the same command goes on from here\n");
-            assert_eq!(last_words(&report, crate::cli::ui::wording::SAVING, Paint(false)), told);
-            let table = tables::of_report(&report, crate::cli::ui::wording::SAVING);
-            assert!(table.contains(&format!("not finished     {left}\n")), "{table}");
+            let expected =
+                format!("{last}not finished: {number} images; run the same command again to resume\n");
+            assert_eq!(conclusion(&report, SAVING, Paint(false)), expected);
+            let table = tables::of_report(&report, SAVING);
+            assert!(table.contains(&format!("not finished     {number}\n")), "{table}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What is printed: the streams, and the forms of text, sizes and times.
+//! Printing: the streams, and the forms of text, sizes and times.
 
-use crate::cli::ui::exit::Exit;
+use super::exit::Exit;
 use crate::error::Error;
 use crate::store::inventory::{FileCount, InternalFiles};
 use std::borrow::Cow;
@@ -8,8 +8,8 @@ use std::io::{ErrorKind as IoError, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Text from elsewhere, safe to print: what could move the cursor, colour the line, hide or reorder
-/// text is shown as `\u{..}`. Registries choose much of what ends up in messages.
+/// Text from elsewhere, safe to print: characters that move the cursor, colour, hide or reorder text are shown as
+/// `\u{..}`. Registries choose much of what ends up in messages.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
@@ -25,8 +25,16 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(cleaned)
 }
 
-/// A JSON text, safe to print and still the same JSON: such characters stand only in strings, where
-/// they may be written as `\uXXXX` (RFC 8259, 7).
+/// A value as indented JSON that is safe to print, with a line break at its end. The only writer of JSON documents.
+pub(crate) fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    // Serialising the types of this crate to memory does not fail.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let lines: String = text.split('\n').map(|line| format!("{}\n", clean_json(line))).collect();
+    lines.into_bytes()
+}
+
+/// JSON that is safe to print and still the same document: such characters occur only in strings, where they may be written
+/// as `\uXXXX` (RFC 8259, 7). There is no line break in it.
 pub(crate) fn clean_json(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
@@ -51,30 +59,30 @@ fn is_unsafe(c: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Whether something could not be written to stdout.
+/// Whether output to stdout was lost.
 static IS_LOST: AtomicBool = AtomicBool::new(false);
 
-/// Writes to stdout. A reader that has gone away is not a failure of ours.
+/// Writes to stdout. A reader that closes the pipe is not an error.
 pub(crate) fn stdout(bytes: &[u8]) -> Exit {
     let mut stdout = std::io::stdout().lock();
     written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
-/// What it means that stdout took this or refused it. The first refusal is told.
+/// The exit code after a write to stdout. Only the first failure is printed.
 pub(crate) fn written(outcome: std::io::Result<()>) -> Exit {
     match outcome {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == IoError::BrokenPipe => Exit::Done,
         Err(error) => {
             if !IS_LOST.swap(true, Ordering::Relaxed) {
-                failure(&Error::storage("stdout", "write", error));
+                failure(&Error::storage("stdout", "write", error), Paint(false));
             }
             Exit::Stopped
         }
     }
 }
 
-/// How a command ends that would end with `exit`: not well, if what it printed was lost on the way.
+/// The exit code of a command, which is not success if its output was lost.
 pub(crate) fn unless_lost(exit: Exit) -> Exit {
     match exit {
         Exit::Done if IS_LOST.load(Ordering::Relaxed) => Exit::Stopped,
@@ -82,19 +90,19 @@ pub(crate) fn unless_lost(exit: Exit) -> Exit {
     }
 }
 
-/// Writes a line to stderr, whose loss nobody could be told of.
+/// Writes a line to stderr; there is nowhere to report a failure.
 pub(crate) fn stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes lines to stderr that are clean already.
+/// Writes text to stderr that is safe to print.
 pub(crate) fn stderr_text(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Tells an error: what failed, and on a line of its own what to try.
-pub(crate) fn failure(error: &Error) {
-    stderr(&format!("error: {}", clean(&error.to_string())));
+/// Prints an error, and its hint on a line of its own.
+pub(crate) fn failure(error: &Error, paint: Paint) {
+    stderr(&format!("{} {}", paint.red("error:"), clean(&error.to_string())));
     if let Some(hint) = error.hint() {
         stderr(&format!("  hint: {}", clean(hint)));
     }
@@ -119,7 +127,7 @@ pub(crate) fn internal_files(internal: &InternalFiles) -> String {
     partial + &damaged
 }
 
-/// Bytes with three digits that mean something, in powers of ten as registries count: `1.23 GB`.
+/// Bytes with three significant digits, in powers of ten: `1.23 GB`.
 pub(crate) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut unit = "B";
@@ -138,7 +146,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A time as people say it: `0.4s`, `12s`, `3m05s`, `2h07m`.
+/// A duration: `0.4s`, `12s`, `3m05s`, `2h07m`.
 pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -154,7 +162,7 @@ pub(crate) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// `text` in at most `room` characters: what stands in its middle goes.
+/// `text` in at most `room` characters, shortened in the middle.
 pub(crate) fn shortened(text: &str, room: usize) -> String {
     let length = text.chars().count();
     if length <= room {
@@ -166,13 +174,40 @@ pub(crate) fn shortened(text: &str, room: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// The width of the terminal that `stream` is, if it is one.
-pub(crate) fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(stream).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+/// The columns that `text` takes. Escape sequences take none; characters that may be wide count as two.
+pub(crate) fn width_of(text: &str) -> usize {
+    let mut width = 0;
+    let mut is_escape = false;
+    for c in text.chars() {
+        if is_escape || c == '\u{1b}' {
+            is_escape = c != 'm';
+        } else {
+            width += if c.is_ascii() || matches!(c, '━' | '─' | '…' | '→') { 1 } else { 2 };
+        }
+    }
+    width
 }
 
-/// Colours, where they are wanted.
+/// The size of the terminal that `stream` is connected to, if any.
+pub(crate) fn terminal_size(stream: impl std::os::fd::AsFd) -> Option<TerminalSize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    let size = TerminalSize { columns: size.ws_col.into(), rows: size.ws_row.into() };
+    Some(size).filter(|size| size.columns > 0 && size.rows > 0)
+}
+
+/// The width of the terminal that `stream` is connected to, if any.
+pub(crate) fn columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    terminal_size(stream).map(|size| size.columns)
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TerminalSize {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// Colours text, if enabled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint(pub(crate) bool);
 
@@ -233,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_hostile_reaches_the_terminal() {
+    fn control_characters_are_escaped() {
         for (text, expect) in [
             ("plain ünïcode 日本", "plain ünïcode 日本"),
             ("\x1b[31mred\x1b]0;title\x07", "\\u{1b}[31mred\\u{1b}]0;title\\u{7}"),
@@ -249,16 +284,20 @@ mod tests {
     }
 
     #[test]
-    fn cleaned_json_is_the_same_json() {
+    fn cleaned_json_is_the_same_document() {
         let value = serde_json::json!({"message": "a\u{202e}b\u{e0041}\u{1b}\u{7f}c"});
         let text = value.to_string();
         let cleaned = clean_json(&text);
         assert!(!cleaned.chars().any(is_unsafe), "{cleaned}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&cleaned).unwrap(), value);
+        let document = String::from_utf8(json(&value)).unwrap();
+        assert!(!document.chars().any(|c| c != '\n' && is_unsafe(c)), "{document}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&document).unwrap(), value);
+        assert_eq!(document.lines().count(), 3);
     }
 
     #[test]
-    fn sizes_and_times_are_short() {
+    fn sizes_and_durations_are_short() {
         for (bytes, expect) in [
             (0, "0 B"),
             (999, "999 B"),
@@ -279,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_shortened_keeps_both_ends() {
+    fn shortened_text_keeps_both_ends() {
         for (text, room, expect) in [
             ("abc", 3, "abc"),
             ("abcdef", 5, "ab…ef"),
@@ -292,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up() {
+    fn table_columns_are_aligned() {
         let rows = [vec!["a".into(), "1".into()], vec!["long name".into(), "1000".into()]];
         assert_eq!(
             table(&["name", "size"], &[false, true], &rows),

@@ -1,142 +1,191 @@
-//! What is shown of a run, from its beginning to its exit code, whatever the verb.
+//! The display of a run, from its start to its exit code, whatever the command.
 
-use crate::cli::args::{GlobalArgs, ProgressMode};
+use super::exit::Exit;
+use super::output_files::OutputFiles;
+use super::progress::Progress;
+use super::terminal::Terminal;
+use super::wording::Wording;
+use super::{failures, output, tables};
+use crate::cli::args::output::ProgressMode;
+use crate::cli::context::{Context, timed_out};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::ui::exit::Exit;
-use crate::cli::ui::failures;
-use crate::cli::ui::output;
-use crate::cli::ui::output_files::Files;
-use crate::cli::ui::progress::Progress;
-use crate::cli::ui::tables;
-use crate::cli::ui::terminal::Screen;
-use crate::cli::ui::wording::Words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::FreeSpace;
 use crate::transfer::{Observer, Plan, Report, Status};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// A run that is shown.
-pub(crate) struct Showing<'a> {
-    words: Words,
+/// The display of a run.
+pub(crate) struct RunDisplay {
+    wording: Wording,
     progress: Progress,
     interrupt: Interrupt,
-    files: Files,
-    screen: &'a Screen,
-    /// Whether stdout is to have no table.
-    no_table: bool,
-    /// Whether only failures are to be told.
-    quiet: bool,
+    cancel: CancellationToken,
+    /// How long the run may take.
+    limit: Option<Duration>,
+    /// Whether it took longer.
+    is_timed_out: Arc<AtomicBool>,
+    files: OutputFiles,
+    terminal: Arc<Terminal>,
+    /// Whether a table is printed to stdout.
+    has_table: bool,
+    is_quiet: bool,
 }
 
-impl<'a> Showing<'a> {
-    /// Begins. Must be called on a runtime.
+impl RunDisplay {
+    /// Starts to show a run. Must be called on a runtime.
     ///
     /// # Errors
-    /// `Storage` when the signals can't be had.
+    /// `Storage` when signals cannot be received.
     pub(crate) fn start(
-        words: Words,
+        wording: Wording,
         mode: ProgressMode,
-        files: Files,
-        global: &GlobalArgs,
-        screen: &'a Arc<Screen>,
+        files: OutputFiles,
+        limit: Option<Duration>,
+        context: &Context<'_>,
     ) -> Result<Self> {
-        let progress = Progress::of(words, mode, global.quiet, screen.clone());
+        let is_quiet = context.is_quiet();
+        let progress = Progress::start(wording, mode, context);
         let interrupt = Interrupt::listen(progress.on_interrupt())?;
-        let no_table = global.quiet || mode == ProgressMode::Json;
-        Ok(Self { words, progress, interrupt, files, screen, no_table, quiet: global.quiet })
+        let has_table = !is_quiet && mode != ProgressMode::Json;
+        let terminal = Arc::clone(&context.terminal);
+        let is_timed_out = Arc::<AtomicBool>::default();
+        let cancel = interrupt.token().child_token();
+        if let Some(limit) = limit {
+            let cancel = cancel.clone();
+            let is_timed_out = Arc::clone(&is_timed_out);
+            tokio::spawn(async move {
+                tokio::time::sleep(limit).await;
+                is_timed_out.store(true, Ordering::Release);
+                cancel.cancel();
+            });
+        }
+        Ok(Self {
+            wording,
+            progress,
+            interrupt,
+            cancel,
+            limit,
+            is_timed_out,
+            files,
+            terminal,
+            has_table,
+            is_quiet,
+        })
     }
 
-    /// Who is to be told of the run's events.
+    /// The observer of the run's events.
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         self.progress.observer()
     }
 
-    /// Cancelled when the user interrupts the run.
+    /// The token that a signal or the time limit cancels.
     pub(crate) fn cancel(&self) -> CancellationToken {
-        self.interrupt.token()
+        self.cancel.clone()
     }
 
-    /// Tells what a dry run found; `free` is the room that there is, where that matters, `failed` the failed list.
+    /// Shows the result of a dry run, with the free space of the disk where it matters, and writes the files.
     ///
     /// # Errors
-    /// `Storage` when the report or the failed list can't be written.
+    /// `Storage` when the report or the failed list cannot be written.
     pub(crate) fn planned(
-        self,
+        mut self,
         plan: &Plan,
         free: Option<FreeSpace>,
-        failed: Option<String>,
+        failed_list: Option<String>,
     ) -> Result<Exit> {
         self.progress.stop_planning(plan);
-        if !self.no_table {
-            let table = tables::of_plan(plan, self.words, free, output::columns(std::io::stdout()));
+        if self.has_table {
+            let table = tables::of_plan(plan, self.wording, free, output::columns(std::io::stdout()));
             let _ = output::stdout(table.as_bytes());
         }
-        output::stderr_text(&failures::of_plan(plan, self.quiet, self.screen.paint()));
-        let full = free.and_then(|free| no_room(plan, free));
-        if let Some(error) = &full {
-            output::failure(error);
+        let paint = self.terminal.paint();
+        output::stderr_text(&failures::of_plan(plan, self.is_quiet, paint));
+        let shortage = free.and_then(|free| shortage(plan, free));
+        if let Some(error) = &shortage {
+            output::failure(error, paint);
         }
-        self.files.write(plan, failed.as_deref())?;
-        let failed = plan.images.iter().any(|image| image.status == Status::Failed);
-        Ok(match (self.interrupt.was_asked(), full.is_some(), failed) {
-            (true, _, _) => Exit::Interrupted,
-            (_, true, _) => Exit::Stopped,
-            (_, _, true) => Exit::SomeFailed,
-            _ => Exit::Done,
+        std::mem::take(&mut self.files).write(plan, failed_list.as_deref())?;
+        let has_failures = plan.images.iter().any(|image| image.status == Status::Failed);
+        Ok(if self.interrupt.was_asked() {
+            Exit::Interrupted
+        } else if shortage.is_some() || self.report_timeout() {
+            Exit::Stopped
+        } else if has_failures {
+            Exit::SomeFailed
+        } else {
+            Exit::Done
         })
     }
 
-    /// Tells what became of a run, with the closing table.
+    /// Shows the result of a run with the closing table, and writes the files.
     ///
     /// # Errors
-    /// `Storage` when the report or the failed list can't be written.
-    pub(crate) fn finished(self, report: &Report, failed: Option<String>) -> Result<Exit> {
-        let words = self.words;
-        let table = || {
-            let _ = output::stdout(tables::of_report(report, words).as_bytes());
+    /// `Storage` when the report or the failed list cannot be written.
+    pub(crate) fn finished(self, report: &Report, failed_list: Option<String>) -> Result<Exit> {
+        let wording = self.wording;
+        let print_table = || {
+            let _ = output::stdout(tables::of_report(report, wording).as_bytes());
         };
-        self.finished_with(report, failed, table)
+        self.finished_with(report, failed_list, print_table)
     }
 
-    /// As `finished`, with what `tell` says in place of the table.
+    /// As `finished`, with what `print` prints instead of the table.
     ///
     /// # Errors
     /// As `finished`.
     pub(crate) fn finished_with(
-        self,
+        mut self,
         report: &Report,
-        failed: Option<String>,
-        tell: impl FnOnce(),
+        failed_list: Option<String>,
+        print: impl FnOnce(),
     ) -> Result<Exit> {
         self.progress.stop(report);
-        output::stderr_text(&failures::of_report(report, self.quiet, self.screen.paint()));
-        if !self.no_table {
-            tell();
+        let paint = self.terminal.paint();
+        output::stderr_text(&failures::of_report(report, self.is_quiet, paint));
+        if self.has_table {
+            print();
         }
-        output::stderr_text(&failures::last_words(report, self.words, self.screen.paint()));
-        self.files.write(report, failed.as_deref())?;
+        output::stderr_text(&failures::conclusion(report, self.wording, paint));
+        std::mem::take(&mut self.files).write(report, failed_list.as_deref())?;
         Ok(match Exit::of_report(report) {
-            Exit::SomeFailed if self.interrupt.was_asked() => Exit::Interrupted,
-            exit => exit,
+            Exit::Done => Exit::Done,
+            Exit::SomeFailed | Exit::Interrupted if self.interrupt.was_asked() => Exit::Interrupted,
+            exit => {
+                if self.report_timeout() {
+                    Exit::Stopped
+                } else {
+                    exit
+                }
+            }
         })
+    }
+
+    /// Prints that the time limit ended the run, if it did.
+    fn report_timeout(&self) -> bool {
+        let limit = self.limit.filter(|_| self.is_timed_out.load(Ordering::Acquire));
+        if let Some(limit) = limit {
+            output::failure(&timed_out(limit), self.terminal.paint());
+        }
+        limit.is_some()
     }
 }
 
-/// Why what is planned does not fit, if it is known not to: bytes of manifests are not counted, nor files of images.
-fn no_room(plan: &Plan, free: FreeSpace) -> Option<Error> {
+/// Why a plan does not fit on the disk, as far as that is known: bytes of manifests and files of tags are not counted.
+fn shortage(plan: &Plan, free: FreeSpace) -> Option<Error> {
     // Content and link, each in a directory of its own.
     let files = plan.fetch_blobs.saturating_mul(4);
     let (why, hint) = if free.bytes < plan.fetch_bytes {
-        let (fetched, free) = (output::size(plan.fetch_bytes), output::size(free.bytes));
-        (format!("{fetched} would be fetched, and {free} are free"), "free some space")
+        let needed = output::size(plan.fetch_bytes);
+        let available = output::size(free.bytes);
+        (format!("not enough disk space: {needed} needed, {available} available"), "free some space")
     } else {
-        let free = free.inodes.filter(|inodes| *inodes < files)?;
-        let why = format!(
-            "at least {files} files and directories would be made, and {free} are free on this file system"
-        );
-        (why, "remove some files (df -i tells where they are)")
+        let available = free.inodes.filter(|inodes| *inodes < files)?;
+        let why = format!("not enough inodes: at least {files} needed, {available} available");
+        (why, "remove some files (df -i shows the inodes)")
     };
     let error = Error::new(ErrorKind::Storage, "", why);
-    Some(error.with_hint(format!("{hint} or save into another directory")))
+    Some(error.with_hint(format!("{hint}, or save into a directory on another file system")))
 }

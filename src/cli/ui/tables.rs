@@ -1,22 +1,30 @@
-//! The tables that are printed when a run or a plan is made.
+//! The tables of runs and dry runs.
 
-use crate::cli::ui::failures;
-use crate::cli::ui::output::{self, clean, count, size, table, time};
-use crate::cli::ui::wording::Words;
+use super::failures;
+use super::output::{self, clean, count, size, table, time};
+use super::wording::Wording;
 use crate::store::FreeSpace;
-use crate::transfer::{ImagePlan, Plan, Report, Status};
+use crate::transfer::{ImagePlan, ImageReport, Plan, Report, Status};
 use std::time::Duration;
 
-/// No name in a table is made shorter than this.
-const SHORTEST_NAME: usize = 20;
+/// Names in a table are not shortened below this length.
+const MIN_NAME: usize = 20;
+
+/// Whether the image's tag resolved to other content before.
+pub(crate) fn is_update(image: &ImageReport) -> bool {
+    image.status.is_done() && image.replaced.is_some()
+}
 
 /// The closing table of a run.
-pub(crate) fn of_report(report: &Report, words: Words) -> String {
-    let left = failures::given_up(report);
-    let mut rows: Vec<Vec<String>> = vec![
-        vec![words.done.into(), report.done().to_string()],
-        vec!["unchanged".into(), report.count(Status::Unchanged).to_string()],
-    ];
+pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
+    let left = failures::unfinished(report);
+    let updated = report.images.iter().filter(|image| is_update(image)).count();
+    let mut rows: Vec<Vec<String>> =
+        vec![vec![wording.done.into(), report.done().saturating_sub(updated).to_string()]];
+    if updated > 0 {
+        rows.push(vec!["updated".into(), updated.to_string()]);
+    }
+    rows.push(vec!["unchanged".into(), report.count(Status::Unchanged).to_string()]);
     let skipped = report.count(Status::Skipped);
     if skipped > 0 {
         rows.push(vec!["skipped".into(), skipped.to_string()]);
@@ -25,7 +33,7 @@ pub(crate) fn of_report(report: &Report, words: Words) -> String {
     if left > 0 {
         rows.push(vec!["not finished".into(), left.to_string()]);
     }
-    rows.push(vec![words.moved.into(), size(report.bytes_fetched)]);
+    rows.push(vec![wording.moved.into(), size(report.bytes_fetched)]);
     rows.push(vec!["reused".into(), size(report.bytes_reused)]);
     rows.push(vec!["time".into(), time(Duration::try_from_secs_f64(report.seconds).unwrap_or_default())]);
     if report.bytes_fetched > 0 && report.seconds > 0.0 {
@@ -35,14 +43,19 @@ pub(crate) fn of_report(report: &Report, words: Words) -> String {
     table(&["images", &report.images.len().to_string()], &[false, true], &rows)
 }
 
-/// What a dry run says of each image and of all. Names are shortened where the table would be wider than `width`.
-pub(crate) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width: Option<usize>) -> String {
+/// The table of a dry run. Names are shortened where it would be wider than `width`.
+pub(crate) fn of_plan(
+    plan: &Plan,
+    wording: Wording,
+    free: Option<FreeSpace>,
+    width: Option<usize>,
+) -> String {
     let row = |image: &ImagePlan| {
         let what = match image.status {
-            status if status.is_done() || status.is_planned() => words.act,
+            status if status.is_done() || status.is_planned() => wording.verb,
             Status::Unchanged => "unchanged",
             Status::Skipped => "skip",
-            _ if failures::is_given_up(image.error.as_ref()) => "unknown",
+            _ if failures::is_unfinished(image.error.as_ref()) => "unknown",
             _ => "fail",
         };
         vec![
@@ -61,14 +74,14 @@ pub(crate) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width:
         size(plan.fetch_bytes),
         size(plan.reuse_bytes),
     ]);
-    let to_move = format!("to {}", words.act);
+    let to_move = format!("to {}", wording.verb);
     let heads = ["image", "would", "platforms", to_move.as_str(), "reused"];
     let right = [false, false, false, true, true];
     let mut text = table(&heads, &right, &rows);
     let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
     if let Some(over) = width.map(|width| widest.saturating_sub(width)).filter(|over| *over > 0) {
         let longest = rows.iter().filter_map(|row| row.first()).map(|name| name.chars().count()).max();
-        let room = longest.unwrap_or(0).saturating_sub(over).max(SHORTEST_NAME);
+        let room = longest.unwrap_or(0).saturating_sub(over).max(MIN_NAME);
         for name in rows.iter_mut().filter_map(|row| row.first_mut()) {
             *name = output::shortened(name, room);
         }
@@ -80,7 +93,7 @@ pub(crate) fn of_plan(plan: &Plan, words: Words, free: Option<FreeSpace>, width:
     text
 }
 
-/// Platforms with the operating system left out where it is the usual one.
+/// Platforms, without the operating system where it is linux.
 fn platforms(names: &[String]) -> String {
     let short: Vec<&str> = names.iter().map(|name| name.strip_prefix("linux/").unwrap_or(name)).collect();
     short.join(",")
@@ -88,13 +101,12 @@ fn platforms(names: &[String]) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::wording::SAVING;
     use super::*;
-    use crate::cli::ui::wording::SAVING;
     use crate::content::Place;
     use crate::oci::Reference;
-    use crate::transfer::ImageReport;
 
-    /// A row of which nothing more is said.
+    /// A row with only a name and a status.
     pub(crate) fn image(name: &str, status: Status) -> ImageReport {
         let reference = Reference::parse(name).unwrap();
         ImageReport {
@@ -116,7 +128,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_table_reads_well() {
+    fn closing_table_is_aligned() {
         let report = Report {
             schema: Report::SCHEMA,
             images: vec![image("nginx", Status::Saved), image("a.io/b:1", Status::Failed)],
@@ -127,13 +139,13 @@ pub(crate) mod tests {
         };
         assert_eq!(
             of_report(&report, SAVING),
-            "images             2\nsaved              1\nunchanged          0\nfailed             1\n\
-             fetched      12.0 MB\nreused           0 B\ntime            4.0s\nrate       3.00 MB/s\n"
+            "images              2\nsaved               1\nunchanged           0\nfailed              1\n\
+             downloaded    12.0 MB\nreused            0 B\ntime             4.0s\nrate        3.00 MB/s\n"
         );
     }
 
     #[test]
-    fn a_plan_fits_the_terminal() {
+    fn plan_fits_the_terminal() {
         let row = |name: &str, platforms: &[&str]| {
             let reference = Reference::parse(name).unwrap();
             let place = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };

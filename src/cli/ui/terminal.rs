@@ -1,8 +1,8 @@
-//! The one way to stderr while a run goes on, so that lines, logs and bars do not run into each other.
+//! Standard error, as lines above a footer that is redrawn in place, so that messages, logs and bars do not mix.
 
-use crate::cli::args::LogFormat;
-use crate::cli::ui::output::{self, Paint};
-use indicatif::{MultiProgress, ProgressDrawTarget};
+use super::output::{self, Paint, TerminalSize, width_of};
+use crate::cli::args::output::LogFormat;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
@@ -10,68 +10,94 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, filter, fmt};
 
-/// Stderr, with or without bars at its foot.
+/// Standard error.
 #[derive(Debug, Default)]
-pub(crate) struct Screen {
-    bars: Mutex<Option<MultiProgress>>,
-    /// Whether what is printed may have colours.
-    colours: bool,
+pub(crate) struct Terminal {
+    /// The footer as it was drawn; the cursor is below it.
+    footer: Mutex<Vec<String>>,
+    has_color: bool,
 }
 
-impl Screen {
-    pub(crate) fn new(colours: bool) -> Arc<Self> {
-        Arc::new(Self { bars: Mutex::default(), colours })
+impl Terminal {
+    pub(crate) fn new(has_color: bool) -> Arc<Self> {
+        Arc::new(Self { footer: Mutex::default(), has_color })
     }
 
     pub(crate) fn paint(&self) -> Paint {
-        Paint(self.colours)
+        Paint(self.has_color)
     }
 
-    fn bars(&self) -> MutexGuard<'_, Option<MultiProgress>> {
-        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
+    fn footer(&self) -> MutexGuard<'_, Vec<String>> {
+        self.footer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows bars from now on.
-    pub(crate) fn set_bars(&self, bars: MultiProgress) {
-        *self.bars() = Some(bars);
-    }
-
-    /// Takes the bars away for good.
-    pub(crate) fn end_bars(&self) {
-        if let Some(bars) = self.bars().take() {
-            // A terminal that is gone needs no clearing.
-            let _ = bars.clear();
-            bars.set_draw_target(ProgressDrawTarget::hidden());
-        }
-    }
-
-    /// Writes whole lines, above the bars if there are any.
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let bars = self.bars().clone();
-        let print = || io::stderr().lock().write_all(bytes);
-        match bars {
-            Some(bars) => bars.suspend(print),
-            None => print(),
-        }
-    }
-
-    /// Prints a line. What it holds of others' text must be clean already.
+    /// Prints a line above the footer. Text from elsewhere must be clean already.
     pub(crate) fn line(&self, line: &str) {
-        // There is nobody to tell when stderr is gone.
-        let _ = self.write(format!("{line}\n").as_bytes());
+        let footer = self.footer();
+        let mut text = erase(&footer, columns());
+        text.push_str(line);
+        text.push('\n');
+        text.push_str(&lines(&footer));
+        write(&text);
+    }
+
+    /// Replaces the footer. What does not fit on the screen is left out: it could not be erased again.
+    pub(crate) fn draw_footer(&self, mut new: Vec<String>, size: TerminalSize) {
+        new.drain(..new.len().saturating_sub(size.rows.saturating_sub(1)));
+        let mut footer = self.footer();
+        let mut text = erase(&footer, size.columns);
+        text.push_str(&lines(&new));
+        *footer = new;
+        write(&text);
+    }
+
+    /// Erases the footer.
+    pub(crate) fn clear_footer(&self) {
+        let mut footer = self.footer();
+        if !footer.is_empty() {
+            write(&erase(&footer, columns()));
+            footer.clear();
+        }
     }
 }
 
-/// Sends the log to `screen`: warnings, and with `verbose` what saver itself does. Only its own targets
-/// are ever logged: those of the HTTP libraries may print headers, and headers hold credentials.
-pub(crate) fn start_log(screen: &Arc<Screen>, verbose: u8, format: LogFormat) {
+fn columns() -> usize {
+    output::columns(io::stderr()).unwrap_or(80)
+}
+
+/// Moves the cursor to the first row of `footer`, and erases from there. A terminal that became narrower has wrapped the lines that
+/// no longer fit.
+fn erase(footer: &[String], columns: usize) -> String {
+    let rows: usize = footer.iter().map(|line| width_of(line).div_ceil(columns.max(1)).max(1)).sum();
+    match rows {
+        0 => String::new(),
+        rows => format!("\r\x1b[{rows}A\x1b[J"),
+    }
+}
+
+fn lines(footer: &[String]) -> String {
+    footer.iter().fold(String::new(), |mut text, line| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{line}");
+        text
+    })
+}
+
+/// Writes in one call, so that a frame is never seen in part. There is nowhere to report a failure.
+fn write(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Sends the log to `terminal`: warnings, and with `verbose` what saver does. Only targets of saver are logged: those of the HTTP
+/// libraries may contain headers, and headers contain credentials.
+pub(crate) fn start_log(terminal: &Arc<Terminal>, verbose: u8, format: LogFormat) {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
     let own = filter::Targets::new().with_target("saver", level);
-    let writer = LogWriter { screen: screen.clone(), format };
+    let writer = LogWriter { terminal: Arc::clone(terminal), format };
     let layer = match format {
         LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(writer).boxed(),
         LogFormat::Json => fmt::layer().json().with_writer(writer).boxed(),
@@ -82,7 +108,7 @@ pub(crate) fn start_log(screen: &Arc<Screen>, verbose: u8, format: LogFormat) {
 }
 
 struct LogWriter {
-    screen: Arc<Screen>,
+    terminal: Arc<Terminal>,
     format: LogFormat,
 }
 
@@ -97,18 +123,37 @@ impl<'a> MakeWriter<'a> for LogWriter {
 struct LogLine<'a>(&'a LogWriter);
 
 impl Write for LogLine<'_> {
-    /// A log line comes in one piece.
+    /// A log line is written in one call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_end_matches('\n');
         match self.0.format {
-            LogFormat::Text => self.0.screen.line(&output::clean(text)),
-            LogFormat::Json => self.0.screen.line(&output::clean_json(text)),
+            LogFormat::Text => self.0.terminal.line(&output::clean(text)),
+            LogFormat::Json => self.0.terminal.line(&output::clean_json(text)),
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapped_lines_are_erased_whole() {
+        let footer = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        for (lines, columns, expected) in [
+            (&[][..], 80, ""),
+            (&["a", ""], 80, "\r\x1b[2A\x1b[J"),
+            (&["0123456789", "\x1b[2mab\x1b[0m"], 10, "\r\x1b[2A\x1b[J"),
+            (&["0123456789", "ab"], 4, "\r\x1b[4A\x1b[J"),
+            (&["0123456789"], 0, "\r\x1b[10A\x1b[J"),
+        ] {
+            assert_eq!(erase(&footer(lines), columns), expected, "{lines:?} at {columns}");
+        }
     }
 }

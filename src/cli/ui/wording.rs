@@ -1,57 +1,61 @@
-//! What a run is said to do with images.
+//! The words of a run: what it does with images.
 
 /// The words of one command.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Words {
-    /// What an image is that was not there before: `saved`.
+pub(crate) struct Wording {
+    /// The result of a new image: `saved`.
     pub(crate) done: &'static str,
-    /// What is done with it: `fetch`.
-    pub(crate) act: &'static str,
-    /// What its bytes are: `fetched`.
+    /// The verb: `save`.
+    pub(crate) verb: &'static str,
+    /// What happens to bytes: `downloaded`.
     pub(crate) moved: &'static str,
-    /// What is promised when the run is asked to stop.
+    /// The consequence of stopping now.
     pub(crate) stopping: &'static str,
-    /// What is said of images that were not finished.
-    pub(crate) left: &'static str,
-    /// Whether the images become one archive: no bytes are counted for each.
-    pub(crate) one: bool,
+    /// What to do about images that were not finished.
+    pub(crate) unfinished: &'static str,
+    /// Whether the images become one archive, so that bytes are not counted for each.
+    pub(crate) is_archive: bool,
 }
 
-/// Into a tree.
-pub(crate) const SAVING: Words = Words {
+/// From registries into a directory.
+pub(crate) const SAVING: Wording = Wording {
     done: "saved",
-    act: "fetch",
-    moved: "fetched",
-    stopping: "what is complete stays, the next run goes on",
-    left: "the same command goes on from here",
-    one: false,
+    verb: "download",
+    moved: "downloaded",
+    stopping: "complete content is kept for the next run",
+    unfinished: "run the same command again to resume",
+    is_archive: false,
 };
-/// Out of a tree or from registries into a layout.
-pub(crate) const EXPORTING: Words = Words { done: "exported", act: "export", moved: "copied", ..SAVING };
-/// Out of a tree into an archive.
-pub(crate) const ARCHIVING: Words =
-    Words { stopping: "no archive is written", left: "no archive was written", one: true, ..EXPORTING };
-/// From registries into an archive, by way of a tree that is kept until the archive is whole.
-pub(crate) const FETCHING: Words = Words {
-    stopping: "no archive is written; what is fetched stays, the next run goes on",
-    left: "no archive was written; the same command goes on from here",
+/// From a directory or from registries into a layout.
+pub(crate) const EXPORTING: Wording = Wording { done: "exported", verb: "export", moved: "copied", ..SAVING };
+/// From a directory into an archive.
+pub(crate) const ARCHIVING: Wording = Wording {
+    stopping: "no archive is written",
+    unfinished: "no archive was written",
+    is_archive: true,
+    ..EXPORTING
+};
+/// From registries into an archive, through a directory that is kept until the archive is complete.
+pub(crate) const FETCHING: Wording = Wording {
+    stopping: "no archive is written; downloaded content is kept for the next run",
+    unfinished: "no archive was written; run the same command again to resume",
     ..ARCHIVING
 };
-/// From a tree to a stream.
-pub(crate) const STREAMING: Words = Words {
-    stopping: "what was written so far is no archive",
-    left: "what was written so far is no archive",
+/// From a directory to a stream.
+pub(crate) const STREAMING: Wording = Wording {
+    stopping: "what was written so far is not a valid archive",
+    unfinished: "what was written so far is not a valid archive",
     ..ARCHIVING
 };
-/// From registries to a stream, by way of a tree that goes.
-pub(crate) const PASSING: Words = Words {
-    stopping: "what was written so far is no archive, and what is fetched does not stay",
-    left: "what was written so far is no archive, and the same command begins anew",
+/// From registries to a stream, through a temporary directory.
+pub(crate) const PASSING: Wording = Wording {
+    stopping: "what was written so far is not a valid archive, and downloaded content is discarded",
+    unfinished: "what was written so far is not a valid archive; run the command again from the start",
     ..ARCHIVING
 };
-/// From a layout or an archive into a tree.
-pub(crate) const IMPORTING: Words = Words { done: "imported", act: "import", moved: "copied", ..SAVING };
+/// From a layout or an archive into a directory.
+pub(crate) const IMPORTING: Wording = Wording { done: "imported", verb: "import", moved: "copied", ..SAVING };
 /// Into a registry.
-pub(crate) const PUSHING: Words = Words { done: "pushed", act: "push", moved: "sent", ..SAVING };
+pub(crate) const PUSHING: Wording = Wording { done: "pushed", verb: "push", moved: "uploaded", ..SAVING };
 /// From a registry into a registry.
-pub(crate) const COPYING: Words = Words { done: "copied", act: "copy", moved: "sent", ..SAVING };
+pub(crate) const COPYING: Wording = Wording { done: "copied", verb: "copy", moved: "uploaded", ..SAVING };

@@ -165,7 +165,7 @@ fn a_dry_run_counts_files_too() {
         };
         let ran = dry();
         // A configuration that all share and four layers, each a file and a link with directories of their own.
-        let told = "at least 20 files and directories would be made, and 19 are free";
+        let told = "not enough inodes: at least 20 needed, 19 available";
         assert!(ran.code == Some(3) && ran.err.contains(told), "{:?} {}", ran.code, ran.err);
         remount(&disk.dir, "nr_inodes=1000");
         assert_eq!(dry().code, Some(0));

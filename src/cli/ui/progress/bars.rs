@@ -1,184 +1,193 @@
-//! Bars at the foot of a terminal: one for each blob that is coming, up to a handful, and one for all.
+//! Bars at the foot of a terminal: a row for each blob in transfer, as many as fit, and one for the run.
 
-use super::tally::{Active, Tally};
-use crate::cli::ui::output::{self, Paint};
-use crate::cli::ui::terminal::Screen;
+use super::state::{ActiveBlob, RunState};
+use crate::cli::ui::output::{self, Paint, TerminalSize, width_of};
 use crate::transfer::Status;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
-/// At most this many blobs have a bar.
-const SHOWN: usize = 8;
-/// Drawn at most this often in a second.
-const HERTZ: u8 = 10;
-/// A line with nothing in it; indicatif would leave an empty one out.
-const EMPTY: &str = " ";
-/// Characters of a bar, where there is room, and of the shortest that is drawn.
-const WIDTH: usize = 24;
-const SHORTEST: usize = 6;
-/// Characters of a blob's image, sizes and rate.
-const NAME: usize = 20;
+/// Characters of a bar, and of the shortest that is drawn.
+const BAR: usize = 24;
+const MIN_BAR: usize = 8;
+/// Characters of an image's name in a row.
+const NAME: usize = 25;
+const MAX_NAME: usize = 60;
+/// Characters of a blob's sizes and rate.
 const SIZES: usize = 17;
 const RATE: usize = 9;
-/// A failed try is told for this long.
-const TROUBLE: Duration = Duration::from_secs(10);
+/// A failed attempt is shown for this long.
+const RETRY_SHOWN: Duration = Duration::from_secs(10);
 
-/// The bars. Lines are only added while a run goes on, so that the display does not jump.
-pub(super) struct Bars {
-    all: MultiProgress,
-    /// A blank line above. indicatif leaves the cursor at the right edge, so that the `^C` a terminal shows
-    /// begins a new line and the topmost line is not cleared: it should be this one.
-    blank: ProgressBar,
-    blobs: Vec<ProgressBar>,
-    /// What the other lines have no room for, once there is such a thing.
-    note: Option<ProgressBar>,
-    total: ProgressBar,
+/// How many blobs have a row: a third of the screen, so that messages stay visible.
+fn blob_rows(size: TerminalSize) -> usize {
+    (size.rows / 3).clamp(1, 40)
 }
 
-fn line() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::no_length().with_style(style)
+/// The lines that show how far a run is. The number of rows only grows, so that the display does not jump; `rows` is how many there
+/// were.
+pub(crate) fn lines(
+    state: &RunState,
+    rows: &mut usize,
+    size: TerminalSize,
+    now: Instant,
+    paint: Paint,
+) -> Vec<String> {
+    let shown = blob_rows(size);
+    *rows = state.active.len().max(*rows).min(shown);
+    let mut lines: Vec<String> =
+        state.active.iter().take(*rows).map(|blob| blob_line(blob, size.columns, paint)).collect();
+    lines.resize(*rows, String::new());
+    lines.extend(note_line(state, shown, size.columns, now, paint));
+    lines.push(total_line(state, size.columns, now, paint));
+    lines
 }
 
-impl Bars {
-    pub(super) fn new(screen: &Screen) -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(HERTZ));
-        let blank = all.add(line());
-        let total = all.add(line());
-        screen.set_bars(all.clone());
-        Self { all, blank, blobs: Vec::new(), note: None, total }
+/// `text` in at most `width` columns, cut between words.
+fn fit(text: &str, width: usize) -> String {
+    if width_of(text) <= width {
+        return text.to_owned();
     }
-
-    /// Draws how things stand.
-    pub(super) fn draw(&mut self, tally: &mut Tally, paint: Paint) {
-        let now = Instant::now();
-        tally.sample(now);
-        let width = output::columns(std::io::stderr()).unwrap_or(80);
-        let fit = |line: String| fit(&line, width);
-        let above = self.note.as_ref().unwrap_or(&self.total);
-        while self.blobs.len() < tally.active.len().min(SHOWN) {
-            self.blobs.push(self.all.insert_before(above, line()));
+    let mut fitted = String::new();
+    for word in text.split(' ') {
+        let space = usize::from(!fitted.is_empty());
+        // One column is kept for the ellipsis.
+        if width_of(&fitted) + space + width_of(word) + 2 > width {
+            break;
         }
-        self.blank.set_message(EMPTY);
-        for (index, bar) in self.blobs.iter().enumerate() {
-            let line = tally
-                .active
-                .get(index)
-                .map_or_else(|| EMPTY.to_owned(), |blob| blob_line(blob, width, paint));
-            bar.set_message(fit(line));
+        if space == 1 {
+            fitted.push(' ');
         }
-        let note = note_line(tally, now, paint);
-        if self.note.is_none() && note.is_some() {
-            self.note = Some(self.all.insert_before(&self.total, line()));
-        }
-        if let Some(bar) = &self.note {
-            bar.set_message(fit(note.unwrap_or_else(|| EMPTY.to_owned())));
-        }
-        self.total.set_message(fit(total_line(tally, width, paint)));
+        fitted.push_str(word);
     }
-
-    /// Takes all bars away.
-    pub(super) fn clear(&mut self) {
-        // A terminal that is gone needs no clearing.
-        let _ = self.all.clear();
-    }
-}
-
-/// As much of `line` as has room in `width` columns. Colours take none; what may be wide counts as two.
-fn fit(line: &str, width: usize) -> String {
-    let mut fitted = String::with_capacity(line.len());
-    let (mut column, mut escape) = (0, false);
-    for c in line.chars() {
-        if escape || c == '\u{1b}' {
-            escape = c != 'm';
-            fitted.push(c);
-            continue;
-        }
-        column += if c.is_ascii() || matches!(c, '━' | '─' | '…') { 1 } else { 2 };
-        if column <= width {
-            fitted.push(c);
-        }
+    if width > 0 {
+        fitted.push_str(if fitted.is_empty() { "…" } else { " …" });
     }
     fitted
 }
 
-/// `━━━─── ` of `at` out of `of`, in what `width` leaves beside `taken` columns; nothing where that is too little.
-fn bar(at: u64, of: u64, width: usize, taken: usize) -> String {
-    let length = width.saturating_sub(taken + 1).min(WIDTH);
-    if length < SHORTEST {
+/// `━━━─── ` for `at` of `of` in `room` columns; nothing where that is too little.
+pub(crate) fn bar(at: u64, of: u64, room: usize) -> String {
+    let length = room.saturating_sub(1).min(BAR);
+    if length < MIN_BAR {
         return String::new();
     }
     let filled = if of == 0 { length } else { (at.min(of) as u128 * length as u128 / of as u128) as usize };
     format!("{}{} ", "━".repeat(filled), "─".repeat(length - filled))
 }
 
-fn rate(per_second: Option<f64>) -> String {
-    per_second.map(|rate| format!("{}/s", output::size(rate as u64))).unwrap_or_default()
+/// `repository:tag` in at most `room` characters. The tag tells more than the middle of the repository's name.
+fn image_name(blob: &ActiveBlob, room: usize) -> String {
+    let tag = blob.tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
+    let tag = output::shortened(&tag, room / 2);
+    let repository = output::shortened(&blob.repository, room.saturating_sub(tag.chars().count()));
+    format!("{repository}{tag}")
 }
 
-/// The image, the digest where there is room, and how far the blob is.
-fn blob_line(blob: &Active, width: usize, paint: Paint) -> String {
-    let name = format!("{:<NAME$}", output::shortened(&blob.image, NAME));
-    let sizes = format!("{} / {}", output::size(blob.at), output::size(blob.size));
+/// The image, the digest, and how far the blob is. On a narrow terminal the rate, the bar and the digest give way, in this order.
+fn blob_line(blob: &ActiveBlob, width: usize, paint: Paint) -> String {
     let digest = blob.digest.short();
-    let most = 2 + NAME + 1 + digest.len() + 1 + SIZES + 1 + RATE;
-    let (digest, taken) = match width {
-        _ if width > most + WIDTH => (format!("{} ", paint.dim(&digest)), most),
-        _ => (String::new(), most - digest.len() - 1),
-    };
-    let bar = bar(blob.at, blob.size, width, taken);
-    format!("  {name} {digest}{bar}{sizes:<SIZES$} {}", rate(blob.rate.per_second()))
+    let fixed = 2 + digest.len() + 2 + SIZES + 2;
+    let full = fixed + NAME + 2 + MIN_BAR + 1 + RATE;
+    if width >= full {
+        let name_room = (NAME + (width - full) / 2).min(MAX_NAME);
+        let name = format!("{:<name_room$}", image_name(blob, name_room));
+        let bar = bar(blob.at, blob.size, width - (fixed + name_room + 2 + RATE));
+        let line =
+            format!("  {name}  {}  {bar}{:<SIZES$} {:>RATE$}", paint.dim(&digest), sizes(blob), rate(blob));
+        return line.trim_end().to_owned();
+    }
+    let with_digest = fixed + NAME;
+    if width >= with_digest {
+        let name = format!("{:<NAME$}", image_name(blob, NAME));
+        return format!("  {name}  {}  {}", paint.dim(&digest), sizes(blob));
+    }
+    let room = width.saturating_sub(2 + 2 + SIZES);
+    if room >= MIN_BAR {
+        return format!("  {:<room$}  {}", image_name(blob, room), sizes(blob));
+    }
+    fit(&format!("  {}", sizes(blob).trim_end()), width)
 }
 
-/// How many blobs come beside those that are shown, and what had to be tried again.
-fn note_line(tally: &Tally, now: Instant, paint: Paint) -> Option<String> {
+fn sizes(blob: &ActiveBlob) -> String {
+    format!("{} / {}", output::size(blob.at), output::size(blob.size))
+}
+
+fn rate(blob: &ActiveBlob) -> String {
+    blob.rate.per_second().map(per_second).unwrap_or_default()
+}
+
+fn per_second(rate: f64) -> String {
+    format!("{}/s", output::size(rate as u64))
+}
+
+/// How many blobs have no row, and the latest retry.
+fn note_line(state: &RunState, shown: usize, width: usize, now: Instant, paint: Paint) -> Option<String> {
     let mut parts = Vec::new();
-    if tally.active.len() > SHOWN {
-        parts.push(format!("+ {} more", tally.active.len() - SHOWN));
+    if state.active.len() > shown {
+        parts.push(format!("+ {} more", state.active.len() - shown));
     }
-    match tally.trouble(now, TROUBLE) {
-        Some(trouble) => parts.push(paint.yellow(&format!("trying again: {}", trouble.short()))),
-        None if tally.retries > 0 => {
-            parts.push(paint.dim(&output::count(tally.retries, "retry").replace("retrys", "retries")));
-        }
-        None => {}
-    }
-    (!parts.is_empty()).then(|| format!("  {}", parts.join("  ")))
-}
-
-/// How far the run is. What matters least gives way first: the bar, then the time that is left.
-fn total_line(tally: &Tally, width: usize, paint: Paint) -> String {
-    let (images, at, expected, rate) = match &tally.making {
-        Some(making) => {
-            let what = format!("{:<8}", making.word);
-            (what, making.at, Some((making.size, true)).filter(|(size, _)| *size > 0), &making.rate)
+    let is_recent = match state.latest_retry(now, RETRY_SHOWN) {
+        Some(retry) => {
+            parts.push(format!("retrying: {}", retry.reason()));
+            true
         }
         None => {
-            let images = format!("{}/{} images", tally.images_done(), tally.images);
-            (images, tally.fetched, tally.expected().filter(|(total, _)| *total > 0), &tally.rate)
+            if state.retries > 0 {
+                parts.push(if state.retries == 1 {
+                    "1 retry".into()
+                } else {
+                    format!("{} retries", state.retries)
+                });
+            }
+            false
         }
     };
-    let mut text = output::size(at);
-    if let Some((total, sure)) = expected {
-        let about = if sure { "" } else { "~" };
-        text = format!("{} / {about}{}", output::size(at.min(total)), output::size(total));
+    if parts.is_empty() {
+        return None;
     }
-    if let Some(per_second) = rate.per_second() {
-        text.push_str(&format!("  {}/s", output::size(per_second as u64)));
-    }
-    let failed = match tally.count(Status::Failed) {
+    let text = fit(&format!("  {}", parts.join("  ")), width);
+    Some(if is_recent { paint.yellow(&text) } else { paint.dim(&text) })
+}
+
+/// How far the run is. On a narrow terminal the remaining time, the bar and the rate give way, in this order.
+fn total_line(state: &RunState, width: usize, now: Instant, paint: Paint) -> String {
+    let (label, at, expected, rate) = match &state.archive {
+        Some(archive) => {
+            let expected = Some((archive.size, true)).filter(|(size, _)| *size > 0);
+            (format!("{:<8}", archive.label), archive.at, expected, archive.rate.per_second())
+        }
+        None => {
+            let expected = state.expected(now).filter(|(total, _)| *total > 0);
+            let images = format!("{}/{} images", state.images_done(), state.images);
+            (images, state.fetched, expected, state.rate.per_second())
+        }
+    };
+    let failed = match state.count(Status::Failed) {
         0 => String::new(),
         failed => format!("  {failed} failed"),
     };
-    let taken = |text: &str| images.len() + 2 + text.chars().count() + failed.len();
-    if let Some(eta) = tally.eta() {
-        let eta = format!("  {} left", output::time(eta));
-        if taken(&text) + eta.len() <= width {
-            text.push_str(&eta);
+    let sizes = match expected {
+        Some((total, is_exact)) => {
+            let about = if is_exact { "" } else { "~" };
+            format!("{} / {about}{}", output::size(at.min(total)), output::size(total))
+        }
+        None => output::size(at),
+    };
+    let mut text = sizes;
+    let taken = |text: &str| width_of(&label) + 2 + width_of(text) + failed.len();
+    let rate = rate.map(|rate| format!("  {}", per_second(rate))).unwrap_or_default();
+    let remaining =
+        state.remaining(now).map(|time| format!("  {} left", output::time(time))).unwrap_or_default();
+    for part in [rate, remaining] {
+        if taken(&text) + width_of(&part) <= width {
+            text.push_str(&part);
         }
     }
-    let bar = expected.map(|(total, _)| bar(at, total, width, taken(&text))).unwrap_or_default();
-    format!("{}  {bar}{text}{}", paint.bold(&images), paint.red(&failed))
+    let bar =
+        expected.map(|(total, _)| bar(at, total, width.saturating_sub(taken(&text)))).unwrap_or_default();
+    if taken(&text) > width {
+        return fit(&format!("{label}{failed}"), width);
+    }
+    format!("{}  {bar}{text}{}", paint.bold(&label), paint.red(&failed))
 }
 
 #[cfg(test)]
@@ -189,89 +198,112 @@ mod tests {
     use crate::transfer::Event;
 
     #[test]
-    fn a_bar_is_never_longer_than_its_place() {
-        for (at, of, width, length, filled) in [
-            (0, 10, 80, 24, 0),
-            (5, 10, 80, 24, 12),
-            (10, 10, 80, 24, 24),
-            (99, 10, 80, 24, 24),
-            (0, 0, 80, 24, 24),
-            (u64::MAX, u64::MAX, 80, 24, 24),
-            (5, 10, 61, 10, 5),
-            (5, 10, 56, 0, 0),
-            (5, 10, 1, 0, 0),
+    fn bar_is_never_longer_than_its_room() {
+        for (at, of, room, length, filled) in [
+            (0, 10, 30, 24, 0),
+            (5, 10, 30, 24, 12),
+            (10, 10, 30, 24, 24),
+            (99, 10, 30, 24, 24),
+            (0, 0, 30, 24, 24),
+            (u64::MAX, u64::MAX, 30, 24, 24),
+            (5, 10, 11, 10, 5),
+            (5, 10, 8, 0, 0),
+            (5, 10, 0, 0, 0),
         ] {
-            let bar = bar(at, of, width, 50);
-            assert_eq!(
-                (bar.trim_end().chars().count(), bar.matches('━').count()),
-                (length, filled),
-                "{at}/{of}"
-            );
+            let bar = bar(at, of, room);
+            let drawn = (bar.trim_end().chars().count(), bar.matches('━').count());
+            assert_eq!(drawn, (length, filled), "{at}/{of} in {room}");
         }
     }
 
     #[test]
-    fn a_line_is_cut_but_its_colours_are_closed() {
-        for (line, width, expect) in [
-            ("abc", 3, "abc"),
-            ("abcd", 3, "abc"),
-            ("\u{1b}[2mabcd\u{1b}[0m", 2, "\u{1b}[2mab\u{1b}[0m"),
-            ("━日本", 4, "━日"),
+    fn text_is_cut_between_words() {
+        for (text, width, expected) in [
+            ("one two three", 13, "one two three"),
+            ("one two three", 12, "one two …"),
+            ("one two three", 9, "one two …"),
+            ("one two three", 8, "one …"),
+            ("one two three", 2, "…"),
+            ("one", 0, ""),
+            ("日本 語", 7, "日本 …"),
         ] {
-            assert_eq!(fit(line, width), expect);
+            assert_eq!(fit(text, width), expected, "{width}");
+            assert!(width_of(&fit(text, width)) <= width);
         }
     }
 
-    /// Ten blobs of an image, the first half there, one second into a run.
-    fn under_way() -> (Tally, Instant) {
+    /// Twelve blobs of an image, half of the first one downloaded, eight seconds into a run.
+    fn in_progress() -> (RunState, Instant) {
         let start = Instant::now();
-        let later = start + Duration::from_secs(1);
-        let mut tally = Tally::new();
-        let reference = Reference::parse("registry.example.com/team/application:1.2.3-debian").unwrap();
-        tally.note(&Event::RunStarted { images: 1 }, start);
-        tally.sample(start);
-        assert_eq!(total_line(&tally, 80, Paint(false)), "0/1 images  0 B");
-        let planned = Event::ImagePlanned { reference: &reference, fetch_bytes: 10_000_000, reuse_bytes: 0 };
-        tally.note(&planned, start);
-        for n in 0..10_u8 {
+        let mut state = RunState::new(start);
+        let reference =
+            Reference::parse("registry.example.com/team/application-server:1.2.3-debian").unwrap();
+        state.note(&Event::RunStarted { images: 3 }, start);
+        state.sample(start);
+        let planned = Event::ImagePlanned { reference: &reference, fetch_bytes: 12_000_000, reuse_bytes: 0 };
+        state.note(&planned, start);
+        for other in ["nginx", "redis"] {
+            let reference = Reference::parse(other).unwrap();
+            state.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 5 }, start);
+        }
+        for n in 0..12_u8 {
             let digest = Digest::of(&[n]);
             let started = Event::BlobStarted { reference: &reference, digest, size: 1_000_000, resumed: 0 };
-            tally.note(&started, start);
+            state.note(&started, start);
         }
-        let first = tally.active[0].digest;
-        tally.note(&Event::BlobAdvanced { digest: first, bytes: 500_000 }, later);
-        tally.sample(later);
-        (tally, later)
+        let first = state.active[0].digest;
+        state.note(&Event::BlobAdvanced { digest: first, bytes: 500_000 }, start);
+        let now = start + Duration::from_secs(8);
+        state.sample(now);
+        (state, now)
     }
 
     #[test]
-    fn the_lines_tell_how_things_stand() {
-        let (mut tally, later) = under_way();
-        let digest = tally.active[0].digest.short();
-        let bar = |half| format!("{}{}", "━".repeat(half), "─".repeat(half));
-        for (width, expect) in [
-            (120, format!("  applicati…2.3-debian {digest} {} 500 kB / 1.00 MB  500 kB/s", bar(12))),
-            (80, format!("  applicati…2.3-debian {} 500 kB / 1.00 MB  500 kB/s", bar(12))),
-            (50, "  applicati…2.3-debian 500 kB / 1.00 MB  500 kB/s".to_owned()),
-        ] {
-            assert_eq!(blob_line(&tally.active[0], width, Paint(false)), expect);
+    fn frames_at_fixed_sizes() {
+        use std::fmt::Write;
+        let mut text = String::new();
+        for (columns, rows) in [(160, 45), (120, 24), (80, 24), (60, 12), (40, 10), (24, 6)] {
+            let (mut state, now) = in_progress();
+            let mut shown = 0;
+            writeln!(text, "{columns}x{rows}").unwrap();
+            let size = TerminalSize { columns, rows };
+            let mut frame = lines(&state, &mut shown, size, now, Paint(false));
+            let error =
+                Error::new(ErrorKind::Unavailable, "http://a.io/v2/x/blobs/y", "status 503, which passes");
+            state.note(&Event::Retrying { subject: "sha256:0011", attempts: 1, error: &error }, now);
+            frame.extend(lines(&state, &mut shown, size, now, Paint(false)).into_iter().skip(shown));
+            for line in frame {
+                assert!(width_of(&line) <= columns, "{line}");
+                writeln!(text, "|{line}").unwrap();
+            }
         }
-        for (width, expect) in [
-            (80, format!("0/1 images  ━{} 500 kB / 10.0 MB  500 kB/s  19s left", "─".repeat(23))),
-            (60, format!("0/1 images  {} 500 kB / 10.0 MB  500 kB/s  19s left", "─".repeat(11))),
-            (48, "0/1 images  500 kB / 10.0 MB  500 kB/s  19s left".to_owned()),
-            (40, "0/1 images  500 kB / 10.0 MB  500 kB/s".to_owned()),
-        ] {
-            assert_eq!(total_line(&tally, width, Paint(false)), expect, "{width}");
-        }
-        assert_eq!(note_line(&tally, later, Paint(false)).as_deref(), Some("  + 2 more"));
-        let error = Error::new(ErrorKind::Unavailable, "http://a.io/v2/x/blobs/y", "status 503");
-        tally.note(&Event::Retrying { subject: "sha256:0011", attempts: 1, error: &error }, later);
-        let note = note_line(&tally, later, Paint(false)).unwrap();
-        assert_eq!(note, "  + 2 more  trying again: status 503");
-        assert_eq!(
-            note_line(&tally, later + Duration::from_secs(11), Paint(false)).unwrap(),
-            "  + 2 more  1 retry"
+        let mut settings = insta::Settings::clone_current();
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/snapshots"));
+        settings.bind(|| insta::assert_snapshot!("bars", text));
+    }
+
+    #[test]
+    fn first_seconds_have_no_estimate() {
+        let start = Instant::now();
+        let mut state = RunState::new(start);
+        let reference = Reference::parse("nginx").unwrap();
+        state.note(&Event::RunStarted { images: 1 }, start);
+        state.note(
+            &Event::ImagePlanned { reference: &reference, fetch_bytes: 9_000_000, reuse_bytes: 0 },
+            start,
         );
+        let digest = Digest::of(b"a");
+        let started = Event::BlobStarted { reference: &reference, digest, size: 9_000_000, resumed: 0 };
+        state.note(&started, start);
+        state.sample(start);
+        for seconds in 1..10 {
+            let now = start + Duration::from_secs(seconds);
+            state.note(&Event::BlobAdvanced { digest, bytes: 100_000 }, now);
+            state.sample(now);
+            let line = total_line(&state, 120, now, Paint(false));
+            assert_eq!(line.contains(" left"), seconds >= 5, "{seconds}: {line}");
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! Events as JSON, one a line, on stdout.
 
-use crate::cli::ui::failures;
-use crate::cli::ui::output;
-use crate::cli::ui::wording::Words;
+use crate::cli::ui::wording::Wording;
+use crate::cli::ui::{failures, output};
 use crate::error::ErrorReport;
 use crate::oci::Digest;
 use crate::transfer::{ArchiveStep, Event, ImagePlan, Plan, Report, Status};
@@ -13,25 +12,25 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A blob's bytes are told at most this often.
+/// The advances of a blob are written at most this often.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// This many lines may wait for a slow reader.
-const WAITING: usize = 10_000;
+/// How many lines may wait for a slow reader.
+const MAX_WAITING: usize = 10_000;
 
-/// What bytes are told of.
+/// What advances.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Moving {
+enum Advancing {
     Blob(Digest),
     Archive(ArchiveStep),
 }
 
 /// Writes events.
-pub(super) struct Json {
+pub(super) struct EventWriter {
     started: Instant,
-    /// Bytes that came and were not told yet, and when some last were.
-    untold: Mutex<HashMap<Moving, (Instant, u64)>>,
-    /// Where lines go that a thread writes: a slow reader holds nobody up until many wait.
+    /// Bytes that are not written yet, and when the last ones were.
+    pending: Mutex<HashMap<Advancing, (Instant, u64)>>,
+    /// Lines for the writing thread: a slow reader delays nobody until many lines wait.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -50,13 +49,13 @@ pub(crate) struct Line<T> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct RunFinished<'a> {
     event: &'static str,
-    /// How many images were saved, pushed ..., by the verb's own word.
+    /// How many images were saved, pushed and so on, under the command's own word.
     #[serde(flatten)]
     done: HashMap<&'static str, usize>,
     unchanged: usize,
     skipped: usize,
     failed: usize,
-    /// How many of those that failed did so only because the run ended.
+    /// How many of the failed ones are unfinished only because the run ended.
     not_finished: usize,
     bytes_fetched: u64,
     bytes_reused: u64,
@@ -66,10 +65,10 @@ pub(crate) struct RunFinished<'a> {
     aborted: Option<&'a ErrorReport>,
 }
 
-/// What would become of an image.
+/// The planned result of an image.
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub(crate) struct ImageForeseen<'a> {
+pub(crate) struct PlannedImageEvent<'a> {
     event: &'static str,
     #[serde(flatten)]
     image: &'a ImagePlan,
@@ -87,19 +86,19 @@ pub(crate) struct RunPlanned<'a> {
 /// The forms of lines, for the JSON Schema of events.
 #[cfg(feature = "schema")]
 pub(crate) type EventLines<'a> =
-    (Line<Event<'a>>, Line<ImageForeseen<'a>>, Line<RunPlanned<'a>>, Line<RunFinished<'a>>);
+    (Line<Event<'a>>, Line<PlannedImageEvent<'a>>, Line<RunPlanned<'a>>, Line<RunFinished<'a>>);
 
-impl Json {
+impl EventWriter {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, untold: Mutex::default(), lines: Mutex::default(), writer: Mutex::default() }
+        Self { started, pending: Mutex::default(), lines: Mutex::default(), writer: Mutex::default() }
     }
 
-    /// Begins to write lines.
+    /// Starts to write.
     pub(super) fn open(&self) {
-        let (sender, lines) = sync_channel::<Vec<u8>>(WAITING);
+        let (sender, lines) = sync_channel::<Vec<u8>>(MAX_WAITING);
         let writer = std::thread::spawn(move || {
             for line in lines {
-                // A reader that has gone away does not end the run.
+                // A reader that closes the pipe does not end the run.
                 let _ = output::stdout(&line);
             }
         });
@@ -107,7 +106,7 @@ impl Json {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
     }
 
-    /// Writes what waits, and no more after that.
+    /// Writes the waiting lines, and stops.
     pub(super) fn close(&self) {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -117,28 +116,28 @@ impl Json {
         }
     }
 
-    /// Writes `event`. Many small advances of a blob become one line a second; no byte is left out.
+    /// Writes `event`. The advances of a blob are combined to one line a second.
     pub(super) fn event(&self, event: &Event<'_>) {
         match *event {
             Event::BlobAdvanced { digest, bytes } => {
-                if let Some(bytes) = self.due(Moving::Blob(digest), bytes, Instant::now()) {
+                if let Some(bytes) = self.due(Advancing::Blob(digest), bytes, Instant::now()) {
                     self.write(Event::BlobAdvanced { digest, bytes });
                 }
             }
             Event::BlobFinished { digest, .. } => {
-                let bytes = self.rest(Moving::Blob(digest));
+                let bytes = self.rest(Advancing::Blob(digest));
                 if bytes > 0 {
                     self.write(Event::BlobAdvanced { digest, bytes });
                 }
                 self.write(event);
             }
             Event::ArchiveAdvanced { step, bytes } => {
-                if let Some(bytes) = self.due(Moving::Archive(step), bytes, Instant::now()) {
+                if let Some(bytes) = self.due(Advancing::Archive(step), bytes, Instant::now()) {
                     self.write(Event::ArchiveAdvanced { step, bytes });
                 }
             }
             Event::ArchiveFinished { step, .. } => {
-                let bytes = self.rest(Moving::Archive(step));
+                let bytes = self.rest(Advancing::Archive(step));
                 if bytes > 0 {
                     self.write(Event::ArchiveAdvanced { step, bytes });
                 }
@@ -148,19 +147,19 @@ impl Json {
         }
     }
 
-    fn untold(&self) -> std::sync::MutexGuard<'_, HashMap<Moving, (Instant, u64)>> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<Advancing, (Instant, u64)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes that were not told of something that has ended.
-    fn rest(&self, what: Moving) -> u64 {
-        self.untold().remove(&what).map_or(0, |(_, bytes)| bytes)
+    /// The pending bytes of something that has finished.
+    fn rest(&self, what: Advancing) -> u64 {
+        self.pending().remove(&what).map_or(0, |(_, bytes)| bytes)
     }
 
-    /// The bytes to tell of now, if it is time to.
-    fn due(&self, what: Moving, bytes: u64, now: Instant) -> Option<u64> {
-        let mut untold = self.untold();
-        let (last, sum) = untold.entry(what).or_insert((now, 0));
+    /// The bytes to write now, if it is time.
+    fn due(&self, what: Advancing, bytes: u64, now: Instant) -> Option<u64> {
+        let mut pending = self.pending();
+        let (last, sum) = pending.entry(what).or_insert((now, 0));
         *sum += bytes;
         if now.saturating_duration_since(*last) < PERIOD {
             return None;
@@ -169,15 +168,15 @@ impl Json {
         Some(std::mem::take(sum))
     }
 
-    /// Writes the closing line.
-    pub(super) fn finished(&self, report: &Report, words: Words) {
+    /// Writes the last line of a run.
+    pub(super) fn finished(&self, report: &Report, wording: Wording) {
         self.write(RunFinished {
             event: "run-finished",
-            done: HashMap::from([(words.done, report.done())]),
+            done: HashMap::from([(wording.done, report.done())]),
             unchanged: report.count(Status::Unchanged),
             skipped: report.count(Status::Skipped),
             failed: report.count(Status::Failed),
-            not_finished: failures::given_up(report),
+            not_finished: failures::unfinished(report),
             bytes_fetched: report.bytes_fetched,
             bytes_reused: report.bytes_reused,
             seconds: report.seconds,
@@ -185,10 +184,10 @@ impl Json {
         });
     }
 
-    /// Writes what a dry run came to.
+    /// Writes the last lines of a dry run.
     pub(super) fn planned(&self, plan: &Plan) {
         for image in &plan.images {
-            self.write(ImageForeseen { event: "image-finished", image });
+            self.write(PlannedImageEvent { event: "image-finished", image });
         }
         self.write(RunPlanned { event: "run-planned", plan });
     }
@@ -200,7 +199,7 @@ impl Json {
             line.push(b'\n');
             let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(lines) = lines {
-                // The writer is there until the sender is taken away.
+                // The writer runs until the sender is dropped.
                 let _ = lines.send(line);
             }
         }
@@ -212,20 +211,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_byte_is_left_out_between_lines() {
+    fn combined_advances_keep_every_byte() {
         let start = Instant::now();
-        let json = Json::new(start);
-        let a = Moving::Blob(Digest::of(b"a"));
+        let writer = EventWriter::new(start);
+        let a = Advancing::Blob(Digest::of(b"a"));
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(json.due(a, 10, at(0)), None);
-        assert_eq!(json.due(a, 10, at(900)), None);
-        assert_eq!(json.due(a, 10, at(1000)), Some(30));
-        assert_eq!(json.due(a, 5, at(1100)), None);
-        assert_eq!(json.untold()[&a].1, 5);
+        assert_eq!(writer.due(a, 10, at(0)), None);
+        assert_eq!(writer.due(a, 10, at(900)), None);
+        assert_eq!(writer.due(a, 10, at(1000)), Some(30));
+        assert_eq!(writer.due(a, 5, at(1100)), None);
+        assert_eq!(writer.pending()[&a].1, 5);
     }
 
     #[test]
-    fn an_event_is_one_flat_object() {
+    fn event_is_a_flat_object() {
         let reference = crate::oci::Reference::parse("nginx").unwrap();
         let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 1, reuse_bytes: 2 };
         let line = serde_json::to_value(Line { elapsed: 0.5, event }).unwrap();

@@ -1,28 +1,33 @@
-//! What is shown while a run goes on. Events only change a tally; a thread of its own looks at the
-//! tally now and then and draws, so that the engine never waits for a terminal.
+//! The progress of a run. Events only change a state; a thread of its own draws it from time to time, so that the engine never waits
+//! for a terminal.
 
 mod bars;
 mod json;
 mod plain;
-mod tally;
+mod state;
 
 #[cfg(feature = "schema")]
 pub(crate) use json::EventLines;
 
-use crate::cli::args::ProgressMode;
-use crate::cli::ui::failures;
-use crate::cli::ui::output::{self, clean};
-use crate::cli::ui::terminal::Screen;
-use crate::cli::ui::wording::Words;
+use super::output::{self, TerminalSize, clean};
+use super::terminal::Terminal;
+use super::wording::Wording;
+use super::{failures, tables};
+use crate::cli::args::output::ProgressMode;
+use crate::cli::context::Context;
 use crate::transfer::{Event, ImageReport, Observer, Plan, Report, Status};
+use crate::verify::VerifyObserver;
+use state::RunState;
 use std::io::IsTerminal;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tally::Tally;
 
-/// What is shown in the end, and what `auto` became.
+/// How often bars are drawn.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// What is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
     Bars,
@@ -31,76 +36,82 @@ enum View {
     Nothing,
 }
 
+impl View {
+    fn of(mode: ProgressMode, context: &Context<'_>) -> Self {
+        let has_bars = std::io::stderr().is_terminal();
+        // Continuous integration systems offer a terminal, and keep what it prints as a log.
+        let is_log = matches!(context.environment.get("CI"), Some("true" | "1"))
+            || context.environment.get("TERM") == Some("dumb");
+        match mode {
+            ProgressMode::Json => Self::Json,
+            ProgressMode::None => Self::Nothing,
+            _ if context.is_quiet() => Self::Nothing,
+            ProgressMode::Bar if has_bars => Self::Bars,
+            ProgressMode::Auto if has_bars && !is_log => Self::Bars,
+            ProgressMode::Plain | ProgressMode::Auto | ProgressMode::Bar => Self::Plain,
+        }
+    }
+}
+
 /// The progress of one run.
 pub(crate) struct Progress {
     shared: Arc<Shared>,
-    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+    drawing: Option<Drawing>,
 }
 
 struct Shared {
     view: View,
-    quiet: bool,
-    words: Words,
-    screen: Arc<Screen>,
-    tally: Mutex<Tally>,
-    /// Held from counting an image to printing its line, so that the numbers of the lines go up.
+    is_quiet: bool,
+    wording: Wording,
+    terminal: Arc<Terminal>,
+    state: Mutex<RunState>,
+    /// Held from counting an image to printing its line, so that the numbers of the lines ascend.
     counting: Mutex<()>,
-    json: json::Json,
+    events: json::EventWriter,
 }
 
 impl Shared {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Progress {
-    /// Begins to show progress of what `words` say is done, in `mode`.
-    pub(crate) fn of(words: Words, mode: ProgressMode, quiet: bool, screen: Arc<Screen>) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let view = match mode {
-            ProgressMode::Json => View::Json,
-            _ if quiet => View::Nothing,
-            ProgressMode::None => View::Nothing,
-            ProgressMode::Plain => View::Plain,
-            ProgressMode::Auto | ProgressMode::Bar if terminal => View::Bars,
-            ProgressMode::Auto | ProgressMode::Bar => View::Plain,
-        };
+    /// Starts to show the progress of a run.
+    pub(crate) fn start(wording: Wording, mode: ProgressMode, context: &Context<'_>) -> Self {
         let now = Instant::now();
         let shared = Arc::new(Shared {
-            view,
-            quiet,
-            words,
-            screen,
-            tally: Mutex::new(Tally::new()),
+            view: View::of(mode, context),
+            is_quiet: context.is_quiet(),
+            wording,
+            terminal: Arc::clone(&context.terminal),
+            state: Mutex::new(RunState::new(now)),
             counting: Mutex::default(),
-            json: json::Json::new(now),
+            events: json::EventWriter::new(now),
         });
-        let drawing = match view {
+        let drawing = match shared.view {
             View::Bars => {
-                let mut bars = bars::Bars::new(&shared.screen);
-                Some(every(Duration::from_millis(100), shared.clone(), move |shared| match shared {
-                    Some(shared) => {
-                        let mut tally = shared.tally();
-                        if !tally.stopping {
-                            bars.draw(&mut tally, shared.screen.paint());
-                        }
+                let shared = Arc::clone(&shared);
+                let mut rows = 0;
+                Some(Drawing::start(FRAME, move || {
+                    let mut state = shared.state();
+                    if !state.is_stopping {
+                        draw(&mut state, &mut rows, &shared.terminal);
                     }
-                    None => bars.clear(),
                 }))
             }
             View::Plain => {
-                let mut pulse = plain::Pulse::new(Instant::now());
-                Some(every(Duration::from_secs(1), shared.clone(), move |shared| {
-                    let Some(shared) = shared else { return };
-                    let line = pulse.beat(&mut shared.tally(), Instant::now());
+                let shared = Arc::clone(&shared);
+                let mut timer = plain::StatusTimer::new(now);
+                Some(Drawing::start(Duration::from_secs(1), move || {
+                    let line = timer.poll(&mut shared.state(), Instant::now());
                     if let Some(line) = line {
-                        shared.screen.line(&line);
+                        shared.terminal.line(&line);
                     }
                 }))
             }
             View::Json => {
-                shared.json.open();
+                shared.events.open();
                 None
             }
             View::Nothing => None,
@@ -108,95 +119,159 @@ impl Progress {
         Self { shared, drawing }
     }
 
-    /// Who is to be told of the run's events.
+    /// The observer of the run's events.
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(Teller(self.shared.clone()))
+        Arc::new(ProgressObserver(Arc::clone(&self.shared)))
     }
 
-    /// What to do at the first signal: nothing moves any more, and the answer comes at once.
+    /// What to do at the first signal: the bars go, and the answer comes at once.
     pub(crate) fn on_interrupt(&self) -> impl FnOnce() + Send + 'static {
-        let shared = self.shared.clone();
+        let shared = Arc::clone(&self.shared);
         move || {
-            let mut tally = shared.tally();
-            tally.stopping = true;
-            shared.screen.end_bars();
-            let promise = shared.words.stopping;
-            shared.screen.line(&format!("stopping: {promise} (again: end at once)"));
+            shared.state().is_stopping = true;
+            shared.terminal.clear_footer();
+            let consequence = shared.wording.stopping;
+            shared.terminal.line(&format!("stopping: {consequence} (press Ctrl-C again to end at once)"));
         }
     }
 
-    /// Ends the showing and takes the bars away. With JSON, the totals become the last event.
-    pub(crate) fn stop(mut self, report: &Report) {
+    /// Ends the display. With JSON, the totals are the last event.
+    pub(crate) fn stop(&mut self, report: &Report) {
         if self.shared.view == View::Json {
-            self.shared.json.finished(report, self.shared.words);
+            self.shared.events.finished(report, self.shared.wording);
         }
-        self.end_drawing();
+        self.end();
     }
 
-    /// As `stop`, for a dry run: with JSON, the plan becomes the last event.
-    pub(crate) fn stop_planning(mut self, plan: &Plan) {
+    /// As `stop`, for a dry run: with JSON, the plan is the last event.
+    pub(crate) fn stop_planning(&mut self, plan: &Plan) {
         if self.shared.view == View::Json {
-            self.shared.json.planned(plan);
+            self.shared.events.planned(plan);
         }
-        self.end_drawing();
+        self.end();
     }
 
-    fn end_drawing(&mut self) {
-        if let Some((stop, thread)) = self.drawing.take() {
-            drop(stop);
-            // A drawing thread that panicked has nothing more to draw.
-            let _ = thread.join();
-        }
-        self.shared.screen.end_bars();
-        self.shared.json.close();
+    fn end(&mut self) {
+        self.drawing.take();
+        self.shared.terminal.clear_footer();
+        self.shared.events.close();
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.end_drawing();
+        self.end();
     }
 }
 
-/// Calls `draw` each `period` on a thread, and once without the tally at the end.
-fn every(
-    period: Duration,
-    shared: Arc<Shared>,
-    mut draw: impl FnMut(Option<&Shared>) + Send + 'static,
-) -> (Sender<()>, JoinHandle<()>) {
-    let (stop, stopped) = channel();
-    let thread = std::thread::spawn(move || {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(period) {
-            draw(Some(&shared));
-        }
-        draw(None);
-    });
-    (stop, thread)
+/// Draws the bars for `state`.
+fn draw(state: &mut RunState, rows: &mut usize, terminal: &Terminal) {
+    let now = Instant::now();
+    state.sample(now);
+    let size = output::terminal_size(std::io::stderr()).unwrap_or(TerminalSize { columns: 80, rows: 24 });
+    terminal.draw_footer(bars::lines(state, rows, size, now, terminal.paint()), size);
 }
 
-struct Teller(Arc<Shared>);
+/// A thread that draws until it is dropped.
+struct Drawing {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
 
-impl Observer for Teller {
+impl Drawing {
+    /// Calls `draw` each `period`.
+    fn start(period: Duration, mut draw: impl FnMut() + Send + 'static) -> Self {
+        let (stop, stopped) = channel();
+        let thread = std::thread::spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(period) {
+                draw();
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Drawing {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing more to draw.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The progress of hashing a directory.
+pub(crate) struct HashingProgress {
+    state: Arc<Mutex<RunState>>,
+    drawing: Option<Drawing>,
+    terminal: Arc<Terminal>,
+}
+
+impl HashingProgress {
+    /// Starts to show it, where bars are shown.
+    pub(crate) fn start(context: &Context<'_>) -> Self {
+        let state = Arc::new(Mutex::new(RunState::new(Instant::now())));
+        let terminal = Arc::clone(&context.terminal);
+        let is_shown = View::of(ProgressMode::Auto, context) == View::Bars;
+        let drawing = is_shown.then(|| {
+            let state = Arc::clone(&state);
+            let terminal = Arc::clone(&terminal);
+            Drawing::start(FRAME, move || {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.has_step() {
+                    draw(&mut state, &mut 0, &terminal);
+                }
+            })
+        });
+        Self { state, drawing, terminal }
+    }
+
+    fn state(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VerifyObserver for HashingProgress {
+    fn hashing(&self, _: usize, bytes: u64) {
+        self.state().start_step("hashing", bytes, Instant::now());
+    }
+
+    fn hashed(&self, bytes: u64) {
+        self.state().advance_step(bytes);
+    }
+}
+
+impl Drop for HashingProgress {
+    fn drop(&mut self) {
+        self.drawing.take();
+        self.terminal.clear_footer();
+    }
+}
+
+struct ProgressObserver(Arc<Shared>);
+
+impl Observer for ProgressObserver {
     fn event(&self, event: &Event<'_>) {
         let shared = &*self.0;
         if shared.view == View::Json {
-            return shared.json.event(event);
+            return shared.events.event(event);
         }
-        let is_end = matches!(event, Event::ImageFinished { .. });
-        let counting = is_end.then(|| shared.counting.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_finished = matches!(event, Event::ImageFinished { .. });
+        let counting = is_finished.then(|| shared.counting.lock().unwrap_or_else(PoisonError::into_inner));
         let (done, total) = {
-            let mut tally = shared.tally();
-            tally.note(event, Instant::now());
-            (tally.images_done(), tally.images)
+            let mut state = shared.state();
+            state.note(event, Instant::now());
+            (state.images_done(), state.images)
         };
         match event {
-            Event::ImageFinished { image } if is_line(image, shared.view) => {
-                shared.tally().spoke = Some(Instant::now());
-                shared.screen.line(&finished(image, done, total, shared));
+            Event::ImageFinished { image } if has_line(image, shared.view) => {
+                shared.state().last_line = Some(Instant::now());
+                shared.terminal.line(&image_line(image, done, total, shared));
             }
-            Event::Warning { reference: None, message } if !shared.quiet => {
-                let word = shared.screen.paint().yellow("warning:");
-                shared.screen.line(&format!("{word} {}", clean(message)));
+            Event::Warning { reference: None, message } if !shared.is_quiet => {
+                let word = shared.terminal.paint().yellow("warning:");
+                shared.terminal.line(&format!("{word} {}", clean(message)));
             }
             _ => {}
         }
@@ -204,36 +279,37 @@ impl Observer for Teller {
     }
 }
 
-/// Whether an image's end is a line of its own. Images that a run's end took with it would push what matters off
-/// the screen, and what the disk refused is told when the run has ended.
-fn is_line(image: &ImageReport, view: View) -> bool {
-    matches!(view, View::Bars | View::Plain) && !failures::is_given_up(image.error.as_ref())
+/// Whether a finished image has a line. Those that are unfinished because the run ended would push what matters off the screen.
+fn has_line(image: &ImageReport, view: View) -> bool {
+    matches!(view, View::Bars | View::Plain) && !failures::is_unfinished(image.error.as_ref())
 }
 
-/// The line of an image that has ended.
-fn finished(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> String {
-    let paint = shared.screen.paint();
+/// The line of a finished image. Why an image failed or was skipped is printed at the end of the run.
+fn image_line(image: &ImageReport, done: usize, total: usize, shared: &Shared) -> String {
+    let paint = shared.terminal.paint();
     let width = total.to_string().len();
-    let place = paint.dim(&format!("[{done:>width$}/{total}]"));
-    let why = || failures::reason(&image.reference, image.error.as_ref());
+    let position = paint.dim(&format!("[{done:>width$}/{total}]"));
     let reference = image.reference.to_string();
     let name = clean(&reference);
     match image.status {
         status if status.is_done() || status.is_planned() => {
             let time = output::time(Duration::try_from_secs_f64(image.seconds).unwrap_or_default());
-            // Of an archive the bytes that an image has, as most are not moved for it alone.
-            let size = match shared.words.one {
-                true => output::size(image.bytes_fetched.saturating_add(image.bytes_reused)),
-                false => format!("{} in {time}", output::size(image.bytes_fetched)),
+            // In an archive, most bytes are not transferred for one image alone.
+            let size = if shared.wording.is_archive {
+                output::size(image.bytes_fetched.saturating_add(image.bytes_reused))
+            } else {
+                format!("{} in {time}", output::size(image.bytes_fetched))
             };
-            let done = paint.green(&format!("{:<9}", shared.words.done));
-            format!("{place} {done} {name}  {}", paint.dim(&size))
+            let digests = match (tables::is_update(image), image.replaced, image.digest) {
+                (true, Some(old), Some(new)) => format!("  {} → {}", old.short(), new.short()),
+                _ => String::new(),
+            };
+            let word = if tables::is_update(image) { "updated" } else { shared.wording.done };
+            let word = paint.green(&format!("{word:<9}"));
+            format!("{position} {word} {name}{digests}  {}", paint.dim(&size))
         }
-        Status::Unchanged => format!("{place} {} {name}", paint.dim("unchanged")),
-        Status::Skipped => format!("{place} {} {name}  {}", paint.yellow("skipped  "), clean(why())),
-        _ => {
-            let what = image.error.as_ref().map_or_else(|| why().into(), |error| failures::told(error).0);
-            format!("{place} {} {name}  {}", paint.red("failed   "), clean(&what))
-        }
+        Status::Unchanged => format!("{position} {} {name}", paint.dim("unchanged")),
+        Status::Skipped => format!("{position} {} {name}", paint.yellow("skipped  ")),
+        _ => format!("{position} {} {name}", paint.red("failed   ")),
     }
 }

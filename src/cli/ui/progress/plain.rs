@@ -1,60 +1,61 @@
-//! Lines for logs: an image that has ended is a line, and silence is broken now and then.
+//! Lines for logs: one for each finished image, and a status line where none was printed for a while.
 
-use super::tally::Tally;
+use super::state::RunState;
 use crate::cli::ui::output;
 use std::time::{Duration, Instant};
 
-/// After this long without a line, one tells how things stand.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A status line is printed after this long without a line.
+const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells how things stand when nothing else was printed.
-pub(super) struct Pulse {
+/// Prints a status line now and then.
+pub(super) struct StatusTimer {
     last: Instant,
 }
 
-impl Pulse {
+impl StatusTimer {
     pub(super) fn new(now: Instant) -> Self {
         Self { last: now }
     }
 
-    /// The line that is due at `now`, if one is.
-    pub(super) fn beat(&mut self, tally: &mut Tally, now: Instant) -> Option<String> {
-        tally.sample(now);
-        let quiet_since = tally.spoke.map_or(self.last, |spoke| spoke.max(self.last));
-        if now.saturating_duration_since(quiet_since) < SILENCE {
+    /// The status line, if it is due at `now`.
+    pub(super) fn poll(&mut self, state: &mut RunState, now: Instant) -> Option<String> {
+        state.sample(now);
+        let since = state.last_line.map_or(self.last, |line| line.max(self.last));
+        if now.saturating_duration_since(since) < INTERVAL {
             return None;
         }
         self.last = now;
-        Some(standing(tally, now))
+        Some(status_line(state, now))
     }
 }
 
-fn standing(tally: &Tally, now: Instant) -> String {
-    if let Some(making) = &tally.making {
-        let (at, size) = (output::size(making.at), output::size(making.size));
-        let mut line = format!("{} the archive: {at} of {size}", making.word);
-        if let Some(rate) = making.rate.per_second() {
+fn status_line(state: &RunState, now: Instant) -> String {
+    if let Some(archive) = &state.archive {
+        let at = output::size(archive.at);
+        let size = output::size(archive.size);
+        let mut line = format!("{}: {at} of {size}", archive.label);
+        if let Some(rate) = archive.rate.per_second() {
             line.push_str(&format!(", {}/s", output::size(rate as u64)));
         }
-        if let Some(eta) = tally.eta() {
-            line.push_str(&format!(", {} left", output::time(eta)));
+        if let Some(time) = state.remaining(now) {
+            line.push_str(&format!(", {} left", output::time(time)));
         }
         return line;
     }
     let mut line =
-        format!("{}/{} images, {}", tally.images_done(), tally.images, output::size(tally.fetched));
-    if let Some((total, sure)) = tally.expected() {
-        line.push_str(&format!(" of {}{}", if sure { "" } else { "about " }, output::size(total)));
+        format!("{}/{} images, {}", state.images_done(), state.images, output::size(state.fetched));
+    if let Some((total, is_exact)) = state.expected(now) {
+        line.push_str(&format!(" of {}{}", if is_exact { "" } else { "about " }, output::size(total)));
     }
-    if let Some(rate) = tally.rate.per_second() {
+    if let Some(rate) = state.rate.per_second() {
         line.push_str(&format!(", {}/s", output::size(rate as u64)));
     }
-    line.push_str(&format!(", {} coming", output::count(tally.active.len(), "blob")));
-    if let Some(eta) = tally.eta() {
-        line.push_str(&format!(", {} left", output::time(eta)));
+    line.push_str(&format!(", {} in progress", output::count(state.active.len(), "blob")));
+    if let Some(time) = state.remaining(now) {
+        line.push_str(&format!(", {} left", output::time(time)));
     }
-    if let Some(trouble) = tally.trouble(now, SILENCE) {
-        line.push_str(&format!("; trying again: {}", trouble.text()));
+    if let Some(retry) = state.latest_retry(now, INTERVAL) {
+        line.push_str(&format!("; retrying: {}", retry.text()));
     }
     line
 }
@@ -66,23 +67,23 @@ mod tests {
     use crate::transfer::Event;
 
     #[test]
-    fn beats_only_in_silence() {
+    fn status_line_is_printed_only_without_other_lines() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut tally = Tally::new();
-        tally.note(&Event::RunStarted { images: 3 }, start);
+        let mut state = RunState::new(start);
+        state.note(&Event::RunStarted { images: 3 }, start);
         let reference = Reference::parse("nginx").unwrap();
         let digest = Digest::of(b"a");
-        tally.note(&Event::BlobStarted { reference: &reference, digest, size: 9_000_000, resumed: 0 }, start);
-        let mut pulse = Pulse::new(start);
-        tally.sample(start);
-        assert_eq!(pulse.beat(&mut tally, after(9)), None);
-        tally.note(&Event::BlobAdvanced { digest: Digest::of(b"a"), bytes: 2_000_000 }, after(10));
-        let line = pulse.beat(&mut tally, after(10)).unwrap();
+        state.note(&Event::BlobStarted { reference: &reference, digest, size: 9_000_000, resumed: 0 }, start);
+        let mut timer = StatusTimer::new(start);
+        state.sample(start);
+        assert_eq!(timer.poll(&mut state, after(9)), None);
+        state.note(&Event::BlobAdvanced { digest: Digest::of(b"a"), bytes: 2_000_000 }, after(10));
+        let line = timer.poll(&mut state, after(10)).unwrap();
         assert!(line.starts_with("0/3 images, 2.00 MB, "), "{line}");
-        assert!(line.ends_with("/s, 1 blob coming"), "{line}");
-        tally.spoke = Some(after(15));
-        assert_eq!(pulse.beat(&mut tally, after(20)), None);
-        assert!(pulse.beat(&mut tally, after(25)).is_some());
+        assert!(line.ends_with("/s, 1 blob in progress"), "{line}");
+        state.last_line = Some(after(15));
+        assert_eq!(timer.poll(&mut state, after(20)), None);
+        assert!(timer.poll(&mut state, after(25)).is_some());
     }
 }

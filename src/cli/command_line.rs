@@ -1,0 +1,201 @@
+//! The command line: its commands, and what `--help` says of each.
+
+use crate::cli::args::output::GlobalArgs;
+use crate::cli::args::save::SaveArgs;
+use crate::cli::commands::{
+    build_context, copy, cri, digest, export, import, inspect, ls, prune, push, rm, scan, serve, tags, verify,
+};
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  Save a list of images for two architectures:
+    saver --list images.txt --dir ./registry --arch amd64,arm64
+  Show what would be downloaded, and whether it fits:
+    saver --list images.txt --dir ./registry --arch amd64 --dry-run
+  Save images by name, one of them from a registry without TLS:
+    saver --dir ./registry --arch amd64 --plain-http reg.local nginx:1.27 reg.local/app:2
+  Retry only the images that failed:
+    saver --list images.txt --dir ./registry --arch amd64 --failed-list failed.txt
+    saver --list failed.txt --dir ./registry --arch amd64
+  Serve the result with the distribution registry:
+    docker run -p 5000:5000 -v ./registry:/var/lib/registry registry:2
+
+Every option can also be set by an environment variable (--failed-list is SAVER_FAILED_LIST; the values of a repeatable \
+option are separated by blanks) and in the configuration file (failed-list: FILE). The command line overrides the \
+environment, the environment overrides the file.
+
+Exit codes: 0 all images saved; 1 some images failed, the others are saved; 2 wrong command line or list, nothing was \
+downloaded; 3 the run could not continue (disk full, permission denied, directory locked, time limit); 130 interrupted.";
+
+/// Mirror container images from many registries into a directory that a registry can serve
+///
+/// saver save is the default command. It writes the file tree of the distribution registry (registry:2) and merges images
+/// into what the directory already holds. Run it again to update the directory or to resume after an interruption: only
+/// missing content is downloaded.
+#[derive(Debug, Parser)]
+#[command(
+    name = "saver",
+    version,
+    styles = STYLES,
+    max_term_width = 120,
+    after_long_help = EXAMPLES,
+    after_help = "Use --help for examples, exit codes, environment variables and the configuration file.",
+    subcommand_negates_reqs = true,
+    override_usage = "saver [save] --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...\n       saver COMMAND [OPTIONS]",
+    subcommand_help_heading = "Commands",
+    subcommand_value_name = "COMMAND",
+)]
+pub(crate) struct Cli {
+    /// The command; none is `save`.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// The arguments of `save`, for the form without a command.
+    #[command(flatten)]
+    pub(crate) save: SaveArgs,
+    /// The options of every command.
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Save images into a directory (the default command)
+    #[command(after_long_help = EXAMPLES, override_usage = "saver save --list FILE --dir DIR --arch ARCH [OPTIONS] [IMAGE]...")]
+    Save(Box<SaveArgs>),
+    /// List the repositories, tags, platforms and sizes in a directory
+    ///
+    /// A damaged tag is listed with its problems, and the exit code is 1.
+    Ls(ls::Args),
+    /// Show the manifest, platforms, layers and configuration of an image
+    ///
+    /// Reads the image from its registry or, with --dir, from a directory.
+    Inspect(Box<inspect::Args>),
+    /// List the tags of a repository
+    ///
+    /// Reads the tags from the registry or, with --dir, from a directory.
+    Tags(Box<tags::Args>),
+    /// Print the digest that an image name resolves to
+    ///
+    /// Asks the registry or, with --dir, reads a directory.
+    Digest(Box<digest::Args>),
+    /// Check a directory for missing, damaged and incomplete content
+    ///
+    /// Checks structure, sizes, links, and that each tag is complete; prints the image, digest and path of each problem, and exits with 1 if
+    /// there is any. Directories written by other tools can be checked too, and saver may be adding images meanwhile. --repair restores
+    /// links, removes incomplete tags, and moves damaged content to DIR/.saver/damaged; the exit code is 1 if a tag was lost.
+    Verify(Box<verify::Args>),
+    /// Remove the images that no list names, then unreferenced content
+    ///
+    /// Signatures and other referrers of an image that is kept are kept with it. Other runs of saver on the directory wait until it
+    /// is done. A registry that serves the directory may keep running, and has to be restarted to forget what it has cached.
+    Prune(prune::Args),
+    /// Remove images by name, then unreferenced content
+    ///
+    /// name@digest removes the manifest and every tag that resolves to it.
+    Rm(rm::Args),
+    /// Push the images of a directory, or some of them, to a registry
+    ///
+    /// Content that the registry has is not uploaded again; content of its other repositories is mounted. Of an image that was saved for
+    /// some platforms only, these are pushed. An immutable tag that already resolves to the image is not an error.
+    #[command(override_usage = "saver push --dir DIR [OPTIONS] [IMAGE]... REGISTRY[/PREFIX]")]
+    Push(Box<push::Args>),
+    /// Copy an image from one registry to another
+    ///
+    /// Nothing is written to disk. Within one registry, blobs are mounted instead of uploaded.
+    #[command(override_usage = "saver copy [OPTIONS] SOURCE DESTINATION")]
+    Copy(Box<copy::Args>),
+    /// Export images to an archive or an OCI image layout
+    ///
+    /// Writes what docker load, podman load, skopeo, umoci and ctr read: from a directory of saved images or, with --from-registry, from the
+    /// registries. All content is verified, and the same images always produce the same bytes.
+    Export(Box<export::Args>),
+    /// Import the images of an archive or an OCI image layout into a directory
+    ///
+    /// Reads the archives of docker save, podman save, skopeo, buildah, umoci, crane and saver export, uncompressed or compressed with gzip
+    /// or zstd. All content is verified, and content that the directory has is not written again.
+    Import(import::Args),
+    /// Serve a directory as a read-only registry
+    ///
+    /// Docker, containerd, podman, skopeo and helm can pull from it. Ctrl-C or SIGTERM stops it once the requests in progress are
+    /// complete.
+    Serve(serve::Args),
+    /// Find the images that Kubernetes manifests, Helm charts, templates and lists name
+    ///
+    /// Prints a list for --list, with the file and line of each image in a comment. Doubtful finds are commented out, with the reason.
+    /// Charts are rendered with helm template if helm is installed; otherwise their values and templates are read. The exit code
+    /// is 1 if a file could not be read.
+    Scan(scan::Args),
+    /// Save the images of a build context into its registry directory
+    ///
+    /// Finds the images of PATH/manifests (imageList and imageListWithAuth.yaml, YAML, templates) and PATH/charts as saver scan does, and
+    /// saves them into PATH/registry as saver save does. Doubtful finds are reported and not saved. Images that
+    /// PATH/manifests/imageListIgnore names are skipped.
+    BuildContext(Box<build_context::Args>),
+    /// Serve the Kubernetes image service (CRI) from a directory
+    ///
+    /// For crictl --image-endpoint and for kubelets, runtime.v1 and runtime.v1alpha2: pull, images, inspecti, rmi, imagefsinfo. Images are
+    /// stored under their full names (docker.io/library/nginx). Ctrl-C or SIGTERM stops it once the calls in progress are complete.
+    Cri(Box<cri::Args>),
+    /// Print a shell completion script
+    Completions {
+        /// Shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of saver or of a command, in roff
+    Man {
+        /// Command
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn save_is_the_default_command() {
+        let short = Cli::try_parse_from(["saver", "--dir", "d", "--arch", "amd64", "nginx:1", "ls"]).unwrap();
+        assert!(short.command.is_none());
+        assert_eq!(short.save.images, ["nginx:1", "ls"]);
+        let long = Cli::try_parse_from(["saver", "save", "--dir", "d", "--arch", "amd64", "nginx"]).unwrap();
+        let Some(Command::Save(save)) = long.command else { panic!("{long:?}") };
+        assert_eq!(save.images, ["nginx"]);
+    }
+
+    #[test]
+    fn options_have_a_long_name_and_one_help_text() {
+        let mut root = Cli::command();
+        root.build();
+        let mut texts = std::collections::BTreeMap::new();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                let name = format!("{} {}", command.get_name(), arg.get_id());
+                let long = arg.get_long().unwrap_or_else(|| panic!("{name}"));
+                let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
+                // An address in one command and a socket in another.
+                if matches!(long, "listen" | "max-connections") {
+                    continue;
+                }
+                let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());
+                assert_eq!(*first, help, "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Where `inspect`, `tags` and `digest` look: at a registry, or in a directory.
+
+use crate::cli::args::missing_argument;
+use crate::cli::args::registry::RegistryArgs;
+use crate::cli::args::transfer::retry_policy;
+use crate::cli::args::tree::{DirArgs, NamesArgs};
+use crate::cli::context::Context;
+use crate::cli::{registry_args, tree};
+use crate::content::retry::RetryPolicy;
+use crate::error::Result;
+use crate::oci::Reference;
+use crate::registry::{Session, Sessions};
+use crate::store::Store;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Requests at a time, which is plenty for one image.
+const MAX_REQUESTS: usize = 8;
+
+/// Where to look.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct LookupArgs {
+    /// The directory; none is the registry.
+    #[command(flatten)]
+    pub(crate) dir: DirArgs,
+    /// Names.
+    #[command(flatten)]
+    pub(crate) names: NamesArgs,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// What is looked at.
+pub(crate) enum End {
+    Tree(Store),
+    Registry(Arc<Session>),
+}
+
+/// Evaluates an expression with the source of either end.
+macro_rules! at_end {
+    ($end:expr, $source:ident => $work:expr) => {
+        match &$end {
+            End::Tree($source) => $work,
+            End::Registry(session) => {
+                let $source = &**session;
+                $work
+            }
+        }
+    };
+}
+pub(crate) use at_end;
+
+impl LookupArgs {
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        retry_policy(self.registry.retries)
+    }
+
+    /// Opens what is looked at, and finds the name that the image, or with `is_image` false the repository, has there.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the option that is wrong; `NotFound` when the directory has no such image; `Storage`.
+    pub(crate) fn open(
+        &self,
+        asked: &Reference,
+        is_image: bool,
+        context: &Context<'_>,
+    ) -> Result<(End, Reference)> {
+        let Some(dir) = &self.dir.dir else {
+            let registries = BTreeSet::from([asked.registry.clone()]);
+            let access = registry_args::resolve(&self.registry, context, &registries)?;
+            let session = Sessions::new(access, MAX_REQUESTS).with(&asked.registry)?;
+            return Ok((End::Registry(session), asked.clone()));
+        };
+        let store = tree::open(dir)?;
+        let names = self.names.rule()?;
+        let repository = if is_image {
+            names.find(&store, asked)?.repository
+        } else {
+            names.find_repository(&store, asked)?
+        };
+        Ok((End::Tree(store), Reference { repository, ..asked.clone() }))
+    }
+}
+
+/// Parses the name that the positional argument `argument` gives.
+///
+/// # Errors
+/// `InvalidInput` when there is none, or it is not a name.
+pub(crate) fn named(text: &str, argument: &str) -> Result<Reference> {
+    if text.is_empty() {
+        return Err(missing_argument(argument, "add a name, such as nginx:1.27"));
+    }
+    Reference::parse(text)
+}
