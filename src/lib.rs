@@ -183,7 +183,6 @@ use saver::store::Store;
 
 let store = Store::open_read_only("/var/lib/registry".as_ref())?;
 let server = Server::bind(store, "0.0.0.0:5000".parse()?, ServeOptions::default()).await?;
-println!("listening on {}", server.url());
 server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 # Ok(())
 # }

@@ -144,7 +144,7 @@ async fn a_missing_platform_fails_or_is_left_out() {
     assert_eq!(statuses, [Status::Failed, Status::Failed, Status::Saved], "a chart has no platform");
     for image in &report.images[..2] {
         let error = image.error.as_ref().unwrap();
-        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert_eq!(error.kind, ErrorKind::PlatformNotFound);
         assert!(
             error.message.contains("linux/s390x") && error.message.contains("linux/amd64"),
             "{}",

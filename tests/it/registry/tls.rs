@@ -111,7 +111,7 @@ async fn nobody_listening_is_said_plainly() {
     drop(gone);
     tokio::task::yield_now().await;
     let error = session(registry.clone(), options()).resolve(&repository(), &tag()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert!(error.to_string().contains(registry.as_str()), "{error}");
 }
 
