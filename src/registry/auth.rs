@@ -28,7 +28,9 @@ pub(super) struct Auth {
     challenge: Mutex<Option<Challenge>>,
     repositories: Mutex<HashMap<About, Arc<Access>>>,
     rights: Rights,
-    tokens_asked: AtomicU64,
+    tokens_requested: AtomicU64,
+    /// Set once `/v2/` was asked for a challenge.
+    probe: OnceCell<()>,
 }
 
 /// What is known for one repository.
@@ -90,13 +92,14 @@ impl Auth {
             challenge: Mutex::default(),
             repositories: Mutex::default(),
             rights,
-            tokens_asked: AtomicU64::new(0),
+            tokens_requested: AtomicU64::new(0),
+            probe: OnceCell::new(),
         }
     }
 
-    /// How many tokens were asked for.
-    pub(super) fn tokens_asked(&self) -> u64 {
-        self.tokens_asked.load(Ordering::Relaxed)
+    /// How many tokens were requested.
+    pub(super) fn tokens_requested(&self) -> u64 {
+        self.tokens_requested.load(Ordering::Relaxed)
     }
 
     /// What to show the endpoint, as far as it has told what it wants.
@@ -136,10 +139,7 @@ impl Auth {
         used: Option<&Authorization>,
         headers: &HeaderMap,
     ) -> Result<bool> {
-        let challenge = Challenge::from_headers(headers);
-        if let Some(challenge) = &challenge {
-            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
-        }
+        let challenge = self.learn(headers);
         let access = self.access(context.repository, context.beside);
         match used.map(|used| &used.kind) {
             Some(Shown::Token { secret, fresh, scopes }) => {
@@ -172,8 +172,8 @@ impl Auth {
         }
     }
 
-    /// `error`, of a request that was refused, with what is known of the credentials for it.
-    pub(super) fn told(&self, error: Error, repository: &Repository) -> Error {
+    /// Adds to the error of a refused request which credentials were used.
+    pub(super) fn explain(&self, error: Error, repository: &Repository) -> Error {
         let access = self.access(repository, None);
         match access.credential.get() {
             Some(credential) => {
@@ -182,6 +182,39 @@ impl Auth {
             }
             None => error,
         }
+    }
+
+    /// Remembers the challenge in a response's headers.
+    fn learn(&self, headers: &HeaderMap) -> Option<Challenge> {
+        let challenge = Challenge::from_headers(headers);
+        if let Some(challenge) = &challenge {
+            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+        }
+        challenge
+    }
+
+    /// Asks `/v2/` for a challenge, once: some registries answer anonymous requests with 404, 403 or 400 and ask for a login
+    /// nowhere else. `probe` requests it and returns the headers of a 401. Returns whether another attempt may succeed.
+    pub(super) async fn probe<F>(&self, context: Context<'_>, probe: impl FnOnce() -> F) -> bool
+    where
+        F: Future<Output = Option<HeaderMap>>,
+    {
+        if self.known_challenge().is_some() {
+            return false;
+        }
+        let access = self.access(context.repository, context.beside);
+        // A credential store that fails is no reason to fail a request that no one has refused for lack of a login.
+        if !matches!(self.credential(&access, context).await, Ok(credential) if *credential != Credential::Anonymous)
+        {
+            return false;
+        }
+        let learn = async {
+            if let Some(headers) = probe().await {
+                self.learn(&headers);
+            }
+        };
+        self.probe.get_or_init(|| learn).await;
+        self.known_challenge().is_some()
     }
 
     fn known_challenge(&self) -> Option<Challenge> {
@@ -220,7 +253,7 @@ impl Auth {
             // It failed while this task waited for it: asking again at once would not help.
             return Err(failure.clone());
         }
-        self.tokens_asked.fetch_add(1, Ordering::Relaxed);
+        self.tokens_requested.fetch_add(1, Ordering::Relaxed);
         let request = TokenRequest {
             transport: context.transport,
             base: context.base,

@@ -1,13 +1,13 @@
 //! Blobs and ranges of them (distribution-spec "Pulling blobs"; RFC 9110 14).
 
+use super::encoding::{self, BlobDecoder, Encoding};
 use super::endpoint::{Answer, Endpoint, Request};
 use super::error::{self, failure};
 use super::limiter::Permit;
-use super::manifest::{encoded, foreign_encoding};
 use super::range::{ContentRange, range_header};
 use super::transport::Purpose;
 use crate::content::BlobStream;
-use crate::error::{Detail, Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Phase, Result};
 use crate::oci::{Descriptor, Repository};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -17,16 +17,16 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use url::Url;
 
-/// How many redirected addresses are kept; beyond that all are forgotten, which costs a round trip each.
-const MAX_KEPT: usize = 4096;
+/// The most redirect targets that are remembered; beyond that all are forgotten, which costs a round trip each.
+const MAX_BLOB_URLS: usize = 4096;
 
-/// After so many wrong answers to ranges in a row no more of them are asked for: one content server's bad moment is no reason.
-const MAX_WRONG_RANGES: u32 = 3;
+/// After so many failed ranges in a row, no more are requested from this endpoint.
+const MAX_FAILED_RANGES: u32 = 3;
 
-/// So many bytes of an answer are as good a sign as a whole answer that more can be asked for at once.
-const GOOD_SIGN: u64 = 2 << 20;
+/// So many bytes of a response count as a success, like a whole short response.
+const SUCCESS_BYTES: u64 = 2 << 20;
 
-/// The part of a blob that is wanted.
+/// The part of a blob that was requested.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
     subject: &'a str,
@@ -36,17 +36,17 @@ struct Wanted<'a> {
     to: Option<u64>,
 }
 
-/// What an answer turned out to be.
+/// What a response to a request for a blob turned out to be.
 enum Opened {
     Stream(BlobStream),
-    /// The address that was kept is no longer good.
+    /// The redirect target that was used before has expired.
     Expired,
-    /// The server can't do ranges.
-    WrongRange,
+    /// The range was refused or not honoured.
+    RangeFailed,
 }
 
 impl Endpoint {
-    /// Opens a blob from byte `from` up to but without byte `to`.
+    /// Opens a blob from byte `from` up to but excluding byte `to`.
     pub(super) async fn blob(
         &self,
         subject: &str,
@@ -56,30 +56,30 @@ impl Endpoint {
         to: Option<u64>,
     ) -> Result<BlobStream> {
         let to = to.filter(|to| *to < descriptor.size);
-        let is_nothing = from >= to.unwrap_or(descriptor.size) && (from > 0 || to == Some(0));
-        if is_nothing {
+        let is_empty = from >= to.unwrap_or(descriptor.size) && (from > 0 || to == Some(0));
+        if is_empty {
             return Ok(BlobStream { start: from, length: Some(0), chunks: futures::stream::empty().boxed() });
         }
         let mut wanted = Wanted { subject, repository, descriptor, from, to };
-        if self.wrong_ranges.load(Ordering::Relaxed) >= MAX_WRONG_RANGES {
+        if self.failed_ranges.load(Ordering::Relaxed) >= MAX_FAILED_RANGES {
             (wanted.from, wanted.to) = (0, None);
         }
-        let mut instead = self.kept_address(&descriptor.digest);
+        let mut redirected = self.blob_url(&descriptor.digest);
         loop {
-            match self.open(wanted, instead.take()).await? {
+            match self.open(wanted, redirected.take()).await? {
                 Opened::Stream(stream) => return Ok(stream),
-                Opened::Expired => self.forget_address(&descriptor.digest),
-                Opened::WrongRange => {
-                    tracing::debug!(registry = %self.registry, "wrong answer to a range: asking for the whole blob");
-                    self.wrong_ranges.fetch_add(1, Ordering::Relaxed);
+                Opened::Expired => self.forget_blob_url(&descriptor.digest),
+                Opened::RangeFailed => {
+                    tracing::debug!(registry = %self.registry, "the range failed: requesting the whole blob");
+                    self.failed_ranges.fetch_add(1, Ordering::Relaxed);
                     (wanted.from, wanted.to) = (0, None);
                 }
             }
         }
     }
 
-    async fn open(&self, wanted: Wanted<'_>, instead: Option<Url>) -> Result<Opened> {
-        let kept = instead.is_some();
+    async fn open(&self, wanted: Wanted<'_>, redirected: Option<Url>) -> Result<Opened> {
+        let was_redirected = redirected.is_some();
         let path = format!("blobs/{}", wanted.descriptor.digest);
         let mut headers = vec![(ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
         let range = range_header(wanted.from, wanted.to);
@@ -89,13 +89,17 @@ impl Endpoint {
         let request = Request {
             purpose: Purpose::Blob,
             headers,
-            instead,
+            instead: redirected,
             ..Request::new(wanted.subject, wanted.repository, Method::GET, &path)
         };
         let answer = match self.send(request).await {
             Ok(answer) => answer,
             Err(error) => {
-                self.forget_address(&wanted.descriptor.digest);
+                self.forget_blob_url(&wanted.descriptor.digest);
+                let is_server_error = error.http_status().is_some_and(|status| status >= 500);
+                if range.is_some() && is_server_error && self.range_keeps_failing(wanted) {
+                    return Ok(Opened::RangeFailed);
+                }
                 return Err(error);
             }
         };
@@ -103,30 +107,54 @@ impl Endpoint {
             200 => self.whole(wanted, answer).map(Opened::Stream),
             206 if range.is_some() => self.part(wanted, answer),
             416 if range.is_some() => unsatisfied(wanted, &answer.response),
-            400 | 401 | 403 | 404 | 410 if kept => Ok(Opened::Expired),
+            400 | 401 | 403 | 404 | 410 if was_redirected => Ok(Opened::Expired),
             206 => Err(failure(
                 ErrorKind::Unsupported,
                 wanted.subject,
-                "the server sent a part of the blob though the whole was asked for",
+                "the server returned a part of the blob though the whole was requested",
             )),
-            _ => {
-                self.forget_address(&wanted.descriptor.digest);
-                Err(self.blob_status_error(wanted, answer).await)
+            status => {
+                self.forget_blob_url(&wanted.descriptor.digest);
+                // Some content servers refuse Range with an error of their own and serve the whole.
+                let refused = match status {
+                    401 => false,
+                    500.. => self.range_keeps_failing(wanted),
+                    _ => true,
+                };
+                if range.is_some() && refused {
+                    return Ok(Opened::RangeFailed);
+                }
+                Err(self.status_error(wanted.subject, wanted.repository, answer.response).await)
             }
         }
     }
 
-    async fn blob_status_error(&self, wanted: Wanted<'_>, answer: Answer) -> Error {
-        if !answer.elsewhere {
-            return self.status_error(wanted.subject, wanted.repository, answer.response).await;
+    /// Counts a server error in response to a range. The first may be transient and is retried; from the second on, the range
+    /// itself may be the cause.
+    fn range_keeps_failing(&self, wanted: Wanted<'_>) -> bool {
+        let mut errors = self.range_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if errors.len() >= MAX_BLOB_URLS {
+            errors.clear();
         }
-        error::from_response(wanted.subject, None, answer.response).await
+        let count = errors.entry(wanted.descriptor.digest).or_default();
+        *count += 1;
+        *count > 1
     }
 
     fn whole(&self, wanted: Wanted<'_>, answer: Answer) -> Result<BlobStream> {
         let size = wanted.descriptor.size;
-        check_length(wanted, &answer.response, size)?;
-        Ok(self.stream(wanted, answer, 0, size))
+        let announced = answer.response.content_length();
+        // A body of exactly the blob's size is the blob, whatever the label says.
+        let encoding = Encoding::from_headers(answer.response.headers()).filter(|_| announced != Some(size));
+        let decoder = match encoding {
+            Some(Encoding::Gzip) => Some(BlobDecoder::new(wanted.descriptor)),
+            Some(Encoding::Foreign(name)) => return Err(encoding::unsupported(wanted.subject, &name)),
+            Some(Encoding::Label) | None => None,
+        };
+        if decoder.is_none() {
+            check_length(wanted, &answer.response, size)?;
+        }
+        Ok(self.stream(wanted, answer, 0, size, decoder))
     }
 
     fn part(&self, wanted: Wanted<'_>, answer: Answer) -> Result<Opened> {
@@ -139,42 +167,60 @@ impl Endpoint {
             {
                 return Err(wrong_size(wanted, total));
             }
-            return Ok(Opened::WrongRange);
+            return Ok(Opened::RangeFailed);
         }
-        self.wrong_ranges.store(0, Ordering::Relaxed);
         let length = wanted.to.unwrap_or(size) - wanted.from;
+        let encoding = Encoding::from_headers(answer.response.headers());
+        if matches!(encoding, Some(Encoding::Gzip | Encoding::Foreign(_)))
+            && answer.response.content_length() != Some(length)
+        {
+            // A part of compressed content is of no use.
+            return Ok(Opened::RangeFailed);
+        }
+        self.failed_ranges.store(0, Ordering::Relaxed);
+        self.range_errors.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.descriptor.digest);
         check_length(wanted, &answer.response, length)?;
-        Ok(Opened::Stream(self.stream(wanted, answer, wanted.from, length)))
+        Ok(Opened::Stream(self.stream(wanted, answer, wanted.from, length, None)))
     }
 
-    fn stream(&self, wanted: Wanted<'_>, answer: Answer, start: u64, length: u64) -> BlobStream {
+    fn stream(
+        &self,
+        wanted: Wanted<'_>,
+        answer: Answer,
+        start: u64,
+        length: u64,
+        decoder: Option<BlobDecoder>,
+    ) -> BlobStream {
         if answer.elsewhere {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() >= MAX_KEPT {
-                kept.clear();
+            let mut known = self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= MAX_BLOB_URLS {
+                known.clear();
             }
-            kept.insert(wanted.descriptor.digest, answer.response.url().clone());
+            known.insert(wanted.descriptor.digest, answer.response.url().clone());
         }
-        let announced = answer.response.content_length();
+        let announced = if decoder.is_some() { None } else { answer.response.content_length() };
         let body = Body {
+            decoder,
             subject: wanted.subject.to_owned(),
             url: answer.response.url().clone(),
             permit: answer.permit,
             left: length,
-            since_sign: 0,
+            since_success: 0,
             chunks: answer.response.bytes_stream().boxed(),
         };
         BlobStream { start, length: announced, chunks: body.into_stream() }
     }
 }
 
-/// A body on its way: counts what comes, and holds the permit until it is done.
+/// A response body: counts what comes, and holds the permit until its end.
 struct Body {
     subject: String,
     url: Url,
     permit: Permit,
     left: u64,
-    since_sign: u64,
+    since_success: u64,
+    /// Undoes compression that was applied on the way.
+    decoder: Option<BlobDecoder>,
     chunks: BoxStream<'static, reqwest::Result<Bytes>>,
 }
 
@@ -184,18 +230,18 @@ impl Body {
             let mut body = body?;
             match body.next().await {
                 Ok(Some(chunk)) => {
-                    body.since_sign += chunk.len() as u64;
-                    // Here and not at the stream's end: who has all bytes need not ask for more.
-                    if body.left == 0 || body.since_sign >= GOOD_SIGN {
-                        body.since_sign = 0;
-                        body.permit.succeeded();
+                    body.since_success += chunk.len() as u64;
+                    // Here and not at the end of the stream: a reader that has all bytes may not poll again.
+                    if body.left == 0 || body.since_success >= SUCCESS_BYTES {
+                        body.since_success = 0;
+                        body.permit.record_success();
                     }
                     Some((Ok(chunk), Some(body)))
                 }
                 Ok(None) => None,
                 Err(error) => {
                     if error.kind() == ErrorKind::Unavailable {
-                        body.permit.overloaded();
+                        body.permit.record_overload();
                     }
                     Some((Err(error), None))
                 }
@@ -205,34 +251,61 @@ impl Body {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.chunks.next().await {
-            Some(Ok(chunk)) => {
-                self.left = self.left.checked_sub(chunk.len() as u64).ok_or_else(|| {
-                    let message =
-                        format!("{} sends more bytes than the blob has", error::shown_url(&self.url));
-                    failure(ErrorKind::Corrupt, &self.subject, message)
-                })?;
-                Ok(Some(chunk))
+        loop {
+            if let Some(chunk) = self.decoded()? {
+                return self.count(chunk).map(Some);
             }
-            Some(Err(error)) => Err(error::from_transport(&self.subject, &self.url, error)),
-            None if self.left > 0 => {
-                let place = self.url.host_str().unwrap_or_default();
-                let message = format!("{place} ended the answer {} bytes early", self.left);
-                Err(failure(ErrorKind::Unavailable, &self.subject, message))
+            let chunk = match self.chunks.next().await {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return Err(error::from_transport(&self.subject, &self.url, error)),
+                None => return self.ended(),
+            };
+            match &mut self.decoder {
+                Some(decoder) => decoder.push(chunk),
+                None => return self.count(chunk).map(Some),
             }
-            None => Ok(None),
         }
+    }
+
+    /// The next part of what came and was compressed.
+    fn decoded(&mut self) -> Result<Option<Bytes>> {
+        let Some(decoder) = &mut self.decoder else { return Ok(None) };
+        decoder.decode().map_err(|_| encoding::unsupported(&self.subject, "gzip"))
+    }
+
+    fn count(&mut self, chunk: Bytes) -> Result<Bytes> {
+        self.left = self.left.checked_sub(chunk.len() as u64).ok_or_else(|| {
+            let message = format!("{} sent more bytes than the blob has", error::shown_url(&self.url));
+            failure(ErrorKind::Corrupt, &self.subject, message)
+        })?;
+        Ok(chunk)
+    }
+
+    /// The end of the response.
+    fn ended(&mut self) -> Result<Option<Bytes>> {
+        if let Some(mut decoder) = self.decoder.take() {
+            let rest = decoder.finish().unwrap_or_default();
+            if !rest.is_empty() {
+                return self.count(rest).map(Some);
+            }
+        }
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let summary = format!(
+            "{} ended the response {} bytes early",
+            self.url.host_str().unwrap_or_default(),
+            self.left
+        );
+        Err(error::without_response(ErrorKind::Unavailable, &self.subject, &self.url, Phase::Body, summary))
     }
 }
 
-/// Refuses an answer whose headers already say that it is not the blob.
+/// Refuses a response whose headers show that it is not the blob.
 fn check_length(wanted: Wanted<'_>, response: &Response, expected: u64) -> Result<()> {
-    if let Some(encoding) = foreign_encoding(response.headers()) {
-        return Err(encoded(wanted.subject, &encoding));
-    }
     let announced = response.content_length();
     let is_wrong = announced.is_some_and(|length| length != expected);
-    // A layer may be of any type, but a page of another length, or of none, is somebody's login page.
+    // A layer may have any type, but a web page of another length, or of none, is a login page.
     if error::is_html(response.headers()) && (is_wrong || announced.is_none()) {
         return Err(error::web_page(wanted.subject, response.url()));
     }
@@ -251,13 +324,13 @@ fn wrong_size(wanted: Wanted<'_>, said: u64) -> Error {
         .with_detail(detail)
 }
 
-/// 416: the server believes the blob to end before what was asked for, or can't do ranges.
+/// 416: the blob ends before the range at the server, or the server does not support ranges.
 fn unsatisfied(wanted: Wanted<'_>, response: &Response) -> Result<Opened> {
     let value = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
     match value.and_then(ContentRange::parse) {
         Some(ContentRange::Unsatisfied { total }) if total != wanted.descriptor.size => {
             Err(wrong_size(wanted, total))
         }
-        _ => Ok(Opened::WrongRange),
+        _ => Ok(Opened::RangeFailed),
     }
 }

@@ -2,16 +2,19 @@
 
 use super::auth::{Auth, Authorization, Context, Rights};
 use super::base_url::{self, Base};
+use super::challenge::Challenge;
+use super::circuit_breaker::CircuitBreaker;
 use super::credential::CredentialSource;
 use super::error::{self, failure};
-use super::limiter::{Gate, Limit, Permit, Silence, Turn};
+use super::limiter::{Limiter, Permit, Priority};
 use super::options::SessionOptions;
 use super::redirect;
+use super::retry_after::{RetryAfterGate, retry_after};
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Version};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -22,13 +25,16 @@ use url::Url;
 
 mod upload;
 
-pub(super) use upload::Begun;
+pub(super) use upload::{UploadRange, UploadStart};
 
 /// How many requests are in flight at first.
 const FIRST_API: usize = 8;
 const FIRST_BLOBS: usize = 6;
 
-/// How long the body of an answer that says all in its head may take.
+/// The most other registries whose challenges are remembered.
+const MAX_REDIRECTED: usize = 64;
+
+/// How long reading a body may take that is not needed.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// One place that answers for repositories.
@@ -41,14 +47,19 @@ pub(super) struct Endpoint {
     base: Base,
     /// What stands before each repository's name, with its slash.
     prefix: String,
-    gate: Gate,
-    silence: Silence,
-    api: Arc<Limit>,
-    blobs: Arc<Limit>,
-    /// Where blobs were found behind redirects.
-    pub(super) kept: Mutex<HashMap<Digest, Url>>,
-    /// Wrong answers to ranges in a row.
-    pub(super) wrong_ranges: AtomicU32,
+    gate: RetryAfterGate,
+    circuit: CircuitBreaker,
+    api: Arc<Limiter>,
+    blobs: Arc<Limiter>,
+    /// Authorises requests to other registries that this one redirects to, by origin.
+    redirected: Mutex<HashMap<String, Arc<Auth>>>,
+    credentials: Arc<dyn CredentialSource>,
+    /// Redirect targets of blobs.
+    pub(super) blob_urls: Mutex<HashMap<Digest, Url>>,
+    /// Consecutive range requests that were not answered with the range.
+    pub(super) failed_ranges: AtomicU32,
+    /// Consecutive server errors in response to range requests, by blob.
+    pub(super) range_errors: Mutex<HashMap<Digest, u32>>,
     requests: AtomicU64,
     pub(super) is_mirror: bool,
 }
@@ -68,8 +79,7 @@ pub(super) struct Request<'a> {
     pub(super) beside: Option<&'a Repository>,
     /// What is sent with it.
     pub(super) body: Option<Bytes>,
-    /// Whether it lets others go first.
-    pub(super) turn: Turn,
+    pub(super) priority: Priority,
 }
 
 impl<'a> Request<'a> {
@@ -85,17 +95,17 @@ impl<'a> Request<'a> {
             instead: None,
             beside: None,
             body: None,
-            turn: Turn::GoesOn,
+            priority: Priority::Continuation,
         }
     }
 }
 
-/// An answer, whatever its status, but for 429 and 503.
+/// A response of any status but 429 and 503.
 pub(super) struct Answer {
     pub(super) response: Response,
     /// Held until the body is read.
     pub(super) permit: Permit,
-    /// Whether another origin than the endpoint's own answered.
+    /// Whether the response came from another origin than the endpoint's own.
     pub(super) elsewhere: bool,
 }
 
@@ -161,17 +171,20 @@ impl Endpoint {
         options: Arc<SessionOptions>,
     ) -> Self {
         Self {
-            auth: Auth::new(registry.clone(), credentials, Rights::Read),
+            auth: Auth::new(registry.clone(), Arc::clone(&credentials), Rights::Read),
+            credentials,
+            redirected: Mutex::default(),
             registry,
             transport,
             base,
             prefix: prefix.to_owned(),
-            gate: Gate::default(),
-            silence: Silence::default(),
-            api: Limit::new(FIRST_API, options.max_connections, options.max_requests),
-            blobs: Limit::new(FIRST_BLOBS, options.max_connections, options.max_connections),
-            kept: Mutex::default(),
-            wrong_ranges: AtomicU32::new(0),
+            gate: RetryAfterGate::default(),
+            circuit: CircuitBreaker::default(),
+            api: Limiter::new(FIRST_API, options.max_connections, options.max_requests),
+            blobs: Limiter::new(FIRST_BLOBS, options.max_connections, options.max_connections),
+            blob_urls: Mutex::default(),
+            failed_ranges: AtomicU32::new(0),
+            range_errors: Mutex::default(),
             requests: AtomicU64::new(0),
             is_mirror: false,
             options,
@@ -180,7 +193,7 @@ impl Endpoint {
 
     /// Requests made to the registry and where it redirected to; tokens asked for.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.requests.load(Ordering::Relaxed), self.auth.tokens_asked())
+        (self.requests.load(Ordering::Relaxed), self.auth.tokens_requested())
     }
 
     /// Sends `request`, following redirects, and once or twice more when what authorised it was refused.
@@ -188,30 +201,30 @@ impl Endpoint {
     /// # Errors
     /// When there is no answer at all, or it is 429 or 503.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
-        let mut permit = self.admit(request.purpose, request.turn, request.subject).await?;
+        let mut permit = self.admit(request.purpose, request.priority, request.subject).await?;
         let sent = Instant::now();
         let result = self.send_admitted(&request).await;
         let (response, elsewhere) = match result {
             Ok(answer) => answer,
             Err(error) => {
-                if error.kind() == ErrorKind::Unavailable {
-                    permit.overloaded();
+                if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::ConnectionRefused) {
+                    permit.record_overload();
                     if sent.elapsed() >= self.options.idle_timeout.min(self.options.connect_timeout) {
-                        self.silence.failed(sent, &error);
+                        self.circuit.record_failure(sent, &error);
                     }
                 }
                 return Err(error);
             }
         };
-        self.silence.answered();
+        self.circuit.record_response();
         if response.url().scheme() == "http" || response.version() == Version::HTTP_2 {
             permit.set_cheap();
         }
         if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             return Ok(Answer { response, permit, elsewhere });
         }
-        permit.overloaded();
-        if !elsewhere && let Some(wait) = error::retry_after(response.headers(), SystemTime::now()) {
+        permit.record_overload();
+        if !elsewhere && let Some(wait) = retry_after(response.headers(), SystemTime::now()) {
             self.gate.close_for(wait);
         }
         Err(self.status_error(request.subject, request.repository, response).await)
@@ -225,7 +238,7 @@ impl Endpoint {
     pub(super) async fn head(&self, request: Request<'_>) -> Result<Response> {
         let Answer { response, permit, .. } = self.send(Request { method: Method::HEAD, ..request }).await?;
         if response.status() == StatusCode::OK {
-            permit.succeeded();
+            permit.record_success();
         }
         Ok(response)
     }
@@ -238,29 +251,39 @@ impl Endpoint {
         response: Response,
     ) -> Error {
         let status = response.status();
+        let own = match self.base(subject).await {
+            Ok(base) => redirect::same_origin(response.url(), &base),
+            Err(error) => return error,
+        };
+        if !own {
+            let registry = registry_at(response.url());
+            let asks_for_login = Challenge::from_headers(response.headers()).is_some();
+            let login = registry.as_ref().filter(|_| asks_for_login).map(Registry::as_str);
+            return error::from_response(subject, login, response).await;
+        }
         let error = error::from_response(subject, Some(self.registry.as_str()), response).await;
         match (status, self.name(repository)) {
-            (StatusCode::UNAUTHORIZED, Ok(name)) => self.auth.told(error, &name),
+            (StatusCode::UNAUTHORIZED, Ok(name)) => self.auth.explain(error, &name),
             _ => error,
         }
     }
 
-    /// Waits for a place and for the gate.
-    async fn admit(&self, purpose: Purpose, turn: Turn, subject: &str) -> Result<Permit> {
+    /// Waits for a permit, then for the end of a Retry-After.
+    async fn admit(&self, purpose: Purpose, priority: Priority, subject: &str) -> Result<Permit> {
         let limit = match purpose {
             Purpose::Api => &self.api,
             Purpose::Blob | Purpose::Upload => &self.blobs,
         };
-        let began = Instant::now();
-        let permit = limit.acquire(turn).await;
-        if let Some(error) = self.silence.since(began) {
+        let start = Instant::now();
+        let permit = limit.acquire(priority).await;
+        if let Some(error) = self.circuit.failure_since(start) {
             return Err(error.with_subject(subject));
         }
         self.gate.wait(self.options.max_retry_after).await.map_err(|left| {
             failure(
                 ErrorKind::RateLimited,
                 subject,
-                format!("{} wants no requests for another {} s", self.registry, left.as_secs()),
+                format!("{} asked to send no requests for another {} s", self.registry, left.as_secs()),
             )
             .with_retry_after(left)
         })?;
@@ -278,8 +301,16 @@ impl Endpoint {
             let authorization = self.auth.authorization(context).await?;
             let (response, elsewhere) = self.follow(request, &base, &name, authorization.as_ref()).await?;
             let used_token = authorization.as_ref().is_some_and(Authorization::is_token);
-            // Amazon's public registry says 400 of a token that has expired. More than twice nothing
-            // new can come of it: once to learn what is wanted, once for a token that had expired.
+            if !elsewhere && authorization.is_none() && matches!(response.status().as_u16(), 400 | 403 | 404)
+            {
+                if !self.auth.probe(context, || self.probe_challenge(&base)).await {
+                    return Ok((response, elsewhere));
+                }
+                drain(response).await;
+                continue;
+            }
+            // Amazon's public registry answers 400 to an expired token. Two more attempts are enough: one with the challenge's
+            // authorisation, and one with a new token in place of an expired one.
             let refused = match response.status() {
                 StatusCode::UNAUTHORIZED => tries < 2,
                 StatusCode::BAD_REQUEST => used_token && tries == 0,
@@ -310,18 +341,76 @@ impl Endpoint {
         };
         let mut seen = vec![url.clone()];
         loop {
-            // What authorises here is shown here and nowhere else.
+            // Credentials are sent to the origin that they are for, and nowhere else.
             let own = redirect::same_origin(&url, base);
-            let shown = authorization.filter(|_| own).map(|authorization| authorization.value.clone());
-            let response = self.exchange(request, &url, shown).await?;
-            let Some(next) = redirect::next(&response, &url, &seen) else { return Ok((response, !own)) };
+            let response = if own {
+                self.exchange(request, &url, authorization.map(|known| known.value.clone())).await?
+            } else {
+                self.exchange_redirected(request, &url, name).await?
+            };
+            let next = redirect::next(&response, &url, &seen, self.transport.peers());
+            let Some(next) = next else { return Ok((response, !own)) };
             let next = next.map_err(|why| {
-                let message = format!("{} answered with {why}", error::shown_url(&url));
+                let message = format!("{} returned {why}", error::shown_url(&url));
                 failure(ErrorKind::Unsupported, request.subject, message)
             })?;
             drain(response).await;
             seen.push(next.clone());
             url = next;
+        }
+    }
+
+    /// The headers of a 401 in response to a request for `/v2/`.
+    async fn probe_challenge(&self, base: &Url) -> Option<HeaderMap> {
+        let mut url = base.clone();
+        url.set_path(&format!("{}/", base.path().trim_end_matches('/')));
+        tracing::debug!(url = %error::shown_url(&url), "asking for a challenge");
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let response = self.transport.client(Purpose::Api, &url).ok()?.get(url).send().await.ok()?;
+        let headers = (response.status() == StatusCode::UNAUTHORIZED).then(|| response.headers().clone());
+        drain(response).await;
+        headers
+    }
+
+    /// Sends a request to another origin that the registry redirected to. When that is a registry with a challenge of its own
+    /// (a registry that moved), it is answered with the credentials for that registry.
+    async fn exchange_redirected(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        name: &Repository,
+    ) -> Result<Response> {
+        let Some((registry, base)) = registry_at(url).zip(api_root(url)) else {
+            return self.exchange(request, url, None).await;
+        };
+        let auth = {
+            let mut redirected = self.redirected.lock().unwrap_or_else(PoisonError::into_inner);
+            if redirected.len() >= MAX_REDIRECTED {
+                redirected.clear();
+            }
+            let new = || Arc::new(Auth::new(registry, Arc::clone(&self.credentials), Rights::Read));
+            Arc::clone(redirected.entry(url.origin().ascii_serialization()).or_insert_with(new))
+        };
+        let context = Context {
+            transport: &self.transport,
+            base: &base,
+            subject: request.subject,
+            repository: name,
+            beside: None,
+        };
+        let mut attempts = 0;
+        loop {
+            let authorization = auth.authorization(context).await?;
+            let value = authorization.as_ref().map(|known| known.value.clone());
+            let response = self.exchange(request, url, value).await?;
+            attempts += 1;
+            if response.status() != StatusCode::UNAUTHORIZED
+                || attempts > 2
+                || !auth.refused(context, authorization.as_ref(), response.headers()).await?
+            {
+                return Ok(response);
+            }
+            drain(response).await;
         }
     }
 
@@ -352,7 +441,10 @@ impl Endpoint {
             ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             "request"
         );
-        result.map_err(|error| self.transport.failed(request.subject, url, error))
+        if let Ok(response) = &result {
+            self.transport.note_peer(response);
+        }
+        result.map_err(|error| self.transport.transport_error(request.subject, url, error))
     }
 
     /// What `base` has for `request`. Names, tags and digests hold nothing that needs escaping; a query is made, or made again, by whoever asks.
@@ -378,19 +470,37 @@ impl Endpoint {
         self.base.url(subject).await
     }
 
-    /// Where `digest` was found behind a redirect.
-    pub(super) fn kept_address(&self, digest: &Digest) -> Option<Url> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    /// The URL that a request for `digest` was redirected to before.
+    pub(super) fn blob_url(&self, digest: &Digest) -> Option<Url> {
+        self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
-    pub(super) fn forget_address(&self, digest: &Digest) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    pub(super) fn forget_blob_url(&self, digest: &Digest) {
+        self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
 }
 
-/// Reads what little body there is, so that the connection can be used again.
+/// The registry at `url`, as `docker login` names it.
+fn registry_at(url: &Url) -> Option<Registry> {
+    let host = url.host_str()?;
+    match url.port() {
+        Some(port) => format!("{host}:{port}").parse().ok(),
+        None => host.parse().ok(),
+    }
+}
+
+/// The root of the API that `url` belongs to: everything up to and including `/v2`. `None` for a URL of something else.
+fn api_root(url: &Url) -> Option<Url> {
+    let (before, _) = url.path().split_once("/v2/")?;
+    let mut root = url.clone();
+    root.set_path(&format!("{before}/v2"));
+    root.set_query(None);
+    Some(root)
+}
+
+/// Reads a short body to its end, so that the connection can be reused.
 async fn drain(response: Response) {
-    // A body that is long, slow or breaks costs the connection, nothing else.
+    // A long or slow body costs the connection, nothing else.
     let _ = tokio::time::timeout(DRAIN_TIME, error::read_bounded(response, 64 << 10)).await;
 }
 

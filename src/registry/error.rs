@@ -1,8 +1,9 @@
 //! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
 
+use super::retry_after::retry_after;
 use super::tls_error::tls_failure;
 use crate::error::{Detail, Error, ErrorKind, Phase, RegistryError, Side};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 use reqwest::{Response, StatusCode};
 use std::error::Error as StdError;
 use std::fmt;
@@ -49,17 +50,6 @@ pub(super) fn quotable(text: &str) -> String {
         Some((end, _)) => format!("{}...", &joined[..end]),
         None => joined,
     }
-}
-
-/// How long a Retry-After header asks to wait: seconds or a date (RFC 9110 10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Bounded, so that a moment that far away can be reckoned with; more digits than fit mean "very long".
-        return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Reads a body into memory, up to `max` bytes; `None` when there is more.
@@ -362,26 +352,6 @@ mod tests {
             assert_eq!(texts.join("; "), expect.unwrap_or_default(), "{body}");
         }
         assert_eq!(body_errors(b"\xff\xfe"), []);
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        for (value, seconds) in [
-            ("120", Some(120)),
-            ("0", Some(0)),
-            ("9999999999999999999", Some(u64::from(u32::MAX))),
-            ("99999999999999999999", Some(u64::from(u32::MAX))),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-            assert_eq!(retry_after(&headers, now).map(|wait| wait.as_secs()), seconds, "{value}");
-        }
     }
 
     #[test]

@@ -1,183 +1,178 @@
-//! How many requests are in flight, and the gate that a Retry-After closes.
+//! How many requests are in flight to one endpoint: an adaptive limit (AIMD).
 //!
-//! Additive increase, multiplicative decrease: each round of successes raises the limit by one, each round with a failure halves it. A round ends
-//! with the first failure of a request that began in it, so that one bad moment halves once, not once per request. Some megabytes of a
-//! long answer count as a success too: who has only giants to fetch need not wait for the end of one.
+//! Additive increase, multiplicative decrease: a round of successes raises the limit by one, a failure halves it. A round
+//! ends with the first failure of a request that started in it, so a burst of failures halves the limit once. Every few
+//! megabytes of a long response count as a success too, so that large blobs raise the limit before they are complete.
 //!
-//! Until the first failure each success raises the limit, as long as it is low or another connection is cheap: plain, or none at all
-//! where one carries many requests. A TLS handshake takes longer than a short answer, so only who has much to ask makes many.
+//! Until the first failure, each success raises the limit while it is low or connections are cheap: plain HTTP, or HTTP/2,
+//! where one connection carries many requests. A TLS handshake takes longer than a short response.
 
-use crate::error::Error;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-/// A limit that finds its own height, between 1 and a maximum.
+/// An adaptive concurrency limit between 1 and a maximum.
 #[derive(Debug)]
-pub(super) struct Limit(Mutex<State>);
+pub(super) struct Limiter(Mutex<LimiterState>);
 
 #[derive(Debug)]
-struct State {
+struct LimiterState {
     limit: usize,
-    /// Up to where each success raises the limit, whatever connections cost.
+    /// Below this, each success raises the limit, whatever connections cost.
     eager: usize,
     max: usize,
-    /// Places that are taken: more than the limit for a while after that was lowered.
-    taken: usize,
+    /// Permits that are held. Exceeds the limit for a while after a decrease.
+    held: usize,
     successes: usize,
-    /// Counts the halvings.
+    /// Incremented by each decrease.
     round: u64,
-    going_on: VecDeque<oneshot::Sender<Permit>>,
-    beginning: VecDeque<oneshot::Sender<Permit>>,
+    continuations: VecDeque<oneshot::Sender<Permit>>,
+    new: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// What a request that waits is for.
+/// The order in which waiting requests get a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// More of what has been begun: goes first, so that what is first in a list is soon whole; also before one that was let in to begin
-    /// and is not awake yet.
-    GoesOn,
-    /// Something new.
-    Begins,
+pub(super) enum Priority {
+    /// A request for an image that is in progress. Goes first, so that images finish in list order; it even goes before a
+    /// `New` request that was granted a permit and has not run yet.
+    Continuation,
+    /// The first request of an image.
+    New,
 }
 
-/// The right to have one request in flight.
+/// The right to have one request in flight. Dropping it passes it on.
 #[derive(Debug)]
 pub(super) struct Permit {
-    limit: Arc<Limit>,
+    limiter: Arc<Limiter>,
     round: u64,
-    /// Whether it went over a connection that costs next to nothing: a plain one, or one that carries many requests.
+    /// Whether the request's connection costs next to nothing: plain HTTP or HTTP/2.
     cheap: bool,
 }
 
-impl State {
-    fn queue(&mut self, turn: Turn) -> &mut VecDeque<oneshot::Sender<Permit>> {
-        match turn {
-            Turn::GoesOn => &mut self.going_on,
-            Turn::Begins => &mut self.beginning,
+impl LimiterState {
+    fn queue(&mut self, priority: Priority) -> &mut VecDeque<oneshot::Sender<Permit>> {
+        match priority {
+            Priority::Continuation => &mut self.continuations,
+            Priority::New => &mut self.new,
         }
     }
 
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
-        self.going_on.pop_front().or_else(|| self.beginning.pop_front())
+        self.continuations.pop_front().or_else(|| self.new.pop_front())
     }
 }
 
-impl Limit {
-    /// A limit of `start` at first, which rises readily up to `eager` and not beyond `max`.
+impl Limiter {
+    /// A limit of `start` that rises quickly to `eager` and never above `max`.
     pub(super) fn new(start: usize, eager: usize, max: usize) -> Arc<Self> {
         let max = max.max(1);
-        let (going_on, beginning) = Default::default();
-        let limit = start.clamp(1, max);
-        Arc::new(Self(Mutex::new(State {
-            limit,
+        Arc::new(Self(Mutex::new(LimiterState {
+            limit: start.clamp(1, max),
             eager,
             max,
-            taken: 0,
+            held: 0,
             successes: 0,
             round: 0,
-            going_on,
-            beginning,
+            continuations: VecDeque::new(),
+            new: VecDeque::new(),
         })))
     }
 
-    /// Waits for a free place.
-    pub(super) async fn acquire(self: &Arc<Self>, turn: Turn) -> Permit {
+    /// Waits for a permit. Cancel-safe.
+    pub(super) async fn acquire(self: &Arc<Self>, priority: Priority) -> Permit {
         loop {
-            let mut place = match self.take(turn) {
+            let mut queued = match self.acquire_or_queue(priority) {
                 Ok(permit) => return permit,
-                Err(place) => place,
+                Err(queued) => queued,
             };
-            while let Ok(permit) = place.await {
-                match self.gives_way(turn) {
-                    Some(again) => place = again,
+            while let Ok(permit) = queued.await {
+                match self.requeue_if_outranked(priority) {
+                    Some(again) => queued = again,
                     None => return permit,
                 }
             }
         }
     }
 
-    /// A place that is free, or one in the queue.
-    fn take(self: &Arc<Self>, turn: Turn) -> Result<Permit, oneshot::Receiver<Permit>> {
+    fn acquire_or_queue(self: &Arc<Self>, priority: Priority) -> Result<Permit, oneshot::Receiver<Permit>> {
         let mut state = self.state();
-        if state.taken < state.limit {
-            state.taken += 1;
+        if state.held < state.limit {
+            state.held += 1;
             return Ok(self.permit(&state));
         }
-        let (sender, place) = oneshot::channel();
-        state.queue(turn).push_back(sender);
-        Err(place)
+        let (sender, queued) = oneshot::channel();
+        state.queue(priority).push_back(sender);
+        Err(queued)
     }
 
-    /// Whether one that was let in waits once more, before all others that begin: until it was awake, whoever left the place may have
-    /// come back for more of what it had begun.
-    fn gives_way(&self, turn: Turn) -> Option<oneshot::Receiver<Permit>> {
+    /// Puts a `New` request that was granted a permit back to the head of its queue when continuations have queued up
+    /// before its task ran: often the task that released the permit is about to ask for the next one.
+    fn requeue_if_outranked(&self, priority: Priority) -> Option<oneshot::Receiver<Permit>> {
         let mut state = self.state();
-        let is_late = turn == Turn::Begins && state.going_on.iter().any(|waiting| !waiting.is_closed());
-        is_late.then(|| {
-            let (sender, place) = oneshot::channel();
-            state.beginning.push_front(sender);
-            place
+        let outranked =
+            priority == Priority::New && state.continuations.iter().any(|waiting| !waiting.is_closed());
+        outranked.then(|| {
+            let (sender, queued) = oneshot::channel();
+            state.new.push_front(sender);
+            queued
         })
     }
 
-    fn permit(self: &Arc<Self>, state: &State) -> Permit {
-        Permit { limit: Arc::clone(self), round: state.round, cheap: false }
+    fn permit(self: &Arc<Self>, state: &LimiterState) -> Permit {
+        Permit { limiter: Arc::clone(self), round: state.round, cheap: false }
     }
 
-    /// Gives free places to those who wait.
-    fn hand_on(self: &Arc<Self>) {
+    /// Grants free permits to waiting requests.
+    fn grant(self: &Arc<Self>) {
         let mut refused = Vec::new();
         let mut state = self.state();
-        while state.taken < state.limit
+        while state.held < state.limit
             && let Some(sender) = state.next()
         {
             if sender.is_closed() {
                 continue;
             }
-            state.taken += 1;
+            state.held += 1;
             let permit = self.permit(&state);
             refused.extend(sender.send(permit).err());
         }
-        // Whoever gave up at this very moment gives the place back, which takes the lock.
+        // A permit whose receiver is gone releases itself when it is dropped, which takes the lock.
         drop(state);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LimiterState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
-    pub(super) fn height(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.state().limit
     }
 }
 
 impl Permit {
-    /// The request goes over a connection that costs next to nothing.
+    /// Marks the request's connection as cheap.
     pub(super) fn set_cheap(&mut self) {
         self.cheap = true;
     }
 
-    /// The request succeeded.
-    pub(super) fn succeeded(&self) {
-        let mut state = self.limit.state();
+    /// Records a success, which may raise the limit.
+    pub(super) fn record_success(&self) {
+        let mut state = self.limiter.state();
         state.successes += 1;
-        let readily = state.round == 0 && (self.cheap || state.limit < state.eager);
-        let needed = if readily { 1 } else { state.limit };
+        let eager = state.round == 0 && (self.cheap || state.limit < state.eager);
+        let needed = if eager { 1 } else { state.limit };
         if state.limit < state.max && state.successes >= needed {
             state.successes = 0;
             state.limit += 1;
             drop(state);
-            self.limit.hand_on();
+            self.limiter.grant();
         }
     }
 
-    /// The registry showed that it has too much to do: 429, 503, a reset, a stall.
-    pub(super) fn overloaded(&self) {
-        let mut state = self.limit.state();
+    /// Records a sign of overload (429, 503, a reset, a stall), which halves the limit once a round.
+    pub(super) fn record_overload(&self) {
+        let mut state = self.limiter.state();
         if self.round < state.round {
             return;
         }
@@ -189,79 +184,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limit.state().taken -= 1;
-        self.limit.hand_on();
-    }
-}
-
-/// Holds requests back until the moment that the registry named.
-#[derive(Debug, Default)]
-pub(super) struct Gate(Mutex<Option<Instant>>);
-
-impl Gate {
-    /// Closes the gate for `delay` from now, unless it is closed for longer already.
-    pub(super) fn close_for(&self, delay: Duration) {
-        let until = Instant::now() + delay;
-        let mut gate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if gate.is_none_or(|known| known < until) {
-            *gate = Some(until);
-        }
-    }
-
-    /// How long the gate stays closed.
-    pub(super) fn remaining(&self) -> Option<Duration> {
-        let gate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = gate.as_ref()?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
-    }
-
-    /// Waits until the gate is open, but not longer than `patience`: then answers how long it stays closed.
-    pub(super) async fn wait(&self, patience: Duration) -> Result<(), Duration> {
-        while let Some(left) = self.remaining() {
-            if left > patience {
-                return Err(left);
-            }
-            tokio::time::sleep(left).await;
-        }
-        Ok(())
-    }
-}
-
-/// What is known of an endpoint that says nothing. Its limit falls to one place, and each request holds that until its patience
-/// ends: were every one to try for itself, a long list would take days. Whoever waited meanwhile shares the failure as a try of its own.
-#[derive(Debug, Default)]
-pub(super) struct Silence(Mutex<Heard>);
-
-#[derive(Debug, Default)]
-struct Heard {
-    /// When there was an answer last.
-    answered: Option<Instant>,
-    /// The last request that nothing came of, nor of any other since it was sent, and when it was given up.
-    failed: Option<(Instant, Error)>,
-}
-
-impl Silence {
-    /// There was an answer.
-    pub(super) fn answered(&self) {
-        *self.heard() = Heard { answered: Some(Instant::now()), failed: None };
-    }
-
-    /// A request that was sent at `sent` was given up for lack of an answer.
-    pub(super) fn failed(&self, sent: Instant, error: &Error) {
-        let mut heard = self.heard();
-        if heard.answered.is_none_or(|answered| answered < sent) {
-            heard.failed = Some((Instant::now(), error.clone()));
-        }
-    }
-
-    /// The failure that whoever waits since `began` has seen the end of.
-    pub(super) fn since(&self, began: Instant) -> Option<Error> {
-        let heard = self.heard();
-        heard.failed.as_ref().filter(|(at, _)| *at > began).map(|(_, error)| error.clone())
-    }
-
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.limiter.state().held -= 1;
+        self.limiter.grant();
     }
 }
 
@@ -269,27 +193,27 @@ impl Silence {
 mod tests {
     use super::*;
 
-    fn free(limit: &Limit) -> usize {
-        let state = limit.state();
-        state.limit - state.taken
+    fn free(limiter: &Limiter) -> usize {
+        let state = limiter.state();
+        state.limit - state.held
     }
 
     #[tokio::test]
-    async fn what_goes_on_goes_first_and_who_gave_up_takes_no_place() {
-        let limit = Limit::new(1, 1, 1);
-        let held = limit.acquire(Turn::GoesOn).await;
+    async fn continuations_go_first_and_abandoned_waiters_are_skipped() {
+        let limiter = Limiter::new(1, 1, 1);
+        let held = limiter.acquire(Priority::Continuation).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
-        for (name, turn) in [
-            ("new", Turn::Begins),
-            ("gave up", Turn::GoesOn),
-            ("old", Turn::GoesOn),
-            ("newer", Turn::Begins),
-            ("older", Turn::GoesOn),
+        for (name, priority) in [
+            ("new", Priority::New),
+            ("gave up", Priority::Continuation),
+            ("old", Priority::Continuation),
+            ("newer", Priority::New),
+            ("older", Priority::Continuation),
         ] {
-            let (limit, order) = (limit.clone(), order.clone());
+            let (limiter, order) = (limiter.clone(), order.clone());
             waiting.push(tokio::spawn(async move {
-                let _permit = limit.acquire(turn).await;
+                let _permit = limiter.acquire(priority).await;
                 order.lock().unwrap().push(name);
             }));
             tokio::task::yield_now().await;
@@ -301,159 +225,123 @@ mod tests {
             task.await.unwrap();
         }
         assert_eq!(*order.lock().unwrap(), ["old", "older", "new", "newer"]);
-        assert_eq!(free(&limit), 1);
+        assert_eq!(free(&limiter), 1);
     }
 
     #[tokio::test]
-    async fn a_place_that_was_given_and_not_taken_is_handed_on() {
-        let limit = Limit::new(1, 1, 1);
-        let held = limit.acquire(Turn::GoesOn).await;
-        let mut one = Box::pin(limit.acquire(Turn::GoesOn));
-        let other = limit.acquire(Turn::GoesOn);
+    async fn permit_granted_to_a_dropped_waiter_is_passed_on() {
+        let limiter = Limiter::new(1, 1, 1);
+        let held = limiter.acquire(Priority::Continuation).await;
+        let mut one = Box::pin(limiter.acquire(Priority::Continuation));
+        let other = limiter.acquire(Priority::Continuation);
         assert!(futures::poll!(&mut one).is_pending());
         let mut other = Box::pin(other);
         assert!(futures::poll!(&mut other).is_pending());
         drop(held);
         drop(one);
         drop(other.await);
-        assert_eq!(free(&limit), 1);
+        assert_eq!(free(&limiter), 1);
     }
 
     #[tokio::test]
-    async fn grows_on_success_up_to_the_maximum() {
-        let limit = Limit::new(2, 4, 4);
+    async fn limit_grows_with_successes_up_to_the_maximum() {
+        let limiter = Limiter::new(2, 4, 4);
         for _ in 0..10 {
-            limit.acquire(Turn::GoesOn).await.succeeded();
+            limiter.acquire(Priority::Continuation).await.record_success();
         }
-        assert_eq!(limit.height(), 4);
-        assert_eq!(free(&limit), 4);
+        assert_eq!(limiter.limit(), 4);
+        assert_eq!(free(&limiter), 4);
     }
 
     #[tokio::test]
-    async fn beyond_what_is_eager_it_grows_with_each_success_only_where_connections_cost_nothing() {
+    async fn eager_growth_continues_only_on_cheap_connections() {
         for (cheap, expect) in [(false, 6), (true, 12)] {
-            let limit = Limit::new(2, 4, 12);
-            // Two to four places, four more to a fifth, five to a sixth.
+            let limiter = Limiter::new(2, 4, 12);
+            // Two successes to a limit of 4, four more to 5, five more to 6.
             for _ in 0..2 + 4 + 5 {
-                let mut permit = limit.acquire(Turn::GoesOn).await;
+                let mut permit = limiter.acquire(Priority::Continuation).await;
                 if cheap {
                     permit.set_cheap();
                 }
-                permit.succeeded();
+                permit.record_success();
             }
-            assert_eq!(limit.height(), expect, "cheap: {cheap}");
-            assert_eq!(free(&limit), expect);
+            assert_eq!(limiter.limit(), expect, "cheap: {cheap}");
+            assert_eq!(free(&limiter), expect);
         }
     }
 
     #[tokio::test]
-    async fn who_comes_back_for_more_goes_before_one_that_was_just_let_in() {
-        let limit = Limit::new(1, 1, 1);
-        let held = limit.acquire(Turn::Begins).await;
-        let mut new = Box::pin(limit.acquire(Turn::Begins));
-        let mut newer = Box::pin(limit.acquire(Turn::Begins));
+    async fn continuation_outranks_a_granted_new_request() {
+        let limiter = Limiter::new(1, 1, 1);
+        let held = limiter.acquire(Priority::New).await;
+        let mut new = Box::pin(limiter.acquire(Priority::New));
+        let mut newer = Box::pin(limiter.acquire(Priority::New));
         assert!(futures::poll!(&mut new).is_pending());
         assert!(futures::poll!(&mut newer).is_pending());
         drop(held);
-        // The place is the new one's, which has not been awake yet.
-        let mut more = Box::pin(limit.acquire(Turn::GoesOn));
+        // The permit belongs to `new`, whose task has not run yet.
+        let mut more = Box::pin(limiter.acquire(Priority::Continuation));
         assert!(futures::poll!(&mut more).is_pending());
         assert!(futures::poll!(&mut new).is_pending());
         let std::task::Poll::Ready(held) = futures::poll!(&mut more) else {
-            panic!("the new one kept the place")
+            panic!("the new request kept the permit")
         };
-        // One that gave up does not send the new one to the end again.
-        let mut given_up = Box::pin(limit.acquire(Turn::GoesOn));
+        // An abandoned continuation does not outrank `new`.
+        let mut given_up = Box::pin(limiter.acquire(Priority::Continuation));
         assert!(futures::poll!(&mut given_up).is_pending());
         drop(held);
         drop(given_up);
-        assert!(futures::poll!(&mut newer).is_pending(), "it does not pass the new one");
+        assert!(futures::poll!(&mut newer).is_pending(), "newer does not overtake new");
         drop(new.await);
         drop(newer.await);
-        assert_eq!(free(&limit), 1);
+        assert_eq!(free(&limiter), 1);
     }
 
     #[tokio::test]
-    async fn one_bad_moment_halves_once() {
-        let limit = Limit::new(8, 8, 8);
+    async fn burst_of_failures_halves_the_limit_once() {
+        let limiter = Limiter::new(8, 8, 8);
         let mut permits = Vec::new();
         for _ in 0..8 {
-            permits.push(limit.acquire(Turn::GoesOn).await);
+            permits.push(limiter.acquire(Priority::Continuation).await);
         }
         for permit in &permits {
-            permit.overloaded();
+            permit.record_overload();
         }
-        assert_eq!(limit.height(), 4);
+        assert_eq!(limiter.limit(), 4);
         permits.clear();
-        assert_eq!(free(&limit), 4, "the surplus was not handed on");
-        limit.acquire(Turn::GoesOn).await.overloaded();
-        assert_eq!(limit.height(), 2);
+        assert_eq!(free(&limiter), 4, "permits above the limit were passed on");
+        limiter.acquire(Priority::Continuation).await.record_overload();
+        assert_eq!(limiter.limit(), 2);
         for _ in 0..10 {
-            limit.acquire(Turn::GoesOn).await.overloaded();
+            limiter.acquire(Priority::Continuation).await.record_overload();
         }
-        assert_eq!(limit.height(), 1);
-        assert_eq!(free(&limit), 1);
+        assert_eq!(limiter.limit(), 1);
+        assert_eq!(free(&limiter), 1);
     }
 
     #[tokio::test]
-    async fn grows_slowly_after_a_failure() {
-        let limit = Limit::new(8, 8, 8);
-        limit.acquire(Turn::GoesOn).await.overloaded();
+    async fn limit_grows_slowly_after_a_failure() {
+        let limiter = Limiter::new(8, 8, 8);
+        limiter.acquire(Priority::Continuation).await.record_overload();
         for _ in 0..4 {
-            limit.acquire(Turn::GoesOn).await.succeeded();
+            limiter.acquire(Priority::Continuation).await.record_success();
         }
-        assert_eq!(limit.height(), 5);
-        assert_eq!(free(&limit), 5);
+        assert_eq!(limiter.limit(), 5);
+        assert_eq!(free(&limiter), 5);
     }
 
     #[tokio::test]
-    async fn comes_back_to_the_maximum_from_wherever_it_fell() {
-        let limit = Limit::new(6, 16, 16);
+    async fn limit_recovers_to_the_maximum() {
+        let limiter = Limiter::new(6, 16, 16);
         for _ in 0..5 {
-            limit.acquire(Turn::GoesOn).await.overloaded();
+            limiter.acquire(Priority::Continuation).await.record_overload();
         }
-        assert_eq!(limit.height(), 1);
-        // A success for each place there is, for each place more.
+        assert_eq!(limiter.limit(), 1);
+        // Raising the limit by one takes as many successes as the limit.
         for _ in 0..(1..16).sum::<usize>() {
-            limit.acquire(Turn::GoesOn).await.succeeded();
+            limiter.acquire(Priority::Continuation).await.record_success();
         }
-        assert_eq!(limit.height(), 16);
-        assert_eq!(free(&limit), 16);
-    }
-
-    #[tokio::test]
-    async fn the_gate_holds_everyone_until_its_time() {
-        let gate = Gate::default();
-        assert_eq!(gate.wait(Duration::ZERO).await, Ok(()), "open at first");
-        gate.close_for(Duration::from_secs(100));
-        gate.close_for(Duration::from_secs(5));
-        let left = gate.wait(Duration::from_secs(60)).await.unwrap_err();
-        assert!(left > Duration::from_secs(60), "a later, shorter wait does not open it: {left:?}");
-        let brief = Gate::default();
-        brief.close_for(Duration::from_millis(30));
-        let begun = Instant::now();
-        brief.wait(Duration::from_secs(60)).await.unwrap();
-        assert!(begun.elapsed() >= Duration::from_millis(29));
-    }
-
-    #[tokio::test]
-    async fn a_silence_is_shared_by_who_waited_for_it_alone() {
-        let silence = Silence::default();
-        let error = Error::new(crate::ErrorKind::Unavailable, "x", "fell silent");
-        let step = || tokio::time::sleep(Duration::from_millis(2));
-        let sent = Instant::now();
-        step().await;
-        silence.failed(sent, &error);
-        assert!(silence.since(sent).is_some());
-        assert!(silence.since(Instant::now()).is_none(), "who came later tries for itself");
-        silence.answered();
-        assert!(silence.since(sent).is_none());
-        silence.failed(sent, &error);
-        assert!(silence.since(sent).is_none(), "others were answered meanwhile");
-        step().await;
-        let sent = Instant::now();
-        step().await;
-        silence.failed(sent, &error);
-        assert!(silence.since(sent).is_some());
+        assert_eq!(limiter.limit(), 16);
+        assert_eq!(free(&limiter), 16);
     }
 }

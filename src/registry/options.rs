@@ -5,39 +5,40 @@ use std::fmt;
 use std::time::Duration;
 use url::Url;
 
-/// How a session reaches its registry. The default is what a public registry needs.
+/// How a session reaches its registry. The default suits public registries.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SessionOptions {
-    /// Ask this registry in plain HTTP. Loopback registries need no such permission.
+    /// Use plain HTTP for this registry. Loopback registries need no permission.
     pub plain_http: bool,
-    /// Do not verify this registry's certificate. Redirect targets, token servers on other hosts and mirrors are verified still.
+    /// Do not verify this registry's certificate. Redirect targets, token servers on other hosts and mirrors are still verified.
     pub insecure_tls: bool,
-    /// Certificate authorities to trust beside the system's: PEM, each with one or more certificates.
+    /// Certificate authorities to trust in addition to the system's: PEM, each with one or more certificates.
     pub ca_certificates: Vec<Vec<u8>>,
-    /// The certificate and key to show this registry: PEM, both in one. Never shown to other hosts.
+    /// The client certificate and key for this registry: PEM, both in one. Never sent to other hosts.
     pub client_identity: Option<Vec<u8>>,
     /// Mirrors, tried in order before the registry itself.
     ///
-    /// A path names a prefix of the repositories (`https://m.io/hub` has `library/nginx` at
-    /// `/v2/hub/library/nginx`), except that one with a part `v2` is taken as it is.
+    /// A path is a prefix of the repositories (`https://m.io/hub` has `library/nginx` at `/v2/hub/library/nginx`), except
+    /// that a path with a segment `v2` is used as it is.
     pub mirrors: Vec<Url>,
-    /// The proxies to go through.
+    /// The proxies for outgoing connections.
     pub proxy: ProxySettings,
-    /// How long a connection may bring nothing before it is given up.
+    /// How long a connection may be idle before the request fails.
     pub idle_timeout: Duration,
-    /// How long a request for a manifest, tag or token may take in all: an answer that comes byte by byte is never silent.
-    /// Blobs may take as long as they bring bytes.
+    /// The total time for a request for a manifest, tag or token. Blobs have no total limit.
     pub request_timeout: Duration,
-    /// How long connecting, TLS included, may take.
+    /// The time to connect, including TLS.
     pub connect_timeout: Duration,
-    /// The most requests for blobs in flight at once. The session starts lower and finds its way.
+    /// The maximum of concurrent blob requests. The session starts lower and adapts.
     pub max_connections: usize,
-    /// The most other requests in flight at once, found likewise. Their answers are short, but far away each takes a round trip, however
-    /// little it brings.
+    /// The maximum of other concurrent requests, adapted likewise. Their responses are short; what counts is the round trip.
     pub max_requests: usize,
-    /// The longest Retry-After that requests wait for; beyond it they fail at once.
+    /// The longest Retry-After that requests wait for; with a longer one they fail at once.
     pub max_retry_after: Duration,
+    /// Upload blobs in requests (PATCH) of at most so many bytes. `None`: one request a blob, and smaller ones only after the
+    /// registry or a proxy in front of it has refused a request as too large (413).
+    pub upload_chunk_size: Option<u64>,
     /// The User-Agent header.
     pub user_agent: String,
 }
@@ -57,6 +58,7 @@ impl Default for SessionOptions {
             max_connections: 16,
             max_requests: 48,
             max_retry_after: Duration::from_secs(600),
+            upload_chunk_size: None,
             user_agent: concat!("saver/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

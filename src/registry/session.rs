@@ -135,7 +135,7 @@ impl Inner {
     fn refute(&self, index: usize, digest: Digest) {
         self.trust().refuted.insert((index, digest));
         if let Some(mirror) = self.mirrors.get(index) {
-            mirror.endpoint.forget_address(&digest);
+            mirror.endpoint.forget_blob_url(&digest);
         }
     }
 
@@ -213,9 +213,9 @@ impl Source for Session {
         drop(trust);
         for mirror in liars.iter().filter_map(|index| self.0.mirrors.get(*index)) {
             tracing::debug!(mirror = %mirror.endpoint.registry, %digest, "the mirror served wrong bytes; not asking it for these again");
-            mirror.endpoint.forget_address(digest);
+            mirror.endpoint.forget_blob_url(digest);
         }
-        self.0.origin.forget_address(digest);
+        self.0.origin.forget_blob_url(digest);
     }
 }
 

@@ -74,7 +74,7 @@ impl Endpoint {
         let url = answer.response.url().clone();
         let next = next_query(answer.response.headers());
         let body = error::read_bounded(answer.response, MAX_PAGE_BYTES).await.map_err(|error| {
-            answer.permit.overloaded();
+            answer.permit.record_overload();
             error::from_transport(subject, &url, error)
         })?;
         let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of tags {why}"));
@@ -84,7 +84,7 @@ impl Endpoint {
         }
         let page: Page =
             serde_json::from_slice(&body).map_err(|_| refuse("is not as registries write it"))?;
-        answer.permit.succeeded();
+        answer.permit.record_success();
         tags.extend(page.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()));
         Ok(next)
     }

@@ -3,8 +3,8 @@
 use super::challenge::BearerChallenge;
 use super::credential::{Credential, Lookup, Secret, refusal};
 use super::error::{self, failure};
-use super::redirect::{self, check_reach, is_loopback};
-use super::transport::{Purpose, Transport};
+use super::redirect::{self, check_reach, is_loopback, upgraded};
+use super::transport::{Peers, Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use base64::Engine as _;
 use reqwest::header::{AUTHORIZATION, DATE, HeaderValue};
@@ -12,7 +12,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use url::Url;
+use url::{Host, Url};
 
 /// The largest answer of a token server that is read, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
@@ -62,7 +62,7 @@ impl TokenRequest<'_> {
     /// `Unauthorized` when it refuses; `Unavailable`, naming it, when it is down.
     pub(super) async fn send(&self) -> Result<Token> {
         let shows_secret = !matches!(self.credential, Credential::Anonymous);
-        let realm = realm_url(self.base, &self.challenge.realm, shows_secret).map_err(|why| {
+        let realm = realm_url(self.base, &self.challenge.realm, shows_secret, self.transport.peers()).map_err(|why| {
             failure(ErrorKind::Unauthorized, self.subject, format!("the registry names a token server that is not trusted: {why}"))
                 .with_hint("the registry's operator must name a token server over HTTPS; saver won't show credentials to this one")
         })?;
@@ -86,7 +86,9 @@ impl TokenRequest<'_> {
         loop {
             let request = self.request(&url, redirect::same_origin(&url, realm))?;
             let response = self.exchange(request, &url).await?;
-            let Some(next) = redirect::next(&response, &url, &seen) else { return Ok(response) };
+            let Some(next) = redirect::next(&response, &url, &seen, self.transport.peers()) else {
+                return Ok(response);
+            };
             url = next.map_err(|why| {
                 let message = format!("no token: {} answered with {why}", error::shown_url(&url));
                 failure(ErrorKind::Unsupported, self.subject, message)
@@ -143,8 +145,9 @@ impl TokenRequest<'_> {
 
     async fn exchange(&self, request: RequestBuilder, realm: &Url) -> Result<Response> {
         tracing::debug!(url = %error::shown_url(realm), "asking for a token");
-        request.send().await.map_err(|error| {
-            let error = self.transport.failed(self.subject, realm, error);
+        let result = request.send().await.inspect(|response| self.transport.note_peer(response));
+        result.map_err(|error| {
+            let error = self.transport.transport_error(self.subject, realm, error);
             self.naming(realm, &error)
         })
     }
@@ -215,25 +218,32 @@ struct Answer {
 ///
 /// # Errors
 /// Why it may not.
-fn realm_url(base: &Url, realm: &str, shows_secret: bool) -> Result<Url, String> {
-    let url = Url::parse(realm).map_err(|error| format!("its address can't be read: {error}"))?;
+fn realm_url(base: &Url, realm: &str, shows_secret: bool, peers: &Peers) -> Result<Url, String> {
+    let url = Url::parse(realm).map_err(|error| format!("its URL is invalid: {error}"))?;
+    let url = upgraded(base, url);
     let shown = error::shown_url(&url);
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("its address has the scheme {:?}", url.scheme()));
+        return Err(format!("its URL has the scheme {:?}", url.scheme()));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("{shown} has a user in its address"));
+        return Err(format!("{shown} has a user in its URL"));
     }
     if url.scheme() == "http" {
         if base.scheme() == "https" {
             return Err(format!("{shown} is plain HTTP though the registry is reached over HTTPS"));
         }
-        let same_machine = url.host() == base.host() || (is_loopback(&url) && is_loopback(base));
+        let same_address = match url.host() {
+            Some(Host::Ipv4(address)) => peers.address(base) == Some(address.into()),
+            Some(Host::Ipv6(address)) => peers.address(base) == Some(address.into()),
+            _ => false,
+        };
+        let same_machine =
+            url.host() == base.host() || same_address || (is_loopback(&url) && is_loopback(base));
         if shows_secret && !same_machine {
             return Err(format!("{shown} is plain HTTP on another host than the registry"));
         }
     }
-    check_reach(base, &url).map_err(|why| format!("it leads {why}"))?;
+    check_reach(base, &url, peers).map_err(|why| format!("it leads {why}"))?;
     Ok(url)
 }
 
@@ -316,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_realm_is_trusted_or_refused() {
+    fn realm_is_trusted_or_refused() {
         for (base, realm, secret, why) in [
             ("https://registry-1.docker.io/v2", "https://auth.docker.io/token", true, None),
             ("https://r.io/v2", "https://r.io:8443/auth?x=y", true, None),
@@ -326,15 +336,17 @@ mod tests {
             ("http://r.lan/v2", "http://auth.lan/token", false, None),
             ("http://10.0.0.1/v2", "https://10.0.0.2/token", true, None),
             ("http://r.lan/v2", "http://auth.lan/token", true, Some("another host")),
-            ("https://r.io/v2", "http://r.io/token", true, Some("plain HTTP though")),
-            ("https://r.io/v2", "http://r.io/token", false, Some("plain HTTP though")),
+            ("https://r.io/v2", "http://r.io/token", true, None),
+            ("https://r.io:5000/v2", "http://r.io:5000/token", true, None),
+            ("https://r.io/v2", "http://auth.io/token", true, Some("plain HTTP though")),
+            ("https://r.io/v2", "http://r.io:8080/token", false, Some("plain HTTP though")),
             ("https://r.io/v2", "https://127.0.0.1/token", false, Some("private")),
             ("https://r.io/v2", "https://169.254.169.254/token", true, Some("private")),
             ("https://r.io/v2", "https://ann:pw@auth.io/token", true, Some("user")),
             ("https://r.io/v2", "ftp://auth.io/", true, Some("scheme")),
-            ("https://r.io/v2", "/token", true, Some("can't be read")),
+            ("https://r.io/v2", "/token", true, Some("invalid")),
         ] {
-            let result = realm_url(&Url::parse(base).unwrap(), realm, secret);
+            let result = realm_url(&Url::parse(base).unwrap(), realm, secret, &Peers::default());
             match (result, why) {
                 (Ok(_), None) => {}
                 (Err(said), Some(why)) => {
@@ -343,6 +355,20 @@ mod tests {
                 (result, _) => panic!("{base} {realm}: {result:?}"),
             }
         }
+    }
+
+    #[test]
+    fn realm_at_the_address_connected_to_is_the_same_machine() {
+        let base = Url::parse("http://r.corp/v2").unwrap();
+        let peers = Peers::default();
+        assert!(realm_url(&base, "http://10.0.0.1/token", true, &peers).is_err());
+        peers.insert(&base, "10.0.0.1".parse().unwrap());
+        assert!(realm_url(&base, "http://10.0.0.1/token", true, &peers).is_ok());
+        assert!(
+            realm_url(&base, "http://10.0.0.2/token", true, &peers).is_err(),
+            "another machine, in plain HTTP"
+        );
+        assert!(realm_url(&base, "https://10.0.0.2/token", true, &peers).is_ok());
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! The HTTP clients of one endpoint.
 //!
-//! Blobs go over HTTP/1.1, one connection a stream: that takes half the processor time of HTTP/2 and gives
-//! each stream a congestion window of its own. Everything else may share an HTTP/2 connection. No client
-//! follows redirects or decodes content by itself. They are built when first needed: the
-//! system's certificates are read only where TLS is spoken.
+//! Blobs use HTTP/1.1, one connection a stream: that takes half the CPU time of HTTP/2 and gives each stream its own
+//! congestion window. Other requests may share an HTTP/2 connection. No client follows redirects or decodes content by
+//! itself. Clients are built when first needed, because the system's certificates are loaded only for TLS.
 
 use super::certificate;
 use super::error::{self, failure};
 use super::options::SessionOptions;
 use crate::error::{Error, ErrorKind, Result};
-use reqwest::{Certificate, Client, Identity, Proxy};
-use std::sync::{Arc, Mutex, PoisonError};
+use reqwest::{Certificate, Client, Identity, Proxy, Response};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use url::Url;
 
@@ -19,38 +20,82 @@ use url::Url;
 pub(super) enum Purpose {
     /// Manifests, tags, tokens.
     Api,
-    /// A blob's bytes.
+    /// Downloading a blob.
     Blob,
-    /// A blob's bytes on their way there. Whoever sends them watches the time: the answer comes
-    /// only when all are sent.
+    /// Uploading a blob. The caller enforces the timeout, because the response comes only after the whole body was sent.
     Upload,
 }
 
-/// How far a host is trusted: decides what TLS is spoken with it.
+/// How far a host is trusted: decides the TLS settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
     /// Plain HTTP: no TLS at all.
     Plain,
-    /// The endpoint itself: shown the client certificate; unverified where the user said so.
+    /// The endpoint itself: gets the client certificate, and is not verified if the user said so.
     Own,
     /// Any other host: verified.
     Other,
 }
 
-/// The clients of one endpoint.
+/// The addresses that connections to hosts went to.
+#[derive(Debug, Default)]
+pub(super) struct Peers(Mutex<HashMap<String, IpAddr>>);
+
+/// The most hosts whose addresses are remembered.
+const MAX_PEERS: usize = 1024;
+
+impl Peers {
+    /// The address of `url`'s host, if there was a direct connection to it.
+    pub(super) fn address(&self, url: &Url) -> Option<IpAddr> {
+        self.known().get(url.host_str()?).copied()
+    }
+
+    /// Remembers that `url`'s host has this address.
+    pub(super) fn insert(&self, url: &Url, address: IpAddr) {
+        let Some(host) = url.host_str() else { return };
+        let mut known = self.known();
+        if known.get(host) != Some(&address) {
+            if known.len() >= MAX_PEERS {
+                known.clear();
+            }
+            known.insert(host.to_owned(), address);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, IpAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The HTTP clients of one endpoint.
 pub(super) struct Transport {
     options: Arc<SessionOptions>,
     /// The endpoint's own host name.
     host: String,
     clients: Mutex<Vec<((Purpose, Peer), Client)>>,
+    peers: Peers,
 }
 
 impl Transport {
     pub(super) fn new(options: Arc<SessionOptions>, host: &str) -> Self {
-        Self { options, host: host.to_owned(), clients: Mutex::default() }
+        Self { options, host: host.to_owned(), clients: Mutex::default(), peers: Peers::default() }
     }
 
-    /// The client to ask `url` with.
+    /// The addresses that connections went to.
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Remembers where the connection that brought `response` went, unless a proxy made it.
+    pub(super) fn note_peer(&self, response: &Response) {
+        let Some(address) = response.remote_addr() else { return };
+        let direct = self.options.proxy.proxy_for(response.url()).is_none();
+        if direct {
+            self.peers.insert(response.url(), address.ip());
+        }
+    }
+
+    /// The client for requests to `url`.
     ///
     /// # Errors
     /// `InvalidInput` for certificates or proxies that can't be read.
@@ -100,7 +145,7 @@ impl Transport {
         };
         let unverified = peer == Peer::Own && options.insecure_tls;
         builder = match peer {
-            // No certificate will be looked at, unless a proxy's: none need be loaded.
+            // No certificate is verified, except a proxy's: none need be loaded.
             Peer::Plain if !self.proxy_has_tls() => builder.tls_certs_only([]),
             _ if !options.ca_certificates.is_empty() && !unverified => {
                 return self.finish(builder.tls_backend_preconfigured(self.named(purpose, peer)?));
@@ -142,15 +187,15 @@ impl Transport {
         Ok(config)
     }
 
-    /// The error that a failed request to `url` means.
-    pub(super) fn failed(&self, subject: &str, url: &Url, error: reqwest::Error) -> Error {
+    /// The error of a request to `url` that got no response.
+    pub(super) fn transport_error(&self, subject: &str, url: &Url, error: reqwest::Error) -> Error {
         match self.proxy_for(url).filter(|_| error.is_connect()) {
             Some(proxy) => error::from_proxy(subject, url, &proxy, error),
             None => error::from_transport(subject, url, error),
         }
     }
 
-    /// `HOST:PORT` of the proxy that `url` is asked through.
+    /// `HOST:PORT` of the proxy for `url`.
     fn proxy_for(&self, url: &Url) -> Option<String> {
         let proxy = self.options.proxy.proxy_for(url)?;
         let host = proxy.host_str()?;
@@ -208,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_user_said_of_one_host_is_done_for_that_host_alone() {
+    fn settings_of_one_host_apply_to_that_host_only() {
         let options = SessionOptions { insecure_tls: true, ..SessionOptions::default() };
         let transport = Transport::new(Arc::new(options), "r.io");
         let peer = |url: &str| transport.peer(&Url::parse(url).unwrap());

@@ -179,3 +179,24 @@ fn imports_are_read_from_both_forms_of_use() {
     let named: Vec<String> = named(text).into_iter().collect();
     assert_eq!(named, ["error", "layout", "oci", "push", "store", "transfer"]);
 }
+
+/// Callers decide by an error's kind and detail. A message is for people: its wording may change at any time.
+#[test]
+fn no_decision_depends_on_message_text() {
+    let texts = [".message()", ".to_string()", ".summary()", ".reason()", ".hint()", ".message"];
+    let tests = [".contains(", ".starts_with(", ".ends_with(", ".find(", ".split_once(", ".matches("];
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        // A call that rustfmt has broken over several lines is one line here.
+        let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+        let code: String = lines.collect();
+        for text in texts {
+            for test in tests.iter().filter(|test| code.contains(&format!("{text}{test}"))) {
+                wrong.push(format!("{}: {text}{test}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use the error's kind and detail instead:\n{}", wrong.join("\n"));
+}

@@ -333,7 +333,7 @@ async fn immutable_tag_with_same_digest_is_no_failure() {
     let other = server.add_manifest("big/app", Some("1.0"), &media_type, other);
     server.on("PUT", "/manifests/1.0").answer(refusal(400));
     let (ran, _) = again(1).await.unwrap();
-    assert!(ran.stderr.contains(&format!("the tag 1.0 be moved from {other}")), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("the tag 1.0, which names {other}")), "{}", ran.stderr);
     assert!(ran.stderr.contains("hint: push under another tag"), "{}", ran.stderr);
 }
 
@@ -342,7 +342,7 @@ async fn immutable_tag_with_same_digest_is_no_failure() {
 async fn manifest_changed_by_registry_is_an_error() {
     let other = Digest::of(b"other").to_string();
     for (method, part, fault, word) in [
-        ("PUT", "/blobs/uploads/", Fault::header("Docker-Content-Digest", &other), "has other bytes"),
+        ("PUT", "/blobs/uploads/", Fault::header("Docker-Content-Digest", &other), "stored other content"),
         ("PUT", "/manifests/", Fault::header("Docker-Content-Digest", &other), "changed the bytes"),
         ("PUT", "/manifests/", Fault::status(204), "204"),
         ("PUT", "/manifests/", Fault::status(206), "206"),

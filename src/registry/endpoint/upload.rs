@@ -6,10 +6,11 @@ use crate::oci::{Descriptor, Digest, Registry, Repository};
 use crate::registry::CredentialSource;
 use crate::registry::auth::{Auth, Context, Rights};
 use crate::registry::error::{self, failure};
-use crate::registry::limiter::{Permit, Turn};
+use crate::registry::limiter::{Permit, Priority};
 use crate::registry::options::SessionOptions;
 use crate::registry::push::location;
 use crate::registry::redirect;
+use crate::registry::retry_after::retry_after;
 use crate::registry::transport::Purpose;
 use bytes::Bytes;
 use reqwest::header::{
@@ -21,13 +22,25 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 use url::Url;
 
-/// What a request to upload came to.
-pub(in crate::registry) enum Begun {
-    /// The registry has linked the blob from another repository.
+/// The result of a request to start an upload.
+pub(in crate::registry) enum UploadStart {
+    /// The registry has mounted the blob from another repository.
     Mounted,
-    /// The blob is to be sent to this address.
-    At(Url),
+    /// The blob is to be sent to this URL, in chunks of at least `min_chunk` bytes if it is sent in chunks.
+    Location { url: Url, min_chunk: u64 },
 }
+
+/// The part of a blob that one request sends: the bytes from `from` up to but excluding `to`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::registry) struct UploadRange {
+    pub(in crate::registry) from: u64,
+    pub(in crate::registry) to: u64,
+    /// Whether it is one chunk of several.
+    pub(in crate::registry) is_chunk: bool,
+}
+
+/// The least size of chunks that a registry accepts (distribution-spec "Pushing a blob in chunks").
+const CHUNK_MIN_LENGTH: &str = "oci-chunk-min-length";
 
 /// An empty body, which HTTP/1.1 wants to be said to be one.
 fn nothing() -> (Vec<(HeaderName, HeaderValue)>, Option<Bytes>) {
@@ -88,7 +101,7 @@ impl Endpoint {
         repository: &Repository,
         digest: &Digest,
         from: Option<&Repository>,
-    ) -> Result<Begun> {
+    ) -> Result<UploadStart> {
         let path = match from {
             Some(from) => format!("blobs/uploads/?mount={digest}&from={}", self.name(from)?),
             None => "blobs/uploads/".to_owned(),
@@ -98,14 +111,17 @@ impl Endpoint {
         let answer = self.send(Request { headers, body, beside: from, ..request }).await?;
         match answer.response.status() {
             StatusCode::CREATED => {
-                answer.permit.succeeded();
-                Ok(Begun::Mounted)
+                answer.permit.record_success();
+                Ok(UploadStart::Mounted)
             }
             StatusCode::ACCEPTED => {
-                answer.permit.succeeded();
-                let at = self.location(subject, &answer.response)?;
+                answer.permit.record_success();
+                let url = self.location(subject, &answer.response)?;
+                let header = answer.response.headers().get(CHUNK_MIN_LENGTH);
+                let min_chunk =
+                    header.and_then(|value| value.to_str().ok()?.trim().parse().ok()).unwrap_or(0);
                 drain(answer.response).await;
-                Ok(Begun::At(at))
+                Ok(UploadStart::Location { url, min_chunk })
             }
             _ => Err(self.status_error(subject, repository, answer.response).await),
         }
@@ -127,7 +143,7 @@ impl Endpoint {
             }
             return Ok(None);
         }
-        answer.permit.succeeded();
+        answer.permit.record_success();
         let range = answer.response.headers().get(RANGE).and_then(|value| value.to_str().ok());
         let Some(held) = range.and_then(location::held) else { return Ok(None) };
         let next = match answer.response.headers().contains_key(LOCATION) {
@@ -144,9 +160,10 @@ impl Endpoint {
         subject: &str,
         repository: &Repository,
         at: &Url,
-        (from, to): (u64, u64),
+        range: UploadRange,
         body: reqwest::Body,
     ) -> Result<Response> {
+        let UploadRange { from, to, .. } = range;
         let base = self.base(subject).await?;
         let name = self.name(repository)?;
         let context =
@@ -160,7 +177,7 @@ impl Endpoint {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, to - from)
             .body(body);
-        if from > 0 {
+        if range.is_chunk || from > 0 {
             request = request.header(CONTENT_RANGE, format!("{from}-{}", to - 1));
         }
         if let Some(authorization) = &authorization {
@@ -170,13 +187,13 @@ impl Endpoint {
         let sent = request.send().await;
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
         tracing::debug!(method = "PATCH", url = %error::shown_url(at), from, to, status, "request");
-        let response = sent.map_err(|error| self.transport.failed(subject, at, error))?;
+        let response = sent.map_err(|error| self.transport.transport_error(subject, at, error))?;
         // What was sent can't be sent again from here: the next try has another token.
         if response.status() == StatusCode::UNAUTHORIZED
             && own
             && self.auth.refused(context, authorization.as_ref(), response.headers()).await?
         {
-            return Err(failure(ErrorKind::Unavailable, subject, "the token expired in mid-upload"));
+            return Err(failure(ErrorKind::Unavailable, subject, "the token expired during the upload"));
         }
         Ok(response)
     }
@@ -205,7 +222,7 @@ impl Endpoint {
 
     /// Waits for the right to send a blob.
     pub(in crate::registry) async fn admit_upload(&self, subject: &str) -> Result<Permit> {
-        self.admit(Purpose::Upload, Turn::GoesOn, subject).await
+        self.admit(Purpose::Upload, Priority::Continuation, subject).await
     }
 
     /// The error of an answer that was not had by [`send`](Self::send): holds back other requests where it asks for that.
@@ -217,14 +234,14 @@ impl Endpoint {
     ) -> Error {
         let status = response.status();
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-            && let Some(wait) = error::retry_after(response.headers(), SystemTime::now())
+            && let Some(wait) = retry_after(response.headers(), SystemTime::now())
         {
             self.gate.close_for(wait);
         }
         let error = self.status_error(subject, repository, response).await;
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => error.with_hint(
-                "something before the registry limits how much may be sent at once: raise that limit (nginx: client_max_body_size 0)",
+                "the registry or a proxy in front of it limits the size of requests: raise that limit (nginx: client_max_body_size 0)",
             ),
             _ => error,
         }
@@ -234,9 +251,10 @@ impl Endpoint {
     pub(in crate::registry) fn location(&self, subject: &str, response: &Response) -> Result<Url> {
         let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let refuse = |why: String| {
-            let message = format!("{} names {why} to upload to", error::shown_url(response.url()));
+            let message = format!("{} returned {why} for the upload", error::shown_url(response.url()));
             failure(ErrorKind::Unsupported, subject, message)
         };
-        location::target(response.url(), said.ok_or_else(|| refuse("no address".into()))?).map_err(refuse)
+        let location = said.ok_or_else(|| refuse("no Location header".into()))?;
+        location::target(response.url(), location, self.transport.peers()).map_err(refuse)
     }
 }

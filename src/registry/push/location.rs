@@ -1,30 +1,19 @@
-//! Where an upload goes, and how far it is: the headers Location and Range of its answers.
+//! The headers Location and Range of upload responses: where an upload continues, and how much of it the registry has.
 
 use crate::registry::redirect;
+use crate::registry::transport::Peers;
 use url::Url;
 
-/// The address that `location` names, seen from `from`.
-///
-/// A registry behind a proxy that ends TLS often does not know of it, and names itself in plain HTTP: such an
-/// address is taken as the one that it was asked at. Nothing else that is reached over HTTPS leads to plain HTTP.
+/// The URL that `location` names, resolved against `from`.
 ///
 /// # Errors
-/// Why it may not be sent to, in words.
-pub(in crate::registry) fn target(from: &Url, location: &str) -> Result<Url, String> {
-    let mut said = from.join(location).map_err(|error| format!("no address: {error}"))?;
-    let port = from.port();
-    let itself =
-        said.host() == from.host() && (matches!(said.port(), None | Some(443)) || said.port() == port);
-    if from.scheme() == "https" && said.scheme() == "http" && itself {
-        let moved = said.set_scheme("https").and_then(|()| said.set_port(port));
-        moved.map_err(|()| "no address".to_owned())?;
-    }
-    redirect::target(from, said.as_str(), &[])
+/// Why nothing may be sent there.
+pub(in crate::registry) fn target(from: &Url, location: &str, peers: &Peers) -> Result<Url, String> {
+    redirect::target(from, location, &[], peers)
 }
 
-/// How many bytes the Range header of an upload's answer says are there; `None` where it can't be told.
-///
-/// `0-0` is what registries say of one byte, and also of none.
+/// How many bytes of an upload the registry has, by the Range header of its response; `None` when it can't be told:
+/// registries say `0-0` for one byte and for none.
 pub(in crate::registry) fn held(range: &str) -> Option<u64> {
     let range = range.trim();
     let (first, last) = range.strip_prefix("bytes=").unwrap_or(range).split_once('-')?;
@@ -41,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_goes_only_where_it_may() {
+    fn upload_location_is_followed_or_refused() {
         for (from, location, expect) in [
             (
                 "https://r.io/v2/a/blobs/uploads/",
@@ -60,9 +49,9 @@ mod tests {
             ("https://r.io/v2/", "https://127.0.0.1/u/1", Err("private")),
             ("https://r.io/v2/", "https://ann:pw@up.io/", Err("user")),
             ("https://r.io/v2/", "ftp://r.io/", Err("scheme")),
-            ("https://r.io/v2/", "https://[bad", Err("no address")),
+            ("https://r.io/v2/", "https://[bad", Err("invalid URL")),
         ] {
-            match (target(&Url::parse(from).unwrap(), location), expect) {
+            match (target(&Url::parse(from).unwrap(), location, &Peers::default()), expect) {
                 (Ok(to), Ok(expect)) => assert_eq!(to.as_str(), expect),
                 (Err(why), Err(part)) => assert!(why.contains(part), "{location}: {why}"),
                 (result, _) => panic!("{location}: {result:?}"),
@@ -71,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_read_strictly() {
+    fn range_of_an_upload_is_read_strictly() {
         for (range, expect) in [
             ("0-9", Some(10)),
             ("bytes=0-9", Some(10)),

@@ -7,8 +7,8 @@ mod upload;
 pub use upload::Upload;
 
 use super::credential::CredentialSource;
-use super::endpoint::{Begun, Endpoint};
-use super::limiter::Turn;
+use super::endpoint::{Endpoint, UploadStart};
+use super::limiter::Priority;
 use super::manifest::content_digest;
 use super::options::SessionOptions;
 use crate::content::{Ingest, Publication, Sink, Target};
@@ -19,6 +19,7 @@ use reqwest::StatusCode;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A registry that images are pushed to, in one run. Clones are the same.
@@ -30,12 +31,14 @@ pub struct Pusher(Arc<Inner>);
 
 struct Inner {
     endpoint: Endpoint,
-    known: Mutex<Known>,
+    known: Mutex<KnownContent>,
+    /// The size of upload chunks, once the registry has refused larger requests; 0 for none.
+    chunk_size: AtomicU64,
 }
 
-/// What was learned of the registry in this run.
+/// What was learned about the registry's content in this run.
 #[derive(Default)]
-struct Known {
+struct KnownContent {
     /// The repositories that have a blob of this digest and size.
     holders: HashMap<(Digest, u64), Vec<Repository>>,
     /// Blobs that were asked for and not there: they need not be asked for again at once.
@@ -59,8 +62,9 @@ impl Pusher {
         options: SessionOptions,
     ) -> Result<Self> {
         let options = SessionOptions { mirrors: Vec::new(), ..options };
+        let chunk_size = AtomicU64::new(options.upload_chunk_size.unwrap_or(0));
         let endpoint = Endpoint::writable(registry, credentials, options)?;
-        Ok(Self(Arc::new(Inner { endpoint, known: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { endpoint, known: Mutex::default(), chunk_size })))
     }
 
     /// The registry.
@@ -78,7 +82,7 @@ impl Pusher {
     async fn head(&self, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
         let endpoint = &self.0.endpoint;
         let subject = self.0.subject(repository, target);
-        let response = endpoint.head_manifest(&subject, repository, target, Turn::GoesOn).await?;
+        let response = endpoint.head_manifest(&subject, repository, target, Priority::Continuation).await?;
         let status = response.status();
         match (status, target) {
             (StatusCode::OK, Target::Digest(digest)) => {
@@ -118,7 +122,7 @@ impl Inner {
         format!("{registry}/{repository}{sign}{what}")
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownContent> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,8 +162,8 @@ impl Inner {
         Ok(there)
     }
 
-    /// Has the blob linked from a repository that has it, or opens an upload.
-    async fn begin(&self, repository: &Repository, blob: &Descriptor) -> Result<Begun> {
+    /// Mounts the blob from a repository that has it, or starts an upload.
+    async fn start_upload(&self, repository: &Repository, blob: &Descriptor) -> Result<UploadStart> {
         let digest = &blob.digest;
         let subject = self.subject(repository, digest);
         if let Some(from) = self.holder(repository, blob) {
@@ -229,12 +233,14 @@ impl Sink for Pusher {
             return Ok(Ingest::Present);
         }
         self.0.known().absent.remove(&key);
-        match self.0.begin(repository, descriptor).await.map_err(of_sink)? {
-            Begun::Mounted => {
+        match self.0.start_upload(repository, descriptor).await.map_err(of_sink)? {
+            UploadStart::Mounted => {
                 self.0.note_blob(repository, descriptor);
                 Ok(Ingest::Present)
             }
-            Begun::At(at) => Ok(Ingest::Upload(Upload::new(self.0.clone(), repository, descriptor, at))),
+            UploadStart::Location { url, min_chunk } => {
+                Ok(Ingest::Upload(Upload::new(self.0.clone(), repository, descriptor, url, min_chunk)))
+            }
         }
     }
 
@@ -243,17 +249,17 @@ impl Sink for Pusher {
     }
 }
 
-/// The error, said of the side that is written to.
+/// The error, on the side of the sink.
 fn of_sink(error: Error) -> Error {
     let error = error.on(Side::Sink);
-    let reads = error.hint().is_some_and(|hint| hint.contains("may read it"));
-    match error.kind() {
-        ErrorKind::Unauthorized if reads => {
+    match (error.kind(), error.http_status()) {
+        (ErrorKind::Unauthorized, Some(403)) => {
             let host = error.subject().split('/').next().unwrap_or_default().to_owned();
-            error.with_hint(format!("check the name, and that you may push there: docker login {host}"))
+            error.with_hint(format!("check the name and your push permission: docker login {host}"))
         }
-        ErrorKind::NotFound => error
-            .with_hint("check the name; some registries want the project or repository to be made before"),
+        (ErrorKind::NotFound, _) => error.with_hint(
+            "check the name; some registries require the project or repository to be created first",
+        ),
         _ => error,
     }
 }

@@ -92,7 +92,7 @@ impl Put<'_> {
 
     fn immutable_tag(&self, tag: &Tag, now: Digest, error: Error) -> Error {
         error
-            .context(format!("the registry does not let the tag {tag} be moved from {now}"))
+            .context(format!("the registry refused to move the tag {tag}, which names {now}"))
             .with_kind(ErrorKind::Unsupported)
             .with_hint("push under another tag, or ask the registry's operator to make this tag mutable")
     }
@@ -128,7 +128,7 @@ impl Put<'_> {
             let error = endpoint.refusal(&subject, self.repository, answer.response).await;
             return Err(self.sparse(raw, error));
         }
-        answer.permit.succeeded();
+        answer.permit.record_success();
         if let Some(digest) = content_digest(answer.response.headers()).filter(|digest| *digest != raw.digest)
         {
             let message =
@@ -141,7 +141,8 @@ impl Put<'_> {
 
     /// Explains `error` where an index was refused that names more than is pushed.
     fn sparse(&self, raw: &RawManifest, error: Error) -> Error {
-        if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) {
+        // Registries refuse an incomplete index with 400, 404 or 422; 405, 409, 412 and 413 have other reasons.
+        if !matches!(error.http_status(), Some(400 | 404 | 422)) {
             return error;
         }
         let Some(missing) = lacking(raw, &self.image.manifests) else { return error };

@@ -1,74 +1,91 @@
-//! One blob on its way to a registry.
+//! The upload of one blob.
 //!
-//! A large one is one request (PATCH) whose body comes as it is written, and one that says that this was all
-//! (PUT). A small one is a PUT alone.
+//! A large blob is one request (PATCH) whose body is streamed, or several requests of one chunk each where the registry or a
+//! proxy in front of it limits the size of requests; then a request (PUT) that completes it. A small blob is a single PUT.
 
 use super::{Inner, of_sink};
 use crate::content::BlobUpload;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::registry::endpoint::Begun;
+use crate::registry::endpoint::{UploadRange, UploadStart};
 use crate::registry::error::failure;
 use crate::registry::limiter::Permit;
 use crate::registry::manifest::content_digest;
+use crate::registry::redirect::is_redirect;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use reqwest::{Response, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use url::Url;
 
-/// Blobs up to this many bytes are sent in one request.
+/// Blobs up to this size, in bytes, are sent in one request.
 const SMALL: u64 = 256 << 10;
-/// Pieces that are written and not yet taken by the connection.
-const AHEAD: usize = 4;
-/// Registries read the whole blob again before they answer the last request: how fast that surely is, in bytes a second.
-const DIGESTED: u64 = 10 << 20;
+/// The chunk sizes to try, in bytes, after a request was refused as too large: S3's minimum for a part, nginx's default limit,
+/// and less.
+const CHUNK_SIZES: [u64; 4] = [5 << 20, 1 << 20, 256 << 10, 64 << 10];
+/// How many pieces are buffered ahead of the connection.
+const BUFFERED_PIECES: usize = 4;
+/// Registries read the whole blob again before they complete an upload. The least speed of that, in bytes a second.
+const MIN_VERIFY_SPEED: u64 = 10 << 20;
 
-/// One blob on its way.
+/// The upload of one blob.
 pub struct Upload {
     inner: Arc<Inner>,
     subject: String,
     repository: Repository,
     blob: Descriptor,
-    /// Where it goes.
-    at: Url,
-    /// How many bytes the registry had when it was last asked.
-    held: u64,
+    /// Where the next request goes.
+    url: Url,
+    /// The least size of a chunk that the registry accepts.
+    min_chunk: u64,
+    /// How many bytes the registry had when it was last asked, or took in complete chunks since.
+    received: u64,
     /// Whether something was sent since.
-    touched: bool,
+    dirty: bool,
     /// Whether the registry has the blob, and nothing is left to do.
-    done: bool,
-    /// Whether the registry is known to have forgotten the upload.
+    complete: bool,
+    /// Whether the registry no longer knows the upload.
     lost: bool,
     /// A small blob, until it is sent.
-    whole: BytesMut,
-    stream: Option<Streaming>,
+    small: BytesMut,
+    request: Option<StreamingRequest>,
 }
 
-/// A request under way, whose body comes piece by piece.
-struct Streaming {
-    answer: BoxFuture<'static, Result<Response>>,
+/// A request in progress, whose body is streamed.
+struct StreamingRequest {
+    response: BoxFuture<'static, Result<Response>>,
     pieces: mpsc::Sender<Bytes>,
     permit: Permit,
+    range: UploadRange,
+    /// How many bytes of its body are still to be written.
+    left: u64,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Arc<Inner>, repository: &Repository, blob: &Descriptor, at: Url) -> Self {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        repository: &Repository,
+        blob: &Descriptor,
+        url: Url,
+        min_chunk: u64,
+    ) -> Self {
         Self {
             subject: inner.subject(repository, blob.digest),
             inner,
             repository: repository.clone(),
             blob: blob.clone(),
-            at,
-            held: 0,
-            touched: false,
-            done: false,
+            url,
+            min_chunk,
+            received: 0,
+            dirty: false,
+            complete: false,
             lost: false,
-            whole: BytesMut::new(),
-            stream: None,
+            small: BytesMut::new(),
+            request: None,
         }
     }
 
@@ -76,155 +93,217 @@ impl Upload {
         self.blob.size <= SMALL
     }
 
-    /// Asks the registry where the upload is; begins anew where it does not know.
-    async fn ask(&mut self) -> Result<u64> {
+    /// The size of chunks, where this blob is sent in chunks.
+    fn chunk_size(&self) -> Option<u64> {
+        let size = self.inner.chunk_size.load(Ordering::Relaxed);
+        (size > 0).then(|| size.max(self.min_chunk))
+    }
+
+    /// Asks the registry how much it has of the upload; starts a new one where it does not know it.
+    async fn resume(&mut self) -> Result<u64> {
         let (endpoint, subject, repository) = (&self.inner.endpoint, &self.subject, &self.repository);
         if !self.lost
             && !self.is_small()
-            && let Some((held, at)) = endpoint.upload_status(subject, repository, &self.at).await?
+            && let Some((received, url)) = endpoint.upload_status(subject, repository, &self.url).await?
         {
-            self.at = at;
-            return Ok(held);
+            self.url = url;
+            return Ok(received);
         }
-        // It may be that it is forgotten because it is complete, and only the answer was lost.
+        // The registry may have completed the upload, and only its response was lost.
         if endpoint.has_blob(subject, repository, &self.blob).await? {
-            self.done = true;
+            self.complete = true;
             return Ok(self.blob.size);
         }
         match endpoint.begin_upload(subject, repository, &self.blob.digest, None).await? {
-            Begun::Mounted => {
-                self.done = true;
+            UploadStart::Mounted => {
+                self.complete = true;
                 Ok(self.blob.size)
             }
-            Begun::At(at) => {
-                (self.at, self.lost) = (at, false);
+            UploadStart::Location { url, min_chunk } => {
+                self.url = url;
+                self.min_chunk = min_chunk;
+                self.lost = false;
                 Ok(0)
             }
         }
     }
 
-    async fn start(&mut self) -> Result<Streaming> {
+    async fn start_request(&mut self) -> Result<StreamingRequest> {
         let permit = self.inner.endpoint.admit_upload(&self.subject).await?;
-        let (pieces, coming) = mpsc::channel::<Bytes>(AHEAD);
-        let body = futures::stream::unfold(coming, |mut coming| async move {
-            coming.recv().await.map(|piece| (Ok::<_, Infallible>(piece), coming))
+        let (pieces, receiver) = mpsc::channel::<Bytes>(BUFFERED_PIECES);
+        let body = futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver))
         });
         let body = reqwest::Body::wrap_stream(body);
-        let (inner, subject, repository) =
-            (self.inner.clone(), self.subject.clone(), self.repository.clone());
-        let (at, range) = (self.at.clone(), (self.held, self.blob.size));
-        let answer =
+        let from = self.received;
+        let to =
+            self.chunk_size().map_or(self.blob.size, |size| from.saturating_add(size).min(self.blob.size));
+        let range = UploadRange { from, to, is_chunk: from > 0 || to < self.blob.size };
+        let inner = Arc::clone(&self.inner);
+        let subject = self.subject.clone();
+        let repository = self.repository.clone();
+        let url = self.url.clone();
+        let response =
             Box::pin(
-                async move { inner.endpoint.send_upload(&subject, &repository, &at, range, body).await },
+                async move { inner.endpoint.send_upload(&subject, &repository, &url, range, body).await },
             );
-        Ok(Streaming { answer, pieces, permit })
+        Ok(StreamingRequest { response, pieces, permit, range, left: to - from })
     }
 
-    /// Reads the answer to what was streamed.
-    async fn judge(&mut self, answer: Result<Response>, permit: &Permit) -> Result<()> {
-        let response = answer.inspect_err(|_| permit.overloaded())?;
+    /// Judges the response to a streamed request.
+    async fn judge(&mut self, response: Result<Response>, permit: &Permit, range: UploadRange) -> Result<()> {
+        let response = response.inspect_err(|_| permit.record_overload())?;
         match response.status() {
-            StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                permit.succeeded();
+            // 202 by the specification; others are in use.
+            StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => {
+                permit.record_success();
                 if response.headers().contains_key(reqwest::header::LOCATION) {
-                    self.at = self.inner.endpoint.location(&self.subject, &response)?;
+                    self.url = self.inner.endpoint.location(&self.subject, &response)?;
                 }
                 Ok(())
             }
-            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(self.forgotten()),
+            _ if is_redirect(&response) => {
+                // The body has been consumed: the same bytes are sent to the new location by the next attempt.
+                self.url = self.inner.endpoint.location(&self.subject, &response)?;
+                self.received = range.from;
+                self.dirty = false;
+                let message = "the registry redirected the upload";
+                Err(failure(ErrorKind::Unavailable, &self.subject, message))
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(self.forgotten()),
             status => {
                 if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                    permit.overloaded();
+                    permit.record_overload();
                 }
-                Err(self.inner.endpoint.refusal(&self.subject, &self.repository, response).await)
+                let error = self.inner.endpoint.refusal(&self.subject, &self.repository, response).await;
+                Err(match status {
+                    StatusCode::NOT_FOUND if is_unknown_upload(&error) => self.forgotten(),
+                    StatusCode::PAYLOAD_TOO_LARGE => self.too_large(error, range.to - range.from),
+                    _ => error,
+                })
             }
         }
+    }
+
+    /// A request with a body of `size` bytes was refused as too large: the next are smaller, if the registry accepts that.
+    fn too_large(&mut self, error: Error, size: u64) -> Error {
+        let smaller = CHUNK_SIZES.into_iter().find(|chunk| *chunk < size && *chunk >= self.min_chunk);
+        let Some(chunk) = smaller else { return error };
+        self.inner.chunk_size.store(chunk, Ordering::Relaxed);
+        tracing::debug!(subject = %self.subject, size, chunk, "request too large: uploading in smaller chunks");
+        error.with_kind(ErrorKind::Unavailable)
     }
 
     fn forgotten(&mut self) -> Error {
         self.lost = true;
-        failure(ErrorKind::Unavailable, &self.subject, "the registry has forgotten the upload")
+        failure(ErrorKind::Unavailable, &self.subject, "the registry no longer knows the upload")
     }
 
-    fn silent(&self, wait: Duration) -> Error {
+    fn timed_out(&self, wait: Duration) -> Error {
         let registry = &self.inner.endpoint.registry;
-        let message = format!("{registry} took no bytes and said nothing for {} s", wait.as_secs());
+        let message = format!("{registry} accepted no data and sent no response for {} s", wait.as_secs());
         failure(ErrorKind::Unavailable, &self.subject, message)
     }
 
-    async fn write_piece(&mut self, bytes: Bytes) -> Result<()> {
-        self.touched = true;
+    async fn write_piece(&mut self, mut bytes: Bytes) -> Result<()> {
+        self.dirty = true;
         if self.is_small() {
-            self.whole.extend_from_slice(&bytes);
+            self.small.extend_from_slice(&bytes);
             return Ok(());
         }
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.start().await?,
-        };
+        while !bytes.is_empty() {
+            let mut request = match self.request.take() {
+                Some(request) => request,
+                None => self.start_request().await?,
+            };
+            let length = usize::try_from(request.left).unwrap_or(usize::MAX).min(bytes.len());
+            let piece = bytes.split_to(length);
+            self.send_piece(&mut request, piece).await?;
+            request.left -= length as u64;
+            // The last request is completed by `finish`.
+            if request.left == 0 && request.range.to < self.blob.size {
+                self.complete_request(request).await?;
+            } else {
+                self.request = Some(request);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_piece(&mut self, request: &mut StreamingRequest, piece: Bytes) -> Result<()> {
         let wait = self.inner.endpoint.options.idle_timeout;
         let early = tokio::select! {
             biased;
-            answer = &mut stream.answer => Some(answer),
-            sent = tokio::time::timeout(wait, stream.pieces.send(bytes)) => match sent {
-                Ok(Ok(())) => None,
-                // The connection wants no more: its answer tells why.
-                Ok(Err(_)) => Some(self.answer_within(wait, &mut stream.answer).await),
+            response = &mut request.response => response,
+            sent = tokio::time::timeout(wait, request.pieces.send(piece)) => match sent {
+                Ok(Ok(())) => return Ok(()),
+                // The connection takes no more: the response says why.
+                Ok(Err(_)) => self.response_within(wait, &mut request.response).await,
                 Err(_) => {
-                    stream.permit.overloaded();
-                    return Err(self.silent(wait));
+                    request.permit.record_overload();
+                    return Err(self.timed_out(wait));
                 }
             },
         };
-        let Some(answer) = early else {
-            self.stream = Some(stream);
-            return Ok(());
-        };
-        self.judge(answer, &stream.permit).await?;
-        let message = "the registry answered before all was sent";
+        self.judge(early, &request.permit, request.range).await?;
+        let message = "the registry responded before the whole body was sent";
         Err(failure(ErrorKind::Unavailable, &self.subject, message))
     }
 
-    async fn answer_within(
+    /// Ends a request's body and waits for the response.
+    async fn complete_request(&mut self, request: StreamingRequest) -> Result<()> {
+        let StreamingRequest { mut response, pieces, permit, range, .. } = request;
+        drop(pieces);
+        let timeout = self.inner.endpoint.options.request_timeout;
+        let response = self.response_within(timeout, &mut response).await;
+        self.judge(response, &permit, range).await?;
+        self.received = range.to;
+        Ok(())
+    }
+
+    async fn response_within(
         &mut self,
-        wait: Duration,
-        answer: &mut BoxFuture<'static, Result<Response>>,
+        timeout: Duration,
+        response: &mut BoxFuture<'static, Result<Response>>,
     ) -> Result<Response> {
-        tokio::time::timeout(wait, answer).await.unwrap_or_else(|_| Err(self.silent(wait)))
+        tokio::time::timeout(timeout, response).await.unwrap_or_else(|_| Err(self.timed_out(timeout)))
     }
 
     async fn finish(&mut self, digest: &Digest) -> Result<()> {
-        self.touched = true;
-        if self.done {
+        self.dirty = true;
+        if self.complete {
             return Ok(());
         }
-        let patience = self.inner.endpoint.options.request_timeout;
-        if let Some(Streaming { mut answer, pieces, permit }) = self.stream.take() {
-            drop(pieces);
-            let answer = self.answer_within(patience, &mut answer).await;
-            self.judge(answer, &permit).await?;
+        if let Some(request) = self.request.take() {
+            self.complete_request(request).await?;
         }
-        let body = self.is_small().then(|| self.whole.split().freeze());
+        let body = self.is_small().then(|| self.small.split().freeze());
         let (endpoint, subject, repository) = (&self.inner.endpoint, &self.subject, &self.repository);
-        let request = endpoint.finish_upload(subject, repository, &self.at, digest, body);
-        let wait = patience + Duration::from_secs(self.blob.size / DIGESTED);
-        let answer = tokio::time::timeout(wait, request).await.unwrap_or_else(|_| Err(self.silent(wait)))?;
+        let request = endpoint.finish_upload(subject, repository, &self.url, digest, body);
+        let timeout =
+            endpoint.options.request_timeout + Duration::from_secs(self.blob.size / MIN_VERIFY_SPEED);
+        let answer =
+            tokio::time::timeout(timeout, request).await.unwrap_or_else(|_| Err(self.timed_out(timeout)))?;
         match answer.response.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => {
-                answer.permit.succeeded();
-                match content_digest(answer.response.headers()).filter(|kept| kept != digest) {
+                answer.permit.record_success();
+                match content_digest(answer.response.headers()).filter(|stored| stored != digest) {
                     None => Ok(()),
-                    Some(kept) => {
+                    Some(stored) => {
                         self.lost = true;
-                        let message = format!("the registry keeps it as {kept}: it has other bytes");
-                        Err(failure(ErrorKind::Corrupt, subject, message))
+                        let detail =
+                            Detail::Mismatch { expected: digest.to_string(), actual: stored.to_string() };
+                        let message = "the registry stored other content";
+                        Err(failure(ErrorKind::Corrupt, subject, message).with_detail(detail))
                     }
                 }
             }
-            StatusCode::NOT_FOUND => Err(self.forgotten()),
-            _ => {
+            status => {
                 let error = endpoint.refusal(subject, repository, answer.response).await;
-                // One that is refused for good is not gone on with.
+                if status == StatusCode::NOT_FOUND && is_unknown_upload(&error) {
+                    return Err(self.forgotten());
+                }
+                // An upload that was refused permanently is not resumed.
                 self.lost = !error.kind().is_retryable();
                 Err(if error.has_code("DIGEST_INVALID") {
                     error.with_kind(ErrorKind::Corrupt)
@@ -236,15 +315,23 @@ impl Upload {
     }
 }
 
+/// Whether a 404 means that the registry does not know the upload. Some send no code at all.
+fn is_unknown_upload(error: &Error) -> bool {
+    let known = error.detail().is_some_and(|detail| {
+        detail.registry_errors().iter().any(|error| !error.code.is_empty() && error.code != "UNKNOWN")
+    });
+    !known || ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"].iter().any(|code| error.has_code(code))
+}
+
 impl BlobUpload for Upload {
     async fn received(&mut self) -> Result<u64> {
-        if self.touched {
-            self.stream = None;
-            self.whole.clear();
-            self.held = self.ask().await.map_err(of_sink)?;
-            self.touched = false;
+        self.request = None;
+        if self.dirty {
+            self.small.clear();
+            self.received = self.resume().await.map_err(of_sink)?;
+            self.dirty = false;
         }
-        Ok(self.held)
+        Ok(self.received)
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
