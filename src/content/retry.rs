@@ -1,30 +1,30 @@
-//! The one retry policy: what is tried again, how often, and how long to wait.
+//! The retry policy: what is retried, how often, and with which delays.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::time::{Duration, Instant};
 
-/// How failures that may pass are tried again.
+/// How transient failures are retried.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How many times one request is tried again without any progress in between.
+    /// How many times a request is retried without progress in between.
     pub retries: u32,
-    /// How many times wrong bytes are asked for again.
+    /// How many times corrupt content is downloaded again.
     pub corruptions: u32,
-    /// The wait before the first further try; it doubles each time.
+    /// The delay before the first retry; it doubles with each further one.
     pub first_delay: Duration,
-    /// The longest wait of saver's own; a Retry-After may ask for more.
+    /// The longest delay of the exponential backoff; a Retry-After may ask for more.
     pub max_delay: Duration,
-    /// The longest Retry-After that is honoured; a longer one ends the image.
+    /// The longest Retry-After that is honoured; with a longer one the image fails.
     pub max_retry_after: Duration,
-    /// A stream that brings fewer bytes than this in `slow_window` is given up and asked for again.
+    /// A stream that transfers fewer bytes than this in `slow_window` is abandoned and retried.
     pub slow_bytes: u64,
-    /// Over what time a stream's bytes are counted.
+    /// The time over which a stream's throughput is measured.
     pub slow_window: Duration,
 }
 
 impl RetryPolicy {
-    /// For sources on a disk: what they answer once they answer every time.
+    /// For sources on a local disk, where a retry would fail the same way.
     #[must_use]
     pub fn local() -> Self {
         Self { retries: 0, corruptions: 0, ..Self::default() }
@@ -45,40 +45,40 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The tries of one piece of work: counts them and waits between them.
+/// Counts the attempts of one operation and computes the delays between them.
 #[derive(Debug)]
 pub struct Attempts<'a> {
     policy: &'a RetryPolicy,
     /// Failures since the last progress.
     failures: u32,
-    /// Wrong bytes received so far.
+    /// How often the content was corrupt.
     corruptions: u32,
-    /// All tries made, the first included.
+    /// All attempts, including the first.
     made: u32,
 }
 
 impl<'a> Attempts<'a> {
-    /// Tries under `policy`, none made yet.
+    /// Starts with the first attempt.
     #[must_use]
     pub fn new(policy: &'a RetryPolicy) -> Self {
         Self { policy, failures: 0, corruptions: 0, made: 1 }
     }
 
-    /// How many tries were made.
+    /// The number of attempts so far, including the current one.
     #[must_use]
     pub fn made(&self) -> u32 {
         self.made
     }
 
-    /// Bytes came: the budget is whole again.
+    /// Records progress, which restores the retry budget.
     pub fn progress(&mut self) {
         self.failures = 0;
     }
 
-    /// How long to wait before the next try.
+    /// The delay before the next attempt after `error`.
     ///
     /// # Errors
-    /// `error` itself, when it can't pass or the budget is spent.
+    /// `error` itself, with the number of attempts, when it is permanent or the budget is spent.
     pub fn after(&mut self, error: Error) -> Result<Duration> {
         let delay = self.next_delay(error).map_err(|error| error.with_attempts(self.made))?;
         self.made += 1;
@@ -86,30 +86,30 @@ impl<'a> Attempts<'a> {
     }
 
     fn next_delay(&mut self, error: Error) -> Result<Duration> {
-        let passing = match error.kind() {
-            // Wrong bytes may have been damaged on the way, or come from a mirror that lies.
+        let transient = match error.kind() {
+            // Content may have been damaged in transit, or come from a bad mirror.
             ErrorKind::Corrupt if self.corruptions < self.policy.corruptions => {
                 self.corruptions += 1;
                 true
             }
             kind => kind.is_retryable(),
         };
-        if !passing || self.failures >= self.policy.retries {
+        if !transient || self.failures >= self.policy.retries {
             return Err(error);
         }
-        let asked = error.retry_after().unwrap_or_default();
-        if asked > self.policy.max_retry_after {
+        let requested = error.retry_after().unwrap_or_default();
+        if requested > self.policy.max_retry_after {
             return Err(error);
         }
         let doubled = self.policy.first_delay.saturating_mul(1 << self.failures.min(20));
         let ceiling = doubled.min(self.policy.max_delay);
         self.failures += 1;
-        // Jitter between half and whole keeps many tasks from coming back at the same moment.
-        Ok(asked + ceiling.mul_f64(0.5 + fastrand::f64() / 2.0))
+        // Jitter keeps many tasks from retrying at the same moment.
+        Ok(requested + ceiling.mul_f64(0.5 + fastrand::f64() / 2.0))
     }
 }
 
-/// Watches a stream for trickling: bytes that come, but too few to ever be done.
+/// Detects streams below the policy's minimum throughput.
 #[derive(Debug)]
 pub struct Trickle<'a> {
     policy: &'a RetryPolicy,
@@ -118,18 +118,18 @@ pub struct Trickle<'a> {
 }
 
 impl<'a> Trickle<'a> {
-    /// Begins to count now.
+    /// Starts measuring now.
     #[must_use]
     pub fn new(policy: &'a RetryPolicy) -> Self {
         Self { policy, since: Instant::now(), bytes: 0 }
     }
 
-    /// Leaves out `time` that was spent on our own side.
+    /// Excludes `time` that was spent on our own side.
     pub fn excuse(&mut self, time: Duration) {
         self.since += time;
     }
 
-    /// Counts `bytes` that came; answers whether the stream is too slow to wait for.
+    /// Counts `bytes`; returns whether the stream is too slow.
     pub fn is_too_slow(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
         if self.since.elapsed() < self.policy.slow_window {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_on_what_cannot_pass_and_when_the_budget_is_spent() {
+    fn permanent_failures_and_spent_budgets_end_the_retries() {
         let policy = RetryPolicy { retries: 2, ..RetryPolicy::default() };
         let mut attempts = Attempts::new(&policy);
         assert!(attempts.next_delay(error(ErrorKind::NotFound)).is_err());
@@ -162,16 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn a_trickle_is_told_from_a_stream() {
+    fn slow_stream_is_detected() {
         let mut policy = RetryPolicy { slow_bytes: 100, ..RetryPolicy::default() };
-        assert!(!Trickle::new(&policy).is_too_slow(1), "the window is not over");
+        assert!(!Trickle::new(&policy).is_too_slow(1), "the window has not ended");
         policy.slow_window = Duration::ZERO;
         assert!(Trickle::new(&policy).is_too_slow(99));
         assert!(!Trickle::new(&policy).is_too_slow(100));
     }
 
     #[test]
-    fn waits_longer_each_time_and_as_long_as_asked() {
+    fn delays_double_and_honour_retry_after() {
         let policy = RetryPolicy::default();
         let mut attempts = Attempts::new(&policy);
         for ceiling in [200, 400, 800, 1600] {

@@ -1,11 +1,10 @@
-//! What authorises requests to one endpoint.
+//! Authorises requests to one endpoint.
 //!
-//! There is no ping: the first 401 teaches how the endpoint wants to be asked, and from then on a
-//! token is had before it is needed. A token is for one repository; whoever needs one while it
-//! is being fetched waits for that fetch, and shares its failure.
+//! No request is spent on asking first: the first 401 has the challenge, and from then on tokens are requested before they are
+//! needed. A token is for one repository; tasks that need it while it is being requested wait and share the failure.
 
 use super::challenge::{BearerChallenge, Challenge};
-use super::credential::{Credential, CredentialSource, Lookup, refusal};
+use super::credential::{Credential, CredentialSource, CredentialLookup, refusal};
 use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -17,49 +16,49 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 use url::Url;
 
-/// A repository, and another that a request reads beside it.
-type About = (Repository, Option<Repository>);
+/// A repository, and another one that a request reads as well.
+type Scope = (Repository, Option<Repository>);
 
 /// Authorises requests to one endpoint.
 pub(super) struct Auth {
-    /// The endpoint, as credentials are looked up by it.
+    /// The endpoint, as the key for credentials.
     host: Registry,
     credentials: Arc<dyn CredentialSource>,
     challenge: Mutex<Option<Challenge>>,
-    repositories: Mutex<HashMap<About, Arc<Access>>>,
+    repositories: Mutex<HashMap<Scope, Arc<RepositoryAuth>>>,
     rights: Rights,
     tokens_requested: AtomicU64,
     /// Set once `/v2/` was asked for a challenge.
     probe: OnceCell<()>,
 }
 
-/// What is known for one repository.
+/// The authorisation for one repository.
 #[derive(Default)]
-struct Access {
+struct RepositoryAuth {
     credential: OnceCell<Credential>,
-    token: tokio::sync::Mutex<Slot>,
-    /// How many fetches of a token have ended.
-    fetches: AtomicU64,
+    token: tokio::sync::Mutex<TokenSlot>,
+    /// How many token requests have finished.
+    finished_requests: AtomicU64,
 }
 
 #[derive(Default)]
-struct Slot {
+struct TokenSlot {
     token: Option<Token>,
-    /// What the registry said the repository's token must be good for, where a token of the usual scope was refused.
+    /// The scope that the registry asked for when it refused a token of the usual scope.
     scope: Option<String>,
     failure: Option<Error>,
 }
 
-/// An Authorization header, and how it was come by.
+/// An Authorization header, and what it was made from.
 pub(super) struct Authorization {
     pub(super) value: HeaderValue,
-    kind: Shown,
+    kind: AuthorizationKind,
 }
 
-enum Shown {
+enum AuthorizationKind {
     Token {
         secret: super::credential::Secret,
-        /// Whether it was fetched for this very request, so that another like it would be refused too.
+        /// Whether it was requested for this request, so that another one would be refused too.
         fresh: bool,
         scopes: Vec<String>,
     },
@@ -67,20 +66,20 @@ enum Shown {
 }
 
 impl Authorization {
-    /// Whether it is a token that was fetched, and so may have expired.
+    /// Whether it is a token from a token server, which may have expired.
     pub(super) fn is_token(&self) -> bool {
-        matches!(self.kind, Shown::Token { .. })
+        matches!(self.kind, AuthorizationKind::Token { .. })
     }
 }
 
-/// What a request for a repository is about: what messages name, and where its registry is.
+/// The request that is to be authorised.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) transport: &'a Transport,
     pub(super) base: &'a Url,
     pub(super) subject: &'a str,
     pub(super) repository: &'a Repository,
-    /// Another repository that the request reads beside its own.
+    /// Another repository that the request reads as well.
     pub(super) beside: Option<&'a Repository>,
 }
 
@@ -102,34 +101,34 @@ impl Auth {
         self.tokens_requested.load(Ordering::Relaxed)
     }
 
-    /// What to show the endpoint, as far as it has told what it wants.
+    /// The authorisation for a request; `None` until the endpoint has sent a challenge.
     ///
     /// # Errors
-    /// When there are credentials that can't be had, or the token server refuses or is down.
+    /// When credentials can't be read, or the token server denies access or fails.
     pub(super) async fn authorization(&self, context: Context<'_>) -> Result<Option<Authorization>> {
         let Some(challenge) = self.known_challenge() else { return Ok(None) };
         let access = self.access(context.repository, context.beside);
         let credential = self.credential(&access, context).await?;
         match (challenge, credential) {
             (Challenge::Basic, Credential::Basic { username, password }) => {
-                Ok(Some(Authorization { value: basic(username, password)?, kind: Shown::Other }))
+                Ok(Some(Authorization { value: basic(username, password)?, kind: AuthorizationKind::Other }))
             }
             (Challenge::Basic, _) => Ok(None),
             (Challenge::Bearer(_), Credential::RegistryToken(token)) => {
-                Ok(Some(Authorization { value: bearer(token)?, kind: Shown::Other }))
+                Ok(Some(Authorization { value: bearer(token)?, kind: AuthorizationKind::Other }))
             }
             (Challenge::Bearer(challenge), credential) => {
                 let kind = self.token(&access, context, &challenge, credential).await?;
                 let value = match &kind {
-                    Shown::Token { secret, .. } => bearer(secret)?,
-                    Shown::Other => return Ok(None),
+                    AuthorizationKind::Token { secret, .. } => bearer(secret)?,
+                    AuthorizationKind::Other => return Ok(None),
                 };
                 Ok(Some(Authorization { value, kind }))
             }
         }
     }
 
-    /// The endpoint answered 401 (or 400 to a token): learns from it. Whether another try can go better.
+    /// Learns from a 401 (or a 400 to a token). Returns whether another attempt may succeed.
     ///
     /// # Errors
     /// As `authorization`.
@@ -142,7 +141,7 @@ impl Auth {
         let challenge = self.learn(headers);
         let access = self.access(context.repository, context.beside);
         match used.map(|used| &used.kind) {
-            Some(Shown::Token { secret, fresh, scopes }) => {
+            Some(AuthorizationKind::Token { secret, fresh, scopes }) => {
                 let asked = match &challenge {
                     Some(Challenge::Bearer(challenge)) => {
                         challenge.scope.clone().filter(|scope| self.rights.cover(scope))
@@ -154,14 +153,14 @@ impl Auth {
                     return Ok(false);
                 }
                 let mut slot = access.token.lock().await;
-                // Only the token that was refused: another task may have had a new one meanwhile.
+                // Only the refused token: another task may have got a new one meanwhile.
                 if slot.token.as_ref().is_some_and(|token| token.secret == *secret) {
                     slot.token = None;
                     slot.scope = asked;
                 }
                 Ok(true)
             }
-            Some(Shown::Other) => Ok(false),
+            Some(AuthorizationKind::Other) => Ok(false),
             None => match challenge {
                 Some(Challenge::Bearer(_)) => Ok(true),
                 Some(Challenge::Basic) => {
@@ -177,7 +176,7 @@ impl Auth {
         let access = self.access(repository, None);
         match access.credential.get() {
             Some(credential) => {
-                let lookup = Lookup::new(&*self.credentials, &self.host, repository);
+                let lookup = CredentialLookup::new(&*self.credentials, &self.host, repository);
                 refusal(&error, self.host.as_str(), credential, &lookup)
             }
             None => error,
@@ -221,12 +220,16 @@ impl Auth {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn access(&self, repository: &Repository, beside: Option<&Repository>) -> Arc<Access> {
+    fn access(&self, repository: &Repository, beside: Option<&Repository>) -> Arc<RepositoryAuth> {
         let mut repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(repositories.entry((repository.clone(), beside.cloned())).or_default())
     }
 
-    async fn credential<'a>(&self, access: &'a Access, context: Context<'_>) -> Result<&'a Credential> {
+    async fn credential<'a>(
+        &self,
+        access: &'a RepositoryAuth,
+        context: Context<'_>,
+    ) -> Result<&'a Credential> {
         access
             .credential
             .get_or_try_init(|| self.credentials.credential(&self.host, context.repository))
@@ -235,22 +238,22 @@ impl Auth {
 
     async fn token(
         &self,
-        access: &Access,
+        access: &RepositoryAuth,
         context: Context<'_>,
         challenge: &BearerChallenge,
         credential: &Credential,
-    ) -> Result<Shown> {
-        let before = access.fetches.load(Ordering::Acquire);
+    ) -> Result<AuthorizationKind> {
+        let before = access.finished_requests.load(Ordering::Acquire);
         let mut slot = access.token.lock().await;
         let own = self.rights.scopes(context.repository, context.beside);
         let scopes = scopes(own, slot.scope.as_deref(), challenge.scope.as_deref());
         if let Some(token) = slot.token.as_ref().filter(|token| !token.is_stale()) {
-            return Ok(Shown::Token { secret: token.secret.clone(), fresh: false, scopes });
+            return Ok(AuthorizationKind::Token { secret: token.secret.clone(), fresh: false, scopes });
         }
         if let Some(failure) = &slot.failure
-            && access.fetches.load(Ordering::Acquire) != before
+            && access.finished_requests.load(Ordering::Acquire) != before
         {
-            // It failed while this task waited for it: asking again at once would not help.
+            // It failed while this task waited for it: a request right after would fail too.
             return Err(failure.clone());
         }
         self.tokens_requested.fetch_add(1, Ordering::Relaxed);
@@ -262,27 +265,27 @@ impl Auth {
             challenge,
             scopes: &scopes,
             credential,
-            lookup: Lookup::new(&*self.credentials, &self.host, context.repository),
+            lookup: CredentialLookup::new(&*self.credentials, &self.host, context.repository),
         };
         let result = request.send().await;
         slot.token = result.as_ref().ok().cloned();
         slot.failure = result.as_ref().err().cloned();
-        access.fetches.fetch_add(1, Ordering::Release);
-        Ok(Shown::Token { secret: result?.secret, fresh: true, scopes })
+        access.finished_requests.fetch_add(1, Ordering::Release);
+        Ok(AuthorizationKind::Token { secret: result?.secret, fresh: true, scopes })
     }
 }
 
-/// What is done at an endpoint, and so what its tokens are to be good for.
+/// What is done at an endpoint, and so the access that tokens are requested for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
-    /// Nothing but reading.
+    /// Reading.
     Read,
     /// Reading and writing.
     Write,
 }
 
 impl Rights {
-    /// The scopes of a request about `repository`, and of reading another one `beside` it.
+    /// The scopes of a request for `repository` that also reads `beside`.
     fn scopes(self, repository: &Repository, beside: Option<&Repository>) -> Vec<String> {
         let actions = if self == Self::Write { "pull,push" } else { "pull" };
         let mut scopes = vec![format!("repository:{repository}:{actions}")];
@@ -290,7 +293,7 @@ impl Rights {
         scopes
     }
 
-    /// Whether a scope that a registry asks for is for what is done there: saver asks for no more.
+    /// Whether a scope that a registry asks for is within these rights: saver requests no more.
     fn cover(self, scope: &str) -> bool {
         let done = |action: &str| action == "pull" || (self == Self::Write && action == "push");
         scope.split(' ').all(|one| {
@@ -300,8 +303,8 @@ impl Rights {
     }
 }
 
-/// What a token is to be good for: its `own` purpose, or what the registry asked for itself;
-/// and whatever the registry wants named beside repositories (Amazon's public one wants `aws`).
+/// The scopes to request: `own`, or those that the registry asked for; and the challenge's scopes that are not about
+/// repositories (Amazon's public registry requires `aws`).
 fn scopes(own: Vec<String>, asked: Option<&str>, challenged: Option<&str>) -> Vec<String> {
     let mut scopes = match asked {
         Some(scope) => scope.split(' ').map(str::to_owned).collect(),
@@ -323,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_to_read_and_nothing_else() {
+    fn read_scope_is_pull_only() {
         let repository: Repository = "a/b".parse().unwrap();
         for (asked, challenged, expect) in [
             (None, None, "repository:a/b:pull"),
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_to_write_where_it_writes() {
+    fn write_scope_is_pull_and_push() {
         let (one, other) = ("a/b".parse().unwrap(), "c".parse().unwrap());
         let scopes = Rights::Write.scopes(&one, Some(&other));
         assert_eq!(scopes, ["repository:a/b:pull,push", "repository:c:pull"]);

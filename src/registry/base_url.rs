@@ -1,4 +1,4 @@
-//! Where an endpoint's API begins: its address up to and with `/v2`, and whether that is reached over TLS.
+//! The root URL of an endpoint's API (up to and including `/v2`), and whether it uses TLS.
 
 use super::error::{failure, without_response};
 use super::options::SessionOptions;
@@ -9,46 +9,46 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use url::Url;
 
-/// Where Docker Hub answers.
+/// The host of Docker Hub's API.
 pub(super) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// How often a server that hangs up on a ClientHello is asked again: one cut connection proves nothing.
+/// How many probes a server gets that closes the connection after a ClientHello: one closed connection proves nothing.
 const PROBES: usize = 3;
 
-/// Where an endpoint's API begins.
+/// The root URL of an endpoint's API.
 pub(super) enum Base {
-    /// Everything up to and with `/v2`.
+    /// The URL up to and including `/v2`.
     Known(Url),
-    /// A loopback registry: HTTPS or, if it turns out not to speak TLS, plain HTTP.
+    /// A loopback registry: HTTPS, or plain HTTP if it does not speak TLS.
     Loopback(Box<Loopback>),
 }
 
-/// A registry on this machine, which is asked what it speaks.
+/// A registry on this machine, which is probed for TLS.
 pub(super) struct Loopback {
     registry: Registry,
-    /// How long connecting may take.
-    patience: Duration,
+    /// The timeout of a probe.
+    timeout: Duration,
     https: Url,
     http: Url,
     found: OnceCell<Url>,
 }
 
 enum Undecided {
-    /// Plain HTTP this time.
+    /// Plain HTTP for this request only.
     Plain,
     Failed(Error),
 }
 
 impl Base {
-    /// The registry's own.
+    /// The root of the registry itself.
     ///
     /// # Errors
-    /// `InvalidInput` for a registry whose name makes no address.
+    /// `InvalidInput` for a registry whose name is no valid host.
     pub(super) fn origin(registry: &Registry, options: &SessionOptions) -> Result<Self> {
         let name = if registry.is_docker_hub() { DOCKER_HUB_HOST } else { registry.as_str() };
         let address = |scheme: &str| {
             Url::parse(&format!("{scheme}://{name}/v2")).map_err(|error| {
-                failure(ErrorKind::InvalidInput, registry, format!("not an address: {error}"))
+                failure(ErrorKind::InvalidInput, registry, format!("not a valid host: {error}"))
             })
         };
         Ok(if options.plain_http {
@@ -60,7 +60,7 @@ impl Base {
         })
     }
 
-    /// That of a mirror at `url`, which is `registry`; and what stands there before each repository's name, with its slash.
+    /// The root of a mirror at `url`, whose host is `registry`; and the prefix of its repositories, with its slash.
     pub(super) fn mirror(url: &Url, registry: &Registry, options: &SessionOptions) -> (Self, String) {
         let (root, prefix) = split_mirror_path(url.path());
         let mut base = url.clone();
@@ -74,14 +74,14 @@ impl Base {
     }
 
     fn loopback(registry: &Registry, options: &SessionOptions, https: Url, http: Url) -> Self {
-        let (registry, patience) = (registry.clone(), options.connect_timeout);
-        Self::Loopback(Box::new(Loopback { registry, patience, https, http, found: OnceCell::new() }))
+        let (registry, timeout) = (registry.clone(), options.connect_timeout);
+        Self::Loopback(Box::new(Loopback { registry, timeout, https, http, found: OnceCell::new() }))
     }
 
-    /// The address, which may take asking what the registry speaks.
+    /// The root URL. Probes a loopback registry at the first call.
     ///
     /// # Errors
-    /// `Unavailable` when nobody is there to be asked; `subject` is what it was asked for.
+    /// `ConnectionRefused` or `Unavailable` when the probe fails; `subject` is the subject of the error.
     pub(super) async fn url(&self, subject: &str) -> Result<Url> {
         let loopback = match self {
             Self::Known(url) => return Ok(url.clone()),
@@ -99,19 +99,19 @@ impl Loopback {
     async fn detect(&self, subject: &str) -> Result<Url, Undecided> {
         let Self { registry, https, http, .. } = self;
         let port = https.port_or_known_default().unwrap_or(443);
-        let ask = || probe(registry.host(), port, self.patience);
-        let mut said = ask().await;
+        let ask = || probe(registry.host(), port, self.timeout);
+        let mut answer = ask().await;
         for _ in 1..PROBES {
-            if !matches!(said, Ok(Speaks::Nothing)) {
+            if !matches!(answer, Ok(Speaks::Nothing)) {
                 break;
             }
-            said = ask().await;
+            answer = ask().await;
         }
-        match said {
+        match answer {
             Ok(Speaks::Tls) => Ok(https.clone()),
             Ok(Speaks::Plain) => Ok(http.clone()),
             Ok(Speaks::Nothing) => Err(Undecided::Plain),
-            // Without a port in the name, nobody at 443 means plain HTTP at 80.
+            // Without a port in the name, a closed port 443 means plain HTTP at port 80.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
                 Err(Undecided::Plain)
             }
@@ -131,13 +131,13 @@ impl Loopback {
     }
 }
 
-/// A plain address as it would be over TLS.
+/// A plain HTTP URL with the scheme `https`.
 fn secured(url: &Url) -> Option<Url> {
     let mut https = url.clone();
     (url.scheme() == "http" && https.set_scheme("https").is_ok()).then_some(https)
 }
 
-/// Splits a mirror's path into the API's root and what stands before repository names.
+/// Splits a mirror's path into the root of the API and the prefix of repository names.
 fn split_mirror_path(path: &str) -> (String, String) {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (root, prefix) = match parts.iter().position(|part| *part == "v2") {
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registries_are_asked_over_https_unless_told_otherwise() {
+    fn registry_uses_https_unless_plain_http_is_allowed() {
         let plain = SessionOptions { plain_http: true, ..SessionOptions::default() };
         for (name, options, expect) in [
             ("docker.io", SessionOptions::default(), "https://registry-1.docker.io/v2"),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_cut_connection_does_not_make_a_registry_plain() {
+    async fn closed_connection_does_not_imply_plain_http() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let registry: Registry = listener.local_addr().unwrap().to_string().parse().unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_s_path_is_a_prefix_or_the_api_s_root() {
+    fn mirror_path_is_a_prefix_or_the_api_root() {
         for (path, root, prefix) in [
             ("", "/v2", ""),
             ("/", "/v2", ""),

@@ -1,10 +1,9 @@
-//! Which certificates are trusted when the user named some.
+//! Trust in the certificates that the user names.
 //!
-//! What was named is added to the system's authorities. Besides, a server may show a named certificate
-//! itself: `openssl req -x509` makes certificates that are their own authority, which the path
-//! building of RFC 5280 refuses as a server's, though the user trusts that very certificate. It
-//! is accepted when it is byte for byte one that was named, it is within its dates and it is for
-//! the host's name; that the server holds its key is proved by the handshake's signature as always.
+//! They are added to the system's authorities. In addition, a server may present a named certificate itself: `openssl req
+//! -x509` makes certificates that are their own authority, which RFC 5280 does not allow for servers, though the user trusts
+//! that certificate. It is accepted if it is byte for byte a named one, within its dates, and valid for the host's name. The
+//! handshake's signature proves, as always, that the server has its key.
 
 use super::token::parse_rfc3339;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,20 +15,21 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as Tls
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The TLS settings that trust `named` (PEM, one or more certificates each) beside the system's authorities.
-/// `identity` is the client's certificate and key, PEM, both in one.
+/// The TLS settings that trust `named` (PEM, one or more certificates each) in addition to the system's authorities.
+/// `identity` is the client's certificate and key, both in one PEM.
 ///
 /// # Errors
-/// For certificates or keys that are none.
+/// For invalid certificates or keys.
 pub(super) fn client_config(named: &[Vec<u8>], identity: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
-    let unreadable = |error: rustls::pki_types::pem::Error| TlsError::General(format!("no PEM: {error}"));
+    let unreadable =
+        |error: rustls::pki_types::pem::Error| TlsError::General(format!("invalid PEM: {error}"));
     let read = |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     let mut anchors: Vec<CertificateDer<'static>> = Vec::new();
     for pem in named {
         anchors.extend(read(pem).map_err(unreadable)?);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Named::new(anchors, Arc::clone(&provider))?;
+    let verifier = NamedVerifier::new(anchors, Arc::clone(&provider))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -43,27 +43,27 @@ pub(super) fn client_config(named: &[Vec<u8>], identity: Option<&[u8]>) -> Resul
     }
 }
 
-/// Whether a certificate was refused for being an authority's own, and for nothing before that.
+/// Whether a certificate was refused only because it is an authority's certificate.
 pub(super) fn is_authority_itself(error: &CertificateError) -> bool {
     matches!(error, CertificateError::Other(cause) if cause.0.to_string() == "CaUsedAsEndEntity")
 }
 
-/// The usual verifier, and beside it the certificates that were named.
+/// The platform's verifier, extended by the named certificates.
 #[derive(Debug)]
-struct Named {
-    usual: rustls_platform_verifier::Verifier,
+struct NamedVerifier {
+    platform: rustls_platform_verifier::Verifier,
     anchors: Vec<CertificateDer<'static>>,
 }
 
-impl Named {
+impl NamedVerifier {
     fn new(anchors: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let usual =
+        let platform =
             rustls_platform_verifier::Verifier::new_with_extra_roots(anchors.iter().cloned(), provider)?;
-        Ok(Self { usual, anchors })
+        Ok(Self { platform, anchors })
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for NamedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -72,11 +72,16 @@ impl ServerCertVerifier for Named {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let refused =
-            match self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-                Err(TlsError::InvalidCertificate(refused)) => refused,
-                other => return other,
-            };
+        let refused = match self.platform.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        ) {
+            Err(TlsError::InvalidCertificate(refused)) => refused,
+            other => return other,
+        };
         let is_named = self.anchors.iter().any(|anchor| anchor.as_ref() == end_entity.as_ref());
         if !is_named || !is_authority_itself(&refused) {
             return Err(refused.into());
@@ -92,7 +97,7 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.usual.verify_tls12_signature(message, certificate, signed)
+        self.platform.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -101,11 +106,11 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.usual.verify_tls13_signature(message, certificate, signed)
+        self.platform.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.platform.supported_verify_schemes()
     }
 }
 
@@ -120,12 +125,12 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Ce
     Ok(())
 }
 
-/// When a certificate is valid: `notBefore` and `notAfter` (RFC 5280 4.1).
+/// The validity of a certificate: `notBefore` and `notAfter` (RFC 5280 4.1).
 fn dates(certificate: &[u8]) -> Option<(UnixTime, UnixTime)> {
     const SEQUENCE: u8 = 0x30;
     let inside = |bytes| element(bytes).filter(|(tag, ..)| *tag == SEQUENCE).map(|(_, content, _)| content);
     let mut rest = inside(inside(certificate)?)?;
-    // The version is optional; then the serial number, the signature's algorithm and the issuer.
+    // The optional version, then serial number, signature algorithm and issuer.
     if element(rest)?.0 == 0xa0 {
         rest = element(rest)?.2;
     }
@@ -137,7 +142,7 @@ fn dates(certificate: &[u8]) -> Option<(UnixTime, UnixTime)> {
     Some((time(tag, from)?, time(other, to)?))
 }
 
-/// The first DER element: its tag, its content and what follows it.
+/// The first DER element: its tag, its content and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
@@ -153,7 +158,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, content, rest))
 }
 
-/// A `UTCTime` (tag 23: two digits of the year, from 1950 on) or `GeneralizedTime` (tag 24).
+/// A `UTCTime` (tag 23: years 1950 to 2049 with two digits) or `GeneralizedTime` (tag 24).
 fn time(tag: u8, digits: &[u8]) -> Option<UnixTime> {
     let text = std::str::from_utf8(digits).ok().filter(|text| text.is_ascii())?;
     let text = match tag {
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_certificate_s_times() {
+    fn certificate_times_are_parsed() {
         let seconds = |tag, text: &str| time(tag, text.as_bytes()).map(|time| time.as_secs());
         for (tag, text, expect) in [
             (23, "700101000000Z", Some(0)),
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_s_dates_are_found_and_checked() {
+    fn certificate_dates_are_found_and_checked() {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["r.io".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2024, 2, 29);

@@ -1,4 +1,4 @@
-//! What a registry is shown to let us in, and where that comes from.
+//! Credentials for registries and where they come from.
 
 use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
@@ -6,17 +6,17 @@ use futures::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 
-/// A password or token. Neither `Debug` nor `Display` shows it.
+/// A password or token. `Debug` and `Display` redact it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    /// Keeps `secret` out of sight.
+    /// Wraps `secret`.
     pub fn new(secret: impl AsRef<str>) -> Self {
         Self(secret.as_ref().into())
     }
 
-    /// The secret itself, to be sent and for nothing else.
+    /// The secret itself. Only for sending it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -35,11 +35,11 @@ impl fmt::Display for Secret {
     }
 }
 
-/// What a registry, or its token server, is shown.
+/// A credential for a registry or its token server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
-    /// Nothing.
+    /// No credential.
     Anonymous,
     /// A user and a password (RFC 7617).
     Basic {
@@ -48,21 +48,21 @@ pub enum Credential {
         /// The password.
         password: Secret,
     },
-    /// A refresh token that the token server changes for access tokens (Docker's identity token, OAuth 2).
+    /// A refresh token that the token server exchanges for access tokens (Docker's identity token, OAuth 2).
     IdentityToken(Secret),
-    /// A token to be shown to the registry as it is.
+    /// A token that is sent to the registry as it is.
     RegistryToken(Secret),
 }
 
 /// Where a session finds credentials.
 ///
-/// Asked once per repository and session, when a registry (or mirror: `host` names the one that
-/// will see the answer) has refused an anonymous request.
+/// Called once per repository and session, after a registry or mirror has refused an anonymous request; `host` is the one
+/// that the credential will be sent to.
 pub trait CredentialSource: Send + Sync {
-    /// What to show `host` to read `repository`; `Anonymous` where nothing is known.
+    /// The credential for `repository` at `host`; `Anonymous` where there is none.
     ///
     /// # Errors
-    /// When a credential is there but can't be had: a helper that fails, a file that is not readable.
+    /// When a credential exists but can't be read: a helper that fails, an unreadable file.
     fn credential<'a>(
         &'a self,
         host: &'a Registry,
@@ -75,28 +75,28 @@ pub trait CredentialSource: Send + Sync {
         None
     }
 
-    /// Where the credential that was given for `host` came from, for messages: a file's path, a flag. Never a secret.
+    /// Where the credential for `host` comes from, for messages: a file's path, a flag. Never a secret.
     fn origin(&self, _host: &Registry, _repository: &Repository) -> Option<String> {
         None
     }
 }
 
-/// What messages say of a lookup of credentials.
+/// Where a credential came from, or why there is none.
 #[derive(Debug, Default)]
-pub(super) struct Lookup {
+pub(super) struct CredentialLookup {
     origin: Option<String>,
     failure: Option<Error>,
 }
 
-impl Lookup {
+impl CredentialLookup {
     pub(super) fn new(source: &dyn CredentialSource, host: &Registry, repository: &Repository) -> Self {
         Self { origin: source.origin(host, repository), failure: source.failure(host, repository) }
     }
 }
 
-/// The error of a registry or token server that refused, told as what it is: a login that is missing,
-/// or credentials that are not accepted.
-pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, lookup: &Lookup) -> Error {
+/// Explains the error of a registry or token server that denied access: a login is missing, or the credentials were not
+/// accepted.
+pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, lookup: &CredentialLookup) -> Error {
     if let (Credential::Anonymous, Some(failure)) = (shown, &lookup.failure) {
         let what =
             format!("the registry requires a login, and the credentials could not be read ({failure})");
@@ -109,12 +109,12 @@ pub(super) fn refusal(error: &Error, host: &str, shown: &Credential, lookup: &Lo
     let from = lookup.origin.as_deref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     let (what, hint) = match shown {
         Credential::Anonymous => (
-            "the registry asks for a login, and none was found".to_owned(),
-            format!("check the name; if it is private: docker login {host}"),
+            "the registry requires a login, and no credentials were found".to_owned(),
+            format!("check the name; if the repository is private: docker login {host}"),
         ),
         Credential::Basic { username, .. } => (
             format!("the registry refused the credentials{from} (user {username:?})"),
-            format!("check the user, the password and what they may read: docker login {host}"),
+            format!("check the user, the password and their permissions: docker login {host}"),
         ),
         Credential::IdentityToken(_) | Credential::RegistryToken(_) => (
             format!("the registry refused the token{from}"),
@@ -134,7 +134,7 @@ impl CredentialSource for Anonymous {
     }
 }
 
-/// One credential for one host; others get nothing.
+/// One credential for one host, or for every host.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     host: Option<Registry>,
@@ -142,13 +142,13 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// `credential` for every host that asks: for sessions without mirrors.
+    /// `credential` for every host. Use it only for sessions without mirrors.
     #[must_use]
     pub fn new(credential: Credential) -> Self {
         Self { host: None, credential }
     }
 
-    /// `credential` for `host` alone.
+    /// `credential` for `host` only.
     #[must_use]
     pub fn only_for(host: Registry, credential: Credential) -> Self {
         Self { host: Some(host), credential }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_not_printed() {
+    fn secret_is_not_printed() {
         let credential = Credential::Basic { username: "ann".into(), password: Secret::new("hunter2") };
         let shown = format!("{credential:?} {}", Secret::new("hunter2"));
         assert!(shown.contains("ann") && !shown.contains("hunter2"), "{shown}");

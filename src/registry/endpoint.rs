@@ -1,4 +1,4 @@
-//! One place that answers for repositories: the registry itself or a mirror.
+//! One HTTP endpoint that serves repositories: the registry itself or a mirror.
 
 use super::auth::{Auth, Authorization, Context, Rights};
 use super::base_url::{self, Base};
@@ -27,7 +27,7 @@ mod upload;
 
 pub(super) use upload::{UploadRange, UploadStart};
 
-/// How many requests are in flight at first.
+/// The initial concurrency limits.
 const FIRST_API: usize = 8;
 const FIRST_BLOBS: usize = 6;
 
@@ -37,15 +37,15 @@ const MAX_REDIRECTED: usize = 64;
 /// How long reading a body may take that is not needed.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// One place that answers for repositories.
+/// One HTTP endpoint that serves repositories.
 pub(super) struct Endpoint {
-    /// The registry that it is, as `docker login` names it.
+    /// The registry, as `docker login` names it.
     pub(super) registry: Registry,
     pub(super) options: Arc<SessionOptions>,
     transport: Transport,
     auth: Auth,
     base: Base,
-    /// What stands before each repository's name, with its slash.
+    /// The prefix of each repository's name, with its slash.
     prefix: String,
     gate: RetryAfterGate,
     circuit: CircuitBreaker,
@@ -64,26 +64,26 @@ pub(super) struct Endpoint {
     pub(super) is_mirror: bool,
 }
 
-/// One request, before it is known what authorises it and where it ends.
+/// A request, before authorisation and redirects.
 pub(super) struct Request<'a> {
     pub(super) subject: &'a str,
     pub(super) repository: &'a Repository,
     pub(super) method: Method,
     pub(super) purpose: Purpose,
-    /// What follows the repository's name: `manifests/v1`.
+    /// The path after the repository's name: `manifests/v1`.
     pub(super) path: &'a str,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Where to ask instead: the end of a redirect that was followed before, or where an upload goes.
+    /// The URL to use instead of `path`: a redirect target that is known, or the location of an upload.
     pub(super) instead: Option<Url>,
-    /// Another repository that it reads beside its own.
+    /// Another repository that it reads, to mount a blob from it.
     pub(super) beside: Option<&'a Repository>,
-    /// What is sent with it.
+    /// The body.
     pub(super) body: Option<Bytes>,
     pub(super) priority: Priority,
 }
 
 impl<'a> Request<'a> {
-    /// A request of the API's, with nothing special to it.
+    /// A request for the API, without headers and body.
     pub(super) fn new(subject: &'a str, repository: &'a Repository, method: Method, path: &'a str) -> Self {
         Self {
             subject,
@@ -113,7 +113,7 @@ impl Endpoint {
     /// The registry itself.
     ///
     /// # Errors
-    /// `InvalidInput` for a registry whose name makes no address.
+    /// `InvalidInput` for a registry whose name is no valid host.
     pub(super) fn origin(
         registry: &Registry,
         credentials: Arc<dyn CredentialSource>,
@@ -131,10 +131,10 @@ impl Endpoint {
         ))
     }
 
-    /// A mirror. What the options say of the registry's own TLS does not hold for it.
+    /// A mirror. The registry's own TLS settings do not apply to it.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that is none.
+    /// `InvalidInput` for an unusable URL.
     pub(super) fn mirror(
         url: &Url,
         credentials: Arc<dyn CredentialSource>,
@@ -143,13 +143,13 @@ impl Endpoint {
         let shown = error::shown_url(url);
         let refuse = |why: &str| failure(ErrorKind::InvalidInput, format!("mirror {shown}"), why);
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(refuse("a mirror's address starts with https:// or http://"));
+            return Err(refuse("a mirror's URL must start with https:// or http://"));
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(refuse("a mirror's address has neither user nor query")
+            return Err(refuse("a mirror's URL must have neither user nor query")
                 .with_hint("log in to the mirror instead: docker login HOST"));
         }
-        let host = url.host_str().ok_or_else(|| refuse("it has no host"))?;
+        let host = url.host_str().ok_or_else(|| refuse("the URL has no host"))?;
         let registry: Registry = match url.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
@@ -191,15 +191,15 @@ impl Endpoint {
         }
     }
 
-    /// Requests made to the registry and where it redirected to; tokens asked for.
+    /// The number of requests, including those to redirect targets, and of requested tokens.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.requests.load(Ordering::Relaxed), self.auth.tokens_requested())
     }
 
-    /// Sends `request`, following redirects, and once or twice more when what authorised it was refused.
+    /// Sends `request`, follows redirects, and repeats it with new authorisation when that was refused.
     ///
     /// # Errors
-    /// When there is no answer at all, or it is 429 or 503.
+    /// When there is no response, or its status is 429 or 503.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
         let mut permit = self.admit(request.purpose, request.priority, request.subject).await?;
         let sent = Instant::now();
@@ -230,8 +230,8 @@ impl Endpoint {
         Err(self.status_error(request.subject, request.repository, response).await)
     }
 
-    /// Sends `request` as a HEAD. There is no body to wait for, so the answer holds no place: whoever asks once more because of it
-    /// waits for one, and where all that have one waited for a second, nobody would get it.
+    /// Sends `request` as a HEAD. Without a body to read the permit is released at once: a caller that sends a second request
+    /// needs another permit, and callers that hold one while they wait for one would deadlock.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -243,7 +243,7 @@ impl Endpoint {
         Ok(response)
     }
 
-    /// The error that an answer's status means.
+    /// The error that a response's status means.
     pub(super) async fn status_error(
         &self,
         subject: &str,
@@ -327,7 +327,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends one request and goes where it is redirected; says whether that was to another origin.
+    /// Sends one request and follows redirects. Returns the response and whether it came from another origin.
     async fn follow(
         &self,
         request: &Request<'_>,
@@ -447,7 +447,7 @@ impl Endpoint {
         result.map_err(|error| self.transport.transport_error(request.subject, url, error))
     }
 
-    /// What `base` has for `request`. Names, tags and digests hold nothing that needs escaping; a query is made, or made again, by whoever asks.
+    /// The URL of `request`. Names, tags and digests need no escaping; queries are escaped by the caller.
     fn address(base: &Url, name: &Repository, request: &Request<'_>) -> Url {
         let (path, query) =
             request.path.split_once('?').map_or((request.path, None), |(path, query)| (path, Some(query)));
@@ -457,7 +457,7 @@ impl Endpoint {
         url
     }
 
-    /// The repository's name here.
+    /// The repository's name at this endpoint.
     fn name(&self, repository: &Repository) -> Result<Repository> {
         if self.prefix.is_empty() {
             return Ok(repository.clone());
@@ -465,7 +465,7 @@ impl Endpoint {
         format!("{}{repository}", self.prefix).parse()
     }
 
-    /// Where the API begins.
+    /// The root of the API.
     async fn base(&self, subject: &str) -> Result<Url> {
         self.base.url(subject).await
     }
@@ -510,7 +510,7 @@ mod tests {
     use crate::registry::Anonymous;
 
     #[test]
-    fn a_request_s_address_is_the_base_s_with_name_path_and_query() {
+    fn request_url_joins_base_name_path_and_query() {
         for (base, path, expect) in [
             ("https://r.io/v2", "manifests/v1.0_x", "https://r.io/v2/team/app/manifests/v1.0_x"),
             ("http://[::1]:5000/x/v2/", "manifests/v1", "http://[::1]:5000/x/v2/team/app/manifests/v1"),
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_s_address_is_checked() {
+    fn mirror_url_is_checked() {
         for bad in ["ftp://m.io", "https://ann:pw@m.io", "https://m.io/?a=b"] {
             let url = Url::parse(bad).unwrap();
             let result = Endpoint::mirror(&url, Arc::new(Anonymous), &SessionOptions::default());

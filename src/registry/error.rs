@@ -1,4 +1,4 @@
-//! From what goes wrong on the wire to an [`Error`]: its kind, words and advice.
+//! Turns failed requests and error responses into [`Error`]s.
 
 use super::retry_after::retry_after;
 use super::tls_error::tls_failure;
@@ -10,27 +10,27 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 use url::Url;
 
-/// The most that is read of an error's body.
+/// The most bytes of an error response's body that are read.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
-/// How long is waited for it.
+/// How long to wait for that body.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 
 /// How many errors of one response are kept.
 const MAX_ERRORS: usize = 3;
 
-/// The most that a message quotes of a server's words, in characters.
+/// The most characters of a server's text that a message quotes.
 const MAX_QUOTE: usize = 300;
 
-/// An error of a source.
+/// An error on the side of the source.
 pub(super) fn failure(kind: ErrorKind, subject: impl fmt::Display, message: impl Into<String>) -> Error {
     Error::new(kind, subject, message).on(Side::Source)
 }
 
-/// `url` without user, password, query and fragment: those may hold secrets (signed addresses).
+/// `url` without user, password, query and fragment, which may hold secrets (signed URLs).
 pub(super) fn shown_url(url: &Url) -> String {
     let mut shown = url.clone();
-    // These fail only for addresses that have no host, and thus nothing to hide.
+    // These fail only for URLs without a host, which have neither.
     let _ = shown.set_username("");
     let _ = shown.set_password(None);
     shown.set_query(None);
@@ -38,7 +38,7 @@ pub(super) fn shown_url(url: &Url) -> String {
     shown.to_string()
 }
 
-/// A server's words made fit to print: one line, bounded, without control or direction characters.
+/// A server's text made safe to print: one line, bounded, without control and direction characters.
 pub(super) fn quotable(text: &str) -> String {
     let unfit = |c: char| {
         c.is_control()
@@ -177,7 +177,7 @@ fn xml_error(text: &str) -> RegistryError {
     }
 }
 
-/// Whether headers announce a web page: no registry serves one; a captive portal or login page does.
+/// Whether headers announce a web page. Captive portals and login pages serve those, registries do not.
 pub(super) fn is_html(headers: &HeaderMap) -> bool {
     let content_type = headers.get(reqwest::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|value| {
@@ -185,7 +185,7 @@ pub(super) fn is_html(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a body is a web page, whatever the headers call it: JSON never begins so.
+/// Whether a body is HTML or XML whatever its type: JSON never starts with `<`.
 pub(super) fn looks_like_html(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'<')
 }
@@ -224,12 +224,12 @@ pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) ->
         Some(port) => format!("{host}:{port}"),
         None => host.clone(),
     };
-    let cause = root_words(&error);
+    let cause = root_cause(&error);
     if let Some(tls) = find_in_chain::<rustls::Error>(&error) {
         return tls_failure(subject, &host, &place, tls);
     }
     if error.is_dns() || cause.contains("failed to lookup address") {
-        // What the resolver says for "there is no such name", in glibc's and musl's words.
+        // How glibc and musl report a name that does not exist; the standard library keeps only their text.
         let unknown = ["Name or service not known", "No address associated", "Name does not resolve"];
         let kind = if unknown.iter().any(|words| cause.contains(words)) {
             ErrorKind::UnknownHost
@@ -264,7 +264,7 @@ pub(super) fn from_proxy(subject: &str, url: &Url, proxy: &str, error: reqwest::
     if find_in_chain::<rustls::Error>(&error).is_some() {
         return from_transport(subject, url, error);
     }
-    let cause = root_words(&error);
+    let cause = root_cause(&error);
     let host = url.host_str().unwrap_or_default();
     let refused = find_in_chain::<std::io::Error>(&error)
         .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
@@ -297,8 +297,8 @@ fn find_in_chain<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static))
     None
 }
 
-/// The innermost cause in words: the outer ones repeat "error sending request".
-fn root_words(error: &(dyn StdError + 'static)) -> String {
+/// The text of the innermost cause: the outer ones repeat "error sending request".
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
     let mut current = error;
     while let Some(cause) = current.source() {
         current = cause;
@@ -311,13 +311,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_shown_without_secrets() {
+    fn url_is_shown_without_secrets() {
         let url = Url::parse("https://ann:pw@cdn.io:444/a/b?X-Amz-Signature=s#f").unwrap();
         assert_eq!(shown_url(&url), "https://cdn.io:444/a/b");
     }
 
     #[test]
-    fn a_server_s_words_are_made_fit_to_print() {
+    fn server_text_is_made_safe_to_print() {
         for (text, expect) in [
             ("a\x1b[31mred\x07\r\nb", "a [31mred b"),
             ("\u{202e}evil\u{9b}0m", "evil 0m"),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn error_bodies_are_read_in_every_form() {
+    fn error_body_is_read_in_every_form() {
         for (body, expect) in [
             (
                 r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known","detail":{}}]}"#,
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_has_the_kind_that_decides_about_retries() {
+    fn status_decides_the_kind() {
         for (status, kind) in [
             (401, ErrorKind::Unauthorized),
             (403, ErrorKind::Unauthorized),

@@ -1,20 +1,21 @@
-//! The registry client: one [`Session`] per registry, a [`Source`](crate::content::Source) of the engine; one [`Pusher`], a [`Sink`](crate::content::Sink), for
-//! each that is written to.
+//! The registry client (distribution-spec): a [`Session`] per registry to read from, which is a
+//! [`Source`](crate::content::Source) of the engine, and a [`Pusher`] per registry to write to, which is a
+//! [`Sink`](crate::content::Sink).
 //!
-//! A session holds one connection pool, one token cache, one set of limits; its clones share them.
-//! It makes one attempt per call and says by the error's kind whether another may help; the engine decides.
+//! A session has one connection pool, one token cache and one set of limits, which its clones share. Each call makes one
+//! attempt; the kind of the error says whether another may succeed, and the engine decides about retries.
 //!
-//! # What goes where
-//! [`Session`] tries its endpoints (mirrors in order, then the registry itself). An endpoint
-//! makes requests: it waits at the gate a Retry-After closed, takes a permit, adds what
-//! authorises it, follows redirects by rules of its own, and turns answers into errors.
+//! # Structure
+//! A [`Session`] tries its endpoints: mirrors in order, then the registry itself. An endpoint makes requests: it waits for a
+//! permit and for the end of a Retry-After, adds the authorisation, follows redirects and turns error responses into
+//! errors.
 //!
 //! # Invariants
-//! - What authorises a request to one host (scheme, name and port) is never sent to another.
-//! - An answer over HTTPS never leads to a request over HTTP. Only a loopback registry is asked in
-//!   plain HTTP unasked, and only after it has shown that it does not speak TLS.
-//! - Certificates are verified unless the user named this very registry as insecure.
-//! - Every body that is kept in memory has a bound.
+//! - Credentials and tokens for one origin (scheme, host and port) are never sent to another.
+//! - A response over HTTPS never leads to a request over plain HTTP. Without the user's permission only loopback registries
+//!   are used over plain HTTP, and only after they have shown that they do not speak TLS.
+//! - Certificates are verified unless the user named this registry as insecure.
+//! - Every body that is kept in memory is bounded.
 
 mod auth;
 mod base_url;

@@ -1,8 +1,7 @@
-//! Whether a loopback registry speaks TLS: asked with a ClientHello, before anything else is said.
+//! Detects whether a loopback registry speaks TLS, by sending a ClientHello.
 //!
-//! A server that speaks TLS answers one with a handshake or alert record (RFC 8446, 5.1); one that
-//! speaks plain HTTP answers with text or hangs up. No certificate is looked at and nothing of ours is sent, so
-//! this decides about the scheme only: once TLS is spoken, its errors are errors.
+//! A TLS server answers with a handshake or alert record (RFC 8446, 5.1); a plain HTTP server answers with text or closes the
+//! connection. No certificate is verified and no data is sent, so this decides only about the scheme.
 
 use rustls::crypto::{CryptoProvider, GetRandomFailed, SecureRandom};
 use rustls::pki_types::ServerName;
@@ -13,22 +12,22 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
     /// TLS.
     Tls,
-    /// Something else, which for a registry is plain HTTP.
+    /// Something else: for a registry, plain HTTP.
     Plain,
-    /// It hung up without a word: most likely not TLS, but not worth remembering.
+    /// The connection was closed: probably plain HTTP, but not certain enough to remember.
     Nothing,
 }
 
-/// Asks `host:port` (loopback only) what it speaks.
+/// Probes `host:port` (loopback only).
 ///
 /// # Errors
-/// When there is no connection, or no answer for `patience`.
-pub(super) async fn probe(host: &str, port: u16, patience: Duration) -> io::Result<Speaks> {
+/// When connecting fails, or there is no answer within `timeout`.
+pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> io::Result<Speaks> {
     let hello = client_hello(host)?;
     let exchange = async {
         let mut stream = TcpStream::connect((host, port)).await?;
@@ -36,34 +35,35 @@ pub(super) async fn probe(host: &str, port: u16, patience: Duration) -> io::Resu
         let mut first = [0];
         match stream.read(&mut first).await {
             Ok(0) => Ok(Speaks::Nothing),
-            Ok(_) => Ok(meaning(first[0])),
+            Ok(_) => Ok(classify(first[0])),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Speaks::Nothing),
             Err(error) => Err(error),
         }
     };
-    tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// 21 is an alert, 22 a handshake record.
-fn meaning(first: u8) -> Speaks {
+/// By the first byte of the answer: 21 is an alert record, 22 a handshake record.
+fn classify(first: u8) -> Speaks {
     if matches!(first, 21 | 22) { Speaks::Tls } else { Speaks::Plain }
 }
 
-/// Random bytes for a hello of which no key ever comes: they need not be secret. The TLS library's own take 30 ms of
-/// gathering at the first use, which a run over plain HTTP has no other use for.
+/// Random bytes for a ClientHello that no key is derived from: they need not be secret. The TLS library's own generator takes
+/// 30 ms to initialise, which a run over plain HTTP would not need otherwise.
 #[derive(Debug)]
-struct Filler;
+struct InsecureRandom;
 
-impl SecureRandom for Filler {
+impl SecureRandom for InsecureRandom {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
         fastrand::fill(bytes);
         Ok(())
     }
 }
 
-/// A TLS 1.2 hello, since one of 1.3 would hold a key share. A server that speaks only 1.3 refuses it with an alert, which is an answer.
+/// A TLS 1.2 ClientHello: one of TLS 1.3 would need a key share. A TLS 1.3 server refuses it with an alert, which suffices.
 fn client_hello(host: &str) -> io::Result<Vec<u8>> {
-    let provider = CryptoProvider { secure_random: &Filler, ..rustls::crypto::aws_lc_rs::default_provider() };
+    let provider =
+        CryptoProvider { secure_random: &InsecureRandom, ..rustls::crypto::aws_lc_rs::default_provider() };
     let config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .map_err(io::Error::other)?
@@ -92,12 +92,12 @@ mod tests {
             hello[0]
         });
         let speaks = probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap();
-        assert_eq!(server.await.unwrap(), 22, "a handshake record was sent");
+        assert_eq!(server.await.unwrap(), 22, "not a handshake record");
         speaks
     }
 
     #[tokio::test]
-    async fn tells_tls_from_text() {
+    async fn probe_distinguishes_tls_from_text() {
         assert_eq!(answer(b"\x16\x03\x03").await, Speaks::Tls);
         assert_eq!(answer(b"\x15\x03\x03").await, Speaks::Tls);
         assert_eq!(answer(b"HTTP/1.0 400 Bad Request\r\n").await, Speaks::Plain);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_of_tls_1_3_alone_speaks_tls() {
+    async fn tls_1_3_server_speaks_tls() {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -120,14 +120,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            assert!(acceptor.accept(stream).await.is_err(), "it took a hello of TLS 1.2");
+            assert!(acceptor.accept(stream).await.is_err(), "the server accepted TLS 1.2");
         });
         assert_eq!(probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap(), Speaks::Tls);
         server.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_refused_connection_is_an_error() {
+    async fn refused_connection_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

@@ -1,6 +1,6 @@
-//! Content-Range (RFC 9110, 14.4), read strictly: a wrong one would put bytes in the wrong place.
+//! Range and Content-Range (RFC 9110, 14). Parsed strictly: a wrong range would put bytes in the wrong place.
 
-/// What a Content-Range header says.
+/// A Content-Range header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentRange {
     /// `bytes first-last/total`, or `*` for the total.
@@ -9,18 +9,18 @@ pub enum ContentRange {
         first: u64,
         /// The offset of the last byte.
         last: u64,
-        /// The whole content's length, where it is said.
+        /// The length of the whole content, if given.
         total: Option<u64>,
     },
-    /// `bytes */total`: what was asked for is not there.
+    /// `bytes */total`: the range is not satisfiable.
     Unsatisfied {
-        /// The whole content's length.
+        /// The length of the whole content.
         total: u64,
     },
 }
 
 impl ContentRange {
-    /// Reads the header's value; `None` for anything that is not exactly the grammar or makes no sense.
+    /// Parses a header value; `None` for anything that is invalid or contradicts itself.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
         let (unit, rest) = value.trim().split_once(' ')?;
@@ -37,7 +37,7 @@ impl ContentRange {
         (first <= last && total.is_none_or(|total| last < total)).then_some(Self::Part { first, last, total })
     }
 
-    /// Whether this is exactly the answer to the bytes from `from` up to but without `to`, of a blob of `size` bytes.
+    /// Whether this is exactly the range from byte `from` up to but excluding `to` of a blob of `size` bytes.
     #[must_use]
     pub fn answers(self, from: u64, to: Option<u64>, size: u64) -> bool {
         let end = to.unwrap_or(size).min(size);
@@ -46,12 +46,12 @@ impl ContentRange {
     }
 }
 
-/// Digits only: `u64::from_str` alone would take a sign.
+/// Digits only: `u64::from_str` would accept a sign.
 fn number(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// The Range header for the bytes from `from` up to but without `to`; `None` when the whole is meant.
+/// The Range header for the bytes from `from` up to but excluding `to`; `None` for the whole.
 pub(super) fn range_header(from: u64, to: Option<u64>) -> Option<String> {
     match to {
         None if from == 0 => None,
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_grammar_and_nothing_else() {
+    fn content_range_is_parsed_strictly() {
         let part = |first, last, total| Some(ContentRange::Part { first, last, total });
         for (value, expect) in [
             ("bytes 0-9/10", part(0, 9, Some(10))),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_must_be_exactly_what_was_asked() {
+    fn content_range_must_match_the_request() {
         for (value, from, to, answers) in [
             ("bytes 5-9/10", 5, None, true),
             ("bytes 5-9/*", 5, None, true),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_what_is_missing() {
+    fn range_header_names_the_missing_bytes() {
         assert_eq!(range_header(0, None), None);
         assert_eq!(range_header(7, None).unwrap(), "bytes=7-");
         assert_eq!(range_header(0, Some(8)).unwrap(), "bytes=0-7");
@@ -112,7 +112,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_range_that_answers_lies_within_the_blob(
+        fn matching_range_lies_within_the_blob(
             value in r"bytes ([0-9]{0,20}|\*)-?[0-9]{0,20}/([0-9]{0,20}|\*)",
             from in 0..50_u64,
             to in proptest::option::of(1..60_u64),

@@ -1,4 +1,4 @@
-//! A session: all that is done with one registry in one run.
+//! A session: the client of one registry and its mirrors.
 
 use super::credential::CredentialSource;
 use super::endpoint::Endpoint;
@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a mirror that could not be reached is left out.
-const MIRROR_REST: Duration = Duration::from_secs(30);
+/// How long a mirror that failed is not used.
+const MIRROR_BACKOFF: Duration = Duration::from_secs(30);
 
-/// All that is done with one registry in one run. Clones are the same session.
+/// The client of one registry and its mirrors in one run. Clones share one session.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -25,29 +25,29 @@ struct Inner {
     registry: Registry,
     mirrors: Vec<Mirror>,
     origin: Endpoint,
-    /// Which mirrors have served which blobs, and which of them wrongly.
+    /// Which mirrors served which blobs, and which of them were corrupt.
     trust: Mutex<Trust>,
 }
 
 struct Mirror {
     endpoint: Endpoint,
-    /// Until when it is not asked, and why.
-    resting: Mutex<Option<(Instant, Error)>>,
+    /// Until when it is not used, and why.
+    backoff_until: Mutex<Option<(Instant, Error)>>,
 }
 
 #[derive(Default)]
 struct Trust {
     served: HashSet<(usize, Digest)>,
-    refuted: HashSet<(usize, Digest)>,
+    corrupt: HashSet<(usize, Digest)>,
 }
 
-/// What a session has done so far.
+/// Counters of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Requests sent, to the registry, its mirrors and where they redirected to; without those for tokens.
+    /// Requests to the registry, its mirrors and redirect targets, except those for tokens.
     pub requests: u64,
-    /// Tokens asked for.
+    /// Requested tokens.
     pub tokens: u64,
 }
 
@@ -55,7 +55,7 @@ impl Session {
     /// A session with `registry`. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidInput` for a mirror's address that is none.
+    /// `InvalidInput` for a mirror with an unusable URL.
     pub fn new(
         registry: Registry,
         credentials: Arc<dyn CredentialSource>,
@@ -66,20 +66,20 @@ impl Session {
             .iter()
             .map(|url| {
                 let endpoint = Endpoint::mirror(url, Arc::clone(&credentials), &options)?;
-                Ok(Mirror { endpoint, resting: Mutex::default() })
+                Ok(Mirror { endpoint, backoff_until: Mutex::default() })
             })
             .collect::<Result<_>>()?;
         let origin = Endpoint::origin(&registry, credentials, Arc::new(options))?;
         Ok(Self(Arc::new(Inner { registry, mirrors, origin, trust: Mutex::default() })))
     }
 
-    /// The registry that this is a session with.
+    /// The registry.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.registry
     }
 
-    /// What was done so far.
+    /// The counters so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         let endpoints = self.0.mirrors.iter().map(|mirror| &mirror.endpoint).chain([&self.0.origin]);
@@ -98,32 +98,32 @@ impl Session {
 }
 
 impl Inner {
-    /// The mirrors worth asking now.
-    fn awake(&self) -> impl Iterator<Item = (usize, &Mirror)> {
+    /// The mirrors that are not backing off.
+    fn available_mirrors(&self) -> impl Iterator<Item = (usize, &Mirror)> {
         self.mirrors.iter().enumerate().filter(|(_, mirror)| {
-            let resting = mirror.resting.lock().unwrap_or_else(PoisonError::into_inner);
-            resting.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
+            let backoff = mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner);
+            backoff.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
         })
     }
 
-    /// Why mirrors are not asked now.
-    fn resting(&self) -> Vec<Error> {
+    /// The failures of the mirrors that are backing off.
+    fn backoff_causes(&self) -> Vec<Error> {
         let why = |mirror: &Mirror| {
-            let resting = mirror.resting.lock().unwrap_or_else(PoisonError::into_inner);
-            resting.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, why)| why.clone())
+            let backoff = mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner);
+            backoff.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, why)| why.clone())
         };
         self.mirrors.iter().filter_map(why).collect()
     }
 
-    /// A mirror failed: whatever it was, the next in line is asked. One that is down is not asked again for a while.
-    /// Answers what there is to say of it should the others fail too.
+    /// Records that a mirror failed. After a transient failure it is not used for a while. Returns the failure as a cause, in
+    /// case the other endpoints fail too.
     fn note_failure(&self, mirror: &Mirror, error: &Error) -> Error {
-        tracing::debug!(mirror = %mirror.endpoint.registry, %error, "the mirror failed; asking the next");
+        tracing::debug!(mirror = %mirror.endpoint.registry, %error, "the mirror failed; trying the next");
         let why = error.clone().with_subject(format!("mirror {}", mirror.endpoint.registry));
         if error.kind().is_retryable() {
-            let rest = error.retry_after().unwrap_or_default().max(MIRROR_REST);
-            *mirror.resting.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((Instant::now() + rest, why.clone()));
+            let backoff = error.retry_after().unwrap_or_default().max(MIRROR_BACKOFF);
+            *mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((Instant::now() + backoff, why.clone()));
         }
         why
     }
@@ -132,21 +132,21 @@ impl Inner {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refute(&self, index: usize, digest: Digest) {
-        self.trust().refuted.insert((index, digest));
+    fn mark_corrupt(&self, index: usize, digest: Digest) {
+        self.trust().corrupt.insert((index, digest));
         if let Some(mirror) = self.mirrors.get(index) {
             mirror.endpoint.forget_blob_url(&digest);
         }
     }
 
-    /// The stream, watched: a mirror whose answer breaks off is not asked for that blob again, so that
-    /// what is missing comes from the next in line.
-    fn watched(self: &Arc<Self>, index: usize, digest: Digest, stream: BlobStream) -> BlobStream {
+    /// Watches the stream: a mirror whose response breaks off is not used again for that blob, so that the next endpoint
+    /// sends the rest.
+    fn watch(self: &Arc<Self>, index: usize, digest: Digest, stream: BlobStream) -> BlobStream {
         self.trust().served.insert((index, digest));
         let inner = Arc::clone(self);
         let chunks = stream.chunks.inspect(move |chunk| {
             if chunk.is_err() {
-                inner.refute(index, digest);
+                inner.mark_corrupt(index, digest);
             }
         });
         BlobStream { chunks: chunks.boxed(), ..stream }
@@ -156,30 +156,30 @@ impl Inner {
 impl Source for Session {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
         let subject = self.subject(repository, &Target::Tag(tag.clone()));
-        let mut told = self.0.resting();
-        for (_, mirror) in self.0.awake() {
+        let mut causes = self.0.backoff_causes();
+        for (_, mirror) in self.0.available_mirrors() {
             match mirror.endpoint.resolve(&subject, repository, tag).await {
                 Ok(resolved) => return Ok(resolved),
-                Err(error) => told.push(self.0.note_failure(mirror, &error)),
+                Err(error) => causes.push(self.0.note_failure(mirror, &error)),
             }
         }
-        self.0.origin.resolve(&subject, repository, tag).await.map_err(|error| with_mirrors(error, told))
+        self.0.origin.resolve(&subject, repository, tag).await.map_err(|error| with_mirrors(error, causes))
     }
 
     async fn manifest(&self, repository: &Repository, target: &Target) -> Result<RawManifest> {
         let subject = self.subject(repository, target);
-        let mut told = self.0.resting();
-        for (_, mirror) in self.0.awake() {
+        let mut causes = self.0.backoff_causes();
+        for (_, mirror) in self.0.available_mirrors() {
             let result = mirror.endpoint.manifest(&subject, repository, target).await;
             match result.and_then(|manifest| expect(&subject, manifest, target)) {
                 Ok(manifest) => return Ok(manifest),
-                Err(error) => told.push(self.0.note_failure(mirror, &error)),
+                Err(error) => causes.push(self.0.note_failure(mirror, &error)),
             }
         }
         let result = self.0.origin.manifest(&subject, repository, target).await;
         result
             .and_then(|manifest| expect(&subject, manifest, target))
-            .map_err(|error| with_mirrors(error, told))
+            .map_err(|error| with_mirrors(error, causes))
     }
 
     async fn blob(
@@ -191,28 +191,28 @@ impl Source for Session {
     ) -> Result<BlobStream> {
         let digest = descriptor.digest;
         let subject = self.subject(repository, &Target::Digest(digest));
-        let mut told = self.0.resting();
-        for (index, mirror) in self.0.awake() {
-            if self.0.trust().refuted.contains(&(index, digest)) {
+        let mut causes = self.0.backoff_causes();
+        for (index, mirror) in self.0.available_mirrors() {
+            if self.0.trust().corrupt.contains(&(index, digest)) {
                 continue;
             }
             match mirror.endpoint.blob(&subject, repository, descriptor, from, to).await {
-                Ok(stream) => return Ok(self.0.watched(index, digest, stream)),
-                Err(error) => told.push(self.0.note_failure(mirror, &error)),
+                Ok(stream) => return Ok(self.0.watch(index, digest, stream)),
+                Err(error) => causes.push(self.0.note_failure(mirror, &error)),
             }
         }
         let result = self.0.origin.blob(&subject, repository, descriptor, from, to).await;
-        result.map_err(|error| with_mirrors(error, told))
+        result.map_err(|error| with_mirrors(error, causes))
     }
 
     fn refuted(&self, _: &Repository, digest: &Digest) {
         let mut trust = self.0.trust();
-        let liars: Vec<usize> =
+        let mirrors: Vec<usize> =
             (0..self.0.mirrors.len()).filter(|index| trust.served.contains(&(*index, *digest))).collect();
-        trust.refuted.extend(liars.iter().map(|index| (*index, *digest)));
+        trust.corrupt.extend(mirrors.iter().map(|index| (*index, *digest)));
         drop(trust);
-        for mirror in liars.iter().filter_map(|index| self.0.mirrors.get(*index)) {
-            tracing::debug!(mirror = %mirror.endpoint.registry, %digest, "the mirror served wrong bytes; not asking it for these again");
+        for mirror in mirrors.iter().filter_map(|index| self.0.mirrors.get(*index)) {
+            tracing::debug!(mirror = %mirror.endpoint.registry, %digest, "the mirror served corrupt content; not using it for this blob again");
             mirror.endpoint.forget_blob_url(digest);
         }
         self.0.origin.forget_blob_url(digest);
@@ -220,7 +220,7 @@ impl Source for Session {
 }
 
 impl Catalog for Session {
-    /// A mirror may hold some of the tags only, so the registry itself is asked.
+    /// Lists the tags of the registry itself, because a mirror may have only some of them.
     async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>> {
         let subject = format!("{}/{repository}", self.0.registry);
         self.0.origin.tags(&subject, repository).await
@@ -232,7 +232,7 @@ fn with_mirrors(error: Error, mirrors: Vec<Error>) -> Error {
     mirrors.into_iter().fold(error, Error::with_cause)
 }
 
-/// The manifest, if it is the one that was asked for.
+/// The manifest, if it is the one that was requested.
 fn expect(subject: &str, manifest: RawManifest, target: &Target) -> Result<RawManifest> {
     match target {
         Target::Digest(digest) if manifest.digest != *digest => {

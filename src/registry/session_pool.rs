@@ -1,4 +1,4 @@
-//! The sessions of a run: one per registry, each with its own settings.
+//! The sessions of a run: one per registry, with its own settings.
 
 use super::{Anonymous, CredentialSource, Pusher, Session, SessionOptions};
 use crate::error::Result;
@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Registries' own settings, where they have some.
+/// Settings of individual registries.
 pub trait SettingsSource: Send + Sync {
-    /// How `registry` is reached; none when it is reached like any other.
+    /// The settings of `registry`; `None` for the defaults.
     ///
     /// # Errors
-    /// `InvalidInput` for settings that can't be used.
+    /// `InvalidInput` for unusable settings.
     fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>>;
 }
 
@@ -22,14 +22,14 @@ impl SettingsSource for BTreeMap<Registry, SessionOptions> {
     }
 }
 
-/// How registries are reached, and as whom. The default: any registry over HTTPS, as nobody.
+/// Settings and credentials for registries. The default: HTTPS, anonymously.
 #[derive(Clone)]
 pub struct Access {
-    /// How registries are reached that have no settings of their own.
+    /// The settings of registries without settings of their own.
     pub session: SessionOptions,
-    /// Registries' own settings.
+    /// Settings of individual registries.
     pub own: Arc<dyn SettingsSource>,
-    /// Where credentials come from.
+    /// The source of credentials.
     pub credentials: Arc<dyn CredentialSource>,
 }
 
@@ -46,21 +46,21 @@ impl fmt::Debug for Access {
     }
 }
 
-/// How many sessions may have more requests than blobs in flight.
-const WIDE: usize = 4;
+/// How many sessions may have more API requests than blob requests in flight.
+const MAX_WIDE_SESSIONS: usize = 4;
 
-/// One session per registry, opened when it is first asked for. Sessions share nothing but the settings.
+/// One session per registry, opened on first use.
 #[derive(Debug)]
 pub struct Sessions {
     access: Access,
-    /// The most requests for blobs in flight at once to one registry.
+    /// The maximum of concurrent blob requests per registry.
     connections: usize,
     open: Mutex<HashMap<Registry, Arc<Session>>>,
 }
 
 impl Sessions {
-    /// Sessions that are reached by `access`, each with at most `connections` requests for blobs in flight. The first few may have three
-    /// times as many other requests, those after them no more than for blobs: each connection is an open file.
+    /// Sessions with the settings of `access`, each with at most `connections` concurrent blob requests. The first few may have
+    /// three times as many other requests, later ones as many as for blobs: each connection is an open file.
     #[must_use]
     pub fn new(access: Access, connections: usize) -> Self {
         Self { access, connections: connections.max(1), open: Mutex::default() }
@@ -82,7 +82,7 @@ impl Sessions {
         Ok(session)
     }
 
-    /// The registry to write to, in a session of its own. Nothing is sent yet.
+    /// A client for pushing to `registry`. Nothing is sent yet.
     ///
     /// # Errors
     /// As [`Pusher::new`].
@@ -90,11 +90,11 @@ impl Sessions {
         Pusher::new(registry, self.access.credentials.clone(), self.options(registry, 0)?)
     }
 
-    /// The options for `registry`, with which `others` are open already.
+    /// The options for `registry`, when `others` sessions are open already.
     fn options(&self, registry: &Registry, others: usize) -> Result<SessionOptions> {
         let own = self.access.own.settings(registry)?;
         let options = own.unwrap_or_else(|| self.access.session.clone());
-        let times = if others < WIDE { 3 } else { 1 };
+        let times = if others < MAX_WIDE_SESSIONS { 3 } else { 1 };
         let max_requests = self.connections.saturating_mul(times);
         Ok(SessionOptions { max_connections: self.connections, max_requests, ..options })
     }
@@ -117,7 +117,7 @@ mod tests {
     fn only_the_first_few_registries_are_asked_more_than_blobs_are_fetched() {
         let sessions = Sessions::new(Access::default(), 5);
         let registry: Registry = "a.io".parse().unwrap();
-        for (others, expect) in [(0, 15), (WIDE - 1, 15), (WIDE, 5), (99, 5)] {
+        for (others, expect) in [(0, 15), (MAX_WIDE_SESSIONS - 1, 15), (MAX_WIDE_SESSIONS, 5), (99, 5)] {
             let options = sessions.options(&registry, others).unwrap();
             assert_eq!((options.max_connections, options.max_requests), (5, expect), "{others}");
         }

@@ -10,48 +10,48 @@ use serde::Deserialize;
 use std::collections::{BTreeSet, HashSet};
 use url::form_urlencoded;
 
-/// How many tags a page shall have; registries give fewer where they like.
+/// The requested number of tags a page; registries may return fewer.
 const PAGE: usize = 1000;
-/// The most pages that are asked for: a registry that never ends is no registry.
+/// The most pages that are requested, against registries that never end.
 const MAX_PAGES: usize = 2000;
-/// How many pages in a row may bring nothing new: a registry that filters its pages gives empty ones among others.
-const MAX_BARREN: usize = 8;
-/// The most tags that a repository may have: beyond this no one reads them, and memory ends.
+/// How many pages in a row may bring nothing new: registries that filter pages return empty ones in between.
+const MAX_EMPTY_PAGES: usize = 8;
+/// The most tags of a repository, to bound memory.
 const MAX_TAGS: usize = 1_000_000;
-/// The largest page that is read, in bytes: some registries give all tags at once, however many.
+/// The largest page, in bytes: some registries return all tags at once.
 const MAX_PAGE_BYTES: usize = 32 << 20;
 
 #[derive(Deserialize)]
 struct Page {
-    /// `null` where a repository has none.
+    /// `null` for a repository without tags.
     tags: Option<Vec<String>>,
 }
 
 impl Endpoint {
-    /// The tags of `repository`, sorted. Names that are no tags are left out.
+    /// The tags of `repository`, sorted. Invalid tags are skipped.
     pub(super) async fn tags(&self, subject: &str, repository: &Repository) -> Result<Vec<Tag>> {
         let mut tags = BTreeSet::new();
         let mut query = format!("n={PAGE}");
         let mut asked = HashSet::from([query.clone()]);
-        let mut barren = 0;
+        let mut empty_pages = 0;
         for _ in 0..MAX_PAGES {
             let before = tags.len();
             let next = self.page(subject, repository, &query, &mut tags).await?;
-            barren = if tags.len() > before { 0 } else { barren + 1 };
+            empty_pages = if tags.len() > before { 0 } else { empty_pages + 1 };
             match next {
-                Some(next) if barren < MAX_BARREN && asked.insert(next.clone()) => query = next,
-                // There is none, it leads back, or such pages would come for ever.
+                Some(next) if empty_pages < MAX_EMPTY_PAGES && asked.insert(next.clone()) => query = next,
+                // There is no next page, or it would loop, or pages bring nothing.
                 _ => return Ok(tags.into_iter().collect()),
             }
             if tags.len() > MAX_TAGS {
                 break;
             }
         }
-        let message = format!("the list of tags has no end: given up after {} of them", tags.len());
+        let message = format!("the list of tags does not end: stopped after {} tags", tags.len());
         Err(failure(ErrorKind::TooLarge, subject, message))
     }
 
-    /// Adds one page's tags; answers the query of the next.
+    /// Adds the tags of one page; returns the query of the next page.
     async fn page(
         &self,
         subject: &str,
@@ -64,9 +64,9 @@ impl Endpoint {
         if answer.response.status() != StatusCode::OK {
             let error = self.status_error(subject, repository, answer.response).await;
             return Err(match error.kind() {
-                // No tag was named that could be wrong.
+                // The general hint mentions a tag, and there is none.
                 ErrorKind::NotFound => error.with_hint(
-                    "check the repository's name, such as registry.example/team/app; some registries say this also of what you may not read",
+                    "check the repository's name, such as registry.example/team/app; some registries return 404 for what you have no permission to read",
                 ),
                 _ => error,
             });
@@ -78,20 +78,19 @@ impl Endpoint {
             error::from_transport(subject, &url, error)
         })?;
         let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of tags {why}"));
-        let body = body.ok_or_else(|| refuse("is longer than any list"))?;
+        let body = body.ok_or_else(|| refuse("is too long"))?;
         if error::looks_like_html(&body) {
             return Err(error::web_page(subject, &url));
         }
-        let page: Page =
-            serde_json::from_slice(&body).map_err(|_| refuse("is not as registries write it"))?;
+        let page: Page = serde_json::from_slice(&body).map_err(|_| refuse("is not valid JSON"))?;
         answer.permit.record_success();
         tags.extend(page.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()));
         Ok(next)
     }
 }
 
-/// The query of the page that a Link header (RFC 8288) names as the next. Nothing else of it is believed: the next
-/// page is asked for where this one was.
+/// The query of the next page, from a Link header (RFC 8288). Only the query is used: the next page is requested from the
+/// same URL.
 fn next_query(headers: &HeaderMap) -> Option<String> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).flat_map(links);
     let (target, _) = links.into_iter().find(|(_, parameters)| is_next(parameters))?;
@@ -102,7 +101,7 @@ fn next_query(headers: &HeaderMap) -> Option<String> {
     Some(kept.finish()).filter(|query| !query.is_empty())
 }
 
-/// The links of one header, which may name the first and the last page beside the next: each one's target and parameters.
+/// The target and parameters of each link in a header, which may also name the first and the last page.
 fn links(mut value: &str) -> impl Iterator<Item = (&str, &str)> {
     std::iter::from_fn(move || {
         let (target, rest) = value.split_once('<')?.1.split_once('>')?;
@@ -118,7 +117,7 @@ fn links(mut value: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Whether a link's parameters have `next` among its relations: one or more words, in whatever case, quoted or not.
+/// Whether a link's parameters have the relation `next`: one of several words, in any case, quoted or not.
 fn is_next(parameters: &str) -> bool {
     parameters.split(';').filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
         let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
@@ -132,7 +131,7 @@ mod tests {
     use reqwest::header::HeaderValue;
 
     #[test]
-    fn of_a_link_only_the_query_is_taken() {
+    fn next_page_is_the_query_of_the_link() {
         for (link, expect) in [
             ("</v2/a/tags/list?last=b&n=2>; rel=\"next\"", Some("last=b&n=2")),
             ("<https://evil.example/x?last=c>; rel=next", Some("last=c")),

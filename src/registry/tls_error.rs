@@ -1,4 +1,4 @@
-//! What went wrong in a TLS handshake, in words.
+//! Describes failed TLS handshakes.
 
 use super::certificate::is_authority_itself;
 use super::error::{failure, quotable};
@@ -8,29 +8,33 @@ use rustls::{AlertDescription, CertificateError, Error as Tls};
 use std::fmt::Debug;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The most names of a certificate that a message repeats.
+/// The most names of a certificate that a message lists.
 const MAX_NAMES: usize = 5;
 
-/// The error that a failed handshake with `host` (`place` names its port too) means.
+/// The error of a failed handshake with `host`; `place` is the host with its port.
 pub(super) fn tls_failure(subject: &str, host: &str, place: &str, tls: &Tls) -> Error {
     match tls {
         Tls::InvalidCertificate(reason) => {
             let (why, advice) = refusal(host, reason);
-            failure(ErrorKind::Certificate, subject, format!("the certificate of {place} is refused: {why}"))
-                .with_hint(format!("{advice} or, if you must, --insecure-tls {place}"))
+            failure(
+                ErrorKind::Certificate,
+                subject,
+                format!("the certificate of {place} is not accepted: {why}"),
+            )
+            .with_hint(format!("{advice}, or disable verification with --insecure-tls {place}"))
         }
         Tls::NoCertificatesPresented => {
-            failure(ErrorKind::Certificate, subject, format!("{place} showed no certificate"))
+            failure(ErrorKind::Certificate, subject, format!("{place} sent no certificate"))
         }
         Tls::AlertReceived(alert) if wants_certificate(*alert) => failure(
             ErrorKind::Unauthorized,
             subject,
-            format!("{place} wants a client certificate, or another one: it says {:?}", spaced(alert)),
+            format!("{place} requires a client certificate, or another one (TLS alert: {})", spaced(alert)),
         )
-        .with_hint(format!("put client.cert and client.key for {place} where --cert-dir looks")),
+        .with_hint(format!("put client.cert and client.key for {place} into its directory below --cert-dir")),
         Tls::InvalidMessage(_) => {
             failure(ErrorKind::Unsupported, subject, format!("{place} does not speak TLS"))
-                .with_hint(format!("if it serves plain HTTP and you accept that: --plain-http {place}"))
+                .with_hint(format!("if it serves plain HTTP, allow that with --plain-http {place}"))
         }
         other => {
             failure(ErrorKind::Unavailable, subject, format!("TLS with {place} failed: {}", broken(other)))
@@ -38,59 +42,60 @@ pub(super) fn tls_failure(subject: &str, host: &str, place: &str, tls: &Tls) -> 
     }
 }
 
-/// Why a certificate is refused, and what to do about it.
+/// Why a certificate is not accepted, and what to do about it.
 fn refusal(host: &str, reason: &CertificateError) -> (String, String) {
     use CertificateError as Reason;
     let trust = "trust it, or its authority, with --ca-file FILE".to_owned();
     let renew = "ask the registry's operator to renew it".to_owned();
-    let other = "ask the registry's operator for one that is right for a server".to_owned();
+    let other = "ask the registry's operator for a valid server certificate".to_owned();
     match reason {
-        Reason::UnknownIssuer => {
-            ("it is signed by itself or by an authority that is not trusted here".into(), trust)
-        }
-        reason if is_authority_itself(reason) => ("it is self-signed, and not trusted here".into(), trust),
+        Reason::UnknownIssuer => ("it is signed by an unknown authority".into(), trust),
+        reason if is_authority_itself(reason) => ("it is self-signed and not trusted".into(), trust),
         Reason::ExpiredContext { not_after, .. } => (format!("it expired on {}", date(*not_after)), renew),
         Reason::Expired => ("it has expired".into(), renew),
         Reason::NotValidYetContext { not_before, .. } => {
-            (format!("it is valid only from {} on", date(*not_before)), "check this machine's clock".into())
+            (format!("it is not valid before {}", date(*not_before)), "check this machine's clock".into())
         }
         Reason::NotValidYet => ("it is not valid yet".into(), "check this machine's clock".into()),
-        Reason::NotValidForNameContext { presented, .. } => {
-            (format!("it is not for {host} {}", names(presented)), "use a name that it is for".into())
+        Reason::NotValidForNameContext { presented, .. } => (
+            format!("it is not valid for {host} {}", names(presented)),
+            "use one of the names in the certificate".into(),
+        ),
+        Reason::NotValidForName => {
+            (format!("it is not valid for {host}"), "use one of the names in the certificate".into())
         }
-        Reason::NotValidForName => (format!("it is not for {host}"), "use a name that it is for".into()),
         Reason::Revoked => ("it was revoked".into(), renew),
-        Reason::BadEncoding => ("it is no certificate that can be read".into(), other),
-        Reason::BadSignature => ("its signature is wrong".into(), other),
-        Reason::UnhandledCriticalExtension => ("it asks for checks that are not known".into(), other),
+        Reason::BadEncoding => ("it is malformed".into(), other),
+        Reason::BadSignature => ("its signature is invalid".into(), other),
+        Reason::UnhandledCriticalExtension => ("it has an unknown critical extension".into(), other),
         Reason::UnsupportedSignatureAlgorithmContext { .. }
         | Reason::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            ("it is signed in a way that is not accepted (too old or too new)".into(), other)
+            ("its signature algorithm is not supported".into(), other)
         }
         Reason::InvalidPurpose | Reason::InvalidPurposeContext { .. } => {
-            ("it is not made for servers".into(), other)
+            ("it is not a server certificate".into(), other)
         }
         Reason::Other(cause) if cause.0.to_string() == "UnsupportedCertVersion" => {
-            ("it is older than X.509 version 3, which servers need".into(), other)
+            ("it is not an X.509 version 3 certificate".into(), other)
         }
-        _ => ("it does not stand up to the checks of RFC 5280".into(), other),
+        _ => ("it fails the checks of RFC 5280".into(), other),
     }
 }
 
 fn broken(error: &Tls) -> String {
     match error {
-        Tls::AlertReceived(alert) => format!("the other side broke off: {}", spaced(alert)),
-        Tls::PeerIncompatible(_) => "the two sides have no version or cipher in common".into(),
+        Tls::AlertReceived(alert) => format!("the server sent the alert: {}", spaced(alert)),
+        Tls::PeerIncompatible(_) => "no TLS version or cipher in common".into(),
         Tls::PeerMisbehaved(_)
         | Tls::InappropriateMessage { .. }
-        | Tls::InappropriateHandshakeMessage { .. } => "the other side does not keep to the protocol".into(),
-        Tls::DecryptError => "what came could not be decrypted".into(),
-        Tls::NoApplicationProtocol => "the two sides have no HTTP version in common".into(),
-        _ => "the handshake was not completed".into(),
+        | Tls::InappropriateHandshakeMessage { .. } => "the server violated the protocol".into(),
+        Tls::DecryptError => "decryption failed".into(),
+        Tls::NoApplicationProtocol => "no HTTP version in common".into(),
+        _ => "the handshake failed".into(),
     }
 }
 
-/// The names that a certificate is for.
+/// The names that a certificate is valid for.
 fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "or any other host: it has no subjectAltName".into();
@@ -104,7 +109,7 @@ fn names(presented: &[String]) -> String {
     if presented.len() > MAX_NAMES {
         shown.push_str(", ...");
     }
-    format!("but for {shown}")
+    format!("(valid for {shown})")
 }
 
 fn date(time: UnixTime) -> String {

@@ -1,7 +1,7 @@
-//! Asking a token server for a token (distribution's "Token Authentication Specification" and "OAuth 2").
+//! Requests tokens from a token server (distribution's "Token Authentication Specification" and "OAuth 2").
 
 use super::challenge::BearerChallenge;
-use super::credential::{Credential, Lookup, Secret, refusal};
+use super::credential::{Credential, CredentialLookup, Secret, refusal};
 use super::error::{self, failure};
 use super::redirect::{self, check_reach, is_loopback, upgraded};
 use super::transport::{Peers, Purpose, Transport};
@@ -14,19 +14,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use url::{Host, Url};
 
-/// The largest answer of a token server that is read, in bytes.
+/// The largest response of a token server, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A token's lifetime when the server does not say: what the specification asks clients to assume.
+/// A token's lifetime, in seconds, when the response does not name it (as the specification says).
 const DEFAULT_LIFETIME: u64 = 60;
 
-/// No token is believed to live longer, in seconds: one is cheap to renew.
+/// The longest lifetime that is assumed, in seconds: a token is cheap to renew.
 const MAX_LIFETIME: u64 = 24 * 3600;
 
-/// The name by which saver is known to token servers.
+/// The client ID that token servers get.
 const CLIENT_ID: &str = "saver";
 
-/// A token, and when to get the next.
+/// A token and when to renew it.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub(super) secret: Secret,
@@ -34,43 +34,43 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Whether the token has used up its share of its life.
+    /// Whether the token should be renewed.
     pub(super) fn is_stale(&self) -> bool {
         Instant::now() >= self.renew_at
     }
 }
 
-/// What a token is asked for.
+/// A request for a token.
 pub(super) struct TokenRequest<'a> {
     pub(super) transport: &'a Transport,
-    /// The registry's own address: decides what addresses its token server may have.
+    /// The root of the registry's API: decides which token servers it may name.
     pub(super) base: &'a Url,
-    /// The registry as `docker login` knows it.
+    /// The registry, as `docker login` names it.
     pub(super) host: &'a str,
     pub(super) subject: &'a str,
     pub(super) challenge: &'a BearerChallenge,
     pub(super) scopes: &'a [String],
     pub(super) credential: &'a Credential,
     /// How the credential was found.
-    pub(super) lookup: Lookup,
+    pub(super) lookup: CredentialLookup,
 }
 
 impl TokenRequest<'_> {
-    /// Asks the token server, once.
+    /// Sends the request, once.
     ///
     /// # Errors
-    /// `Unauthorized` when it refuses; `Unavailable`, naming it, when it is down.
+    /// `Unauthorized` when the token server denies access; `Unavailable` when it fails.
     pub(super) async fn send(&self) -> Result<Token> {
         let shows_secret = !matches!(self.credential, Credential::Anonymous);
         let realm = realm_url(self.base, &self.challenge.realm, shows_secret, self.transport.peers()).map_err(|why| {
-            failure(ErrorKind::Unauthorized, self.subject, format!("the registry names a token server that is not trusted: {why}"))
-                .with_hint("the registry's operator must name a token server over HTTPS; saver won't show credentials to this one")
+            failure(ErrorKind::Unauthorized, self.subject, format!("the registry names an untrusted token server: {why}"))
+                .with_hint("the registry's operator must configure a token server that uses HTTPS; saver sends no credentials to this one")
         })?;
         let mut response = match self.credential {
             Credential::IdentityToken(token) => self.exchange(self.post(&realm, token)?, &realm).await?,
             _ => self.get(&realm).await?,
         };
-        // Servers older than the OAuth 2 extension know GET alone.
+        // Servers older than the OAuth 2 extension support only GET.
         if matches!(self.credential, Credential::IdentityToken(_))
             && matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
         {
@@ -79,7 +79,7 @@ impl TokenRequest<'_> {
         self.read(response, &realm).await
     }
 
-    /// Asks with GET, and goes where that is redirected to. Credentials go to the realm's own origin alone.
+    /// Sends a GET and follows redirects. Credentials are sent only to the realm's own origin.
     async fn get(&self, realm: &Url) -> Result<Response> {
         let mut url = self.address(realm);
         let mut seen = vec![url.clone()];
@@ -90,14 +90,14 @@ impl TokenRequest<'_> {
                 return Ok(response);
             };
             url = next.map_err(|why| {
-                let message = format!("no token: {} answered with {why}", error::shown_url(&url));
+                let message = format!("no token: {} returned {why}", error::shown_url(&url));
                 failure(ErrorKind::Unsupported, self.subject, message)
             })?;
             seen.push(url.clone());
         }
     }
 
-    /// What is asked of the token server at `realm`, as an address.
+    /// The URL of the GET request.
     fn address(&self, realm: &Url) -> Url {
         let mut url = realm.clone();
         let mut query = url.query_pairs_mut();
@@ -120,7 +120,7 @@ impl TokenRequest<'_> {
             Credential::Basic { username, password } if shows_secret => {
                 request.header(AUTHORIZATION, basic(username, password)?)
             }
-            // The user name by which Docker marks a password as an identity token.
+            // Docker's user name for an identity token.
             Credential::IdentityToken(token) if shows_secret => {
                 request.header(AUTHORIZATION, basic("<token>", token)?)
             }
@@ -144,7 +144,7 @@ impl TokenRequest<'_> {
     }
 
     async fn exchange(&self, request: RequestBuilder, realm: &Url) -> Result<Response> {
-        tracing::debug!(url = %error::shown_url(realm), "asking for a token");
+        tracing::debug!(url = %error::shown_url(realm), "requesting a token");
         let result = request.send().await.inspect(|response| self.transport.note_peer(response));
         result.map_err(|error| {
             let error = self.transport.transport_error(self.subject, realm, error);
@@ -152,7 +152,7 @@ impl TokenRequest<'_> {
         })
     }
 
-    /// The error, with the token server named as the one that failed.
+    /// Names the token server in the error.
     fn naming(&self, realm: &Url, error: &Error) -> Error {
         error.clone().context(format!("no token from {}", error::shown_url(realm)))
     }
@@ -161,7 +161,7 @@ impl TokenRequest<'_> {
         let status = response.status();
         if !status.is_success() {
             let error = error::from_response(self.subject, Some(self.host), response).await;
-            // 400 is what some servers say of a refresh token that has expired.
+            // Some servers answer 400 to an expired refresh token.
             let refused = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
             let kind = if refused { ErrorKind::Unauthorized } else { ErrorKind::Unavailable };
             let kind = if error.kind().is_retryable() { error.kind() } else { kind };
@@ -178,26 +178,26 @@ impl TokenRequest<'_> {
         let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
         let date = date.and_then(|value| httpdate::parse_http_date(value).ok());
         let refuse = |why: &str| {
-            let message = format!("{} gave no usable token: {why}", error::shown_url(realm));
+            let message = format!("{} returned no usable token: {why}", error::shown_url(realm));
             failure(ErrorKind::Unsupported, self.subject, message)
         };
         let body = error::read_bounded(response, MAX_ANSWER)
             .await
             .map_err(|error| self.naming(realm, &error::from_transport(self.subject, realm, error)))?
-            .ok_or_else(|| refuse("its answer is too long"))?;
+            .ok_or_else(|| refuse("the response is too long"))?;
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
-            // Most likely cut short on its way: asking again may help.
-            refuse("its response is not JSON").with_kind(ErrorKind::Unavailable)
+            // It was probably truncated: a retry may help.
+            refuse("the response is not valid JSON").with_kind(ErrorKind::Unavailable)
         })?;
         let lifetime = lifetime(answer.expires_in.as_ref(), answer.issued_at.as_deref(), date);
         let secret =
             [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
-        let secret = secret.ok_or_else(|| refuse("its answer has neither token nor access_token"))?;
+        let secret = secret.ok_or_else(|| refuse("the response has neither token nor access_token"))?;
         Ok(Token { secret: Secret::new(secret), renew_at: Instant::now() + lifetime.mul_f64(0.8) })
     }
 }
 
-/// A token server's answer. Both names are in use: `token` by Docker, `access_token` by OAuth 2.
+/// A token server's response: `token` is Docker's name, `access_token` that of OAuth 2.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -210,14 +210,14 @@ struct Answer {
     issued_at: Option<String>,
 }
 
-/// The address of the token server that a registry at `base` may name.
+/// The URL of the token server that the registry at `base` names, if it may be used.
 ///
-/// Any HTTPS host will do, as with Docker and containerd: registries and their token servers
-/// often live under different names. What a registry asks for with its own credentials it could have had
-/// anyway; what it must not do is have them sent in the clear or to addresses inside our network.
+/// Any HTTPS host is accepted, as in Docker and containerd: registries and their token servers often have different names. A
+/// registry learns nothing by naming another server for its own credentials; it must not have them sent in plain text, or to
+/// addresses inside our network.
 ///
 /// # Errors
-/// Why it may not.
+/// Why it is refused.
 fn realm_url(base: &Url, realm: &str, shows_secret: bool, peers: &Peers) -> Result<Url, String> {
     let url = Url::parse(realm).map_err(|error| format!("its URL is invalid: {error}"))?;
     let url = upgraded(base, url);
@@ -247,8 +247,8 @@ fn realm_url(base: &Url, realm: &str, shows_secret: bool, peers: &Peers) -> Resu
     Ok(url)
 }
 
-/// How long a token lives from now. The server's clock is compared with itself alone (`issued_at`
-/// against the Date header), as ours may be wrong.
+/// The remaining lifetime of a token. The server's clock is compared only with itself (`issued_at` with the Date header),
+/// because ours may be wrong.
 fn lifetime(
     expires_in: Option<&serde_json::Value>,
     issued_at: Option<&str>,
@@ -261,7 +261,7 @@ fn lifetime(
         (Some(issued), Some(date)) => date.duration_since(issued).unwrap_or_default(),
         _ => Duration::ZERO,
     };
-    // An age beyond the lifetime is a mistake of the server's: a token just handed out is good for something.
+    // An age beyond the lifetime is a server's mistake: a new token is valid for some time.
     if age < whole { whole - age } else { whole }
 }
 
@@ -301,21 +301,21 @@ pub(super) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-/// `Basic ...` (RFC 7617), marked so that nothing prints it.
+/// `Basic ...` (RFC 7617), marked as sensitive.
 pub(super) fn basic(username: &str, password: &Secret) -> Result<HeaderValue> {
     let joined = format!("{username}:{}", password.reveal());
     let encoded = base64::engine::general_purpose::STANDARD.encode(joined);
     sensitive(&format!("Basic {encoded}"))
 }
 
-/// `Bearer ...` (RFC 6750), marked so that nothing prints it.
+/// `Bearer ...` (RFC 6750), marked as sensitive.
 pub(super) fn bearer(token: &Secret) -> Result<HeaderValue> {
     sensitive(&format!("Bearer {}", token.reveal()))
 }
 
 fn sensitive(value: &str) -> Result<HeaderValue> {
     let mut value = HeaderValue::from_str(value).map_err(|_| {
-        failure(ErrorKind::Unsupported, "token", "it has characters that no header can carry")
+        failure(ErrorKind::Unsupported, "token", "it contains characters that are not allowed in a header")
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_said_assumed_or_shortened_by_age() {
+    fn lifetime_is_given_assumed_or_shortened_by_age() {
         let date = httpdate::parse_http_date("Tue, 10 Nov 2009 23:02:00 GMT").unwrap();
         for (expires_in, issued_at, seconds) in [
             ("300", None, 300),
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_stale_from_its_time_on() {
+    fn token_is_stale_from_its_renewal_time() {
         let token = |renew_at| Token { secret: Secret::new("t"), renew_at };
         assert!(token(Instant::now()).is_stale());
         assert!(!token(Instant::now() + Duration::from_secs(60)).is_stale());
@@ -433,7 +433,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_time_that_a_server_tells_panics(time in r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[Z+.-][0-9:]{0,24}|\PC{0,30})") {
+        fn no_time_from_a_server_panics(time in r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}[Z+.-][0-9:]{0,24}|\PC{0,30})") {
             let _ = parse_rfc3339(&time);
         }
     }

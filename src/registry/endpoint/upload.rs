@@ -1,4 +1,4 @@
-//! Uploads of blobs, request by request (distribution-spec "Pushing blobs").
+//! The requests of blob uploads (distribution-spec "Pushing blobs").
 
 use super::{Answer, Endpoint, Request, drain};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,13 +42,13 @@ pub(in crate::registry) struct UploadRange {
 /// The least size of chunks that a registry accepts (distribution-spec "Pushing a blob in chunks").
 const CHUNK_MIN_LENGTH: &str = "oci-chunk-min-length";
 
-/// An empty body, which HTTP/1.1 wants to be said to be one.
-fn nothing() -> (Vec<(HeaderName, HeaderValue)>, Option<Bytes>) {
+/// An empty body, with the Content-Length that HTTP/1.1 requires for it.
+fn empty_body() -> (Vec<(HeaderName, HeaderValue)>, Option<Bytes>) {
     (vec![(CONTENT_LENGTH, HeaderValue::from_static("0"))], Some(Bytes::new()))
 }
 
 impl Endpoint {
-    /// The registry itself, to write to.
+    /// The registry itself, for reading and writing.
     ///
     /// # Errors
     /// As [`Endpoint::origin`].
@@ -61,7 +61,7 @@ impl Endpoint {
         Ok(Self { auth, ..Self::origin(registry, credentials, Arc::new(options))? })
     }
 
-    /// Whether `repository` has the blob, and in its size.
+    /// Whether `repository` has the blob with its size.
     pub(in crate::registry) async fn has_blob(
         &self,
         subject: &str,
@@ -72,7 +72,7 @@ impl Endpoint {
         Ok(found.is_some_and(|size| size.is_none_or(|size| size == blob.size)))
     }
 
-    /// The size of the blob, where that is told; no answer at all when `repository` has it not.
+    /// The size of the blob, `Some(None)` if the registry does not say; `None` if `repository` does not have it.
     pub(in crate::registry) async fn blob_size(
         &self,
         subject: &str,
@@ -89,12 +89,12 @@ impl Endpoint {
             status if status == StatusCode::UNAUTHORIZED || status.is_server_error() => {
                 Err(self.status_error(subject, repository, response).await)
             }
-            // What else it may be, asking to write tells with words.
+            // Whatever else it means, the request to write will fail with an error message.
             _ => Ok(None),
         }
     }
 
-    /// Asks to upload a blob; or, where `from` may have it, for a link to it.
+    /// Starts an upload; or mounts the blob from `from`, if that has it.
     pub(in crate::registry) async fn begin_upload(
         &self,
         subject: &str,
@@ -106,7 +106,7 @@ impl Endpoint {
             Some(from) => format!("blobs/uploads/?mount={digest}&from={}", self.name(from)?),
             None => "blobs/uploads/".to_owned(),
         };
-        let (headers, body) = nothing();
+        let (headers, body) = empty_body();
         let request = Request::new(subject, repository, Method::POST, &path);
         let answer = self.send(Request { headers, body, beside: from, ..request }).await?;
         match answer.response.status() {
@@ -127,7 +127,7 @@ impl Endpoint {
         }
     }
 
-    /// How many bytes the registry has of the upload, and where it goes on; `None` when it does not know it or can't tell.
+    /// How many bytes the registry has of the upload, and where it continues; `None` when it does not know.
     pub(in crate::registry) async fn upload_status(
         &self,
         subject: &str,
@@ -154,7 +154,7 @@ impl Endpoint {
         Ok(Some((held, next)))
     }
 
-    /// Sends the bytes from `from` up to but without `to`. The answer is the caller's to judge.
+    /// Sends the bytes of `range`. The caller judges the response.
     pub(in crate::registry) async fn send_upload(
         &self,
         subject: &str,
@@ -188,7 +188,7 @@ impl Endpoint {
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
         tracing::debug!(method = "PATCH", url = %error::shown_url(at), from, to, status, "request");
         let response = sent.map_err(|error| self.transport.transport_error(subject, at, error))?;
-        // What was sent can't be sent again from here: the next try has another token.
+        // The body has been consumed; the next attempt uses another token.
         if response.status() == StatusCode::UNAUTHORIZED
             && own
             && self.auth.refused(context, authorization.as_ref(), response.headers()).await?
@@ -198,7 +198,7 @@ impl Endpoint {
         Ok(response)
     }
 
-    /// Says that all of the blob is there: with `body`, that this is it.
+    /// Completes the upload; with `body`, this is the whole blob.
     pub(in crate::registry) async fn finish_upload(
         &self,
         subject: &str,
@@ -213,19 +213,19 @@ impl Endpoint {
             Some(body) => {
                 (vec![(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))], Some(body))
             }
-            None => nothing(),
+            None => empty_body(),
         };
         let purpose = Purpose::Upload;
         let request = Request::new(subject, repository, Method::PUT, "blobs/uploads/");
         self.send(Request { purpose, headers, body, instead: Some(url), ..request }).await
     }
 
-    /// Waits for the right to send a blob.
+    /// Waits for a permit to send a blob.
     pub(in crate::registry) async fn admit_upload(&self, subject: &str) -> Result<Permit> {
         self.admit(Purpose::Upload, Priority::Continuation, subject).await
     }
 
-    /// The error of an answer that was not had by [`send`](Self::send): holds back other requests where it asks for that.
+    /// The error of a response. Closes the gate for other requests if it has a Retry-After.
     pub(in crate::registry) async fn refusal(
         &self,
         subject: &str,
@@ -247,7 +247,7 @@ impl Endpoint {
         }
     }
 
-    /// Where an answer says that the upload goes on.
+    /// Where a response says that the upload continues.
     pub(in crate::registry) fn location(&self, subject: &str, response: &Response) -> Result<Url> {
         let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let refuse = |why: String| {

@@ -1,4 +1,4 @@
-//! A registry as the place that images go to (distribution-spec "Push").
+//! A registry as the destination of images (distribution-spec "Push").
 
 pub(super) mod location;
 mod publish;
@@ -22,10 +22,10 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A registry that images are pushed to, in one run. Clones are the same.
+/// The client of a registry that images are pushed to in one run. Clones share one client.
 ///
-/// Its tokens are for reading and writing; mirrors are not asked. Blobs that it has in one repository are
-/// linked in others (a cross-repository mount) where the registry does that.
+/// Its tokens are for reading and writing; mirrors are not used. Blobs that the registry has in one repository are mounted in
+/// others (a cross-repository mount) if it supports that.
 #[derive(Clone)]
 pub struct Pusher(Arc<Inner>);
 
@@ -41,21 +41,21 @@ struct Inner {
 struct KnownContent {
     /// The repositories that have a blob of this digest and size.
     holders: HashMap<(Digest, u64), Vec<Repository>>,
-    /// Blobs that were asked for and not there: they need not be asked for again at once.
+    /// Blobs that were found missing: the next check can be skipped.
     absent: HashSet<(Repository, Digest)>,
-    /// Manifests that are there.
+    /// Manifests that exist.
     revisions: HashSet<(Repository, Digest)>,
-    /// Who puts a manifest: one after the other, for two images may have it. Kept as long as the run, as `revisions` is.
-    turns: HashMap<(Repository, Digest), Arc<tokio::sync::Mutex<()>>>,
-    /// A repository that blobs may be in of which nothing else is known.
-    likely: Option<Repository>,
+    /// Locks that serialise the uploads of one manifest, which several images may have. Kept as long as `revisions`.
+    upload_locks: HashMap<(Repository, Digest), Arc<tokio::sync::Mutex<()>>>,
+    /// A repository that may have blobs of which nothing else is known.
+    mount_source: Option<Repository>,
 }
 
 impl Pusher {
-    /// Pushes to `registry`. Nothing is sent yet.
+    /// A client of `registry`. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidInput` for a registry whose name makes no address.
+    /// `InvalidInput` for a registry whose name is no valid host.
     pub fn new(
         registry: &Registry,
         credentials: Arc<dyn CredentialSource>,
@@ -73,12 +73,12 @@ impl Pusher {
         &self.0.endpoint.registry
     }
 
-    /// Has blobs linked from `repository` where it has them: it is what is copied from.
+    /// Tries to mount blobs from `repository`, the source of a copy within the registry.
     pub fn link_from(&self, repository: &Repository) {
-        self.0.known().likely = Some(repository.clone());
+        self.0.known().mount_source = Some(repository.clone());
     }
 
-    /// Whether the repository has a manifest, and the digest that it is told to have.
+    /// The digest of a manifest in the repository, if it exists.
     async fn head(&self, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
         let endpoint = &self.0.endpoint;
         let subject = self.0.subject(repository, target);
@@ -86,9 +86,9 @@ impl Pusher {
         let status = response.status();
         match (status, target) {
             (StatusCode::OK, Target::Digest(digest)) => {
-                // A registry that names another digest has something else there.
-                let told = content_digest(response.headers());
-                Ok(told.is_none_or(|told| told == *digest).then_some(*digest))
+                // A registry that names another digest has other content.
+                let actual = content_digest(response.headers());
+                Ok(actual.is_none_or(|actual| actual == *digest).then_some(*digest))
             }
             (StatusCode::OK | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED, _) => {
                 match content_digest(response.headers()).filter(|_| status == StatusCode::OK) {
@@ -99,12 +99,12 @@ impl Pusher {
             _ if status == StatusCode::UNAUTHORIZED || status.is_server_error() => {
                 Err(endpoint.status_error(&subject, repository, response).await)
             }
-            // A repository that is not there yet, or whose tags may not be read: writing tells more.
+            // The repository does not exist yet, or may not be read: writing will show.
             _ => Ok(None),
         }
     }
 
-    /// As `head`, of a registry that does not answer that.
+    /// As `head`, for a registry that does not support HEAD.
     async fn get(&self, subject: &str, repository: &Repository, target: &Target) -> Result<Option<Digest>> {
         match self.0.endpoint.manifest(subject, repository, target).await {
             Ok(raw) => Ok(Some(raw.digest)),
@@ -144,7 +144,8 @@ impl Inner {
     /// Another repository that has the blob.
     fn holder(&self, repository: &Repository, blob: &Descriptor) -> Option<Repository> {
         let known = self.known();
-        let holders = known.holders.get(&(blob.digest, blob.size)).into_iter().flatten().chain(&known.likely);
+        let holders =
+            known.holders.get(&(blob.digest, blob.size)).into_iter().flatten().chain(&known.mount_source);
         holders.into_iter().find(|holder| *holder != repository).cloned()
     }
 
@@ -168,9 +169,9 @@ impl Inner {
         let subject = self.subject(repository, digest);
         if let Some(from) = self.holder(repository, blob) {
             match self.endpoint.begin_upload(&subject, repository, digest, Some(&from)).await {
-                // It may not be read by us, or not be there any more: then the bytes are sent.
+                // The other repository may be unreadable, or no longer have the blob: upload it.
                 Err(error) if !error.kind().is_retryable() => {
-                    tracing::debug!(%subject, %from, %error, "not mounted; sending it");
+                    tracing::debug!(%subject, %from, %error, "mounting failed; uploading the blob");
                 }
                 begun => return begun,
             }
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_registry_conforms() {
+    async fn registry_conforms_to_the_sink_contract() {
         let mut peers = Vec::new();
         conformance::uploads(|| {
             peers.push(Peer::start());
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blob_is_linked_from_where_it_is() {
+    async fn blob_is_mounted_from_another_repository() {
         let peer = Peer::start();
         let (one, other): (Repository, Repository) = ("a/one".parse().unwrap(), "b/other".parse().unwrap());
         let content = Bytes::from_static(b"a layer that two have");
@@ -340,12 +341,12 @@ mod tests {
         upload.write(content).await.unwrap();
         upload.commit(&blob.digest).await.unwrap();
         assert!(matches!(sink.ingest(&other, &blob).await.unwrap(), Ingest::Present));
-        // Another run has to be told.
+        // Another run does not know the repository.
         let (third, sink) = ("c".parse().unwrap(), pusher(&peer));
         sink.presume(&other, std::slice::from_ref(&blob));
         assert!(matches!(sink.ingest(&third, &blob).await.unwrap(), Ingest::Present));
         assert!(pusher(&peer).has_blob(&third, &blob).await.unwrap());
-        // What is told wrongly costs one request.
+        // A wrong assumption costs one request.
         let absent = Descriptor::new("x", Digest::of(b"absent"), 6);
         sink.presume(&other, std::slice::from_ref(&absent));
         assert!(matches!(sink.ingest(&third, &absent).await.unwrap(), Ingest::Upload(_)));

@@ -1,4 +1,4 @@
-//! Manifests and tags: children first, the tag last.
+//! Uploads manifests and tags: children first, the tag last.
 
 use super::{Inner, Pusher};
 use crate::content::{Publication, Sink, Target};
@@ -14,28 +14,28 @@ use reqwest::{Method, StatusCode};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
-/// What says that a manifest was taken: 201 (distribution-spec "Pushing Manifests"); registries that are older than the spec say 200 or
-/// 202. Anything else was answered by something else than a registry, whatever it means by it.
-const TAKEN: [StatusCode; 3] = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED];
+/// The statuses of an accepted manifest: 201 (distribution-spec "Pushing Manifests"), and 200 or 202 from registries that are
+/// older than the specification.
+const ACCEPTED: [StatusCode; 3] = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED];
 
-/// How often a manifest is put again that the registry says it lacks a part of, and how long is waited before.
-const MISSED: usize = 3;
-const MISSED_FOR: Duration = Duration::from_millis(200);
+/// How often a manifest is sent again after the registry did not find a part of it, and the delay before that.
+const PART_RETRIES: usize = 3;
+const PART_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Puts `image` into each of its places.
+/// Uploads the manifests and tags of `image` to each of its places.
 pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> {
     let Some((root, below)) = image.manifests.split_last() else { return Ok(()) };
     for place in &image.places {
-        let put = Put { pusher, image, repository: &place.repository };
-        // Images need nothing but their blobs; indexes need what they name, in the order that they come in.
+        let upload = ManifestUpload { pusher, image, repository: &place.repository };
+        // Images need only their blobs; indexes need their children, which come before them.
         let (indexes, images): (Vec<_>, Vec<_>) = below.iter().partition(|raw| is_index(raw));
-        try_join_all(images.into_iter().map(|raw| put.by_digest(raw))).await?;
+        try_join_all(images.into_iter().map(|raw| upload.by_digest(raw))).await?;
         for raw in indexes {
-            put.by_digest(raw).await?;
+            upload.by_digest(raw).await?;
         }
         match &place.tag {
-            Some(tag) => put.by_tag(root, tag).await?,
-            None => put.by_digest(root).await?,
+            Some(tag) => upload.by_tag(root, tag).await?,
+            None => upload.by_digest(root).await?,
         }
     }
     Ok(())
@@ -45,29 +45,29 @@ fn is_index(raw: &RawManifest) -> bool {
     matches!(raw.parse(), Ok(Manifest::Index(_)))
 }
 
-/// Manifests of one image on their way to one repository.
-struct Put<'a> {
+/// The upload of one image's manifests to one repository.
+struct ManifestUpload<'a> {
     pusher: &'a Pusher,
     image: &'a Publication,
     repository: &'a Repository,
 }
 
-impl Put<'_> {
+impl ManifestUpload<'_> {
     fn inner(&self) -> &Inner {
         &self.pusher.0
     }
 
-    /// The turn of who puts a manifest. Never is one put twice at once: a registry that writes its links in place (docker-registry) would
-    /// have one of them empty for a moment, and refuse the index that names it.
-    async fn turn(&self, raw: &RawManifest) -> OwnedMutexGuard<()> {
+    /// Serialises the uploads of one manifest: docker-registry writes links in place, so that a link is empty for a moment
+    /// while another upload of the same manifest writes it, and an index that names it is refused.
+    async fn lock(&self, raw: &RawManifest) -> OwnedMutexGuard<()> {
         let key = (self.repository.clone(), raw.digest);
-        let turn = self.inner().known().turns.entry(key).or_default().clone();
-        turn.lock_owned().await
+        let lock = self.inner().known().upload_locks.entry(key).or_default().clone();
+        lock.lock_owned().await
     }
 
-    /// Puts a manifest unless it is there.
+    /// Uploads a manifest unless it exists.
     async fn by_digest(&self, raw: &RawManifest) -> Result<()> {
-        let _turn = self.turn(raw).await;
+        let _lock = self.lock(raw).await;
         if self.inner().known().revisions.contains(&(self.repository.clone(), raw.digest)) {
             return Ok(());
         }
@@ -75,14 +75,14 @@ impl Put<'_> {
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
-        let _turn = self.turn(raw).await;
+        let _lock = self.lock(raw).await;
         let Err(error) = self.put(raw, &Target::Tag(tag.clone())).await else {
             return Ok(());
         };
         if error.kind().is_retryable() {
             return Err(error);
         }
-        // A tag that may not be moved, and need not be.
+        // A tag that may not be moved is no error if it need not be.
         match self.pusher.tag(self.repository, tag).await {
             Ok(Some(now)) if now == raw.digest => Ok(()),
             Ok(Some(now)) if is_immutable_tag(&error) => Err(self.immutable_tag(tag, now, error)),
@@ -97,14 +97,14 @@ impl Put<'_> {
             .with_hint("push under another tag, or ask the registry's operator to make this tag mutable")
     }
 
-    /// Puts a manifest; more than once where the registry misses what it was just given. docker-registry writes its links in place, so
-    /// one is empty for a moment whenever another pushes the same blob or manifest into the same repository.
+    /// Uploads a manifest; repeatedly where the registry does not find what was just uploaded. docker-registry writes links in
+    /// place, so that a link is empty for a moment while another client pushes the same content to the same repository.
     async fn put(&self, raw: &RawManifest, target: &Target) -> Result<()> {
-        for _ in 0..MISSED {
+        for _ in 0..PART_RETRIES {
             match self.put_once(raw, target).await {
                 Err(error) if has_unknown_part(&error) && lacking(raw, &self.image.manifests).is_none() => {
-                    tracing::debug!(%error, "putting it once more");
-                    tokio::time::sleep(MISSED_FOR).await;
+                    tracing::debug!(%error, "sending the manifest again");
+                    tokio::time::sleep(PART_RETRY_DELAY).await;
                 }
                 done => return done,
             }
@@ -115,7 +115,7 @@ impl Put<'_> {
     async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<()> {
         let subject = self.inner().subject(self.repository, target);
         let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
-            let message = format!("its media type {:?} can't be told to a registry", raw.media_type);
+            let message = format!("its media type {:?} is not allowed in a header", raw.media_type);
             failure(ErrorKind::Unsupported, &subject, message)
         })?;
         let path = format!("manifests/{target}");
@@ -124,7 +124,7 @@ impl Put<'_> {
         let endpoint = &self.inner().endpoint;
         let answer = endpoint.send(Request { headers, body: Some(raw.bytes.clone()), ..request }).await?;
         let status = answer.response.status();
-        if !TAKEN.contains(&status) {
+        if !ACCEPTED.contains(&status) {
             let error = endpoint.refusal(&subject, self.repository, answer.response).await;
             return Err(self.sparse(raw, error));
         }
@@ -132,7 +132,7 @@ impl Put<'_> {
         if let Some(digest) = content_digest(answer.response.headers()).filter(|digest| *digest != raw.digest)
         {
             let message =
-                format!("the registry keeps it as {digest}, not as {}: it changed the bytes", raw.digest);
+                format!("the registry stored it as {digest}, not as {}: it changed the content", raw.digest);
             return Err(failure(ErrorKind::Corrupt, &subject, message));
         }
         self.inner().known().revisions.insert((self.repository.clone(), raw.digest));
