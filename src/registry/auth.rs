@@ -4,7 +4,7 @@
 //! needed. A token is for one repository; tasks that need it while it is being requested wait and share the failure.
 
 use super::challenge::{BearerChallenge, Challenge};
-use super::credential::{Credential, CredentialSource, CredentialLookup, refusal};
+use super::credential::{Credential, CredentialLookup, CredentialSource, refusal};
 use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
