@@ -230,6 +230,15 @@ async fn interrupted_upload_resumes_at_registry_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upload_that_is_too_large_continues_in_chunks() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::status(413));
+    pushed_in_spite(&server, &tree, &layer).await;
+    let expect = [None, Some("0-1048575"), Some("1048576-2097151"), Some("2097152-2999999")];
+    assert_eq!(content_ranges(&server), expect.map(|range| range.map(str::to_owned)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_unknown_to_registry_restarts() {
     let (server, (tree, layer)) = (FaultServer::start().await, large());
     server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Take(1_000_000));

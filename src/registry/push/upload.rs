@@ -315,12 +315,10 @@ impl Upload {
     }
 }
 
-/// Whether a 404 means that the registry does not know the upload. Some send no code at all.
+/// Whether a 404 means that the registry does not know the upload. Codes vary; only those about the repository mean something
+/// else, which a retry does not change.
 fn is_unknown_upload(error: &Error) -> bool {
-    let known = error.detail().is_some_and(|detail| {
-        detail.registry_errors().iter().any(|error| !error.code.is_empty() && error.code != "UNKNOWN")
-    });
-    !known || ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"].iter().any(|code| error.has_code(code))
+    !["NAME_UNKNOWN", "NAME_INVALID", "DENIED"].iter().any(|code| error.has_code(code))
 }
 
 impl BlobUpload for Upload {

@@ -334,11 +334,19 @@ async fn chunks_that_end_properly_but_too_soon_are_no_layer() {
 }
 
 #[tokio::test]
-async fn a_layer_that_something_compressed_on_the_way_is_refused_with_advice() {
+async fn layer_with_a_content_encoding_is_saved_if_it_can_be() {
+    for encoding in ["gzip", "x-gzip", "aws-chunked", "br", "UTF-8"] {
+        let scene = Scene::start().await;
+        let (image, _) = scene.sized("app", LARGE);
+        scene.server.on("GET", &of(&image.layers[0])).answer(Fault::header("Content-Encoding", encoding));
+        scene.saves("app").await;
+    }
+    // Really compressed, in a way that saver does not undo.
     let scene = Scene::start().await;
     let (image, _) = scene.sized("app", LARGE);
-    scene.server.on("GET", &of(&image.layers[0])).answer(Fault::header("Content-Encoding", "gzip"));
-    let failure = scene.fails("app", ErrorKind::Unsupported, "gzip").await;
+    let headers = vec![("Content-Encoding".to_owned(), "br".to_owned())];
+    scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Status(200, headers, "compressed".into()));
+    let failure = scene.fails("app", ErrorKind::Unsupported, "br").await;
     assert!(failure.hint.as_ref().unwrap().contains("proxy"), "{failure:?}");
     scene.then_completes("app").await;
 }

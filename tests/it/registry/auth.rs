@@ -299,3 +299,47 @@ async fn where_refused_credentials_came_from_is_said() {
     assert!(told.contains("refused the credentials from the image list or request"), "{told}");
     assert!(!told.contains("wrong-one"), "{told}");
 }
+
+/// Some registries answer anonymous requests with 404 or 403 and have a challenge at /v2/ only.
+#[tokio::test]
+async fn challenge_at_v2_alone_is_found_if_there_are_credentials() {
+    for status in [400, 403, 404] {
+        let server = FaultServer::start().await;
+        server.add_image("team/app", "v1", &[b"layer"]);
+        server.require_basic("ann", "hunter2");
+        // The first HEAD is anonymous; with credentials the registry behaves.
+        server.on_anonymous(status);
+        with_credential(&server, basic()).resolve(&repository(), &tag()).await.unwrap();
+        assert_eq!(server.seen().iter().filter(|seen| seen.path == "/v2/").count(), 1, "{status}");
+        let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.http_status(), Some(status), "{error}");
+        assert_eq!(
+            server.seen().iter().filter(|seen| seen.path == "/v2/").count(),
+            1,
+            "nothing to log in with"
+        );
+    }
+}
+
+/// A registry that redirects to another one, which has a challenge of its own.
+#[tokio::test]
+async fn moved_registry_gets_the_credentials_for_its_new_host_only() {
+    let (old, new) = (FaultServer::start().await, FaultServer::start().await);
+    new.add_image("team/app", "v1", &[b"layer"]);
+    new.require_basic("ann", "hunter2");
+    old.on("", "/manifests/v1").answer(Fault::Redirect(format!("{}/v2/team/app/manifests/v1", new.url())));
+    let only_new = Fixed::only_for(new.registry(), basic());
+    let moved = Session::new(old.registry(), Arc::new(only_new), options()).unwrap();
+    moved.resolve(&repository(), &tag()).await.unwrap();
+    assert!(old.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    let only_old = Fixed::only_for(old.registry(), basic());
+    let moved = Session::new(old.registry(), Arc::new(only_old), options()).unwrap();
+    let before = new.seen().len();
+    let error = moved.resolve(&repository(), &tag()).await.unwrap_err();
+    assert!(new.seen()[before..].iter().all(|seen| seen.header("authorization").is_none()));
+    assert!(
+        error.hint().unwrap().contains(&format!("docker login {}", new.registry())),
+        "{:?}",
+        error.hint()
+    );
+}

@@ -91,6 +91,39 @@ async fn a_refused_range_is_asked_for_as_a_whole() {
     assert!(error.to_string().contains("expected 20 bytes, got 10 bytes"), "{error}");
 }
 
+/// A content server that refuses Range, in whatever way, is asked for the whole.
+#[tokio::test]
+async fn range_that_is_refused_is_replaced_by_the_whole() {
+    for status in [400, 403, 404, 406, 501] {
+        let (server, layer) = serving().await;
+        let session = anonymous(&server);
+        server.on("GET", "/blobs/").times(1).answer(Fault::status(status));
+        let mut result = fetch(&session, &layer, 4, None).await;
+        if status >= 500 {
+            // The first server error may be transient.
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable, "{status}");
+            server.on("GET", "/blobs/").times(1).answer(Fault::status(status));
+            result = fetch(&session, &layer, 4, None).await;
+        }
+        let (start, bytes) = result.unwrap();
+        assert_eq!((start, bytes.as_slice()), (0, LAYER), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn storage_error_is_quoted_without_a_login_hint() {
+    let (server, layer) = serving().await;
+    let storage = FaultServer::start().await;
+    let xml = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>";
+    let headers = vec![("Content-Type".into(), "application/xml".into())];
+    storage.on("", "").answer(Fault::Status(403, headers, xml.into()));
+    server.on("GET", "/blobs/").answer(Fault::Redirect(format!("{}/bucket/blob", storage.url())));
+    let error = fetch(&anonymous(&server), &layer, 0, None).await.unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (ErrorKind::Unauthorized, Some(403)));
+    assert!(error.to_string().contains("AccessDenied: Request has expired"), "{error}");
+    assert!(!error.hint().unwrap().contains("docker login"), "{:?}", error.hint());
+}
+
 #[tokio::test]
 async fn a_declared_size_that_is_wrong_is_noticed_before_the_body() {
     let (server, layer) = serving().await;

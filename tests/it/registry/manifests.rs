@@ -242,3 +242,19 @@ async fn an_unknown_digest_is_not_found() {
     let error = anonymous(&server).manifest(&repository(), &target).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn get_decides_when_head_is_refused() {
+    for status in [400, 403, 404, 405, 406, 410, 415, 422, 500, 501, 502] {
+        let server = FaultServer::start().await;
+        let image = server.add_image("team/app", "v1", &[b"layer"]);
+        server.on("HEAD", "").answer(Fault::Status(status, Vec::new(), "".into()));
+        let resolved = anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
+        assert_eq!(resolved.digest, image.manifest, "{status}");
+    }
+    // A refused password is not sent again.
+    let server = FaultServer::start().await;
+    server.on("HEAD", "").answer(Fault::status(401));
+    anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
+    assert_eq!(server.count("GET", "/manifests/"), 0);
+}

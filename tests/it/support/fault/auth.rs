@@ -29,6 +29,8 @@ pub(crate) struct TokenAuth {
 #[derive(Default)]
 pub(super) struct Auth {
     basic: Option<String>,
+    /// The status of unauthorised requests for anything but `/v2/`, in place of 401.
+    hidden: Option<u16>,
     tokens: Option<TokenAuth>,
     /// Tokens given out: the scope they are good for and the uses left.
     valid: HashMap<String, (String, usize)>,
@@ -38,6 +40,10 @@ pub(super) struct Auth {
 impl Auth {
     pub(super) fn require_basic(&mut self, username: &str, password: &str) {
         self.basic = Some(basic(username, password));
+    }
+
+    pub(super) fn hide_challenge(&mut self, status: u16) {
+        self.hidden = Some(status);
     }
 
     pub(super) fn require_tokens(&mut self, tokens: TokenAuth) {
@@ -52,7 +58,10 @@ impl Auth {
     pub(super) fn check(&mut self, seen: &Seen, own_url: &str) -> Option<Reply> {
         let shown = seen.header("authorization").unwrap_or_default();
         if let Some(expected) = &self.basic {
-            let refusal = || refuse(401, "Basic realm=\"scripted\"".to_owned());
+            let refusal = || match self.hidden {
+                Some(status) if seen.path != "/v2/" => Reply::status(status),
+                _ => refuse(401, "Basic realm=\"scripted\"".to_owned()),
+            };
             return (shown != expected).then(refusal);
         }
         let tokens = self.tokens.as_ref()?;

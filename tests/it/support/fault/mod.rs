@@ -307,6 +307,11 @@ impl FaultServer {
         self.state().auth.require_basic(username, password);
     }
 
+    /// Unauthorised requests for anything but `/v2/` get this status and no challenge.
+    pub(crate) fn on_anonymous(&self, status: u16) {
+        self.state().auth.hide_challenge(status);
+    }
+
     /// From here on repositories want a token.
     pub(crate) fn require_tokens(&self, tokens: TokenAuth) {
         self.state().auth.require_tokens(tokens);
