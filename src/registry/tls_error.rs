@@ -29,7 +29,7 @@ pub(super) fn tls_failure(subject: &str, host: &str, place: &str, tls: &Tls) -> 
         Tls::AlertReceived(alert) if wants_certificate(*alert) => failure(
             ErrorKind::Unauthorized,
             subject,
-            format!("{place} requires a client certificate, or another one (TLS alert: {})", spaced(alert)),
+            format!("{place} requires a client certificate, or another one: TLS alert {}", spaced(alert)),
         )
         .with_hint(format!("put client.cert and client.key for {place} into its directory below --cert-dir")),
         Tls::InvalidMessage(_) => {
@@ -49,7 +49,9 @@ fn refusal(host: &str, reason: &CertificateError) -> (String, String) {
     let renew = "ask the registry's operator to renew it".to_owned();
     let other = "ask the registry's operator for a valid server certificate".to_owned();
     match reason {
-        Reason::UnknownIssuer => ("it is signed by an unknown authority".into(), trust),
+        Reason::UnknownIssuer => {
+            ("it is self-signed, or signed by an authority that is not trusted".into(), trust)
+        }
         reason if is_authority_itself(reason) => ("it is self-signed and not trusted".into(), trust),
         Reason::ExpiredContext { not_after, .. } => (format!("it expired on {}", date(*not_after)), renew),
         Reason::Expired => ("it has expired".into(), renew),
@@ -109,7 +111,7 @@ fn names(presented: &[String]) -> String {
     if presented.len() > MAX_NAMES {
         shown.push_str(", ...");
     }
-    format!("(valid for {shown})")
+    format!("but for {shown}")
 }
 
 fn date(time: UnixTime) -> String {
@@ -166,19 +168,19 @@ mod tests {
             ),
             (
                 CertificateError::NotValidYetContext { time: at(9), not_before: at(0) }.into(),
-                "valid only from Thu",
+                "not valid before Thu",
             ),
             (
                 name(&["DnsName(\"a.io\")", "IpAddress(10.0.0.1)"]).into(),
-                "it is not for r.io but for a.io, 10.0.0.1",
+                "it is not valid for r.io but for a.io, 10.0.0.1",
             ),
             (name(&[]).into(), "no subjectAltName"),
             (
                 CertificateError::Other(OtherError(Arc::new(std::io::Error::other("Odd { x: 1 }")))).into(),
                 "RFC 5280",
             ),
-            (Tls::AlertReceived(AlertDescription::HandshakeFailure), "broke off: handshake failure"),
-            (Tls::AlertReceived(AlertDescription::UnknownCA), "wants a client certificate"),
+            (Tls::AlertReceived(AlertDescription::HandshakeFailure), "sent the alert: handshake failure"),
+            (Tls::AlertReceived(AlertDescription::UnknownCA), "requires a client certificate"),
             (Tls::PeerIncompatible(PeerIncompatible::Tls12NotOffered), "in common"),
         ] {
             let told = tls_failure("x", "r.io", "r.io:5000", &error);

@@ -32,7 +32,7 @@ async fn basic_is_learned_once() {
 async fn wrong_or_no_credentials_are_refused_with_advice() {
     let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
     for (credential, words) in [
-        (Credential::Anonymous, "asks for a login, and none was found"),
+        (Credential::Anonymous, "requires a login, and no credentials were found"),
         (wrong, "refused the credentials (user \"ann\")"),
     ] {
         let server = serving().await;
@@ -49,9 +49,10 @@ async fn wrong_or_no_credentials_are_refused_with_advice() {
 #[tokio::test]
 async fn a_token_server_that_refuses_credentials_is_told_from_a_login_that_is_missing() {
     let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
-    for (credential, words) in
-        [(Credential::Anonymous, "none was found"), (wrong, "refused the credentials (user \"ann\")")]
-    {
+    for (credential, words) in [
+        (Credential::Anonymous, "no credentials were found"),
+        (wrong, "refused the credentials (user \"ann\")"),
+    ] {
         let server = serving().await;
         server.require_tokens(TokenAuth { user: user(), ..TokenAuth::default() });
         let error = with_credential(&server, credential).resolve(&repository(), &tag()).await.unwrap_err();

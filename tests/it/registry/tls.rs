@@ -143,10 +143,10 @@ async fn self_signed(names: &[&str], years: std::ops::Range<i32>, trusted: bool)
 async fn a_self_signed_certificate_is_trusted_when_it_is_the_one_that_was_named() {
     self_signed(&["127.0.0.1"], 2020..2090, true).await.unwrap();
     for (names, years, trusted, words) in [
-        (["127.0.0.1"], 2020..2090, false, "not trusted here"),
-        (["r.example"], 2020..2090, true, "it is not for 127.0.0.1 but for r.example"),
+        (["127.0.0.1"], 2020..2090, false, "not trusted"),
+        (["r.example"], 2020..2090, true, "it is not valid for 127.0.0.1 but for r.example"),
         (["127.0.0.1"], 2020..2021, true, "it expired on Fri, 01 Jan 2021"),
-        (["127.0.0.1"], 2089..2090, true, "it is valid only from Sat, 01 Jan 2089"),
+        (["127.0.0.1"], 2089..2090, true, "it is not valid before Sat, 01 Jan 2089"),
     ] {
         let error = self_signed(&names, years, trusted).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Certificate, "{error}");
