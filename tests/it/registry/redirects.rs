@@ -98,7 +98,7 @@ async fn circles_and_long_chains_end() {
     server.on("GET", "/b").answer(Fault::Redirect("/a".into()));
     let error = fetch(&anonymous(&server), &layer, 0, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("circle"), "{error}");
+    assert!(error.to_string().contains("loop"), "{error}");
     let chain = FaultServer::start().await;
     for step in 0..9 {
         let next = format!("/step{}", step + 1);

@@ -31,7 +31,7 @@ async fn a_certificate_for_another_name_is_refused() {
     let mut options = options();
     options.ca_certificates = vec![authority.pem().into_bytes()];
     let error = session(server.registry(), options).resolve(&repository(), &tag()).await.unwrap_err();
-    assert!(error.to_string().contains("it is not for 127.0.0.1"), "{error}");
+    assert!(error.to_string().contains("it is not valid for 127.0.0.1"), "{error}");
 }
 
 #[tokio::test]
