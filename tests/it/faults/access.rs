@@ -5,7 +5,7 @@ use crate::support::fault::{Authority, Fault, TokenAuth};
 use url::Url;
 
 #[tokio::test]
-async fn a_token_server_that_is_down_is_named_and_tried_again() {
+async fn failing_token_server_is_named_and_retried() {
     let scene = Scene::start().await;
     scene.image("app", &[b"a layer"]);
     scene.server.require_tokens(TokenAuth::default());
@@ -25,7 +25,7 @@ async fn a_token_server_that_is_down_is_named_and_tried_again() {
 }
 
 #[tokio::test]
-async fn a_redirect_loop_ends_and_passes() {
+async fn redirect_loop_fails_and_the_next_run_completes() {
     let scene = Scene::start().await;
     let (image, _) = scene.sized("app", LARGE);
     let layer = of(&image.layers[0]);
@@ -40,7 +40,7 @@ async fn a_redirect_loop_ends_and_passes() {
 }
 
 #[tokio::test]
-async fn a_redirect_that_expires_in_mid_layer_is_asked_for_anew() {
+async fn expired_redirect_is_requested_again_within_a_layer() {
     for status in [403, 400, 404] {
         let scene = Scene::start().await;
         let (image, layer) = scene.sized("app", LARGE);
@@ -58,7 +58,7 @@ async fn a_redirect_that_expires_in_mid_layer_is_asked_for_anew() {
 }
 
 #[tokio::test]
-async fn a_captive_portal_is_recognised() {
+async fn captive_portal_is_recognised() {
     let scene = Scene::start().await;
     scene.image("app", &[b"a layer"]);
     scene.server.on("", "/v2/team/app/").answer(Fault::web_page());
@@ -73,7 +73,7 @@ async fn a_captive_portal_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_captive_portal_that_forgets_to_say_so_is_no_image() {
+async fn mislabelled_captive_portal_is_no_image() {
     let scene = Scene::start().await;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Body(noise("a page", LARGE)));
@@ -97,7 +97,7 @@ async fn mirrored(lies: impl Fn(&FaultServer, &Image)) -> (Scene, FaultServer) {
 }
 
 #[tokio::test]
-async fn a_mirror_that_lies_of_a_layer_falls_through_to_the_origin() {
+async fn mirror_with_a_corrupt_layer_falls_back_to_the_origin() {
     let (scene, mirror) = mirrored(|mirror, _| mirror.on("GET", "/blobs/").answer(Fault::Flip(9))).await;
     scene.saves("app").await;
     assert_eq!(mirror.count("GET", "/blobs/"), 3, "asked once for each blob");
@@ -105,7 +105,7 @@ async fn a_mirror_that_lies_of_a_layer_falls_through_to_the_origin() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_lies_of_a_manifest_falls_through_to_the_origin() {
+async fn corrupt_mirror_manifest_falls_back_to_the_origin() {
     let (scene, _mirror) = mirrored(|mirror, _| mirror.on("GET", "/manifests/").answer(Fault::Flip(9))).await;
     scene.saves("app").await;
     assert_eq!(scene.server.count("GET", "/manifests/"), 1);
@@ -113,7 +113,7 @@ async fn a_mirror_that_lies_of_a_manifest_falls_through_to_the_origin() {
 
 /// A mirror's word on what a tag names can't be checked against anything. What it names must exist, though.
 #[tokio::test]
-async fn a_mirror_that_names_what_nobody_has_fails_the_image_and_no_tag_is_written() {
+async fn mirror_digest_that_no_one_has_fails_the_image() {
     let nobody_has = saver::oci::Digest::of(b"nobody has this").to_string();
     let lie = Fault::header("Docker-Content-Digest", &nobody_has);
     let (mut scene, mirror) = mirrored(|mirror, _| mirror.on("HEAD", "").answer(lie.clone())).await;
@@ -128,7 +128,7 @@ async fn a_mirror_that_names_what_nobody_has_fails_the_image_and_no_tag_is_writt
 }
 
 #[tokio::test]
-async fn a_mirror_that_dies_in_mid_layer_is_gone_on_from_by_the_origin() {
+async fn origin_resumes_a_layer_after_a_mirror_failed() {
     let (scene, mirror) = mirrored(|mirror, image| {
         mirror.on("GET", &of(&image.layers[0])).times(1).answer(Fault::Cut(100_000));
         mirror.on("", "").skip(5).answer(Fault::Close);
@@ -140,7 +140,7 @@ async fn a_mirror_that_dies_in_mid_layer_is_gone_on_from_by_the_origin() {
 }
 
 #[tokio::test]
-async fn a_name_that_dns_does_not_know_fails_its_image_only() {
+async fn unknown_host_fails_only_its_image() {
     let scene = Scene::start().await;
     let mut images = Scene::references(&"no-such-registry.invalid".parse().unwrap(), &["app"]);
     images.extend(Scene::references(&scene.server.registry(), &["good"]));
@@ -153,7 +153,7 @@ async fn a_name_that_dns_does_not_know_fails_its_image_only() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_fails_its_image_only() {
+async fn untrusted_certificate_fails_only_its_image() {
     let authority = Authority::new();
     let stranger = FaultServer::start_tls(&authority, &["127.0.0.1"]).await;
     stranger.add_image("team/app", "v1", &[b"a layer"]);
@@ -177,7 +177,7 @@ async fn a_certificate_that_nobody_vouches_for_fails_its_image_only() {
 }
 
 #[tokio::test]
-async fn a_registry_that_nobody_runs_fails_its_image_only() {
+async fn refused_connection_fails_only_its_image() {
     let gone = FaultServer::start().await;
     let registry = gone.registry();
     drop(gone);

@@ -16,7 +16,7 @@ async fn serving() -> FaultServer {
 }
 
 #[tokio::test]
-async fn basic_is_learned_once() {
+async fn basic_challenge_is_learned_once() {
     let server = serving().await;
     server.require_basic("ann", "hunter2");
     let session = with_credential(&server, basic());
@@ -29,7 +29,7 @@ async fn basic_is_learned_once() {
 }
 
 #[tokio::test]
-async fn wrong_or_no_credentials_are_refused_with_advice() {
+async fn wrong_or_missing_credentials_fail_with_a_hint() {
     let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
     for (credential, words) in [
         (Credential::Anonymous, "requires a login, and no credentials were found"),
@@ -47,7 +47,7 @@ async fn wrong_or_no_credentials_are_refused_with_advice() {
 }
 
 #[tokio::test]
-async fn a_token_server_that_refuses_credentials_is_told_from_a_login_that_is_missing() {
+async fn refused_credentials_differ_from_a_missing_login() {
     let wrong = Credential::Basic { username: "ann".into(), password: Secret::new("wrong") };
     for (credential, words) in [
         (Credential::Anonymous, "no credentials were found"),
@@ -63,7 +63,7 @@ async fn a_token_server_that_refuses_credentials_is_told_from_a_login_that_is_mi
 }
 
 #[tokio::test]
-async fn one_token_per_repository_serves_all_its_requests() {
+async fn one_token_serves_all_requests_of_a_repository() {
     let server = serving().await;
     server.add_image("other/app", "v1", &[b"layer"]);
     server.require_tokens(TokenAuth { user: user(), expires_in: Some(300), ..TokenAuth::default() });
@@ -82,7 +82,7 @@ async fn one_token_per_repository_serves_all_its_requests() {
 }
 
 #[tokio::test]
-async fn who_needs_a_token_that_is_being_fetched_waits_for_it() {
+async fn concurrent_requests_share_one_token_request() {
     let server = serving().await;
     server.require_tokens(TokenAuth::default());
     let session = anonymous(&server);
@@ -97,7 +97,7 @@ async fn who_needs_a_token_that_is_being_fetched_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_token_in_either_field_is_taken() {
+async fn token_is_read_from_either_field() {
     let server = serving().await;
     server.require_tokens(TokenAuth { field: Some("access_token".into()), ..TokenAuth::default() });
     anonymous(&server).resolve(&repository(), &tag()).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_token_in_either_field_is_taken() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_in_mid_run_is_renewed() {
+async fn expired_token_is_renewed() {
     for expired_status in [None, Some(400)] {
         let server = serving().await;
         let layer = server.add_blob("application/octet-stream", &b"0123456789"[..]);
@@ -126,7 +126,7 @@ async fn a_token_that_expires_in_mid_run_is_renewed() {
 }
 
 #[tokio::test]
-async fn a_fresh_token_that_is_refused_is_not_asked_for_twice() {
+async fn refused_fresh_token_is_not_requested_again() {
     let server = serving().await;
     server.require_tokens(TokenAuth { uses: Some(0), ..TokenAuth::default() });
     let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
@@ -135,7 +135,7 @@ async fn a_fresh_token_that_is_refused_is_not_asked_for_twice() {
 }
 
 #[tokio::test]
-async fn a_token_of_little_life_is_renewed_before_each_use() {
+async fn short_lived_token_is_renewed_before_each_use() {
     let server = serving().await;
     server.require_tokens(TokenAuth { expires_in: Some(1), ..TokenAuth::default() });
     let session = anonymous(&server);
@@ -147,7 +147,7 @@ async fn a_token_of_little_life_is_renewed_before_each_use() {
 }
 
 #[tokio::test]
-async fn the_scope_that_a_registry_insists_on_is_asked_for() {
+async fn scope_required_by_the_registry_is_requested() {
     let server = serving().await;
     server.require_tokens(TokenAuth::default());
     let challenge = |scope: &str| {
@@ -164,7 +164,7 @@ async fn the_scope_that_a_registry_insists_on_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_identity_token_is_changed_for_access_tokens() {
+async fn identity_token_is_exchanged_for_access_tokens() {
     for get_only in [false, true] {
         let server = serving().await;
         let identity = Some("refresh-me".to_owned());
@@ -178,7 +178,7 @@ async fn an_identity_token_is_changed_for_access_tokens() {
 }
 
 #[tokio::test]
-async fn a_registry_token_is_shown_as_it_is() {
+async fn registry_token_is_sent_unchanged() {
     let server = serving().await;
     server.on("HEAD", "").times(1).answer(Fault::Status(
         401,
@@ -191,7 +191,7 @@ async fn a_registry_token_is_shown_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_token_server_that_is_down_is_named() {
+async fn unreachable_token_server_is_named() {
     let server = serving().await;
     let gone = FaultServer::start().await;
     let realm = format!("{}/token", gone.url());
@@ -205,7 +205,7 @@ async fn a_token_server_that_is_down_is_named() {
 }
 
 #[tokio::test]
-async fn what_a_token_server_answers_wrongly_is_said() {
+async fn bad_token_responses_have_their_kinds() {
     for (fault, kind) in [
         (Fault::status(500), ErrorKind::Unavailable),
         (Fault::status(429), ErrorKind::RateLimited),
@@ -231,7 +231,7 @@ async fn what_a_token_server_answers_wrongly_is_said() {
 }
 
 #[tokio::test]
-async fn a_token_server_s_redirect_is_followed_and_credentials_do_not_go_with_it_elsewhere() {
+async fn token_redirect_gets_no_credentials_at_another_origin() {
     let (server, other) = (serving().await, FaultServer::start().await);
     server.require_tokens(TokenAuth { user: user(), ..TokenAuth::default() });
     server.on("GET", "/token?service").times(1).answer(Fault::Redirect("/token?scope=x".into()));
@@ -253,7 +253,7 @@ async fn a_token_server_s_redirect_is_followed_and_credentials_do_not_go_with_it
 }
 
 #[tokio::test]
-async fn credentials_do_not_go_in_the_clear_to_another_host() {
+async fn credentials_are_not_sent_in_plain_text_to_another_host() {
     let proxy = serving().await;
     let realm = Some("http://auth.example/token".to_owned());
     proxy.require_tokens(TokenAuth { user: user(), realm, ..TokenAuth::default() });
@@ -266,7 +266,7 @@ async fn credentials_do_not_go_in_the_clear_to_another_host() {
 }
 
 #[tokio::test]
-async fn a_public_registry_s_token_server_is_not_in_our_network() {
+async fn public_registry_cannot_name_a_private_token_server() {
     let proxy = serving().await;
     let realm = Some("http://127.0.0.1:1/token".to_owned());
     proxy.require_tokens(TokenAuth { realm, ..TokenAuth::default() });
@@ -277,7 +277,7 @@ async fn a_public_registry_s_token_server_is_not_in_our_network() {
 }
 
 #[tokio::test]
-async fn a_session_s_debug_output_has_no_secrets() {
+async fn session_debug_output_has_no_secrets() {
     let server = serving().await;
     server.require_basic("ann", "hunter2");
     let session = with_credential(&server, basic());
@@ -286,7 +286,7 @@ async fn a_session_s_debug_output_has_no_secrets() {
 }
 
 #[tokio::test]
-async fn where_refused_credentials_came_from_is_said() {
+async fn origin_of_refused_credentials_is_named() {
     let server = serving().await;
     server.require_basic("ann", "hunter2");
     let dir = tempfile::tempdir().unwrap();
@@ -303,7 +303,7 @@ async fn where_refused_credentials_came_from_is_said() {
 
 /// Some registries answer anonymous requests with 404 or 403 and have a challenge at /v2/ only.
 #[tokio::test]
-async fn challenge_at_v2_alone_is_found_if_there_are_credentials() {
+async fn challenge_at_v2_only_is_found_with_credentials() {
     for status in [400, 403, 404] {
         let server = FaultServer::start().await;
         server.add_image("team/app", "v1", &[b"layer"]);

@@ -13,7 +13,7 @@ async fn serving() -> (FaultServer, Descriptor) {
 }
 
 #[tokio::test]
-async fn a_blob_comes_whole_or_in_part() {
+async fn blob_is_read_whole_or_in_part() {
     let (server, layer) = serving().await;
     let session = anonymous(&server);
     for (from, to, range, expect) in [
@@ -38,7 +38,7 @@ async fn a_blob_comes_whole_or_in_part() {
 }
 
 #[tokio::test]
-async fn a_server_without_ranges_sends_the_whole() {
+async fn server_without_ranges_sends_the_whole() {
     let (server, layer) = serving().await;
     server.on("GET", "/blobs/").answer(Fault::IgnoreRange);
     let (start, bytes) = fetch(&anonymous(&server), &layer, 4, None).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_server_without_ranges_sends_the_whole() {
 }
 
 #[tokio::test]
-async fn one_wrong_content_range_is_no_reason_to_ask_for_no_more() {
+async fn one_wrong_content_range_does_not_disable_ranges() {
     let (server, layer) = serving().await;
     server.on("GET", "/blobs/").times(1).answer(Fault::ContentRange("nonsense".into()));
     let session = anonymous(&server);
@@ -55,7 +55,7 @@ async fn one_wrong_content_range_is_no_reason_to_ask_for_no_more() {
 }
 
 #[tokio::test]
-async fn a_wrong_content_range_is_never_believed() {
+async fn wrong_content_range_is_rejected() {
     for value in ["bytes 3-9/10", "bytes 4-8/10", "bytes 4-9", "nonsense", ""] {
         let (server, layer) = serving().await;
         let session = anonymous(&server);
@@ -71,7 +71,7 @@ async fn a_wrong_content_range_is_never_believed() {
 }
 
 #[tokio::test]
-async fn a_range_of_a_blob_of_another_size_is_corrupt() {
+async fn range_of_a_blob_of_another_size_is_corrupt() {
     let (server, layer) = serving().await;
     server.on("GET", "/blobs/").answer(Fault::ContentRange("bytes 4-9/11".into()));
     let error = fetch(&anonymous(&server), &layer, 4, None).await.unwrap_err();
@@ -79,7 +79,7 @@ async fn a_range_of_a_blob_of_another_size_is_corrupt() {
 }
 
 #[tokio::test]
-async fn a_refused_range_is_asked_for_as_a_whole() {
+async fn unsatisfiable_range_requests_the_whole() {
     let (server, layer) = serving().await;
     server.on("GET", "/blobs/").times(1).answer(Fault::status(416));
     let (start, bytes) = fetch(&anonymous(&server), &layer, 4, None).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_refused_range_is_asked_for_as_a_whole() {
 
 /// A content server that refuses Range, in whatever way, is asked for the whole.
 #[tokio::test]
-async fn range_that_is_refused_is_replaced_by_the_whole() {
+async fn refused_range_requests_the_whole() {
     for status in [400, 403, 404, 406, 501] {
         let (server, layer) = serving().await;
         let session = anonymous(&server);
@@ -125,7 +125,7 @@ async fn storage_error_is_quoted_without_a_login_hint() {
 }
 
 #[tokio::test]
-async fn a_declared_size_that_is_wrong_is_noticed_before_the_body() {
+async fn wrong_declared_size_is_detected_before_the_body() {
     let (server, layer) = serving().await;
     for size in [9, 11] {
         let lie = Descriptor::new("", layer.digest, size);
@@ -135,7 +135,7 @@ async fn a_declared_size_that_is_wrong_is_noticed_before_the_body() {
 }
 
 #[tokio::test]
-async fn faults_in_a_body_end_the_stream_with_their_kind() {
+async fn body_faults_end_the_stream_with_their_kind() {
     for (fault, kind, got) in [
         (Fault::Cut(6), ErrorKind::Unavailable, 6),
         (Fault::ChunkedEnd(6), ErrorKind::Unavailable, 6),
@@ -166,7 +166,7 @@ async fn faults_in_a_body_end_the_stream_with_their_kind() {
 }
 
 #[tokio::test]
-async fn chunks_without_a_length_are_read() {
+async fn chunked_body_without_length_is_read() {
     let (server, layer) = serving().await;
     server.on("GET", "/blobs/").answer(Fault::Chunked);
     let (_, bytes) = fetch(&anonymous(&server), &layer, 0, None).await.unwrap();
@@ -174,7 +174,7 @@ async fn chunks_without_a_length_are_read() {
 }
 
 #[tokio::test]
-async fn more_bytes_than_the_blob_has_are_cut_off() {
+async fn excess_bytes_end_the_stream() {
     let (server, layer) = serving().await;
     let lie = Descriptor::new("", layer.digest, 5);
     server.on("GET", "/blobs/").answer(Fault::Chunked);
@@ -183,7 +183,7 @@ async fn more_bytes_than_the_blob_has_are_cut_off() {
 }
 
 #[tokio::test]
-async fn a_permit_is_held_until_the_stream_is_dropped() {
+async fn permit_is_held_until_the_stream_is_dropped() {
     let (server, layer) = serving().await;
     let mut options = options();
     options.max_connections = 1;

@@ -7,7 +7,7 @@ use saver::content::Target;
 use saver::oci::{Digest, media_type};
 
 #[tokio::test]
-async fn a_tag_costs_one_head_and_its_manifest_one_get() {
+async fn tag_takes_one_head_and_manifest_one_get() {
     let server = FaultServer::start().await;
     let image = server.add_image("team/app", "v1", &[b"layer"]);
     let session = anonymous(&server);
@@ -24,7 +24,7 @@ async fn a_tag_costs_one_head_and_its_manifest_one_get() {
 }
 
 #[tokio::test]
-async fn other_requests_than_for_blobs_have_a_bound_of_their_own() {
+async fn api_requests_have_their_own_limit() {
     let server = FaultServer::start().await;
     server.on("HEAD", "").answer(Fault::Silence);
     let mut options = options();
@@ -47,7 +47,7 @@ async fn other_requests_than_for_blobs_have_a_bound_of_their_own() {
 }
 
 #[tokio::test]
-async fn tags_that_take_a_second_request_each_do_not_wait_for_each_other_s_places() {
+async fn tags_that_need_two_requests_do_not_deadlock() {
     for status in [404, 405] {
         let server = FaultServer::start().await;
         server.on("HEAD", "").answer(Fault::status(status));
@@ -62,7 +62,7 @@ async fn tags_that_take_a_second_request_each_do_not_wait_for_each_other_s_place
 }
 
 #[tokio::test]
-async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
+async fn head_without_digest_is_followed_by_get() {
     for fault in [
         Fault::header("Docker-Content-Digest", ""),
         Fault::header("Docker-Content-Digest", "sha256:nonsense"),
@@ -78,7 +78,7 @@ async fn a_head_that_tells_no_digest_is_followed_by_a_get() {
 }
 
 #[tokio::test]
-async fn a_manifest_without_content_type_or_length_is_read() {
+async fn manifest_without_content_type_or_length_is_read() {
     for fault in [Fault::header("Content-Type", ""), Fault::Chunked] {
         let server = FaultServer::start().await;
         let image = server.add_image("team/app", "v1", &[b"layer"]);
@@ -90,7 +90,7 @@ async fn a_manifest_without_content_type_or_length_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_manifest_is_said() {
+async fn manifest_faults_have_their_kind_and_message() {
     let huge = "x".repeat((4 << 20) + 1);
     let cases = [
         (Fault::web_page(), ErrorKind::Unsupported, "web page"),
@@ -121,7 +121,7 @@ async fn what_is_wrong_with_a_manifest_is_said() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_refused_without_its_length_being_told() {
+async fn oversized_body_without_length_is_refused() {
     let server = FaultServer::start().await;
     let bytes = format!(r#"{{"manifests":[],"x":"{}"}}"#, "x".repeat(5 << 20));
     server.add_manifest("team/app", Some("v1"), media_type::OCI_INDEX, bytes);
@@ -131,7 +131,7 @@ async fn a_body_beyond_the_limit_is_refused_without_its_length_being_told() {
 }
 
 #[tokio::test]
-async fn other_bytes_than_the_digest_s_are_refused() {
+async fn manifest_of_another_digest_is_refused() {
     let server = FaultServer::start().await;
     let image = server.add_image("team/app", "v1", &[b"layer"]);
     server.on("GET", "").answer(Fault::Flip(20));
@@ -141,7 +141,7 @@ async fn other_bytes_than_the_digest_s_are_refused() {
 }
 
 #[tokio::test]
-async fn advice_goes_with_what_a_person_can_mend() {
+async fn actionable_failures_have_hints() {
     let server = FaultServer::start().await;
     server.on("", "").answer(Fault::status(401));
     let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn advice_goes_with_what_a_person_can_mend() {
 }
 
 #[tokio::test]
-async fn a_registry_s_words_cannot_steer_the_terminal() {
+async fn registry_messages_cannot_control_the_terminal() {
     let server = FaultServer::start().await;
     let body = "{\"errors\":[{\"code\":\"X\",\"message\":\"\\u001b[2Jcleared\\r\\nforged line\"}]}";
     server.on("GET", "").answer(Fault::Status(404, Vec::new(), body.into()));
@@ -161,7 +161,7 @@ async fn a_registry_s_words_cannot_steer_the_terminal() {
 }
 
 #[tokio::test]
-async fn a_missing_tag_is_told_from_a_missing_repository() {
+async fn missing_tag_differs_from_missing_repository() {
     let unknown = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
     for (list, words) in [
         (Fault::Body(r#"{"tags":["v2"]}"#.into()), "the repository has no tag v1"),
@@ -181,7 +181,7 @@ async fn a_missing_tag_is_told_from_a_missing_repository() {
 }
 
 #[tokio::test]
-async fn retry_after_is_told_and_holds_back_the_session_s_other_requests() {
+async fn retry_after_holds_back_other_requests() {
     for code in [429, 503] {
         let server = FaultServer::start().await;
         server.add_image("team/app", "v1", &[b"layer"]);
@@ -199,7 +199,7 @@ async fn retry_after_is_told_and_holds_back_the_session_s_other_requests() {
 }
 
 #[tokio::test]
-async fn requests_wait_until_the_gate_opens() {
+async fn requests_wait_for_retry_after() {
     let server = FaultServer::start().await;
     server.add_image("team/app", "v1", &[b"layer"]);
     server.on("", "").times(1).answer(Fault::retry_after(429, "1"));
@@ -211,7 +211,7 @@ async fn requests_wait_until_the_gate_opens() {
 }
 
 #[tokio::test]
-async fn silence_ends_with_the_idle_timeout() {
+async fn silent_server_fails_after_the_idle_timeout() {
     let server = FaultServer::start().await;
     server.on("", "").answer(Fault::Silence);
     let mut options = options();
@@ -222,7 +222,7 @@ async fn silence_ends_with_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn a_request_has_its_time_whatever_the_idle_timeout() {
+async fn request_timeout_is_independent_of_the_idle_timeout() {
     let server = FaultServer::start().await;
     server.on("", "").answer(Fault::Silence);
     let mut options = options();
@@ -236,7 +236,7 @@ async fn a_request_has_its_time_whatever_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn an_unknown_digest_is_not_found() {
+async fn unknown_digest_is_not_found() {
     let server = FaultServer::start().await;
     let target = Target::Digest(Digest::of(b"nothing"));
     let error = anonymous(&server).manifest(&repository(), &target).await.unwrap_err();

@@ -36,7 +36,7 @@ async fn all(pair: &Pair) {
 }
 
 #[tokio::test]
-async fn a_good_mirror_is_all_that_is_asked() {
+async fn good_mirror_serves_everything() {
     let pair = pair(Credential::Anonymous).await;
     all(&pair).await;
     assert_eq!(pair.mirror.seen().len(), 3);
@@ -44,7 +44,7 @@ async fn a_good_mirror_is_all_that_is_asked() {
 }
 
 #[tokio::test]
-async fn any_failure_of_a_mirror_falls_through() {
+async fn any_mirror_failure_falls_back_to_the_origin() {
     for fault in [
         Fault::status(404),
         Fault::status(401),
@@ -63,7 +63,7 @@ async fn any_failure_of_a_mirror_falls_through() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_is_down_is_left_out_for_a_while() {
+async fn unavailable_mirror_is_skipped_for_a_while() {
     let pair = pair(Credential::Anonymous).await;
     pair.mirror.on("", "").answer(Fault::status(503));
     all(&pair).await;
@@ -71,7 +71,7 @@ async fn a_mirror_that_is_down_is_left_out_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_mirror_with_other_bytes_for_a_manifest_falls_through() {
+async fn mirror_with_a_corrupt_manifest_falls_back() {
     let pair = pair(Credential::Anonymous).await;
     pair.mirror.on("GET", "/manifests/").answer(Fault::Flip(30));
     let manifest = pair.session.manifest(&repository(), &Target::Digest(pair.manifest)).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_mirror_with_other_bytes_for_a_manifest_falls_through() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_lied_about_a_blob_is_not_asked_for_it_again() {
+async fn mirror_with_a_corrupt_blob_is_not_used_for_it_again() {
     let pair = pair(Credential::Anonymous).await;
     pair.mirror.on("GET", "/blobs/").answer(Fault::Flip(3));
     let (_, wrong) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_mirror_that_lied_about_a_blob_is_not_asked_for_it_again() {
 }
 
 #[tokio::test]
-async fn what_a_mirror_cuts_off_comes_from_the_origin() {
+async fn origin_sends_the_rest_after_a_mirror_cut() {
     for fault in [Fault::Cut(4), Fault::ChunkedEnd(4)] {
         let pair = pair(Credential::Anonymous).await;
         pair.mirror.on("GET", "/blobs/").answer(fault);
@@ -106,7 +106,7 @@ async fn what_a_mirror_cuts_off_comes_from_the_origin() {
 }
 
 #[tokio::test]
-async fn the_origin_s_credentials_do_not_go_to_a_mirror() {
+async fn origin_credentials_are_not_sent_to_a_mirror() {
     let pair = pair(basic()).await;
     pair.origin.require_basic("ann", "hunter2");
     pair.mirror.require_basic("ann", "hunter2");
@@ -116,7 +116,7 @@ async fn the_origin_s_credentials_do_not_go_to_a_mirror() {
 }
 
 #[tokio::test]
-async fn the_origin_s_error_is_the_one_that_counts() {
+async fn origin_error_is_reported_with_mirror_failures() {
     let pair = pair(Credential::Anonymous).await;
     pair.mirror.on("", "").answer(Fault::status(500));
     pair.origin.on("", "").answer(Fault::status(404));
@@ -133,7 +133,7 @@ async fn the_origin_s_error_is_the_one_that_counts() {
 }
 
 #[tokio::test]
-async fn a_mirror_on_this_machine_may_speak_tls() {
+async fn loopback_mirror_may_speak_tls() {
     let authority = crate::support::fault::Authority::new();
     let mirror = FaultServer::start_tls(&authority, &["127.0.0.1"]).await;
     let image = mirror.add_image("team/app", "v1", &[LAYER]);
@@ -145,7 +145,7 @@ async fn a_mirror_on_this_machine_may_speak_tls() {
 }
 
 #[tokio::test]
-async fn a_mirror_s_path_is_a_prefix_of_its_repositories() {
+async fn mirror_path_is_a_repository_prefix() {
     let (origin, mirror) = (FaultServer::start().await, FaultServer::start().await);
     let image = mirror.add_image("hub/team/app", "v1", &[LAYER]);
     let mut options = options();

@@ -18,7 +18,7 @@ async fn with_cdn() -> (FaultServer, FaultServer, Descriptor) {
 }
 
 #[tokio::test]
-async fn a_content_server_never_sees_what_the_registry_is_shown() {
+async fn content_server_gets_no_registry_credentials() {
     let (registry, cdn, layer) = with_cdn().await;
     let session = with_credential(&registry, basic());
     let (_, bytes) = fetch(&session, &layer, 0, None).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_content_server_never_sees_what_the_registry_is_shown() {
 }
 
 #[tokio::test]
-async fn ranges_go_straight_to_where_the_blob_was_found() {
+async fn ranges_reuse_the_redirect_target() {
     let (registry, cdn, layer) = with_cdn().await;
     let session = with_credential(&registry, basic());
     fetch(&session, &layer, 0, Some(4)).await.unwrap();
@@ -43,7 +43,7 @@ async fn ranges_go_straight_to_where_the_blob_was_found() {
 }
 
 #[tokio::test]
-async fn an_address_that_expired_is_asked_for_anew() {
+async fn expired_redirect_target_is_requested_again() {
     for status in [400, 401, 403, 404, 410] {
         let (registry, cdn, layer) = with_cdn().await;
         let session = with_credential(&registry, basic());
@@ -56,7 +56,7 @@ async fn an_address_that_expired_is_asked_for_anew() {
 }
 
 #[tokio::test]
-async fn a_content_server_that_fails_is_not_kept() {
+async fn failed_redirect_target_is_not_reused() {
     let (registry, cdn, layer) = with_cdn().await;
     let session = with_credential(&registry, basic());
     fetch(&session, &layer, 0, Some(4)).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_content_server_that_fails_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_content_server_that_refuses_a_fresh_address_is_no_matter_of_logging_in() {
+async fn content_server_refusal_has_no_login_hint() {
     let (registry, cdn, layer) = with_cdn().await;
     cdn.on("GET", "/cdn/").answer(Fault::status(403));
     let error = fetch(&with_credential(&registry, basic()), &layer, 0, None).await.unwrap_err();
@@ -79,7 +79,7 @@ async fn a_content_server_that_refuses_a_fresh_address_is_no_matter_of_logging_i
 }
 
 #[tokio::test]
-async fn manifests_are_followed_too() {
+async fn manifest_redirects_are_followed() {
     let server = FaultServer::start().await;
     let other = FaultServer::start().await;
     let image = other.add_image("elsewhere/app", "v1", &[LAYER]);
@@ -90,7 +90,7 @@ async fn manifests_are_followed_too() {
 }
 
 #[tokio::test]
-async fn circles_and_long_chains_end() {
+async fn redirect_loops_and_long_chains_end() {
     let server = FaultServer::start().await;
     let layer = server.add_blob("application/octet-stream", LAYER);
     server.on("GET", "/blobs/").answer(Fault::Redirect("/a".into()));
@@ -111,7 +111,7 @@ async fn circles_and_long_chains_end() {
 }
 
 #[tokio::test]
-async fn a_public_registry_cannot_point_into_our_network() {
+async fn public_registry_cannot_redirect_to_a_private_address() {
     for address in
         ["http://127.0.0.1:1/x", "http://169.254.169.254/latest", "http://[::1]/x", "http://2130706433/x"]
     {
@@ -126,7 +126,7 @@ async fn a_public_registry_cannot_point_into_our_network() {
 }
 
 #[tokio::test]
-async fn other_schemes_are_not_followed() {
+async fn redirects_to_other_schemes_are_refused() {
     let server = FaultServer::start().await;
     let layer = server.add_blob("application/octet-stream", LAYER);
     server.on("GET", "/blobs/").answer(Fault::Redirect("file:///etc/passwd".into()));

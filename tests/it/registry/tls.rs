@@ -11,7 +11,7 @@ async fn serving(authority: &Authority, names: &[&str]) -> FaultServer {
 }
 
 #[tokio::test]
-async fn a_private_authority_is_trusted_when_named() {
+async fn named_private_authority_is_trusted() {
     let authority = Authority::new();
     let server = serving(&authority, &["127.0.0.1"]).await;
     let error = anonymous(&server).resolve(&repository(), &tag()).await.unwrap_err();
@@ -25,7 +25,7 @@ async fn a_private_authority_is_trusted_when_named() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_refused() {
+async fn certificate_for_another_name_is_refused() {
     let authority = Authority::new();
     let server = serving(&authority, &["registry.example"]).await;
     let mut options = options();
@@ -35,7 +35,7 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn insecure_is_for_the_registry_that_was_named_and_no_other() {
+async fn insecure_tls_applies_to_the_named_registry_only() {
     let authority = Authority::new();
     let server = serving(&authority, &["127.0.0.1"]).await;
     let layer = server.add_blob("application/octet-stream", &b"0123456789"[..]);
@@ -51,7 +51,7 @@ async fn insecure_is_for_the_registry_that_was_named_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_it_is_wanted() {
+async fn client_certificate_is_sent_where_required() {
     let authority = Authority::new();
     let server = FaultServer::start_mutual_tls(&authority, &["127.0.0.1"]).await;
     server.add_image("team/app", "v1", &[b"layer"]);
@@ -81,7 +81,7 @@ async fn https_never_leads_to_http() {
 }
 
 #[tokio::test]
-async fn what_a_loopback_registry_speaks_is_found_once() {
+async fn loopback_registry_is_probed_once() {
     let server = FaultServer::start().await;
     server.add_image("team/app", "v1", &[b"layer"]);
     for registry in [server.registry(), server.localhost()] {
@@ -93,7 +93,7 @@ async fn what_a_loopback_registry_speaks_is_found_once() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_loopback_is_never_asked_in_the_clear_unasked() {
+async fn plain_http_is_not_used_for_other_hosts_unasked() {
     let proxy = FaultServer::start().await;
     let mut options = options();
     options.proxy.http = Some(proxy.url().parse().unwrap());
@@ -105,7 +105,7 @@ async fn a_host_that_is_not_loopback_is_never_asked_in_the_clear_unasked() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_said_plainly() {
+async fn refused_connection_is_reported() {
     let gone = FaultServer::start().await;
     let registry = gone.registry();
     drop(gone);
@@ -116,7 +116,7 @@ async fn nobody_listening_is_said_plainly() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_dns_knows_is_said() {
+async fn unknown_host_is_reported() {
     let registry: Registry = "no-such-registry.invalid".parse().unwrap();
     let error = session(registry, options()).resolve(&repository(), &tag()).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::UnknownHost | ErrorKind::Unavailable), "{error}");
@@ -140,7 +140,7 @@ async fn self_signed(names: &[&str], years: std::ops::Range<i32>, trusted: bool)
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_trusted_when_it_is_the_one_that_was_named() {
+async fn named_self_signed_certificate_is_trusted() {
     self_signed(&["127.0.0.1"], 2020..2090, true).await.unwrap();
     for (names, years, trusted, words) in [
         (["127.0.0.1"], 2020..2090, false, "not trusted"),
@@ -156,7 +156,7 @@ async fn a_self_signed_certificate_is_trusted_when_it_is_the_one_that_was_named(
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_down_is_named_without_its_password() {
+async fn unreachable_proxy_is_named_without_its_password() {
     let gone = FaultServer::start().await;
     let place = gone.registry();
     drop(gone);
@@ -171,7 +171,7 @@ async fn a_proxy_that_is_down_is_named_without_its_password() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_let_through_is_named() {
+async fn refusing_proxy_is_named() {
     let proxy = FaultServer::start().await;
     proxy.on("CONNECT", "").answer(Fault::status(403));
     let mut options = options();
