@@ -95,9 +95,13 @@ async fn manifest_faults_have_their_kind_and_message() {
     let cases = [
         (Fault::web_page(), ErrorKind::Unsupported, "web page"),
         (Fault::Body("<html>".into()), ErrorKind::Unsupported, "web page"),
-        (Fault::Flip(9), ErrorKind::Corrupt, "hash"),
+        (Fault::Flip(9), ErrorKind::Corrupt, "Docker-Content-Digest"),
         (Fault::Body(huge.clone().into()), ErrorKind::Corrupt, "4194304"),
-        (Fault::header("Content-Encoding", "gzip"), ErrorKind::Unsupported, "gzip"),
+        (
+            Fault::Status(200, vec![("Content-Encoding".into(), "br".into())], "compressed".into()),
+            ErrorKind::Unsupported,
+            "Content-Encoding: br",
+        ),
         (Fault::Cut(5), ErrorKind::Unavailable, "connection"),
         (Fault::Close, ErrorKind::Unavailable, "connection"),
         (Fault::status(404), ErrorKind::NotFound, "SCRIPTED: answer 404"),
