@@ -1,7 +1,7 @@
 //! Settings from the environment and from the configuration file.
 //!
-//! Both become defaults of the command's own flags, so that flag > environment > file > default holds for
-//! every flag of every command, present and future, and no code names one of them.
+//! Both become defaults of the command's own options, so that the command line overrides the environment, and the environment the
+//! file, for every option of every command without naming any.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::yaml::{self, YamlNode};
@@ -12,14 +12,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the process was started in: read once, at the top, and passed down.
+/// The environment of the process, read once at its start.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
 }
 
 impl Environment {
-    /// The process's own. Variables that are not UTF-8 are as if they were not set.
+    /// The environment of this process. Variables that are not UTF-8 are ignored.
     #[must_use]
     pub fn of_process() -> Self {
         let text = |text: OsString| text.into_string().ok();
@@ -31,7 +31,7 @@ impl Environment {
         Self { variables }
     }
 
-    /// One made of pairs.
+    /// An environment of these variables.
     #[must_use]
     pub fn of(pairs: &[(&str, &str)]) -> Self {
         let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -51,23 +51,23 @@ impl Environment {
     }
 }
 
-/// The variable that stands for the flag `--long`.
+/// The environment variable of the option `--long`.
 fn variable(long: &str) -> String {
     format!("SAVER_{}", long.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// The variables that look like settings and are none: misspelt, most likely.
+/// Warnings about variables that look like settings and are not, probably because they are misspelt.
 pub(super) fn unknown(command: &Command, environment: &Environment) -> Vec<String> {
     let known: BTreeSet<String> = longs(command).iter().map(|long| variable(long)).collect();
     let set = environment.variables.keys().filter(|name| name.starts_with("SAVER_"));
-    let told = |name: &String| match nearest(name, &known) {
-        Some(near) => format!("{name} is no setting of saver; did you mean {near}?"),
-        None => format!("{name} is no setting of saver"),
+    let warning = |name: &String| match nearest(name, &known) {
+        Some(near) => format!("{name} is not a setting of saver; did you mean {near}?"),
+        None => format!("{name} is not a setting of saver"),
     };
-    set.filter(|name| !known.contains(*name)).map(told).collect()
+    set.filter(|name| !known.contains(*name)).map(warning).collect()
 }
 
-/// Where the configuration is read from: `--config`, else SAVER_CONFIG, else the user's file if it is there.
+/// The configuration file: `--config`, else SAVER_CONFIG, else the user's own if it exists.
 fn location(argv: &[OsString], environment: &Environment) -> Option<PathBuf> {
     let words = argv.iter().skip(1).take_while(|word| *word != "--").map(|word| word.to_string_lossy());
     let mut words = words.peekable();
@@ -89,7 +89,7 @@ fn location(argv: &[OsString], environment: &Environment) -> Option<PathBuf> {
     Some(base.join("saver/config.yaml")).filter(|path| path.exists())
 }
 
-/// Gives `command` the settings of the environment and the configuration file as defaults.
+/// Makes the settings of the environment and the configuration file the defaults of `command`.
 ///
 /// # Errors
 /// `InvalidInput` naming the variable, or the file, line and key, and what is wrong with it.
@@ -105,8 +105,8 @@ pub fn layer(command: Command, argv: &[OsString], environment: &Environment) -> 
         })?;
         settings = read(&path, &text, &command)?;
     }
-    let flags: BTreeSet<String> = longs(&command);
-    for long in flags.iter().filter(|long| *long != "config") {
+    let options: BTreeSet<String> = longs(&command);
+    for long in options.iter().filter(|long| *long != "config") {
         let name = variable(long);
         if let Some(value) = environment.get(&name) {
             settings.retain(|setting| &setting.long != long);
@@ -121,11 +121,11 @@ pub fn layer(command: Command, argv: &[OsString], environment: &Environment) -> 
     Ok(settings.iter().fold(command, apply))
 }
 
-/// One setting and where it was found.
+/// A setting and where it was found.
 struct Setting {
     long: String,
     value: Value,
-    /// The variable, or file:line and the key: what an error says first.
+    /// The variable, or file:line and the key, with which errors begin.
     from: String,
 }
 
@@ -140,7 +140,7 @@ enum Value {
     Pairs(Vec<String>),
 }
 
-/// The long names of all flags of all commands.
+/// The long names of all options of all commands.
 fn longs(command: &Command) -> BTreeSet<String> {
     let own = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned);
     own.chain(command.get_subcommands().flat_map(longs)).collect()
@@ -150,33 +150,33 @@ fn refuse(from: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, from, why)
 }
 
-/// Has the commands that have the flag try the setting: one of them has to take it. Flags of one name may be of several kinds
-/// (`listen` is an address, or a socket): a setting is for the commands that understand it.
+/// Checks that at least one of the commands with the option accepts the setting. Options of one name may differ between commands
+/// (`listen` is an address or a socket); a setting applies to the commands that accept it.
 fn try_out(command: &Command, setting: &Setting) -> Result<()> {
     let mut outcomes = Vec::new();
     try_each(command, setting, &mut outcomes);
-    match outcomes.iter().any(Result::is_ok) {
-        true => Ok(()),
-        false => outcomes.into_iter().collect(),
+    if outcomes.iter().any(Result::is_ok) {
+        return Ok(());
     }
+    outcomes.into_iter().collect()
 }
 
 fn try_each(command: &Command, setting: &Setting, outcomes: &mut Vec<Result<()>>) {
-    if let Some(arg) = flag(command, &setting.long) {
-        outcomes.push(taken(command, arg, setting).map(drop));
+    if let Some(arg) = option(command, &setting.long) {
+        outcomes.push(accepted(command, arg, setting).map(drop));
     }
     command.get_subcommands().for_each(|sub| try_each(sub, setting, outcomes));
 }
 
-/// The setting's values, as the command's flag takes them.
-fn taken(command: &Command, arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
+/// The values of the setting in the form of the command's option.
+fn accepted(command: &Command, arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
     let values = values(arg, setting)?;
     check(command, &setting.long, &values, arg.get_action(), &setting.from)?;
     Ok(values)
 }
 
-/// Flags that ask for something else in these commands than where they are a setting: the directory to look in, and not at the
-/// registry; the platforms to send of those that are there. There they are for the command line only.
+/// Options that change what these commands do, and are therefore taken from the command line only: whether a directory is read
+/// instead of the registry, and which of the saved platforms are sent.
 const NO_SETTINGS: [(&str, &[&str]); 5] = [
     ("inspect", &["dir", "arch"]),
     ("tags", &["dir"]),
@@ -185,38 +185,38 @@ const NO_SETTINGS: [(&str, &[&str]); 5] = [
     ("copy", &["arch"]),
 ];
 
-/// Makes the setting the default wherever the command or one of its subcommands has the flag and takes it.
+/// Makes the setting the default wherever the command or one of its subcommands has the option and accepts it.
 fn apply(mut command: Command, setting: &Setting) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         command = command.mut_subcommand(name, |sub| apply(sub, setting));
     }
-    let is_other = NO_SETTINGS
+    let is_excluded = NO_SETTINGS
         .iter()
-        .any(|(name, flags)| *name == command.get_name() && flags.contains(&setting.long.as_str()));
-    let found = flag(&command, &setting.long).filter(|_| !is_other);
-    let found = found.map(|arg| (arg.get_id().to_string(), taken(&command, arg, setting)));
+        .any(|(name, options)| *name == command.get_name() && options.contains(&setting.long.as_str()));
+    let found = option(&command, &setting.long).filter(|_| !is_excluded);
+    let found = found.map(|arg| (arg.get_id().to_string(), accepted(&command, arg, setting)));
     match found {
         Some((id, Ok(values))) => command.mut_arg(id, |arg| arg.required(false).default_values(values)),
         _ => command,
     }
 }
 
-fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+fn option<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(long))
 }
 
-/// The values in the form that the flag takes.
+/// The values in the form of the option.
 fn values(arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
     let repeatable = matches!(arg.get_action(), ArgAction::Append);
-    let wrong = |what: &str, expect: &str| Err(refuse(&setting.from, format!("{what}, and {expect}")));
+    let wrong = |why: &str| Err(refuse(&setting.from, why));
     match (&setting.value, arg.get_action()) {
-        (Value::Null, _) => wrong("it has no value", "it needs one (or leave the line out)"),
+        (Value::Null, _) => wrong("a value is missing"),
         (Value::Environment(text) | Value::One(text), ArgAction::SetTrue | ArgAction::SetFalse) => {
             match text.to_ascii_lowercase().as_str() {
                 "true" | "yes" | "on" | "1" => Ok(vec!["true".into()]),
                 "false" | "no" | "off" | "0" => Ok(vec!["false".into()]),
-                _ => wrong(&format!("{text:?} is written"), "it takes true or false"),
+                _ => wrong(&format!("invalid value {text:?}: true or false is needed")),
             }
         }
         (Value::Environment(text), _) if repeatable => {
@@ -224,38 +224,38 @@ fn values(arg: &Arg, setting: &Setting) -> Result<Vec<String>> {
         }
         (Value::Environment(text) | Value::One(text), _) => Ok(vec![text.clone()]),
         (Value::Many(values) | Value::Pairs(values), _) if repeatable => Ok(values.clone()),
-        (Value::Many(_), _) => wrong("a sequence is written", "it takes one value"),
-        (Value::Pairs(_), _) => wrong("a mapping is written", "it takes one value"),
+        (Value::Many(_), _) => wrong("one value is needed, not a sequence"),
+        (Value::Pairs(_), _) => wrong("one value is needed, not a mapping"),
     }
 }
 
-/// Has the command itself try the values, so that an error can name where they come from.
+/// Lets the command parse the values, so that an error can name their origin.
 fn check(command: &Command, long: &str, values: &[String], action: &ArgAction, from: &str) -> Result<()> {
     if matches!(action, ArgAction::SetTrue | ArgAction::SetFalse) {
         return Ok(());
     }
     if matches!(action, ArgAction::Count) {
-        let [value] = values else { return Err(refuse(from, "it takes one number")) };
+        let [value] = values else { return Err(refuse(from, "one number is needed")) };
         let count = value.parse::<u8>().map(|_| ());
-        return count.map_err(|_| refuse(from, format!("{value:?} is written, and it takes a small number")));
+        return count.map_err(|_| refuse(from, format!("invalid value {value:?}: a small number is needed")));
     }
     for value in values {
         let words = [command.get_name().to_owned(), format!("--{long}={value}")];
         let Err(error) = command.clone().try_get_matches_from(words) else { continue };
         if matches!(error.kind(), ClapError::InvalidValue | ClapError::ValueValidation) {
             let text = error.to_string();
-            let told = text.lines().take_while(|line| !line.starts_with("For more information"));
-            let told: Vec<&str> = told.map(str::trim).filter(|line| !line.is_empty()).collect();
-            let told = told.join(" ");
-            return Err(refuse(from, told.strip_prefix("error: ").unwrap_or(&told)));
+            let lines = text.lines().take_while(|line| !line.starts_with("For more information"));
+            let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+            let message = lines.join(" ");
+            return Err(refuse(from, message.strip_prefix("error: ").unwrap_or(&message)));
         }
     }
     Ok(())
 }
 
-/// Reads the configuration file's text.
+/// Parses the configuration file.
 fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
-    const SHAPE: &str = "the configuration is a YAML mapping of long flag names to values";
+    const SHAPE: &str = "the configuration is a YAML mapping of long option names to values";
     let file: Arc<str> = path.display().to_string().into();
     let refuse_at = |line: u64, why: String| refuse(&format!("{file}:{line}"), why).with_hint(SHAPE);
     let Ok(text) = std::str::from_utf8(text) else { return Err(refuse(&file, "the file is not UTF-8 text")) };
@@ -266,7 +266,7 @@ fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
     let mut documents = parsed.documents.iter().filter(|document| !document.is_null());
     let Some(document) = documents.next() else { return Ok(Vec::new()) };
     if let Some(second) = documents.next() {
-        return Err(refuse_at(second.line, "the file holds more than one YAML document".to_owned()));
+        return Err(refuse_at(second.line, "the file has more than one YAML document".to_owned()));
     }
     if !document.is_mapping() {
         return Err(refuse_at(document.line, "not a mapping".to_owned()));
@@ -280,13 +280,13 @@ fn read(path: &Path, text: &[u8], command: &Command) -> Result<Vec<Setting>> {
         let from = format!("{file}:{}: {}", key.line, key.text);
         let long = key.text.clone();
         if ["config", "help", "version"].contains(&long.as_str()) {
-            return Err(refuse(&from, "this can't be set in the configuration"));
+            return Err(refuse(&from, "this cannot be set in the configuration"));
         }
         if !known.contains(&long) {
-            let error = refuse(&from, "no flag has this name");
+            let error = refuse(&from, "unknown option");
             return Err(match nearest(&long, &known) {
                 Some(near) => error.with_hint(format!("did you mean {near}?")),
-                None => error.with_hint("keys are the long flag names of saver --help, without the dashes"),
+                None => error.with_hint("the keys are the long option names of saver --help, without dashes"),
             });
         }
         let value = value_of(node).map_err(|why| refuse(&from, why))?;
@@ -309,7 +309,7 @@ fn value_of(node: &YamlNode) -> Result<Value, String> {
     if !node.is_mapping() {
         return texts(node)
             .map(Value::Many)
-            .ok_or_else(|| "the sequence holds something other than text".to_owned());
+            .ok_or_else(|| "the sequence has an item that is not text".to_owned());
     }
     let pair = |key: &str, node: &YamlNode| {
         let value = node
@@ -325,7 +325,7 @@ fn value_of(node: &YamlNode) -> Result<Value, String> {
     pairs.map(Value::Pairs)
 }
 
-/// The known name that `name` was likely meant to be.
+/// The known name that `name` probably stands for.
 pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
     let (distance, best) =
@@ -333,7 +333,7 @@ pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a
     (distance <= 1 + name.len() / 5).then_some(best)
 }
 
-/// How many characters have to be put in, taken out or changed to make `a` of `b`.
+/// The Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn flag_beats_environment_beats_file_beats_default() {
+    fn command_line_overrides_environment_and_file() {
         let file = "jobs: 3\nretries: 5\nindex: prune\n";
         let variables = [("SAVER_JOBS", "4"), ("SAVER_RETRIES", "6")];
         for verb in [&[][..], &["save"]] {
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_of_value_is_taken() {
+    fn every_shape_of_value_is_accepted() {
         let file = "list: [a.txt, b c.txt]\narch: [amd64, arm64]\ndry-run: yes\nverbose: 2\nquiet: false\n\
                     mirror:\n  docker.io: [https://a, https://b]\n  quay.io: https://c\nplain-http: a:1\n";
         let cli =
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_is_for_the_commands_that_understand_it() {
+    fn setting_applies_to_commands_that_accept_it() {
         let file = "listen: unix:///run/s\ndir: d\n";
         let Some(Verb::Cri(cri)) = parse(&["cri"], &[], file).unwrap().command else { panic!() };
         assert_eq!(cri.listen, "unix:///run/s");
@@ -416,22 +416,22 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_place_and_what_to_do() {
+    fn errors_name_file_line_and_hint() {
         for (file, variable, told) in [
-            ("job: 3\n", None, "c.yaml:1: job: no flag has this name"),
-            ("\nfailed_list: x\n", None, "c.yaml:2: failed_list: no flag has this name"),
+            ("job: 3\n", None, "c.yaml:1: job: unknown option"),
+            ("\nfailed_list: x\n", None, "c.yaml:2: failed_list: unknown option"),
             ("listen: 0.0.0.0:x\n", None, "c.yaml:1: listen: invalid value '0.0.0.0:x'"),
             ("jobs: many\n", None, "c.yaml:1: jobs: invalid value 'many'"),
-            ("jobs: [1, 2]\n", None, "c.yaml:1: jobs: a sequence is written"),
-            ("jobs: {a: 1}\n", None, "c.yaml:1: jobs: a mapping is written"),
-            ("jobs:\n", None, "c.yaml:1: jobs: it has no value"),
-            ("dry-run: perhaps\n", None, "c.yaml:1: dry-run: \"perhaps\""),
+            ("jobs: [1, 2]\n", None, "c.yaml:1: jobs: one value is needed, not a sequence"),
+            ("jobs: {a: 1}\n", None, "c.yaml:1: jobs: one value is needed, not a mapping"),
+            ("jobs:\n", None, "c.yaml:1: jobs: a value is missing"),
+            ("dry-run: perhaps\n", None, "c.yaml:1: dry-run: invalid value \"perhaps\""),
             ("index: keeep\n", None, "c.yaml:1: index: invalid value 'keeep'"),
-            ("config: other.yaml\n", None, "c.yaml:1: config: this can't be set"),
+            ("config: other.yaml\n", None, "c.yaml:1: config: this cannot be set"),
             ("- jobs\n", None, "c.yaml:1: "),
             ("jobs: 1\njobs: 2\n", None, "c.yaml:2"),
             ("", Some(("SAVER_JOBS", "0")), "SAVER_JOBS: invalid value '0'"),
-            ("", Some(("SAVER_DRY_RUN", "x")), "SAVER_DRY_RUN: \"x\""),
+            ("", Some(("SAVER_DRY_RUN", "x")), "SAVER_DRY_RUN: invalid value \"x\""),
         ] {
             let error = parse(&[], variable.as_slice(), file).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_s_file_is_read_only_if_it_is_there() {
+    fn user_file_is_read_if_it_exists() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().to_str().unwrap();
         let argv = [OsString::from("saver")];

@@ -54,7 +54,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
     match &cli.command {
         None => commands::save::run(&cli.save, context).await,
         Some(Command::Save(args)) => commands::save::run(args, context).await,
-        Some(Command::Ls(args)) => commands::ls::run(args, context),
+        Some(Command::Ls(args)) => commands::ls::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args, context).await,
         Some(Command::Tags(args)) => commands::tags::run(args, context).await,
         Some(Command::Digest(args)) => commands::digest::run(args, context).await,

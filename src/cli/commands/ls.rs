@@ -2,7 +2,6 @@
 
 use crate::cli::args::output::JsonArgs;
 use crate::cli::args::tree::{DirArgs, refuse_url};
-use crate::cli::context::Context;
 use crate::cli::tree;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
@@ -44,7 +43,7 @@ impl Args {
 ///
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; `NotFound` for a repository that the directory lacks; `Storage`.
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+pub(crate) fn run(args: &Args) -> Result<Exit> {
     let (dir, names) = args.split()?;
     let store = tree::open(dir)?;
     let only = names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;

@@ -1,4 +1,4 @@
-//! What the process answers when it ends.
+//! Exit codes.
 
 use crate::error::{Error, ErrorKind};
 use crate::transfer::{Report, Status};
@@ -7,13 +7,13 @@ use std::process::ExitCode;
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All that was asked for is done.
+    /// Everything is done.
     Done,
-    /// Some images failed (or something is wrong with the tree); the rest are saved.
+    /// Some images failed, or the directory has problems; the other images are saved.
     SomeFailed,
-    /// The command line, the configuration or a list is wrong; nothing was fetched.
+    /// The command line, the configuration or a list is wrong; nothing was downloaded.
     Usage,
-    /// The run could not go on: the disk is full, no permission, locked; or saver itself failed.
+    /// The run could not continue: disk full, permission denied, directory locked, time limit; or an internal error.
     Stopped,
     /// Interrupted by a signal.
     Interrupted,
@@ -32,7 +32,7 @@ impl Exit {
         }
     }
 
-    /// How a command ends that `error` ended: the one place where a kind becomes a code.
+    /// The exit code for an error that ended a command: the only place where a kind becomes a code.
     #[must_use]
     pub fn of_error(error: &Error) -> Self {
         Self::of_kind(error.kind())
@@ -56,7 +56,7 @@ impl Exit {
         }
     }
 
-    /// How a run ends whose word is `report`.
+    /// The exit code for the report of a run.
     #[must_use]
     pub fn of_report(report: &Report) -> Self {
         match &report.aborted {
@@ -82,7 +82,7 @@ mod tests {
     use crate::error::ErrorReport;
 
     #[test]
-    fn a_kind_has_one_code() {
+    fn kinds_have_exit_codes() {
         for (kind, code) in [
             (ErrorKind::InvalidInput, 2),
             (ErrorKind::Unsupported, 2),
