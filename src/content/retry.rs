@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub struct RetryPolicy {
     /// How many times a request is retried without progress in between.
     pub retries: u32,
+    /// How many times a refused connection is retried. [`retries`](Self::retries) limits it too.
+    pub refused_retries: u32,
     /// How many times corrupt content is downloaded again.
     pub corruptions: u32,
     /// The delay before the first retry; it doubles with each further one.
@@ -35,6 +37,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             retries: 7,
+            refused_retries: 7,
             corruptions: 2,
             first_delay: Duration::from_millis(200),
             max_delay: Duration::from_secs(30),
@@ -94,7 +97,11 @@ impl<'a> Attempts<'a> {
             }
             kind => kind.is_retryable(),
         };
-        if !transient || self.failures >= self.policy.retries {
+        let retries = match error.kind() {
+            ErrorKind::ConnectionRefused => self.policy.retries.min(self.policy.refused_retries),
+            _ => self.policy.retries,
+        };
+        if !transient || self.failures >= retries {
             return Err(error);
         }
         let requested = error.retry_after().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a pull's `AuthConfig` comes to.
+//! Converts the `AuthConfig` of a pull to a credential.
 
 use super::proto::AuthConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,10 +13,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The credential to show `registry`; none when there is none, or it is another server's.
+/// The credential for `registry`; `None` if there is none, or if it is for another server.
 ///
 /// # Errors
-/// `InvalidInput` for an `auth` that can't be read. What it holds is not told.
+/// `InvalidInput` for an `auth` field that cannot be decoded. The message does not contain its value.
 pub(super) fn credential(auth: Option<&AuthConfig>, registry: &Registry) -> Result<Option<Credential>> {
     let Some(auth) = auth else { return Ok(None) };
     if !auth.server_address.is_empty() && server(&auth.server_address).as_ref() != Some(registry) {
@@ -33,18 +33,18 @@ pub(super) fn credential(auth: Option<&AuthConfig>, registry: &Registry) -> Resu
     } else if !auth.registry_token.is_empty() {
         Some(Credential::RegistryToken(Secret::new(&auth.registry_token)))
     } else if !auth.auth.is_empty() {
-        let refuse = || Error::new(ErrorKind::InvalidInput, "auth", "it is not user:password in base64");
-        let text = BASE64.decode(auth.auth.trim()).map_err(|_| refuse())?;
-        let text = String::from_utf8(text).map_err(|_| refuse())?;
-        // Docker for Windows ends it with a NUL.
-        let (user, password) = text.trim_end_matches('\0').split_once(':').ok_or_else(refuse)?;
+        let invalid = || Error::new(ErrorKind::InvalidInput, "auth", "not user:password in base64");
+        let text = BASE64.decode(auth.auth.trim()).map_err(|_| invalid())?;
+        let text = String::from_utf8(text).map_err(|_| invalid())?;
+        // Docker for Windows appends a NUL.
+        let (user, password) = text.trim_end_matches('\0').split_once(':').ok_or_else(invalid)?;
         Some(basic(user, password))
     } else {
         None
     })
 }
 
-/// The registry that a server's address names: a host, or a URL such as `https://index.docker.io/v1/`.
+/// The registry of a server address, which is a host or a URL such as `https://index.docker.io/v1/`.
 fn server(address: &str) -> Option<Registry> {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = rest.split('/').next()?;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read() {
+    fn every_credential_form_is_read() {
         let ann = Some(Credential::Basic { username: "ann".into(), password: Secret::new("s:x") });
         let plain = AuthConfig { username: "ann".into(), password: "s:x".into(), ..Default::default() };
         assert_eq!(of(&plain, "a.io"), ann);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn another_server_s_credential_is_not_shown() {
+    fn credential_of_other_server_is_ignored() {
         for (address, registry, shown) in [
             ("a.io", "a.io", true),
             ("https://a.io", "a.io", true),

@@ -1,15 +1,16 @@
-//! Makes old clients' requests acceptable: those that send the socket's path as the `:authority` of HTTP/2.
+//! Admits old clients that send the path of the socket as the HTTP/2 `:authority`.
 //!
-//! What dials a unix socket through grpc-go before 2024, every kubelet and crictl of runtime.v1alpha2 among them, sends `/run/saver.sock` or
-//! `%2Frun%2Fsaver.sock` there. That is no authority (RFC 3986, section 3.2), and the HTTP/2 library resets the stream. Nothing here asks
-//! for an authority, so one that can't be one is changed, on its way in, into letters that can.
+//! Clients that dial a Unix socket through grpc-go send `/run/saver.sock` or `%2Frun%2Fsaver.sock`; kubelet and crictl did so until
+//! 2024, and every version that uses runtime.v1alpha2 does. This is not a valid authority (RFC 3986, section 3.2), and h2 resets
+//! the stream. The service does not use the authority, so an invalid one is replaced by letters before h2 parses it.
 //!
-//! Header blocks are compressed with a table that both sides build up from what was sent (HPACK, RFC 7541). The letters are
-//! as many as the value was long: entries keep their size, so the table evolves as the client thinks it does, and nothing of it
-//! has to be kept here. Blocks in which nothing has to change pass as they came, to the byte; so does what can't be understood.
+//! Header blocks are compressed with a dynamic table that both sides maintain (HPACK, RFC 7541). The replacement has the length of
+//! the original, so table entries keep their size and indexes, and no table is needed here. Blocks without an invalid authority,
+//! and blocks that cannot be parsed, pass unchanged.
 //!
-//! An empty authority is left out: encoders name it by its place in the static table, which adds nothing to the other. That `:authority` is named by
-//! a place in the table that grows is not looked for: the encoders of Go, grpc, hyper-h2 and nghttp2 look for names in the static table first.
+//! An empty authority is removed: encoders refer to it by its static table entry, which does not change the dynamic table. An
+//! `:authority` name that refers to the dynamic table is not handled, because the encoders of Go, gRPC, hyper-h2 and nghttp2 search
+//! the static table first.
 
 use super::hpack::{Reader, write_integer};
 use bytes::{Buf, BytesMut};
@@ -19,19 +20,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a client's connection begins with (RFC 9113, section 3.4).
+/// The HTTP/2 connection preface (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The length of a frame's head.
+/// The length of a frame header.
 const HEAD: usize = 9;
-/// The most of a frame that every receiver takes: what comes out is cut to it.
+/// The frame size that every receiver accepts. Rewritten blocks are split into frames of this size.
 const MAX_FRAME: usize = 16 << 10;
-/// The longest header block that is looked into; a longer one is refused by who reads it.
+/// The longest header block that is parsed. hyper rejects longer ones.
 const MAX_BLOCK: usize = 64 << 10;
-/// How much is read from the client at a time.
+/// The size of a read from the client.
 const CHUNK: usize = 16 << 10;
 
-/// The place in the static table of `:authority` without a value (RFC 7541, appendix A).
+/// The static table index of `:authority` with an empty value (RFC 7541, appendix A).
 const STATIC_AUTHORITY: usize = 1;
 
 const HEADERS: u8 = 1;
@@ -40,25 +41,24 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// A connection whose preface has been read, with the `:authority` of its requests put right.
-pub(super) struct Acceptable<S> {
+/// A connection whose preface was read, with invalid authorities of its requests replaced.
+pub(super) struct AuthorityCompat<S> {
     inner: S,
-    /// What came and has not been looked at.
+    /// Bytes received and not examined yet.
     raw: BytesMut,
-    /// What may be read.
+    /// Bytes that may be read.
     ready: BytesMut,
-    /// Bytes of the frame under way that pass unseen.
+    /// The remaining bytes of the current frame, which pass unchanged.
     passing: usize,
     ended: bool,
 }
 
-impl<S> Acceptable<S> {
+impl<S> AuthorityCompat<S> {
     pub(super) fn new(inner: S) -> Self {
-        let (raw, ready) = (BytesMut::new(), BytesMut::from(&PREFACE[..]));
-        Self { inner, raw, ready, passing: 0, ended: false }
+        Self { inner, raw: BytesMut::new(), ready: BytesMut::from(&PREFACE[..]), passing: 0, ended: false }
     }
 
-    /// Moves what can be judged from `raw` to `ready`.
+    /// Moves complete frames from `raw` to `ready`.
     fn advance(&mut self) {
         loop {
             if self.passing > 0 {
@@ -69,7 +69,7 @@ impl<S> Acceptable<S> {
                     return;
                 }
             }
-            let Some(frame) = Frame::read(&self.raw) else { return };
+            let Some(frame) = FrameHeader::read(&self.raw) else { return };
             if frame.kind != HEADERS {
                 self.passing = HEAD + frame.length;
                 continue;
@@ -80,7 +80,7 @@ impl<S> Acceptable<S> {
                 continue;
             }
             let came = self.raw.split_to(length);
-            match corrected(&came) {
+            match rewrite_frames(&came) {
                 Some(changed) => self.ready.extend_from_slice(&changed),
                 None => self.ready.unsplit(came),
             }
@@ -88,7 +88,7 @@ impl<S> Acceptable<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Acceptable<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AuthorityCompat<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,7 +109,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Acceptable<S> {
             let mut read = ReadBuf::new(&mut chunk);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
-                // What is incomplete goes on as it is: the reader sees where it ended.
+                // An incomplete frame passes unchanged, and the reader reports it.
                 this.ended = true;
                 this.ready.unsplit(this.raw.split());
             } else {
@@ -120,7 +120,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Acceptable<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Acceptable<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityCompat<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
@@ -134,15 +134,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Acceptable<S> {
     }
 }
 
-/// A frame's head (RFC 9113, section 4.1).
-struct Frame {
+/// A frame header (RFC 9113, section 4.1).
+struct FrameHeader {
     length: usize,
     kind: u8,
     flags: u8,
     stream: [u8; 4],
 }
 
-impl Frame {
+impl FrameHeader {
     fn read(bytes: &[u8]) -> Option<Self> {
         let head: &[u8; HEAD] = bytes.get(..HEAD)?.try_into().ok()?;
         let [a, b, c, kind, flags, stream @ ..] = *head;
@@ -158,12 +158,12 @@ impl Frame {
     }
 }
 
-/// How long the frames of a header block are together, which `bytes` begins with, and whether they are to be looked into; none
-/// while some of that is missing.
+/// The total length of the frames of the header block that `bytes` starts with, and whether the block is to be parsed; `None`
+/// while it is incomplete.
 fn block_length(bytes: &[u8]) -> Option<(usize, bool)> {
     let mut at = 0;
     loop {
-        let frame = Frame::read(bytes.get(at..)?)?;
+        let frame = FrameHeader::read(bytes.get(at..)?)?;
         if at > 0 && frame.kind != CONTINUATION {
             return Some((at, false));
         }
@@ -180,9 +180,9 @@ fn block_length(bytes: &[u8]) -> Option<(usize, bool)> {
     }
 }
 
-/// The frames of a header block with an `:authority` that can be one; none when there is nothing to change.
-fn corrected(frames: &[u8]) -> Option<Vec<u8>> {
-    let first = Frame::read(frames)?;
+/// The frames of a header block with a valid `:authority`; `None` if nothing has to change.
+fn rewrite_frames(frames: &[u8]) -> Option<Vec<u8>> {
+    let first = FrameHeader::read(frames)?;
     let mut content = frames.get(HEAD..HEAD + first.length)?;
     if first.flags & PADDED != 0 {
         let padding = usize::from(*content.first()?);
@@ -192,7 +192,7 @@ fn corrected(frames: &[u8]) -> Option<Vec<u8>> {
     let mut block = fragment.to_vec();
     let mut rest = &frames[HEAD + first.length..];
     let mut last = first.flags;
-    while let Some(frame) = Frame::read(rest) {
+    while let Some(frame) = FrameHeader::read(rest) {
         block.extend_from_slice(rest.get(HEAD..HEAD + frame.length)?);
         rest = &rest[HEAD + frame.length..];
         last = frame.flags;
@@ -200,31 +200,32 @@ fn corrected(frames: &[u8]) -> Option<Vec<u8>> {
     if last & END_HEADERS == 0 {
         return None;
     }
-    let block = corrected_block(&block)?;
+    let block = rewrite_block(&block)?;
     let mut parts = Vec::new();
     let (begin, more) = block.split_at(block.len().min(MAX_FRAME - priority.len()));
     let mut rest: Vec<&[u8]> = more.chunks(MAX_FRAME).collect();
     let end = |is_last: bool| if is_last { END_HEADERS } else { 0 };
     let flags = first.flags & !(PADDED | END_HEADERS) | end(rest.is_empty());
-    Frame { flags, ..first }.write(&[priority, begin].concat(), &mut parts);
+    FrameHeader { flags, ..first }.write(&[priority, begin].concat(), &mut parts);
     let final_part = rest.pop();
     for part in rest {
-        Frame { kind: CONTINUATION, flags: 0, ..first }.write(part, &mut parts);
+        FrameHeader { kind: CONTINUATION, flags: 0, ..first }.write(part, &mut parts);
     }
     if let Some(part) = final_part {
-        Frame { kind: CONTINUATION, flags: END_HEADERS, ..first }.write(part, &mut parts);
+        FrameHeader { kind: CONTINUATION, flags: END_HEADERS, ..first }.write(part, &mut parts);
     }
     Some(parts)
 }
 
-/// A header block with an `:authority` that can be one; none when it has that already, or can't be read.
-fn corrected_block(block: &[u8]) -> Option<Vec<u8>> {
+/// A header block with a valid `:authority`; `None` if it has one already, or cannot be parsed.
+fn rewrite_block(block: &[u8]) -> Option<Vec<u8>> {
     let mut reader = Reader { bytes: block, at: 0 };
     let mut changed: Option<Vec<u8>> = None;
     let mut copied = 0;
     while reader.at < block.len() {
-        // RFC 7541, section 6: what a field's first bits say.
-        let (byte, start) = (block[reader.at], reader.at);
+        // RFC 7541, section 6: the first bits are the field's representation.
+        let start = reader.at;
+        let byte = block[start];
         let prefix = match byte {
             0x80.. => {
                 if reader.integer(7)? == STATIC_AUTHORITY {
@@ -265,43 +266,39 @@ fn corrected_block(block: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hpack::{CODES, unpacked};
+    use super::super::hpack::{CODES, huffman_decode};
     use super::*;
     use tokio::io::AsyncReadExt;
 
-    /// A literal with a name from the static table, added to the dynamic one.
+    /// A literal with an indexed name and incremental indexing.
     fn literal(name: u8, value: &[u8]) -> Vec<u8> {
         [&[0x40 | name, value.len() as u8], value].concat()
     }
 
     #[test]
-    fn only_an_authority_that_cannot_be_one_is_changed() {
+    fn only_invalid_authority_is_replaced() {
         let path = literal(4, b"/run/saver.sock");
         for good in ["localhost", "a.io:1", "[::1]:5000"] {
-            assert_eq!(
-                corrected_block(&[path.clone(), literal(1, good.as_bytes())].concat()),
-                None,
-                "{good}"
-            );
+            assert_eq!(rewrite_block(&[path.clone(), literal(1, good.as_bytes())].concat()), None, "{good}");
         }
         for bad in ["/run/saver.sock", "%2Frun%2Fsaver.sock", "unix:///run/saver.sock", "a b"] {
             let block = [&path[..], &literal(1, bad.as_bytes()), &[0x82, 0x3f, 0x01]].concat();
             let expect =
                 [&path[..], &literal(1, "x".repeat(bad.len()).as_bytes()), &[0x82, 0x3f, 0x01]].concat();
-            assert_eq!(corrected_block(&block).as_deref(), Some(&expect[..]), "{bad}");
+            assert_eq!(rewrite_block(&block).as_deref(), Some(&expect[..]), "{bad}");
         }
-        // Empty: from the static table, and in letters.
+        // Empty, by its static table index and as a literal.
         for empty in [&[0x81][..], &[0x01, 0], &[0x11, 0x80]] {
             let block = [&path[..], empty, &[0x82]].concat();
-            assert_eq!(corrected_block(&block), Some([&path[..], &[0x82]].concat()), "{empty:?}");
+            assert_eq!(rewrite_block(&block), Some([&path[..], &[0x82]].concat()), "{empty:?}");
         }
-        // By its name in letters, and never to be indexed.
+        // With a literal name, never indexed.
         let named = [&[0x10, 10][..], b":authority", &[2], b"/a"].concat();
-        assert!(corrected_block(&named).unwrap().ends_with(b"\x02xx"));
+        assert!(rewrite_block(&named).unwrap().ends_with(b"\x02xx"));
     }
 
     #[test]
-    fn packed_strings_are_read() {
+    fn huffman_strings_are_decoded() {
         // RFC 7541, appendix C.4.1 and C.6.1.
         for (packed, text) in [
             (
@@ -317,54 +314,54 @@ mod tests {
                 "https://www.example.com",
             ),
         ] {
-            assert_eq!(unpacked(packed).unwrap(), text.as_bytes());
+            assert_eq!(huffman_decode(packed).unwrap(), text.as_bytes());
             let block = [&[0x41, 0x80 | packed.len() as u8][..], packed].concat();
-            let changed = corrected_block(&block);
+            let changed = rewrite_block(&block);
             assert_eq!(changed.is_some(), text.contains('/'), "{text}");
             if let Some(changed) = changed {
                 assert_eq!(changed, literal(1, "x".repeat(text.len()).as_bytes()));
             }
         }
-        assert_eq!(unpacked(&[0x00]), None);
-        assert_eq!(unpacked(&[0xff, 0xff, 0xff, 0xff]), None);
+        assert_eq!(huffman_decode(&[0x00]), None);
+        assert_eq!(huffman_decode(&[0xff, 0xff, 0xff, 0xff]), None);
         assert_eq!(CODES.iter().map(|(_, count)| count).sum::<u32>(), 257);
     }
 
     #[test]
-    fn nonsense_passes_as_it_is() {
+    fn malformed_blocks_pass_unchanged() {
         for block in [&[0x41][..], &[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff], &[0x00, 0xff], &[0xff, 0xff, 0xff]]
         {
-            assert_eq!(corrected_block(block), None);
+            assert_eq!(rewrite_block(block), None);
         }
         for frames in [&[0, 0, 2, 1, 0xc, 0, 0, 0, 1, 9, 9][..], &[0, 0, 1, 1, 0x24, 0, 0, 0, 1, 0]] {
-            assert_eq!(corrected(frames), None);
+            assert_eq!(rewrite_frames(frames), None);
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_is_either_let_be_or_right_afterwards(
+        fn rewriting_is_idempotent(
             mut block in proptest::collection::vec(proptest::num::u8::ANY, 0..60),
             authority in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
         ) {
             for block in [block.clone(), [&literal(1, &authority)[..], &block].concat(), { block.extend(literal(1, &authority)); block }] {
-                if let Some(changed) = corrected_block(&block) {
-                    assert_eq!(corrected_block(&changed), None);
+                if let Some(changed) = rewrite_block(&block) {
+                    assert_eq!(rewrite_block(&changed), None);
                 }
             }
         }
     }
 
     #[tokio::test]
-    async fn noise_comes_out_as_it_went_in_or_ends() {
+    async fn random_frames_do_not_grow() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut noise: Vec<u8> = (0..random.usize(..3000)).map(|_| random.u8(..)).collect();
-            // Frames short enough to be reached one after the other.
+            // Short frames, so that many are parsed.
             for at in (0..noise.len().saturating_sub(HEAD)).step_by(40) {
                 noise[at..at + 5].copy_from_slice(&[0, 0, 31, random.u8(..10), random.u8(..)]);
             }
-            let mut acceptable = Acceptable::new(noise.as_slice());
+            let mut acceptable = AuthorityCompat::new(noise.as_slice());
             let mut got = Vec::new();
             acceptable.read_to_end(&mut got).await.unwrap();
             assert!(got.len() <= PREFACE.len() + noise.len() + 9 * noise.len() / HEAD, "{seed}");
@@ -373,12 +370,12 @@ mod tests {
 
     fn frame(kind: u8, flags: u8, content: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Frame { length: content.len(), kind, flags, stream: [0, 0, 0, 1] }.write(content, &mut bytes);
+        FrameHeader { length: content.len(), kind, flags, stream: [0, 0, 0, 1] }.write(content, &mut bytes);
         bytes
     }
 
     #[tokio::test]
-    async fn frames_are_put_right_however_they_are_cut() {
+    async fn frames_are_rewritten_at_any_read_size() {
         let block = [literal(4, b"/a/b"), literal(1, b"/run/saver.sock"), literal(1, b"ok")].concat();
         let right = [literal(4, b"/a/b"), literal(1, &[b'x'; 15]), literal(1, b"ok")].concat();
         let settings = frame(4, 0, &[0; 6]);
@@ -407,7 +404,7 @@ mod tests {
         .concat();
         for cut in [1, 7, 1000, came.len()] {
             let (mut client, server) = tokio::io::duplex(cut);
-            let mut acceptable = Acceptable::new(server);
+            let mut acceptable = AuthorityCompat::new(server);
             let came = came.clone();
             let sent = tokio::spawn(async move {
                 tokio::io::AsyncWriteExt::write_all(&mut client, &came).await.unwrap();
@@ -415,7 +412,7 @@ mod tests {
             let mut got = Vec::new();
             acceptable.read_to_end(&mut got).await.unwrap();
             sent.await.unwrap();
-            assert!(got == expect, "cut by {cut}");
+            assert!(got == expect, "reads of {cut}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What of HPACK (RFC 7541) it takes to find a header's value in a block: integers, strings, the Huffman code.
+//! The parts of HPACK (RFC 7541) that finding a header's value requires: integers, strings and the Huffman code.
 
-/// Reads the primitives of RFC 7541, section 5.
+/// Decodes the primitives of RFC 7541, section 5.
 pub(super) struct Reader<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
@@ -34,11 +34,11 @@ impl Reader<'_> {
         let length = self.integer(7)?;
         let text = self.bytes.get(self.at..self.at.checked_add(length)?)?;
         self.at += length;
-        if huffman { unpacked(text) } else { Some(text.to_vec()) }
+        if huffman { huffman_decode(text) } else { Some(text.to_vec()) }
     }
 }
 
-/// Writes a string's length, not packed.
+/// Encodes the length of a string that is not Huffman-coded.
 pub(super) fn write_integer(mut value: usize, into: &mut Vec<u8>) {
     if value < 0x7f {
         into.push(value as u8);
@@ -53,8 +53,8 @@ pub(super) fn write_integer(mut value: usize, into: &mut Vec<u8>) {
     into.push(value as u8);
 }
 
-/// HPACK's Huffman code (RFC 7541, appendix B): how many codes there are of each length in bits. The code is canonical, so with the symbols
-/// in the order of their codes, this is all of it.
+/// HPACK's Huffman code (RFC 7541, appendix B): pairs of a length in bits and the number of codes of that length. The code is
+/// canonical, so the lengths and the symbols in code order define it.
 pub(super) const CODES: [(u32, u32); 21] = [
     (5, 10),
     (6, 26),
@@ -79,24 +79,28 @@ pub(super) const CODES: [(u32, u32); 21] = [
     (30, 4),
 ];
 
-/// The last code is none of a character, and may not be used.
+/// The symbol EOS, which must not occur.
 const END_OF_STRING: usize = 256;
-/// The symbols of the codes up to 15 bits and the one that `\` has; what has longer ones is in no authority, and how many they are is all that counts.
+/// The symbols of the codes up to 15 bits, and `\`. Symbols with longer codes do not occur in authorities.
 const SYMBOLS: &[u8] =
     b"012aceiost %-./3456789=A_bdfghlmnpru:BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz&*,;XZ!\"()?'+|#>\0$@[]~^}<`{\\";
 
-/// Unpacks a Huffman-coded string; a symbol that no authority has becomes a byte of all ones. None when it is wrongly coded.
-pub(super) fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
+/// Decodes a Huffman-coded string; `None` if it is malformed. Symbols that are not in [`SYMBOLS`] become the byte 0xff.
+pub(super) fn huffman_decode(packed: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(packed.len() * 2);
     let bit = |at: usize| u32::from(packed[at / 8] >> (7 - at % 8) & 1);
     let end = packed.len() * 8;
     let mut at = 0;
     'symbols: while at < end {
-        let (mut code, mut length, mut first, mut index, mut read) = (0, 0, 0, 0, at);
+        let mut code = 0;
+        let mut length = 0;
+        let mut first = 0;
+        let mut index = 0;
+        let mut read = at;
         for (bits, count) in CODES {
             while length < bits {
                 if read == end {
-                    // What is left is padding: fewer than eight bits, all ones.
+                    // The rest is padding: fewer than eight bits, all ones.
                     let padding = (at..end).all(|at| bit(at) == 1) && end - at < 8;
                     return padding.then_some(text);
                 }

@@ -1,359 +1,345 @@
-//! The images of a tree, as the CRI sees them: for one platform each, by id, with all their names.
+//! Finds the images of a tree for one platform.
 //!
-//! An image counts as there only when all of it is: links, manifests and blobs of the right sizes. One that the tree has for other platforms
-//! alone is not there. Manifests and configurations are hashed when they are first read; what they say never changes and is kept. What
-//! else is kept is proven before each answer ([`LinkCache`]).
+//! An image is present only if the tree has all of it: links, manifests, and blobs of the right size. Anybody may change the tree
+//! at any time, so each listing reads all links and looks at all blobs again. Only the content of manifests, which cannot change
+//! under its digest, is kept from one listing to the next.
 
-use super::document::{self, Blob, Facts, Node};
+use super::manifest_summary::{BlobRef, ImageSummary, ManifestSummary};
 use super::name;
-use super::snapshot::{Content, Snapshot};
+use super::snapshot::{ImageEntry, ImageMatch, ImageSnapshot, RepositoryImages};
 use crate::error::Result;
-use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository};
+use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::link_cache::{BlobSizes, LinkCache, RepositoryLinks};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How late the names may be in the answer about one image that others gave it elsewhere.
-const NAMES_LIFE: Duration = Duration::from_secs(10);
-/// How deep indexes in indexes are followed.
+/// How long a lookup may use the last scan. What was asked for is checked in the tree itself; only other names of the same image
+/// may be outdated by this much.
+const MAX_SCAN_AGE: Duration = Duration::from_secs(10);
+/// How many levels of nested indexes are searched.
 const MAX_DEPTH: usize = 4;
 
 /// The images of one store for one platform.
-pub(super) struct Catalog {
+pub(super) struct ImageIndex {
     store: Store,
-    platform: PlatformSet,
-    /// How many readings have begun.
-    begun: AtomicU64,
-    /// How often this service itself has changed the tree.
+    platforms: PlatformSet,
+    scans_started: AtomicU64,
+    /// The number of changes that this service has made to the tree.
     changes: AtomicU64,
-    known: Mutex<Known>,
+    last: Mutex<LastScan>,
 }
 
-/// What the last reading found.
 #[derive(Default)]
-struct Known {
-    stock: LinkCache,
-    sizes: BlobSizes,
-    rooms: BTreeMap<Repository, Room>,
-    snapshot: Arc<Snapshot>,
-    /// Whether the snapshot is what the rest says: not while a reading goes on, nor after one that failed on its way.
-    is_whole: bool,
-    /// Which reading it was, and when it began.
+struct LastScan {
+    snapshot: Arc<ImageSnapshot>,
+    /// The scan's number; 0 before the first.
     number: u64,
-    when: Option<Instant>,
-    /// How many changes there had been.
+    started: Option<Instant>,
+    /// The number of changes before it.
     changes: u64,
+    manifests: HashMap<Digest, Arc<ManifestSummary>>,
 }
 
-/// A repository and what its manifests say.
-struct Room {
-    shelf: Arc<RepositoryLinks>,
-    nodes: Arc<HashMap<Digest, Arc<Node>>>,
-    /// Whether all of them could be read: if not, they are tried again the next time.
-    is_complete: bool,
+/// What the links of a repository say.
+struct RepositoryScan {
+    name: Repository,
+    tags: Vec<(Tag, Digest)>,
+    manifests: HashMap<Digest, Arc<ManifestSummary>>,
+    layers: HashSet<Digest>,
 }
 
-impl Room {
-    fn is_of(&self, shelf: &Arc<RepositoryLinks>) -> bool {
-        self.is_complete && Arc::ptr_eq(&self.shelf, shelf)
-    }
-
-    /// All that bears on which image `root` stands for.
-    fn nodes_below(&self, root: &Digest) -> Vec<&Node> {
-        let (mut nodes, mut seen, mut open) = (Vec::new(), HashSet::new(), vec![root]);
-        while let Some(digest) = open.pop() {
-            if let Some(node) = self.nodes.get(digest).filter(|_| seen.insert(digest)) {
-                if let Node::Index { chosen, .. } = &**node {
-                    open.extend(chosen);
-                }
-                nodes.push(&**node);
-            }
-        }
-        nodes
-    }
-}
-
-impl Known {
-    /// Whether one of these repositories has a link for what is named.
-    fn has_link(&self, places: &[Repository], named: Option<&Reference>) -> bool {
-        let Some(named) = named else { return false };
-        places.iter().filter_map(|place| self.rooms.get(place)).any(|room| {
-            match (&named.digest, &named.tag) {
-                (Some(digest), _) => room.shelf.has_revision(digest),
-                (None, tag) => room.shelf.tags().any(|(known, _)| Some(known) == tag.as_ref()),
-            }
-        })
-    }
-}
-
-impl Catalog {
+impl ImageIndex {
     pub(super) fn new(store: Store, platform: Platform) -> Self {
         Self {
             store,
-            platform: PlatformSet::Only(vec![platform]),
-            begun: AtomicU64::new(0),
+            platforms: PlatformSet::Only(vec![platform]),
+            scans_started: AtomicU64::new(0),
             changes: AtomicU64::new(0),
-            known: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 
-    /// Tells that the tree was changed here.
-    pub(super) fn changed(&self) {
+    /// Records that this service has changed the tree.
+    pub(super) fn record_change(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often that was told.
+    /// The number of changes recorded.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
 
-    /// How many readings have begun: for [`read`](Self::read), by who asks now.
-    pub(super) fn begun(&self) -> u64 {
-        self.begun.load(Ordering::SeqCst)
+    /// The number of scans started so far, for [`snapshot`](Self::snapshot).
+    pub(super) fn scans_started(&self) -> u64 {
+        self.scans_started.load(Ordering::SeqCst)
     }
 
-    /// The images that are there at some moment since `asked` readings had begun: another's reading that began after that will do.
+    /// The images at some moment after `asked` scans had been started: callers that wait for one another share a scan that
+    /// started after they asked.
     ///
     /// # Errors
-    /// `Storage` when the tree can't be read.
-    pub(super) fn read(&self, asked: u64) -> Result<Arc<Snapshot>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.number <= asked {
-            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            let (now, changes) = (Instant::now(), self.changes());
-            self.refresh(&mut known)?;
-            known.changes = changes;
-            known.number = number;
-            known.when = Some(now);
+    /// `Storage` when the tree cannot be read.
+    pub(super) fn snapshot(&self, asked: u64) -> Result<Arc<ImageSnapshot>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.number <= asked {
+            let number = self.scans_started.fetch_add(1, Ordering::SeqCst) + 1;
+            let changes = self.changes();
+            let started = Instant::now();
+            let (snapshot, manifests) = self.scan(&last.manifests)?;
+            *last =
+                LastScan { snapshot: Arc::new(snapshot), number, started: Some(started), changes, manifests };
         }
-        Ok(known.snapshot.clone())
+        Ok(last.snapshot.clone())
     }
 
-    /// As [`read`](Self::read), for finding the image that `text` names and nothing else: whatever bears on that is proven, and no more. What
-    /// others gave the image for names elsewhere since everything was proven may be lacking, for [`NAMES_LIFE`].
+    /// The image that `text` stands for now. Its other names may be as old as [`MAX_SCAN_AGE`] if others change the tree.
     ///
     /// # Errors
-    /// As `read`.
-    pub(super) fn read_for(&self, text: &str, asked: u64) -> Result<Arc<Snapshot>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let young = known.is_whole
-            && known.when.is_some_and(|when| when.elapsed() < NAMES_LIFE)
-            && known.changes == self.changes();
-        if known.number > asked || young && self.still_holds(&known, text)? {
-            return Ok(known.snapshot.clone());
-        }
-        drop(known);
-        self.read(asked)
-    }
-
-    /// Whether what is known of `text` is so still.
-    fn still_holds(&self, known: &Known, text: &str) -> Result<bool> {
-        let named = name::parse(text).ok();
-        let mut places = named.as_ref().map_or_else(Vec::new, name::places);
-        match known.snapshot.find(text) {
-            Ok(Some(found)) => {
-                for (repository, root) in &found.image.roots {
-                    places.push(repository.clone());
-                    let nodes =
-                        known.rooms.get(repository).map_or_else(Vec::new, |room| room.nodes_below(root));
-                    let blobs = nodes.into_iter().flat_map(Node::blobs);
-                    if !all(blobs, |blob| known.sizes.is_unchanged(&self.store, &blob.digest))? {
-                        return Ok(false);
-                    }
-                }
+    /// `InvalidInput` as for [`ImageSnapshot::find`]; `Storage` when the tree cannot be read.
+    pub(super) fn lookup(&self, text: &str, asked: u64) -> Result<Option<ImageEntry>> {
+        if let Some(snapshot) = self.recent() {
+            match snapshot.find(text)? {
+                Some(found) if self.is_current(&found)? => return Ok(Some(found.image.clone())),
+                None if self.is_absent(text)? => return Ok(None),
+                _ => {}
             }
-            // It may be the id of an image that came meanwhile, wherever that is; or something is lacking of it that may have come.
-            Ok(None) if name::id(text).is_none() && !known.has_link(&places, named.as_ref()) => {}
-            _ => return Ok(false),
         }
-        for repository in &places {
-            let incomplete = known.rooms.get(repository).is_some_and(|room| !room.is_complete);
-            if incomplete || !known.stock.is_unchanged(&self.store, repository)? {
+        let snapshot = self.snapshot(asked)?;
+        let Some(found) = snapshot.find(text)? else { return Ok(None) };
+        Ok(self.is_current(&found)?.then(|| found.image.clone()))
+    }
+
+    /// The last snapshot, unless it is too old or the service has changed the tree since.
+    fn recent(&self) -> Option<Arc<ImageSnapshot>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = last.started.is_some_and(|started| started.elapsed() < MAX_SCAN_AGE);
+        (is_recent && last.changes == self.changes()).then(|| last.snapshot.clone())
+    }
+
+    /// Whether the tree still has the image at one of the places where the scan found it.
+    fn is_current(&self, found: &ImageMatch<'_>) -> Result<bool> {
+        for (repository, digest) in found.places {
+            if let Some(tag) = &found.tag
+                && self.store.read_tag(repository, tag)?.as_ref() != Some(digest)
+            {
+                continue;
+            }
+            let image = self.image_at(repository, digest)?;
+            if image.is_some_and(|image| image.id == found.image.summary.id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether no image can have come under the name `text` since the last scan. An id may be that of a new image anywhere.
+    fn is_absent(&self, text: &str) -> Result<bool> {
+        let Ok(reference) = name::parse(text) else { return Ok(false) };
+        if name::id_prefix(text).is_some() {
+            return Ok(false);
+        }
+        for repository in name::places(&reference) {
+            if self.image_of(&repository, &reference)?.is_some() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn refresh(&self, known: &mut Known) -> Result<()> {
-        let was_whole = std::mem::take(&mut known.is_whole);
-        known.stock.refresh(&self.store)?;
-        let sizes_changed = known.sizes.refresh(&self.store)?;
-        let shelves = known.stock.repositories();
-        let same = |((name, shelf), (known, room)): (
-            (&&Repository, &&Arc<RepositoryLinks>),
-            (&Repository, &Room),
-        )| { *name == known && room.is_of(shelf) };
-        let same = shelves.len() == known.rooms.len() && shelves.iter().zip(&known.rooms).all(same);
-        if was_whole && same && !sizes_changed {
-            known.is_whole = true;
-            return Ok(());
-        }
-        let read: HashMap<Digest, Arc<Node>> = known
-            .rooms
-            .values()
-            .flat_map(|room| room.nodes.iter().map(|(digest, node)| (*digest, node.clone())))
-            .collect();
-        let rooms = shelves.into_par_iter().map(|(name, shelf)| {
-            let nodes = match known.rooms.get(name).filter(|room| room.is_of(shelf)) {
-                Some(room) => room.nodes.clone(),
-                None => Arc::new(self.nodes(shelf, &read)?),
-            };
-            let is_complete = nodes.len() == shelf.revisions().count();
-            Ok((name.clone(), Room { shelf: shelf.clone(), nodes, is_complete }))
-        });
-        known.rooms = rooms.collect::<Result<_>>()?;
-        let nodes = known.rooms.values().flat_map(|room| room.nodes.values());
-        let blobs = nodes.flat_map(|node| node.blobs()).map(|blob| blob.digest);
-        known.sizes.know(&self.store, blobs)?;
-        let mut snapshot = Snapshot::default();
-        for (name, room) in &known.rooms {
-            snapshot.merge(name, content(room, &known.sizes));
-        }
-        snapshot.finish();
-        known.snapshot = Arc::new(snapshot);
-        known.is_whole = true;
-        Ok(())
-    }
-
-    /// What a repository's manifests say; those that can't be read are left out.
-    fn nodes(
-        &self,
-        shelf: &RepositoryLinks,
-        read: &HashMap<Digest, Arc<Node>>,
-    ) -> Result<HashMap<Digest, Arc<Node>>> {
-        let mut nodes = HashMap::new();
-        for digest in shelf.revisions() {
-            let node = match read.get(digest) {
-                Some(node) => Some(node.clone()),
-                None => document::read(&self.store, &self.platform, digest)?.map(Arc::new),
-            };
-            nodes.extend(node.map(|node| (*digest, node)));
-        }
-        Ok(nodes)
-    }
-
-    /// The id of the image that a pull of `reference` brought, looked for in its place alone; none unless all of it is there.
+    /// The id of the image that a pull of `reference` has saved; `None` unless the image is complete.
     ///
     /// # Errors
-    /// `InvalidInput` when its name has no place in a tree; `Storage` when the tree can't be read.
+    /// `InvalidInput` when the tree cannot hold an image of this name; `Storage` when the tree cannot be read.
     pub(super) fn id_of(&self, reference: &Reference) -> Result<Option<Digest>> {
         let place = NameRule::Domain.place(reference)?;
-        let root = match (reference.digest, &place.tag) {
-            (Some(digest), _) => Some(digest),
-            (None, Some(tag)) => self.store.read_tag(&place.repository, tag)?,
-            (None, None) => None,
-        };
-        let mut seen = HashSet::new();
-        root.map_or(Ok(None), |root| self.id_at(&place.repository, &root, 0, &mut seen))
+        Ok(self.image_of(&place.repository, reference)?.map(|image| image.id))
     }
 
-    /// `seen` is what was looked at before, and at what depth: as the search ends with the first image, none of that has one.
-    fn id_at(
+    /// A tag names only an image for the platform; a digest names an image for any platform, as in containerd.
+    fn image_of(&self, repository: &Repository, reference: &Reference) -> Result<Option<Arc<ImageSummary>>> {
+        match (reference.digest, &reference.tag) {
+            (Some(digest), _) => self.image_at(repository, &digest),
+            (None, Some(tag)) => {
+                let Some(digest) = self.store.read_tag(repository, tag)? else { return Ok(None) };
+                Ok(self.image_at(repository, &digest)?.filter(|image| image.fits_platform))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn image_at(&self, repository: &Repository, digest: &Digest) -> Result<Option<Arc<ImageSummary>>> {
+        let source = StoreManifests { index: self, repository };
+        Resolver { source, resolved: HashMap::new() }.image(digest, 0)
+    }
+
+    /// Reads the whole tree; `known` are the manifests of the last scan.
+    fn scan(
         &self,
-        repository: &Repository,
-        digest: &Digest,
-        depth: usize,
-        seen: &mut HashSet<(Digest, usize)>,
-    ) -> Result<Option<Digest>> {
-        let is_new = depth <= MAX_DEPTH && seen.insert((*digest, depth));
-        if !is_new || !self.store.has_revision(repository, digest)? {
+        known: &HashMap<Digest, Arc<ManifestSummary>>,
+    ) -> Result<(ImageSnapshot, HashMap<Digest, Arc<ManifestSummary>>)> {
+        let repositories = self.store.repositories()?.into_par_iter();
+        let scans: Vec<RepositoryScan> =
+            repositories.map(|name| self.scan_repository(name, known)).collect::<Result<_>>()?;
+        let mut manifests = HashMap::new();
+        for scan in &scans {
+            manifests.extend(scan.manifests.iter().map(|(digest, manifest)| (*digest, manifest.clone())));
+        }
+        let blobs: HashSet<Digest> =
+            manifests.values().flat_map(|manifest| manifest.blobs()).map(|blob| blob.digest).collect();
+        let sizes: HashMap<Digest, Option<u64>> = blobs
+            .into_par_iter()
+            .map(|digest| Ok((digest, self.store.blob_size(&digest)?)))
+            .collect::<Result<_>>()?;
+        let mut snapshot = ImageSnapshot::default();
+        for scan in scans {
+            let images = images_of(&scan, &sizes)?;
+            snapshot.add_repository(&scan.name, images);
+        }
+        snapshot.finish();
+        Ok((snapshot, manifests))
+    }
+
+    /// Layer links are only counted by their directory here, which saves one read for each layer; a lookup reads them.
+    fn scan_repository(
+        &self,
+        name: Repository,
+        known: &HashMap<Digest, Arc<ManifestSummary>>,
+    ) -> Result<RepositoryScan> {
+        let mut tags = Vec::new();
+        for tag in self.store.tags(&name)? {
+            if let Some(digest) = self.store.read_tag(&name, &tag)? {
+                tags.push((tag, digest));
+            }
+        }
+        let mut manifests = HashMap::new();
+        for digest in self.store.revisions(&name)? {
+            if !self.store.has_revision(&name, &digest)? {
+                continue;
+            }
+            let manifest = match known.get(&digest) {
+                Some(manifest) => Some(manifest.clone()),
+                None => ManifestSummary::read(&self.store, &self.platforms, &digest)?.map(Arc::new),
+            };
+            manifests.extend(manifest.map(|manifest| (digest, manifest)));
+        }
+        let layers = self.store.layers(&name)?.into_iter().collect();
+        Ok(RepositoryScan { name, tags, manifests, layers })
+    }
+}
+
+/// The complete images of a repository that was scanned.
+fn images_of(scan: &RepositoryScan, sizes: &HashMap<Digest, Option<u64>>) -> Result<RepositoryImages> {
+    let mut images = RepositoryImages { tags: scan.tags.clone(), ..RepositoryImages::default() };
+    let source = ScannedManifests { scan, sizes };
+    let mut resolver = Resolver { source, resolved: HashMap::new() };
+    for (digest, manifest) in &scan.manifests {
+        if let ManifestSummary::Index(index) = &**manifest {
+            images.contained.extend(index.entries.iter().copied());
+        }
+        if let Some(image) = resolver.image(digest, 0)? {
+            images.images.insert(*digest, image);
+        }
+    }
+    Ok(images)
+}
+
+/// Where a [`Resolver`] reads the manifests of a repository.
+trait ManifestSource {
+    /// The manifest, if the repository serves it.
+    fn manifest(&self, digest: &Digest) -> Result<Option<Arc<ManifestSummary>>>;
+
+    /// Whether the repository has the manifest and, for an image, its configuration and layers.
+    fn is_complete(&self, manifest: &ManifestSummary) -> Result<bool>;
+}
+
+struct ScannedManifests<'a> {
+    scan: &'a RepositoryScan,
+    sizes: &'a HashMap<Digest, Option<u64>>,
+}
+
+impl ManifestSource for ScannedManifests<'_> {
+    fn manifest(&self, digest: &Digest) -> Result<Option<Arc<ManifestSummary>>> {
+        Ok(self.scan.manifests.get(digest).cloned())
+    }
+
+    fn is_complete(&self, manifest: &ManifestSummary) -> Result<bool> {
+        let has_size = |blob: &BlobRef| self.sizes.get(&blob.digest) == Some(&Some(blob.size));
+        let is_linked = |blob: &BlobRef| self.scan.layers.contains(&blob.digest);
+        Ok(manifest.blobs().all(has_size) && manifest.linked_blobs().all(is_linked))
+    }
+}
+
+struct StoreManifests<'a> {
+    index: &'a ImageIndex,
+    repository: &'a Repository,
+}
+
+impl ManifestSource for StoreManifests<'_> {
+    fn manifest(&self, digest: &Digest) -> Result<Option<Arc<ManifestSummary>>> {
+        let store = &self.index.store;
+        if !store.has_revision(self.repository, digest)? {
             return Ok(None);
         }
-        match document::read(&self.store, &self.platform, digest)? {
-            Some(Node::Image(facts)) => {
-                let is_here = |blob: &Blob| Ok(self.store.blob_size(&blob.digest)? == Some(blob.size));
-                let is_linked = |blob: &Blob| self.store.has_layer(repository, &blob.digest);
-                let whole = all(facts.blobs(), is_here)?
-                    && all(std::iter::once(&facts.config).chain(&facts.layers), is_linked)?;
-                Ok(whole.then_some(facts.config.digest))
+        Ok(ManifestSummary::read(store, &self.index.platforms, digest)?.map(Arc::new))
+    }
+
+    fn is_complete(&self, manifest: &ManifestSummary) -> Result<bool> {
+        let store = &self.index.store;
+        for blob in manifest.blobs() {
+            if store.blob_size(&blob.digest)? != Some(blob.size) {
+                return Ok(false);
             }
-            Some(Node::Index { chosen, .. }) => {
-                for entry in &chosen {
-                    if let Some(id) = self.id_at(repository, entry, depth + 1, seen)? {
-                        return Ok(Some(id));
+        }
+        for blob in manifest.linked_blobs() {
+            if !store.has_layer(self.repository, &blob.digest)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Finds the images that manifests stand for. Each manifest is resolved once for each depth: indexes that contain one another
+/// again and again have an unbounded number of paths through them.
+struct Resolver<S> {
+    source: S,
+    resolved: HashMap<(Digest, usize), Option<Arc<ImageSummary>>>,
+}
+
+impl<S: ManifestSource> Resolver<S> {
+    /// The image that `digest` stands for; `None` if it is not complete.
+    fn image(&mut self, digest: &Digest, depth: usize) -> Result<Option<Arc<ImageSummary>>> {
+        if depth > MAX_DEPTH {
+            return Ok(None);
+        }
+        if let Some(resolved) = self.resolved.get(&(*digest, depth)) {
+            return Ok(resolved.clone());
+        }
+        let image = self.resolve(digest, depth)?;
+        self.resolved.insert((*digest, depth), image.clone());
+        Ok(image)
+    }
+
+    fn resolve(&mut self, digest: &Digest, depth: usize) -> Result<Option<Arc<ImageSummary>>> {
+        let Some(manifest) = self.source.manifest(digest)? else { return Ok(None) };
+        if !self.source.is_complete(&manifest)? {
+            return Ok(None);
+        }
+        match &*manifest {
+            ManifestSummary::Image(image) => Ok(Some(image.clone())),
+            ManifestSummary::Index(index) => {
+                for candidate in &index.candidates {
+                    let image = self.image(&candidate.digest, depth + 1)?;
+                    if let Some(image) = image.filter(|image| candidate.has_platform || image.fits_platform) {
+                        return Ok(Some(image));
                     }
                 }
                 Ok(None)
             }
-            Some(Node::Other) | None => Ok(None),
-        }
-    }
-}
-
-fn all<'a>(
-    blobs: impl Iterator<Item = &'a Blob>,
-    mut holds: impl FnMut(&Blob) -> Result<bool>,
-) -> Result<bool> {
-    for blob in blobs {
-        if !holds(blob)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// What a repository holds, of what is whole.
-fn content(room: &Room, sizes: &BlobSizes) -> Content {
-    let mut content = Content::default();
-    for (digest, node) in &*room.nodes {
-        if let Node::Index { below, .. } = &**node {
-            for entry in below {
-                content.below.entry(*entry).or_default().push(*digest);
-            }
-        }
-    }
-    let mut resolving = Resolving { room, sizes, known: HashMap::new() };
-    for digest in room.nodes.keys() {
-        if let Some(facts) = resolving.image(digest, 0) {
-            content.images.insert(*digest, facts);
-        }
-    }
-    content.tags = room.shelf.tags().map(|(tag, digest)| (tag.clone(), *digest)).collect();
-    content
-}
-
-/// Finds out which images manifests stand for. Each is looked at once at each depth: there are as many ways through indexes that name
-/// the same ones again and again as somebody likes.
-struct Resolving<'a> {
-    room: &'a Room,
-    sizes: &'a BlobSizes,
-    known: HashMap<(Digest, usize), Option<Arc<Facts>>>,
-}
-
-impl Resolving<'_> {
-    /// The image that `digest` stands for in the repository; none unless all of it is there.
-    fn image(&mut self, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
-        if depth > MAX_DEPTH {
-            return None;
-        }
-        if let Some(known) = self.known.get(&(*digest, depth)) {
-            return known.clone();
-        }
-        let found = self.look(digest, depth);
-        self.known.insert((*digest, depth), found.clone());
-        found
-    }
-
-    fn look(&mut self, digest: &Digest, depth: usize) -> Option<Arc<Facts>> {
-        let (room, sizes) = (self.room, self.sizes);
-        let here = |blob: &Blob| sizes.of(&blob.digest) == Some(blob.size);
-        match &**room.nodes.get(digest)? {
-            Node::Image(facts) => {
-                let linked = |blob: &Blob| room.shelf.has_layer(&blob.digest);
-                let whole =
-                    facts.blobs().all(here) && linked(&facts.config) && facts.layers.iter().all(linked);
-                whole.then(|| facts.clone())
-            }
-            Node::Index { own, chosen, .. } if here(own) => {
-                chosen.iter().find_map(|entry| self.image(entry, depth + 1))
-            }
-            Node::Index { .. } | Node::Other => None,
         }
     }
 }
@@ -367,15 +353,14 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    /// A tree that is written by hand.
     struct Tree(tempfile::TempDir);
 
     impl Tree {
-        /// A catalog, and what makes its driver fail.
-        fn catalog(&self) -> (Catalog, Broken) {
+        /// An index of the tree, and the switch that makes its driver fail.
+        fn images(&self) -> (ImageIndex, Broken) {
             let broken = Broken::default();
             let store = faulty_driver::open(self.0.path(), broken.clone()).unwrap();
-            (Catalog::new(store, Platform::new("linux", "amd64")), broken)
+            (ImageIndex::new(store, Platform::new("linux", "amd64")), broken)
         }
 
         fn v2(&self) -> PathBuf {
@@ -392,7 +377,7 @@ mod tests {
             fs::write(path, content).unwrap();
         }
 
-        /// Puts content into repository `a`, linked below each of `links`.
+        /// Adds content to repository `a`, with a link below each of `links`.
         fn add(&self, content: &[u8], links: &[&str]) -> Digest {
             let digest = Digest::of(content);
             Self::write(&self.blob_dir(&digest).join("data"), content);
@@ -410,7 +395,7 @@ mod tests {
             json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() })
         }
 
-        /// An image with one layer: its manifest, and the layer's digest.
+        /// Adds an image with one layer; returns its descriptor and the layer's digest.
         fn image(&self, layer: &[u8]) -> (Value, Digest) {
             let digest = self.add(layer, &["_layers"]);
             let config = json!({
@@ -432,59 +417,50 @@ mod tests {
         }
     }
 
-    fn count(catalog: &Catalog) -> Result<usize> {
-        Ok(catalog.read(catalog.begun())?.images().count())
+    fn count(images: &ImageIndex) -> Result<usize> {
+        Ok(images.snapshot(images.scans_started())?.listed().count())
     }
 
     #[test]
-    fn after_a_reading_that_failed_nothing_old_is_told() {
+    fn failed_scan_leaves_nothing_stale() {
         let tree = Tree(tempfile::tempdir().unwrap());
         let (_, first) = tree.image(b"one");
-        let (catalog, broken) = tree.catalog();
-        assert_eq!(count(&catalog).unwrap(), 1);
+        let (images, broken) = tree.images();
+        assert_eq!(count(&images).unwrap(), 1);
         let (_, second) = tree.image(b"other");
-        // On its way from what was known, and beyond that.
         for layer in [first, second] {
-            *broken.lock() = Some(layer);
-            assert!(count(&catalog).is_err());
+            *broken.lock().unwrap() = Some(layer);
+            assert!(count(&images).is_err());
         }
-        *broken.lock() = None;
-        assert_eq!(count(&catalog).unwrap(), 2);
-        assert_eq!(catalog.read_for("a:v1", catalog.begun()).unwrap().images().count(), 2);
+        *broken.lock().unwrap() = None;
+        assert_eq!(count(&images).unwrap(), 2);
     }
 
-    /// Of one image's status too, which proves no more than it must.
     #[test]
-    fn an_image_without_an_index_on_the_way_to_it_is_not_there() {
+    fn image_below_missing_index_is_absent() {
         let tree = Tree(tempfile::tempdir().unwrap());
         let between = tree.index(&[tree.image(b"one").0]);
         let root = tree.index(std::slice::from_ref(&between));
-        let catalog = tree.catalog().0;
+        let images = tree.images().0;
         let name = format!("a@{}", root["digest"].as_str().unwrap());
-        let is_there = || {
-            let snapshot = catalog.read_for(&name, catalog.begun()).unwrap();
-            snapshot.find(&name).unwrap().is_some()
-        };
-        assert!(is_there() && is_there());
+        let is_present = || images.lookup(&name, images.scans_started()).unwrap().is_some();
+        assert!(is_present() && is_present());
         let between = between["digest"].as_str().unwrap().parse().unwrap();
         fs::remove_file(tree.blob_dir(&between).join("data")).unwrap();
-        assert!(!is_there());
+        assert!(!is_present());
     }
 
     #[test]
-    fn indexes_that_name_each_other_again_and_again_are_no_work_without_end() {
+    fn repeatedly_nested_indexes_are_resolved_once() {
         let tree = Tree(tempfile::tempdir().unwrap());
         let missing = json!({ "mediaType": media_type::OCI_INDEX, "digest": Digest::of(b"none"), "size": 4 });
         let mut below = missing;
         for _ in 0..=MAX_DEPTH {
             below = tree.index(&vec![below; 1000]);
         }
-        let catalog = tree.catalog().0;
-        assert_eq!(count(&catalog).unwrap(), 0);
-        let root = below["digest"].as_str().unwrap();
-        let reference = Reference::parse(&format!("docker.io/library/a@{root}")).unwrap();
-        assert_eq!(catalog.id_of(&reference).unwrap(), None);
-        let root = root.parse().unwrap();
-        assert_eq!(catalog.id_at(&"a".parse().unwrap(), &root, 0, &mut HashSet::new()).unwrap(), None);
+        let images = tree.images().0;
+        assert_eq!(count(&images).unwrap(), 0);
+        let root = below["digest"].as_str().unwrap().parse().unwrap();
+        assert!(images.image_at(&"a".parse().unwrap(), &root).unwrap().is_none());
     }
 }

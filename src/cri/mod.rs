@@ -1,17 +1,17 @@
-//! The image service of the Kubernetes Container Runtime Interface (CRI) over a tree: what kubelets and crictl ask for images.
+//! The image service of the Kubernetes Container Runtime Interface (CRI), as used by kubelets and crictl, over a tree.
 //!
-//! Answers `runtime.v1` and `runtime.v1alpha2` alike: the messages are the same, and only the package's name in the path differs. Of the
-//! runtime service there is `Version`, by which clients find out that somebody is there. Pulls go through [`ImageSaver`](crate::ImageSaver), so
-//! through the one engine; removals through [`prune`](crate::prune). Images are stored under their full names
-//! ([`NameRule::Domain`](crate::save::NameRule::Domain)), which is what gives the names back: there is no state beside the tree.
+//! Serves `runtime.v1` and `runtime.v1alpha2`, whose messages are the same; only the package name in the path differs. Of the
+//! runtime service it has `Version` alone, which clients call to find out whether the server is up. Pulls go through
+//! [`ImageSaver`](crate::ImageSaver), removals through [`prune`](crate::prune). Images are stored under their full names
+//! ([`NameRule::Domain`](crate::save::NameRule::Domain)), so their names can be recovered from the tree, and no other state exists.
 
 mod auth;
 mod authority_compat;
-mod document;
 mod fs_info;
 mod hpack;
 mod image_index;
-mod images;
+mod image_manager;
+mod manifest_summary;
 mod name;
 pub mod proto;
 mod service;
@@ -23,17 +23,18 @@ mod status;
 use crate::error::Result;
 use crate::oci::{Platform, PlatformSet};
 use crate::save::SaveOptions;
-use authority_compat::{Acceptable, PREFACE};
+use crate::serve::accept::{self, AcceptLimits};
+use authority_compat::{AuthorityCompat, PREFACE};
 use hyper::body::Incoming;
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use images::Images;
+use hyper_util::server::graceful::Watcher;
+use image_manager::ImageManager;
 use proto::image_service_server::ImageServiceServer;
 use proto::runtime_service_server::RuntimeServiceServer;
-use service::{Api, Service};
-use socket::Socket;
+use service::{ApiVersion, CriService};
+use socket::ListenSocket;
 pub use socket::path as socket_path;
 use std::convert::Infallible;
 use std::future::Future;
@@ -42,47 +43,46 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
+use tonic::{Code, Status};
 
-/// How long a client may take to say that it speaks HTTP/2.
-const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a client is asked whether it is still there, which its library answers, and how long it may take to.
-const SIGN_OF_LIFE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
-/// How long to wait when there is no file descriptor for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The most calls at a time on one connection.
-const MAX_CALLS: u32 = 128;
-/// The most bytes of a call's headers.
-const MAX_HEADERS: u32 = 16 << 10;
-/// The longest message that is read, in bytes. Those of kubelets have a few hundred, and a pod's whole sandbox at most.
+/// How long a client may take to send the HTTP/2 connection preface.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The interval of HTTP/2 pings on idle connections, and how long to wait for the reply.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The number of concurrent calls on one connection.
+const MAX_CONCURRENT_STREAMS: u32 = 128;
+/// The size limit of a call's headers, in bytes.
+const MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+/// The size limit of a request message, in bytes. Those of kubelets have a few hundred; the largest carries a pod sandbox's
+/// configuration.
 const MAX_MESSAGE: usize = 4 << 20;
-/// How long pulls that are cut at the end may take to leave the tree.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long cancelled pulls may take at shutdown: what is being published is completed.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a [`Server`] works.
+/// Options of a [`CriServer`].
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct CriOptions {
-    /// How images are pulled, and into which directory. Names and platforms are set by what is below.
+    /// How images are pulled, and into which directory. The naming rule and the platforms are overridden.
     pub save: SaveOptions,
-    /// The platform whose images are answered for: this machine's by default.
+    /// The platform whose images are served: this machine's by default.
     pub platform: Platform,
-    /// What is pulled of an image of several platforms: that platform alone by default.
+    /// The platforms to pull of each image: [`platform`](Self::platform) only, by default.
     pub platforms: PlatformSet,
-    /// The most connections at a time, 256 by default; further ones wait.
+    /// The number of connections at a time, 256 by default; further ones wait.
     pub max_connections: usize,
-    /// How long calls that are under way at the end may still take: 30 seconds by default.
+    /// How long calls may continue after shutdown: 30 seconds by default.
     pub drain_timeout: Duration,
 }
 
 impl CriOptions {
-    /// The defaults, for the tree that `save` names.
+    /// The default options, for the tree that `save` names.
     #[must_use]
     pub fn new(save: SaveOptions) -> Self {
-        let platform = host();
+        let platform = host_platform();
         Self {
             save,
             platforms: PlatformSet::Only(vec![platform.clone()]),
@@ -93,8 +93,7 @@ impl CriOptions {
     }
 }
 
-/// The platform of this machine.
-fn host() -> Platform {
+fn host_platform() -> Platform {
     let architecture = match std::env::consts::ARCH {
         "x86" => "386",
         "powerpc64" => "ppc64le",
@@ -104,126 +103,111 @@ fn host() -> Platform {
     Platform::new("linux", architecture).normal()
 }
 
-/// A CRI image service that listens, and answers once [`run`](Server::run) is called.
-pub struct Server {
-    service: Service,
-    socket: Socket,
-    max_connections: usize,
-    drain_timeout: Duration,
+/// A CRI image service that listens on a Unix socket. It serves once [`run`](CriServer::run) is called.
+pub struct CriServer {
+    service: CriService,
+    socket: ListenSocket,
+    limits: AcceptLimits,
 }
 
-impl Server {
-    /// Opens the tree and listens on `address`: `unix:///run/saver.sock`, or the path alone. The socket is its owner's only; one
-    /// that nobody listens on any more is replaced. Call it before other work begins: the process's file mode mask changes for a moment.
+impl CriServer {
+    /// Opens the tree and listens on `address`, which is `unix:///run/saver.sock` or the path alone. The socket has mode 0600. A
+    /// socket without a listener is replaced. Call this before other work starts: it changes the process's umask for a moment.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that is no socket's, and for a directory that has other things in it and no tree; `Unavailable` when a
-    /// server answers there; `Storage` when the socket can't be made, or the tree not be written to.
+    /// `InvalidInput` for an address that is not a Unix socket, and for a directory that has other content and no tree;
+    /// `Unavailable` when another server listens on the socket; `Storage` when the socket or the tree cannot be written.
     pub fn bind(address: &str, options: CriOptions) -> Result<Self> {
         let path = socket::path(address)?;
-        let images = Images::new(images::pulling(options.save, options.platforms), options.platform)?;
+        let save = image_manager::pull_options(options.save, options.platforms);
+        let images = ImageManager::new(save, options.platform)?;
         Ok(Self {
-            service: Service { images: Arc::new(images) },
-            socket: Socket::bind(&path)?,
-            max_connections: options.max_connections.clamp(1, Semaphore::MAX_PERMITS),
-            drain_timeout: options.drain_timeout,
+            service: CriService { images: Arc::new(images) },
+            socket: ListenSocket::bind(&path)?,
+            limits: AcceptLimits {
+                max_connections: options.max_connections,
+                drain_timeout: options.drain_timeout,
+            },
         })
     }
 
-    /// The socket's path.
+    /// The path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.socket.path()
     }
 
-    /// Answers until `shutdown` is ready; then accepts nothing more, lets calls under way end for at most
-    /// [`drain_timeout`](CriOptions::drain_timeout), gives up the rest, and returns. The socket is removed.
+    /// Serves until `shutdown` is ready. Then removes the socket, lets calls continue for at most
+    /// [`drain_timeout`](CriOptions::drain_timeout), cancels the rest, and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let slots = Arc::new(Semaphore::new(self.max_connections));
-        let graceful = GracefulShutdown::new();
-        let mut connections = JoinSet::new();
-        let mut shutdown = std::pin::pin!(shutdown);
-        loop {
-            let accepted = async {
-                // The semaphore is never closed, so an error here can't be.
-                let slot = Arc::clone(&slots).acquire_owned().await.ok();
-                (self.socket.listener.accept().await, slot)
-            };
-            let (accepted, slot) = tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                accepted = accepted => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (service, watcher) = (self.service.clone(), graceful.watcher());
-                    connections.spawn(async move {
-                        converse(stream, service, watcher).await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-            while connections.try_join_next().is_some() {}
-        }
-        drop(self.socket);
-        if tokio::time::timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
-            tracing::info!("some calls were cut at the end");
-        }
-        connections.shutdown().await;
-        // What is published now is seen to its end.
-        let _ = tokio::time::timeout(LEAVE_PATIENCE, self.service.images.end()).await;
+        let service = &self.service;
+        let handle = |stream, watcher| serve_connection(stream, service.clone(), watcher);
+        accept::accept_until(self.socket, self.limits, shutdown, handle).await;
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, service.images.shut_down()).await;
     }
 }
 
-/// Answers a connection's calls until it ends.
-async fn converse(mut stream: UnixStream, service: Service, watcher: Watcher) {
+async fn serve_connection(mut stream: UnixStream, service: CriService, watcher: Watcher) {
     let mut preface = [0; PREFACE.len()];
-    let read = tokio::time::timeout(PREFACE_PATIENCE, stream.read_exact(&mut preface)).await;
+    let read = tokio::time::timeout(PREFACE_TIMEOUT, stream.read_exact(&mut preface)).await;
     if !matches!(read, Ok(Ok(_))) || preface != *PREFACE {
-        tracing::debug!("a connection that is not HTTP/2 was closed");
+        tracing::debug!("closed a connection that is not HTTP/2");
         return;
     }
     let runtime = RuntimeServiceServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE);
     let images = ImageServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    let answer = service_fn(move |request| answer(request, runtime.clone(), images.clone()));
+    let service = service_fn(move |request| dispatch(request, runtime.clone(), images.clone()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CALLS)
-        .max_header_list_size(MAX_HEADERS)
-        .keep_alive_interval(Some(SIGN_OF_LIFE.0))
-        .keep_alive_timeout(SIGN_OF_LIFE.1)
-        .serve_connection(TokioIo::new(Acceptable::new(stream)), answer);
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_SIZE)
+        .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(AuthorityCompat::new(stream)), service);
     if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(%error, "connection failed");
     }
 }
 
-/// Answers one call.
-async fn answer(
+async fn dispatch(
     mut request: hyper::Request<Incoming>,
-    mut runtime: RuntimeServiceServer<Service>,
-    mut images: ImageServiceServer<Service>,
+    mut runtime: RuntimeServiceServer<CriService>,
+    mut images: ImageServiceServer<CriService>,
 ) -> std::result::Result<hyper::Response<Body>, Infallible> {
-    let mut api = "v1";
-    if let Some(path) = of_v1(request.uri().path()) {
-        api = "v1alpha2";
+    let path = request.uri().path().to_owned();
+    let mut version = ApiVersion("v1");
+    if let Some(path) = v1_path(&path) {
+        version = ApiVersion("v1alpha2");
         *request.uri_mut() = Uri::from(path);
     }
-    request.extensions_mut().insert(Api(api));
-    if request.uri().path().starts_with("/runtime.v1.ImageService/") {
-        images.call(request).await
+    request.extensions_mut().insert(version);
+    let response = if request.uri().path().starts_with("/runtime.v1.ImageService/") {
+        images.call(request).await?
     } else {
-        // Of the runtime there is one call; it says of the others that there are none.
-        runtime.call(request).await
+        runtime.call(request).await?
+    };
+    // The generated code rejects unknown methods without a message, and people see nothing but the message.
+    let status = Status::from_header_map(response.headers());
+    if status.is_some_and(|status| status.code() == Code::Unimplemented && status.message().is_empty()) {
+        return Ok(unimplemented(&path).into_http());
     }
+    Ok(response)
 }
 
-/// The path that a call of v1alpha2 has in v1.
-fn of_v1(path: &str) -> Option<PathAndQuery> {
+/// The error for a method that this service does not have.
+fn unimplemented(path: &str) -> Status {
+    let method = path.trim_start_matches('/');
+    let why = if method.contains("RuntimeService/") {
+        "saver cri is an image service and runs no containers: use the container runtime's own socket as the \
+         runtime endpoint, and saver's as the image service endpoint"
+    } else {
+        "saver cri serves ListImages, ImageStatus, PullImage, RemoveImage and ImageFsInfo of runtime.v1 and runtime.v1alpha2"
+    };
+    Status::unimplemented(format!("{}: not implemented: {why}", method.escape_debug()))
+}
+
+/// The `runtime.v1` path of a `runtime.v1alpha2` call.
+fn v1_path(path: &str) -> Option<PathAndQuery> {
     format!("/runtime.v1.{}", path.strip_prefix("/runtime.v1alpha2.")?).parse().ok()
 }
 
@@ -232,16 +216,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_old_package_s_calls_are_the_new_one_s() {
-        let path = of_v1("/runtime.v1alpha2.ImageService/PullImage").unwrap();
+    fn v1alpha2_paths_map_to_v1() {
+        let path = v1_path("/runtime.v1alpha2.ImageService/PullImage").unwrap();
         assert_eq!(path.as_str(), "/runtime.v1.ImageService/PullImage");
-        assert!(of_v1("/runtime.v1.ImageService/PullImage").is_none());
-        assert!(of_v1("/runtime.v1alpha22.X/Y").is_none());
+        assert!(v1_path("/runtime.v1.ImageService/PullImage").is_none());
+        assert!(v1_path("/runtime.v1alpha22.X/Y").is_none());
     }
 
     #[test]
-    fn this_machine_s_platform_is_known() {
-        let platform = host();
+    fn host_platform_is_valid() {
+        let platform = host_platform();
         assert_eq!(Platform::parse(&platform.to_string(), "linux").unwrap(), platform);
     }
 }

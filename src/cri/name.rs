@@ -1,26 +1,26 @@
-//! What clients call images.
+//! Image names and ids in the forms that CRI clients use.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Registry, Repository};
 use crate::save::NameRule;
 
-/// The forms of the name before the real one: `docker:nginx:latest`, `harbor:HOST:PORT/path/name:tag`.
+/// Prefixes that name the kind of registry: `docker:nginx:latest`, `harbor:HOST:PORT/path/name:tag`.
 const KINDS: [&str; 2] = ["docker:", "harbor:"];
 
-/// The longest name that is looked at, in bytes: more than a host, a repository, a tag and a digest have together.
+/// The longest name that is parsed, in bytes: more than a host, a repository, a tag and a digest together can have.
 const MAX_NAME: usize = 1024;
 
-/// Reads an image's name: Docker's normal form, or one that begins with the kind of its registry. Where it can be read
-/// both ways (`docker:dind`), Docker's form is meant. Of a tag and a digest the digest decides, and the tag is left out.
+/// Parses an image name: a Docker reference, or one with a registry kind in front. Text that is both (`docker:dind`) is a
+/// Docker reference. If the name has a tag and a digest, the tag is dropped.
 ///
 /// # Errors
-/// `InvalidInput` for what is no name, or one that the tree could not give back.
+/// `InvalidInput` for text that is not a name, and for a name that cannot be recovered from its place in the tree.
 pub(super) fn parse(text: &str) -> Result<Reference> {
     if text.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "image", "the name is empty"));
+        return Err(Error::new(ErrorKind::InvalidInput, "image", "the image name is empty"));
     }
     if text.len() > MAX_NAME {
-        let why = format!("a name of {} characters: none is longer than {MAX_NAME}", text.len());
+        let why = format!("the name has {} characters, more than the maximum of {MAX_NAME}", text.len());
         return Err(Error::new(ErrorKind::InvalidInput, "image", why));
     }
     let mut reference = Reference::parse(text).or_else(|error| {
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str) -> Result<Reference> {
     }
     let place = NameRule::Domain.place(&reference)?;
     let back = NameRule::origin(&place.repository);
-    // An address in brackets may be written in several ways.
+    // An IPv6 address can be written in several ways.
     let literal = reference.registry.as_str().starts_with('[');
     let same = |(registry, repository): &(Registry, Repository)| {
         *registry == reference.registry && *repository == reference.repository
@@ -41,9 +41,9 @@ pub(super) fn parse(text: &str) -> Result<Reference> {
         _ => Err(Error::new(
             ErrorKind::InvalidInput,
             &reference,
-            "its registry's name can't be told from another's in the tree",
+            "the registry's name is ambiguous in the tree",
         )
-        .with_hint("name a host without _, with a dot or a port")),
+        .with_hint("use a host name with a dot or a port, and without '_'")),
     }
 }
 
@@ -52,7 +52,7 @@ fn of_kind(kind: &str, name: &str) -> Option<Result<Reference>> {
         return Some(Reference::parse(name));
     }
     let (host, path) = name.split_once('/')?;
-    // What stands there is a host, whether it looks like one or not.
+    // The part before the slash is a host even if it has neither a dot nor a port.
     Some(host.parse::<Registry>().and_then(|home| {
         if path.split('/').next().is_some_and(|first| first.contains(['.', ':'])) && path.contains('/') {
             return Reference::parse(name);
@@ -61,18 +61,19 @@ fn of_kind(kind: &str, name: &str) -> Option<Result<Reference>> {
     }))
 }
 
-/// The full name of a repository of the tree. One that has no domain in front, as `saver save` leaves them, is taken for Docker Hub's.
-pub(super) fn full(repository: &Repository) -> (String, Rank) {
+/// The full name of a repository of the tree. One without a domain, as `saver save` writes by default, is taken to be Docker
+/// Hub's.
+pub(super) fn full(repository: &Repository) -> (String, NameForm) {
     if let Some((registry, repository)) = NameRule::origin(repository) {
-        return (format!("{registry}/{repository}"), Rank::Domain);
-    }
-    match repository.as_str().contains('/') {
-        true => (format!("docker.io/{repository}"), Rank::Stripped),
-        false => (format!("docker.io/library/{repository}"), Rank::Short),
+        (format!("{registry}/{repository}"), NameForm::Domain)
+    } else if repository.as_str().contains('/') {
+        (format!("docker.io/{repository}"), NameForm::Path)
+    } else {
+        (format!("docker.io/library/{repository}"), NameForm::Short)
     }
 }
 
-/// The repositories of a tree that may have an image of this name: those whose [`full`] name is the reference's.
+/// The repositories of a tree whose [`full`] name is the reference's.
 pub(super) fn places(reference: &Reference) -> Vec<Repository> {
     let own = NameRule::Domain.place(reference).ok().map(|place| place.repository);
     let hub = (reference.registry.as_str() == "docker.io").then(|| reference.repository.clone());
@@ -82,30 +83,30 @@ pub(super) fn places(reference: &Reference) -> Vec<Repository> {
     all.filter(|repository| full(repository).0 == whole).collect()
 }
 
-/// Which of several repositories with one full name has it: the one that says most of it.
+/// How much of an image's full name its repository in the tree has; the fullest form comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(super) enum NameForm {
     /// `docker.io/library/nginx`.
     Domain,
     /// `library/nginx`.
-    Stripped,
+    Path,
     /// `nginx`.
     Short,
 }
 
-/// How many digits the beginning of an id must have to be taken for one: fewer are some image's too soon, and a name is meant.
+/// The fewest hex digits of an id prefix. Shorter text is taken for a name.
 const MIN_ID: usize = 4;
 
-/// An image's id, or the beginning of one, with or without the algorithm: its hex digits.
-pub(super) fn id(text: &str) -> Option<&str> {
+/// The hex digits of an image id or a prefix of one, with or without `sha256:`.
+pub(super) fn id_prefix(text: &str) -> Option<&str> {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     ((MIN_ID..=64).contains(&hex.len()) && hex.bytes().all(is_hex)).then_some(hex)
 }
 
-/// A whole id, which is never a name.
+/// A complete image id, which is never a name.
 pub(super) fn whole_id(text: &str) -> Option<Digest> {
-    id(text).and_then(|hex| Digest::from_hex(hex).ok())
+    id_prefix(text).and_then(|hex| Digest::from_hex(hex).ok())
 }
 
 #[cfg(test)]
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_every_form() {
+    fn parse_accepts_every_name_form() {
         let hex = "0".repeat(64);
         let pinned = format!("quay.io/a/b:v1@sha256:{hex}");
         let digest = format!("quay.io/a/b@sha256:{hex}");
@@ -148,21 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_s_full_name() {
+    fn repository_full_name() {
         for (repository, full_name, rank) in [
-            ("docker.io/library/nginx", "docker.io/library/nginx", Rank::Domain),
-            ("localhost_5000/a/b", "localhost:5000/a/b", Rank::Domain),
-            ("localhost/a", "localhost/a", Rank::Domain),
-            ("library/nginx", "docker.io/library/nginx", Rank::Stripped),
-            ("cilium/cilium", "docker.io/cilium/cilium", Rank::Stripped),
-            ("nginx", "docker.io/library/nginx", Rank::Short),
+            ("docker.io/library/nginx", "docker.io/library/nginx", NameForm::Domain),
+            ("localhost_5000/a/b", "localhost:5000/a/b", NameForm::Domain),
+            ("localhost/a", "localhost/a", NameForm::Domain),
+            ("library/nginx", "docker.io/library/nginx", NameForm::Path),
+            ("cilium/cilium", "docker.io/cilium/cilium", NameForm::Path),
+            ("nginx", "docker.io/library/nginx", NameForm::Short),
         ] {
             assert_eq!(full(&repository.parse().unwrap()), (full_name.to_owned(), rank));
         }
     }
 
     #[test]
-    fn where_a_name_may_stand() {
+    fn name_repositories_in_tree() {
         for (name, expect) in [
             ("nginx", &["docker.io/library/nginx", "library/nginx", "nginx"][..]),
             ("a/b", &["docker.io/a/b", "a/b"]),
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_an_id() {
+    fn id_prefix_forms() {
         for (text, expect) in [
             ("sha256:0a1b", Some("0a1b")),
             ("sha256:0a1", None),
@@ -186,7 +187,7 @@ mod tests {
             ("", None),
             ("sha256:", None),
         ] {
-            assert_eq!(id(text), expect, "{text}");
+            assert_eq!(id_prefix(text), expect, "{text}");
         }
     }
 }

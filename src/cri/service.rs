@@ -1,6 +1,6 @@
-//! The protocol's calls: messages in, messages out.
+//! The gRPC calls: requests are decoded, passed to [`ImageManager`], and its results encoded.
 
-use super::images::{self, Images};
+use super::image_manager::{self, ImageManager};
 use super::proto::image_service_server::ImageService;
 use super::proto::runtime_service_server::RuntimeService;
 use super::proto::{
@@ -9,7 +9,7 @@ use super::proto::{
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, UInt64Value,
     VersionRequest, VersionResponse,
 };
-use super::snapshot::Listed;
+use super::snapshot::ImageEntry;
 use super::{auth, status};
 use crate::oci::config::ImageConfig;
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest};
@@ -17,23 +17,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
-/// The version of the kubelet's side of the interface, which every runtime answers so.
+/// The version of the kubelet API, which every runtime reports as this.
 const KUBELET_API: &str = "0.1.0";
 
-/// Which version of the interface a request was made in, as the path had it.
+/// The CRI version of a request, from its path.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Api(pub(super) &'static str);
+pub(super) struct ApiVersion(pub(super) &'static str);
 
-/// Answers calls.
+/// The gRPC service.
 #[derive(Clone)]
-pub(super) struct Service {
-    pub(super) images: Arc<Images>,
+pub(super) struct CriService {
+    pub(super) images: Arc<ImageManager>,
 }
 
 #[async_trait]
-impl RuntimeService for Service {
+impl RuntimeService for CriService {
     async fn version(&self, request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
-        let api = request.extensions().get::<Api>().map_or("v1", |api| api.0);
+        let api = request.extensions().get::<ApiVersion>().map_or("v1", |api| api.0);
         Ok(Response::new(VersionResponse {
             version: KUBELET_API.to_owned(),
             runtime_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -44,19 +44,21 @@ impl RuntimeService for Service {
 }
 
 #[async_trait]
-impl ImageService for Service {
+impl ImageService for CriService {
     async fn list_images(
         &self,
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
-        let snapshot = self.images.snapshot().await.map_err(|error| status::of(&error))?;
         let filter = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
         let images = match filter.filter(|name| !name.is_empty()) {
             Some(name) => {
-                let found = snapshot.find(&name).map_err(|error| status::of(&error))?;
-                found.map(|found| message(found.image)).into_iter().collect()
+                let image = self.images.find(name).await.map_err(|error| status::of(&error))?;
+                image.as_ref().map(message).into_iter().collect()
             }
-            None => snapshot.images().map(message).collect(),
+            None => {
+                let images = self.images.list().await.map_err(|error| status::of(&error))?;
+                images.listed().map(message).collect()
+            }
         };
         Ok(Response::new(ListImagesResponse { images }))
     }
@@ -67,14 +69,13 @@ impl ImageService for Service {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let name = named(request.image)?;
-        let snapshot = self.images.snapshot_for(name.clone()).await.map_err(|error| status::of(&error))?;
-        let found = snapshot.find(&name).map_err(|error| status::of(&error))?;
-        // An image that is not there is an answer without one.
+        let image = self.images.find(name).await.map_err(|error| status::of(&error))?;
+        // For a missing image the response has no image; it is not an error.
         let mut response = ImageStatusResponse::default();
-        if let Some(found) = found {
-            response.image = Some(message(found.image));
+        if let Some(image) = image {
+            response.image = Some(message(&image));
             if request.verbose {
-                let documents = self.images.documents(found.image.facts.clone()).await;
+                let documents = self.images.documents(image.summary.clone()).await;
                 let documents = documents.map_err(|error| status::of(&error))?;
                 let info = documents.map(|(manifest, config)| info(&manifest, &config)).unwrap_or_default();
                 response.info = HashMap::from([("info".to_owned(), info)]);
@@ -90,13 +91,13 @@ impl ImageService for Service {
         let request = request.into_inner();
         let name = named(request.image)?;
         let pull = async {
-            let reference = images::to_pull(&name)?;
+            let reference = image_manager::parse_pull_name(&name)?;
             let credential = auth::credential(request.auth.as_ref(), &reference.registry)?;
             self.images.pull(reference, credential).await
         };
         let id = pull.await.map_err(|error| {
-            // The error names the image; the name itself may hold what belongs in no log.
-            tracing::info!(%error, "a pull failed");
+            // The error names the image. The name as it was sent may contain a password.
+            tracing::info!(%error, "pull failed");
             status::of(&error)
         })?;
         tracing::info!(image = name, %id, "pulled");
@@ -124,7 +125,7 @@ impl ImageService for Service {
                 used_bytes: Some(UInt64Value { value: usage.bytes }),
                 inodes_used: Some(UInt64Value { value: usage.inodes }),
             }],
-            // No container runs here.
+            // This service runs no containers.
             container_filesystems: Vec::new(),
         }))
     }
@@ -133,18 +134,18 @@ impl ImageService for Service {
 fn named(spec: Option<ImageSpec>) -> Result<String, Status> {
     let name = spec.map(|spec| spec.image).unwrap_or_default();
     if name.is_empty() {
-        return Err(Status::invalid_argument("image: the request names none"));
+        return Err(Status::invalid_argument("the request names no image"));
     }
     Ok(name)
 }
 
-fn message(image: &Listed) -> Image {
-    let (uid, username) = images::user(image);
-    let id = image.id().to_string();
+fn message(image: &ImageEntry) -> Image {
+    let (uid, username) = image_manager::user(&image.summary);
+    let id = image.summary.id.to_string();
     Image {
-        repo_tags: image.tags.clone(),
-        repo_digests: image.digests.clone(),
-        size: image.facts.size(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.summary.size(),
         uid: uid.map(|value| Int64Value { value }),
         username,
         spec: Some(ImageSpec { image: id.clone(), ..ImageSpec::default() }),
@@ -153,7 +154,7 @@ fn message(image: &Listed) -> Image {
     }
 }
 
-/// What a verbose answer says beside, as JSON: what containerd says (`chainID`, `imageSpec`), and what the image is made of.
+/// The additional JSON of a verbose status: `chainID` and `imageSpec` as containerd has them, and the image's descriptors.
 fn info(manifest: &RawManifest, config: &[u8]) -> String {
     let descriptor = |blob: &Descriptor| {
         serde_json::json!({
@@ -179,7 +180,7 @@ fn info(manifest: &RawManifest, config: &[u8]) -> String {
     info.to_string()
 }
 
-/// The name of the layers' sum (OCI image spec config.md, "Layer ChainID"); empty when there are none.
+/// The ChainID of the layers (OCI image spec config.md, "Layer ChainID"); empty if there are none.
 fn chain_id(diff_ids: &[Digest]) -> String {
     let mut layers = diff_ids.iter().map(Digest::to_string);
     let first = layers.next().unwrap_or_default();
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_of_one_is_its_layer() {
+    fn chain_id_of_layers() {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert_eq!(chain_id(&[]), "");
         assert_eq!(chain_id(&[a]), a.to_string());

@@ -1,13 +1,13 @@
-//! Errors as gRPC has them.
+//! Converts errors to gRPC statuses.
 
 use crate::error::{Error, ErrorKind};
 use std::io;
 use tonic::{Code, Status};
 
-/// The longest message in bytes: it is sent as a header, which clients bound.
+/// The length limit of a message in bytes: it is sent as a header, whose size clients limit.
 const MAX_MESSAGE: usize = 2048;
 
-/// Says `error` to a client: the code that its kind has, the message, and what to try.
+/// The status for `error`: the code of its kind, the message and the hint.
 pub(super) fn of(error: &Error) -> Status {
     let mut message = match error.hint() {
         Some(hint) => format!("{error} ({hint})"),
@@ -26,13 +26,13 @@ fn code(error: &Error) -> Code {
         ErrorKind::RateLimited | ErrorKind::TooLarge => Code::ResourceExhausted,
         ErrorKind::Unavailable | ErrorKind::UnknownHost | ErrorKind::ConnectionRefused => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
-        // Not "unimplemented": clients take that for a service that speaks another version.
+        // Not Unimplemented, which clients take for a service of another version.
         ErrorKind::Unsupported | ErrorKind::Certificate => Code::FailedPrecondition,
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Internal => Code::Internal,
         ErrorKind::Storage => match error.io_kind() {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Code::ResourceExhausted,
-            // The lock is another process's for a while.
+            // Another process holds the lock.
             Some(io::ErrorKind::WouldBlock) => Code::Unavailable,
             _ => Code::Internal,
         },
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_have_codes() {
+    fn kinds_map_to_codes() {
         let storage = |kind| Error::storage("/x", "write", io::Error::from(kind));
         for (error, expect) in [
             (Error::new(ErrorKind::RateLimited, "a", "b"), Code::ResourceExhausted),

@@ -1,3 +1,4 @@
-//! Front doors: what answers from a store.
+//! Servers that answer from a store.
 
+pub(crate) mod accept;
 pub mod http;

@@ -16,10 +16,8 @@
 pub mod document;
 #[cfg(test)]
 pub(crate) mod faulty_driver;
-mod fingerprint;
 pub mod inventory;
 pub mod link;
-pub mod link_cache;
 pub mod lock;
 mod partial;
 pub(crate) mod path;

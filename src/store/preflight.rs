@@ -13,8 +13,7 @@ impl Store {
     pub fn check_is_tree(&self) -> Result<()> {
         let entries = self.list("")?;
         let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-        // A tree that is a symbolic link or file is a damaged tree, which is for `verify` to report.
-        if has(path::top(path::REPOSITORIES)) || has(path::INTERNAL) {
+        if has(path::INTERNAL) || self.has_root()? {
             return Ok(());
         }
         if let Some(error) = self.wrong_level(has) {
@@ -29,6 +28,24 @@ impl Store {
         Err(Error::new(ErrorKind::InvalidInput, driver.location(""), message).with_hint(
             "name the directory that images were saved to; if it is a mount point, check that it is mounted",
         ))
+    }
+
+    /// Whether `docker/registry/v2` exists. `docker` alone does not make a tree: `/etc` has one. If one of the three is a symbolic
+    /// link or a file, it is a damaged tree, which is for `verify` to report.
+    fn has_root(&self) -> Result<bool> {
+        let mut directory = String::new();
+        for name in path::REPOSITORIES.split('/').take(3) {
+            let entries = self.list(&directory)?;
+            match entries.iter().find(|entry| entry.name == name) {
+                None => return Ok(false),
+                Some(entry) if entry.kind != EntryKind::Directory => return Ok(true),
+                Some(_) => {
+                    directory =
+                        if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Checks that the directory is a tree or empty, and writable. Nothing is written.
@@ -128,7 +145,7 @@ mod tests {
         let empty = outer.path().join("empty");
         std::fs::create_dir(&empty).unwrap();
         let other = outer.path().join("other");
-        std::fs::create_dir_all(other.join("subdirectory")).unwrap();
+        std::fs::create_dir_all(other.join("docker/registry")).unwrap();
         let tree_path = tree.to_str().unwrap();
         for (dir, message, hint) in [
             (empty, "the directory is empty", "check that it is mounted"),

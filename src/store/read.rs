@@ -48,6 +48,14 @@ impl Store {
         self.digests_in(&path::revisions(repository))
     }
 
+    /// The digests that the repository has a directory for among its layer links, sorted. The links themselves are not read.
+    ///
+    /// # Errors
+    /// `Storage` if the tree can't be read.
+    pub fn layers(&self, repository: &Repository) -> Result<Vec<Digest>> {
+        self.digests_in(&path::layer_links(repository))
+    }
+
     /// The digests among the names in a directory, sorted.
     pub(super) fn digests_in(&self, directory: &str) -> Result<Vec<Digest>> {
         let entries = self.list(directory)?.into_iter();

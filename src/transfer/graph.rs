@@ -72,7 +72,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             home,
             there: Mutex::default(),
             held: OnceCell::new(),
-            platforms: Platforms::new(reference, platforms),
+            platforms: Platforms::new(reference, platforms)
+                .accepting_any_root(reference.digest.is_some() && !engine.options.filter_pinned_manifests),
             tally,
             met: Mutex::default(),
             cells: Mutex::default(),
@@ -99,7 +100,12 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         {
             return Err(error);
         }
-        let missing = self.platforms.missing(&there, artifacts);
+        let is_image = matches!(&root, Some(Node { kind: Kind::Image { .. }, .. }));
+        let missing = if is_image && self.platforms.accepts_any_root {
+            Vec::new()
+        } else {
+            self.platforms.missing(&there, artifacts)
+        };
         if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
             return Err(self.platforms.lacks(missing));
         }
@@ -296,7 +302,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let bytes = self.config(&manifest.config).await?;
             let own = config_platform(&bytes)?;
             self.platforms.offer(&own);
-            if self.platforms.wanted.accepts(&own) {
+            if self.platforms.wanted.accepts(&own) || (entries.is_empty() && self.platforms.accepts_any_root)
+            {
                 platforms.push(own);
                 config = self.worth_keeping(&bytes).then_some((manifest.config.digest, bytes));
             } else {

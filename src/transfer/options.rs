@@ -74,6 +74,9 @@ pub struct TransferOptions {
     pub index: IndexMode,
     /// What becomes of an image without the platform.
     pub missing_platform: MissingPlatform,
+    /// Whether an image manifest that is named by digest must be for one of the platforms. If not, it is copied whatever its
+    /// platform, as containerd does; indexes are still filtered.
+    pub filter_pinned_manifests: bool,
     /// Whether the source may lack some of an index's manifests, as a tree does that was saved for some platforms: what it
     /// lacks is passed over. An index of which it has nothing fails.
     pub sparse: bool,
@@ -99,6 +102,7 @@ impl Default for TransferOptions {
             platforms: PlatformSet::All,
             index: IndexMode::Keep,
             missing_platform: MissingPlatform::Fail,
+            filter_pinned_manifests: true,
             sparse: false,
             attestations: false,
             foreign_layers: false,

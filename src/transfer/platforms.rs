@@ -11,6 +11,8 @@ const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform=
 pub(super) struct Platforms<'a> {
     reference: &'a Reference,
     pub(super) wanted: &'a PlatformSet,
+    /// Whether an image manifest that is the root is copied whatever its platform.
+    pub(super) accepts_any_root: bool,
     /// Those that the image was found to have, in words.
     offered: Mutex<BTreeSet<String>>,
 }
@@ -18,7 +20,13 @@ pub(super) struct Platforms<'a> {
 impl<'a> Platforms<'a> {
     /// Those that are `wanted` of `reference`; nothing is known yet of what there is.
     pub(super) fn new(reference: &'a Reference, wanted: &'a PlatformSet) -> Self {
-        Self { reference, wanted, offered: Mutex::default() }
+        Self { reference, wanted, accepts_any_root: false, offered: Mutex::default() }
+    }
+
+    /// Sets whether an image manifest that is the root is copied whatever its platform.
+    pub(super) fn accepting_any_root(mut self, accepts: bool) -> Self {
+        self.accepts_any_root = accepts;
+        self
     }
 
     /// The image is there for `platform`.

@@ -1,21 +1,24 @@
-//! `saver serve`: the pull half of the OCI distribution specification 1.1, by the specification's own headings.
+//! `saver serve`: the pull half of the OCI distribution specification 1.1, by the headings of the specification.
 //!
-//! | heading | what it asks | test |
+//! | heading | requirement | test |
 //! |---|---|---|
 //! | Determining Support (end-1) | `GET /v2/` is 200 | `determining_support` |
-//! | Pulling manifests (end-3) | by tag and digest; Content-Type is the document's; HEAD; 404 | `pulling_manifests` |
-//! | Pulling blobs (end-2) | 200 and the bytes; HEAD; 404; Docker-Content-Digest | `pulling_blobs` |
-//! | Pulling blobs, "Range" | 206, Content-Range, 416 | `pulling_parts_of_blobs` |
-//! | Checking if content exists | HEAD: 200 with Content-Length, or 404 | `head_is_get_without_its_body` |
+//! | Pulling manifests (end-3) | by tag and digest; Content-Type; HEAD; 404 | `pulling_manifests` |
+//! | Pulling blobs (end-2) | 200 and the content; HEAD; 404; Docker-Content-Digest | `pulling_blobs` |
+//! | Pulling blobs, "Range" | 206, Content-Range, 416 | `pulling_ranges_of_blobs` |
+//! | Checking if content exists | HEAD: 200 with Content-Length, or 404 | `head_equals_get_without_body` |
 //! | Listing Tags (end-8a, end-8b) | order, n, last, Link, n=0 | `listing_tags` |
-//! | Listing Referrers (end-12a, end-12b) | an index, artifactType, never 404 | `listing_referrers` |
-//! | Error Codes | the form and the codes | `errors_have_the_codes_of_the_specification` |
-//! | Push, Content Management | not offered: 405 | `nothing_can_be_changed` |
-//! | RFC 9110 13.1.2, 13.1.5 | If-None-Match, If-Range | `what_the_client_has_is_not_sent_again` |
+//! | Listing Referrers (end-12a, end-12b) | an index, artifactType, no 404 | `listing_referrers` |
+//! | Error Codes | format and codes | `errors_have_codes_of_specification` |
+//! | Push, Content Management | not supported: 405 | `write_methods_are_rejected` |
+//! | RFC 9110 13.1.2, 13.1.5 | If-None-Match, If-Range | `conditional_requests` |
 
 mod abuse;
+mod access;
 mod clients;
+mod namespace;
 mod process;
+mod replaced;
 
 use super::support::handmade::{Tree, write};
 use super::support::serving::{Reply, Serving, ask};
@@ -24,7 +27,7 @@ use std::fs;
 
 const LAYER: &[u8] = b"0123456789abcdef";
 
-/// A tree with one image of two platforms, a chart, and another repository.
+/// A tree with an image for two platforms and a chart, served.
 pub(super) struct World {
     pub(super) tree: Tree,
     pub(super) index: Descriptor,
@@ -61,7 +64,7 @@ impl World {
     }
 }
 
-fn said_digest(reply: &Reply) -> Digest {
+pub(super) fn reported_digest(reply: &Reply) -> Digest {
     reply.header("docker-content-digest").unwrap().parse().unwrap()
 }
 
@@ -81,14 +84,14 @@ fn pulling_manifests() {
     let world = World::new();
     let by_tag = world.manifest("team/app", "latest");
     assert_eq!((by_tag.status, by_tag.header("content-type")), (200, Some(media_type::OCI_INDEX)));
-    assert_eq!(said_digest(&by_tag), world.index.digest);
+    assert_eq!(reported_digest(&by_tag), world.index.digest);
     assert_eq!(Digest::of(&by_tag.body), world.index.digest);
     let by_digest = world.manifest("team/app", world.index.digest);
     assert_eq!((by_digest.status, &by_digest.body), (200, &by_tag.body));
     let child = world.manifest("team/app", world.amd64.digest);
     assert_eq!((child.status, child.header("content-type")), (200, Some(media_type::OCI_MANIFEST)));
     assert_eq!(Digest::of(&child.body), world.amd64.digest);
-    // The same content, but not in that repository; a tag that is none; a grammar no tag can have.
+    // In another repository, an unknown tag, an invalid tag, and an unknown repository.
     for (name, reference) in [
         ("charts/web", world.index.digest.to_string()),
         ("team/app", "2.0".into()),
@@ -100,7 +103,7 @@ fn pulling_manifests() {
 }
 
 #[test]
-fn a_docker_manifest_keeps_its_type() {
+fn docker_manifest_keeps_its_type() {
     let tree = Tree::new();
     let config = tree.blob("app", media_type::DOCKER_CONFIG, br#"{"os":"linux","architecture":"amd64"}"#);
     let oci_config = tree.blob("app", media_type::OCI_CONFIG, br#"{"os":"linux","architecture":"arm64"}"#);
@@ -113,7 +116,7 @@ fn a_docker_manifest_keeps_its_type() {
             media_type::DOCKER_LIST,
             serde_json::json!({"schemaVersion": 2, "mediaType": media_type::DOCKER_LIST, "manifests": []}),
         ),
-        // Without a mediaType of its own, the document's shape tells.
+        // Without mediaType, the type is derived from the document.
         (
             media_type::OCI_MANIFEST,
             serde_json::json!({"schemaVersion": 2, "config": oci_config, "layers": []}),
@@ -131,7 +134,7 @@ fn links_decide_what_a_repository_serves() {
     let world = World::new();
     let (index, app) = (world.index.digest, "team/app");
     assert_eq!(world.manifest(app, "latest").status, 200);
-    // A manifest needs its revision link, by tag too; nothing in memory hides that it is gone.
+    // A manifest needs its revision link, also by tag, and even if it is cached.
     fs::remove_file(world.tree.revision_link(app, &index)).unwrap();
     assert_eq!(world.manifest(app, "latest").status, 404);
     assert_eq!(world.manifest(app, index).status, 404);
@@ -140,18 +143,18 @@ fn links_decide_what_a_repository_serves() {
     assert_eq!(world.blob("charts/web", &world.layer).status, 404);
     fs::remove_file(world.tree.layer_link(app, &world.layer)).unwrap();
     assert_eq!(world.blob(app, &world.layer).status, 404);
-    // A manifest is no blob.
+    // A manifest is not served as a blob.
     assert_eq!(world.blob(app, &world.amd64.digest).status, 404);
-    // A tag that moves is seen at once.
+    // A moved tag is served at once.
     world.tree.tag(app, "latest", &world.amd64.digest);
-    assert_eq!(said_digest(&world.manifest(app, "latest")), world.amd64.digest);
-    // A damaged link is none.
+    assert_eq!(reported_digest(&world.manifest(app, "latest")), world.amd64.digest);
+    // A damaged link counts as missing.
     write(&world.tree.tag_link(app, "latest"), b"sha256:");
     assert_eq!(world.manifest(app, "latest").status, 404);
 }
 
 #[test]
-fn wrong_bytes_are_never_a_manifest() {
+fn corrupt_manifest_is_not_served() {
     let world = World::new();
     let mut bytes = fs::read(world.tree.data(&world.index.digest)).unwrap();
     let last = bytes.len() - 1;
@@ -167,13 +170,13 @@ fn pulling_blobs() {
     let world = World::new();
     let reply = world.blob("team/app", &world.layer);
     assert_eq!((reply.status, &*reply.body), (200, LAYER));
-    assert_eq!(said_digest(&reply), world.layer);
+    assert_eq!(reported_digest(&reply), world.layer);
     assert_eq!(reply.header("content-type"), Some("application/octet-stream"));
     assert_eq!(reply.header("content-length"), Some("16"));
     assert_eq!(reply.header("accept-ranges"), Some("bytes"));
     let absent = world.blob("team/app", &Digest::of(b"absent"));
     assert_eq!((absent.status, absent.code().as_str()), (404, "BLOB_UNKNOWN"));
-    // Larger than any buffer on the way.
+    // Larger than any buffer.
     let large: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let large = world.tree.blob("team/app", "application/octet-stream", &large);
     assert_eq!(Digest::of(&world.blob("team/app", &large.digest).body), large.digest);
@@ -183,7 +186,7 @@ fn pulling_blobs() {
 }
 
 #[test]
-fn pulling_parts_of_blobs() {
+fn pulling_ranges_of_blobs() {
     let world = World::new();
     for (range, expected, content_range) in [
         ("bytes=0-0", &LAYER[..1], "bytes 0-0/16"),
@@ -197,7 +200,7 @@ fn pulling_parts_of_blobs() {
         assert_eq!((reply.status, &*reply.body), (206, expected), "{range}");
         assert_eq!(reply.header("content-range"), Some(content_range), "{range}");
         assert_eq!(reply.header("content-length"), Some(expected.len().to_string().as_str()), "{range}");
-        assert_eq!(said_digest(&reply), world.layer);
+        assert_eq!(reported_digest(&reply), world.layer);
     }
     for range in ["bytes=16-", "bytes=99-100", "bytes=-0"] {
         let reply = world.blob_with(&[("Range", range)]);
@@ -210,7 +213,7 @@ fn pulling_parts_of_blobs() {
 }
 
 #[test]
-fn what_the_client_has_is_not_sent_again() {
+fn conditional_requests() {
     let world = World::new();
     let etag = format!("\"{}\"", world.layer);
     assert_eq!(world.blob_with(&[]).header("etag"), Some(etag.as_str()));
@@ -229,8 +232,8 @@ fn what_the_client_has_is_not_sent_again() {
     let path = "/v2/team/app/manifests/latest";
     let known = world.serving.get(path).header("etag").unwrap().to_owned();
     let reply = world.serving.get_with(path, &[("If-None-Match", &known)]);
-    assert_eq!((reply.status, said_digest(&reply)), (304, world.index.digest));
-    // A part is sent only of what the client has the rest of.
+    assert_eq!((reply.status, reported_digest(&reply)), (304, world.index.digest));
+    // If-Range: the range is sent only if the client has this content.
     for (validator, status) in
         [(etag.as_str(), 206), ("\"other\"", 200), ("Sat, 01 Jan 2000 00:00:00 GMT", 200)]
     {
@@ -240,7 +243,7 @@ fn what_the_client_has_is_not_sent_again() {
 }
 
 #[test]
-fn head_is_get_without_its_body() {
+fn head_equals_get_without_body() {
     let world = World::new();
     for path in [
         "/v2/".to_owned(),
@@ -265,7 +268,7 @@ fn head_is_get_without_its_body() {
         assert!(head.body.is_empty(), "{path}");
         assert_eq!(head.header("content-length"), Some(get.body.len().to_string().as_str()), "{path}");
     }
-    // Range is for GET alone (RFC 9110, 14.2).
+    // Range applies to GET only (RFC 9110, 14.2).
     let path = format!("/v2/team/app/blobs/{}", world.layer);
     let head = ask(&world.serving.address.to_string(), "HEAD", &path, &[("Range", "bytes=0-1")]);
     assert_eq!((head.status, head.header("content-length")), (200, Some("16")));
@@ -283,7 +286,7 @@ fn listing_tags() {
     assert_eq!(all.header("link"), None);
     let none = list("?n=0");
     assert_eq!((none.json()["tags"].as_array().unwrap().len(), none.header("link")), (0, None));
-    // Following the links gives every tag once.
+    // Following the links lists every tag once.
     let (mut path, mut tags) = (Some("/v2/team/app/tags/list?n=2".to_owned()), Vec::new());
     while let Some(next) = path {
         let page = world.serving.get(&next);
@@ -311,7 +314,7 @@ fn listing_repositories() {
     let first = world.serving.get("/v2/_catalog?n=1");
     assert_eq!(first.json(), serde_json::json!({"repositories": ["charts/web"]}));
     assert_eq!(first.header("link"), Some("</v2/_catalog?last=charts%2Fweb&n=1>; rel=\"next\""));
-    // An empty tree is an empty list.
+    // A tree without repositories.
     let empty = Tree::new();
     assert_eq!(
         Serving::start(empty.dir()).get("/v2/_catalog").json(),
@@ -349,7 +352,7 @@ fn listing_referrers() {
     assert_eq!(found[0]["mediaType"], media_type::OCI_MANIFEST);
     assert_eq!(found[0]["artifactType"], "application/spdx+json");
     assert_eq!(found[0]["annotations"]["kind"], "application/spdx+json");
-    // Nothing refers to it: an empty index, and never 404.
+    // Without referrers: an empty index, and not 404.
     for path in [
         format!("/v2/team/app/referrers/{}", Digest::of(b"none")),
         format!("/v2/no/such/referrers/{}", subject.digest),
@@ -361,7 +364,7 @@ fn listing_referrers() {
 }
 
 #[test]
-fn errors_have_the_codes_of_the_specification() {
+fn errors_have_codes_of_specification() {
     let world = World::new();
     let absent = Digest::of(b"absent");
     for (path, status, code) in [
@@ -386,7 +389,7 @@ fn errors_have_the_codes_of_the_specification() {
 }
 
 #[test]
-fn nothing_can_be_changed() {
+fn write_methods_are_rejected() {
     let world = World::new();
     let blob = format!("/v2/team/app/blobs/{}", world.layer);
     for (method, path) in [

@@ -9,7 +9,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::registry_args;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output;
-use crate::cri::{CriOptions, Server};
+use crate::cri::{CriOptions, CriServer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::PlatformSet;
 use crate::save::SaveOptions;
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
             "stopping: calls in progress have {drain_timeout} s; a second signal ends them at once"
         );
     })?;
-    let server = match Server::bind(&args.listen, options) {
+    let server = match CriServer::bind(&args.listen, options) {
         Ok(server) => server,
         // A socket that is in use stops the command; nothing is wrong with the command line.
         Err(error) if error.kind() == ErrorKind::Unavailable => {

@@ -1,39 +1,41 @@
-//! Response bodies: nothing, a document in memory, or a part of a blob's file.
+//! Response bodies: empty, a document in memory, or a range of a blob's file.
 
+use super::recorder::RequestRecorder;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
-use std::io;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
 
-/// The most bytes read from a file at once: larger reads gain nothing and leave the processor's cache.
-const LARGEST_CHUNK: usize = 256 << 10;
-/// The fewest, however many clients there are.
-const SMALLEST_CHUNK: usize = 16 << 10;
-/// What all bodies together may hold in memory before every further chunk is one of the smallest.
-const CHUNKS_IN_MEMORY: usize = 32 << 20;
+/// The largest read from a file. Larger ones gain nothing and no longer fit the processor's cache.
+const MAX_CHUNK: usize = 256 << 10;
+/// The smallest read, however many clients there are.
+const MIN_CHUNK: usize = 16 << 10;
+/// The memory for chunks. When it is used up, further chunks have the smallest size.
+const CHUNK_MEMORY: usize = 32 << 20;
 
-/// How many bytes of chunks are in memory: those that their clients have not taken yet.
+/// The bytes in memory that were read from files and not sent yet.
 #[derive(Clone, Default)]
-pub(super) struct HeldChunks(Arc<AtomicUsize>);
+pub(super) struct ChunkMemory(Arc<AtomicUsize>);
 
-impl HeldChunks {
-    /// The length of the next chunk: a part of what is left, so that many clients that take nothing
-    /// share it and do not all hold a large one.
-    fn next(&self) -> usize {
-        let left = CHUNKS_IN_MEMORY.saturating_sub(self.0.load(Ordering::Relaxed));
-        (left / 16).clamp(SMALLEST_CHUNK, LARGEST_CHUNK)
+impl ChunkMemory {
+    /// The size of the next chunk: a fraction of the free memory, so that many slow clients share it.
+    fn next_size(&self) -> usize {
+        let free = CHUNK_MEMORY.saturating_sub(self.0.load(Ordering::Relaxed));
+        (free / 16).clamp(MIN_CHUNK, MAX_CHUNK)
     }
 }
 
-/// A chunk that is counted until it is dropped, which is when the client has taken it or is gone.
+/// A chunk that counts as used memory until it was sent, or its client has gone.
 struct Chunk {
     bytes: Vec<u8>,
-    chunks: HeldChunks,
+    memory: ChunkMemory,
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -44,89 +46,118 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.chunks.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.memory.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
-/// A response's body.
+/// A response body.
 pub(super) struct Body {
     content: Content,
-    log: Option<Box<AccessLog>>,
+    recorder: Option<Box<RequestRecorder>>,
 }
 
 enum Content {
-    Nothing,
+    Empty,
     Document(Bytes),
-    Part(FilePart),
+    File(FileRange),
 }
 
-/// A part of a file, read as the client takes it.
-struct FilePart {
-    file: File,
+/// A range of a file, read as the client receives it.
+struct FileRange {
+    file: Arc<File>,
     offset: u64,
     left: u64,
-    chunks: HeldChunks,
+    memory: ChunkMemory,
+    /// The read that is under way on another thread.
+    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
 impl Body {
-    pub(super) fn nothing() -> Self {
-        Self { content: Content::Nothing, log: None }
+    pub(super) fn empty() -> Self {
+        Self { content: Content::Empty, recorder: None }
     }
 
     pub(super) fn document(bytes: Bytes) -> Self {
-        Self { content: Content::Document(bytes), log: None }
+        Self { content: Content::Document(bytes), recorder: None }
     }
 
     /// `length` bytes of `file` from `offset`.
-    pub(super) fn part(file: File, offset: u64, length: u64, chunks: &HeldChunks) -> Self {
-        if length > LARGEST_CHUNK as u64 {
-            // Doubles the kernel's read-ahead; only advice, so a refusal does no harm.
+    pub(super) fn file_range(file: File, offset: u64, length: u64, memory: &ChunkMemory) -> Self {
+        if length > MAX_CHUNK as u64 {
+            // Doubles the read-ahead. It is advice, so a failure does no harm.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         }
-        let part = FilePart { file, offset, left: length, chunks: chunks.clone() };
-        Self { content: Content::Part(part), log: None }
+        let memory = memory.clone();
+        let range = FileRange { file: Arc::new(file), offset, left: length, memory, reading: None };
+        Self { content: Content::File(range), recorder: None }
     }
 
-    /// The same body, that writes a line to the log when it is done.
-    pub(super) fn logged(mut self, log: AccessLog) -> Self {
-        self.log = Some(Box::new(log));
+    /// Attaches a recorder, which records the request when the body is dropped.
+    pub(super) fn recorded_by(mut self, recorder: RequestRecorder) -> Self {
+        self.recorder = Some(Box::new(recorder));
         self
     }
 
     fn left(&self) -> u64 {
         match &self.content {
-            Content::Nothing => 0,
+            Content::Empty => 0,
             Content::Document(bytes) => bytes.len() as u64,
-            Content::Part(part) => part.left,
+            Content::File(range) => range.left,
         }
     }
 }
 
-impl FilePart {
-    /// The next chunk. The read is made here and not on another thread: in the page cache it takes less time than
-    /// the hand-over, and the kernel reads ahead.
-    fn read(&mut self) -> io::Result<Bytes> {
-        let wanted = self.left.min(self.chunks.next() as u64) as usize;
-        let mut chunk = Vec::with_capacity(wanted);
-        while chunk.len() < wanted {
-            let at = self.offset + chunk.len() as u64;
-            let spare = rustix::buffer::spare_capacity(&mut chunk);
-            match rustix::io::pread(&self.file, spare, at) {
-                Ok(0) => {
-                    // The length was promised in the header: ending the connection is all that is left to tell.
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
-                }
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+impl FileRange {
+    /// The next chunk. It is read at once if it is in the page cache, which takes less time than handing the read to another
+    /// thread. A read that would wait for a disk or a file server runs on a blocking thread.
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let bytes = loop {
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(Pin::new(reading).poll(context));
+                self.reading = None;
+                break read.unwrap_or_else(|error| Err(io::Error::other(error)));
             }
-        }
-        // An allocator may hand out more than was asked for.
-        chunk.truncate(wanted);
-        self.offset += wanted as u64;
-        self.left -= wanted as u64;
-        self.chunks.0.fetch_add(wanted, Ordering::Relaxed);
-        Ok(Bytes::from_owner(Chunk { bytes: chunk, chunks: self.chunks.clone() }))
+            let size = self.left.min(self.memory.next_size() as u64) as usize;
+            if is_cached(&self.file, self.offset + size as u64 - 1) {
+                break read(&self.file, self.offset, size);
+            }
+            let file = self.file.clone();
+            let offset = self.offset;
+            self.reading = Some(tokio::task::spawn_blocking(move || read(&file, offset, size)));
+        };
+        Poll::Ready(bytes.map(|bytes| {
+            self.offset += bytes.len() as u64;
+            self.left -= bytes.len() as u64;
+            self.memory.0.fetch_add(bytes.len(), Ordering::Relaxed);
+            Bytes::from_owner(Chunk { bytes, memory: self.memory.clone() })
+        }))
     }
+}
+
+/// Whether the byte at `offset` is in the page cache. Files are read in order, so what comes before it is there too.
+fn is_cached(file: &File, offset: u64) -> bool {
+    let mut byte = [0];
+    let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT);
+    read == Ok(1)
+}
+
+/// Reads `size` bytes.
+fn read(file: &File, offset: u64, size: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => {
+                // The response header has promised the length, so all that is left is to close the connection.
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than before"));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have returned more capacity than requested.
+    bytes.truncate(size);
+    Ok(bytes)
 }
 
 impl hyper::body::Body for Body {
@@ -135,26 +166,26 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
         let chunk = match &mut this.content {
-            Content::Nothing => return Poll::Ready(None),
+            Content::Empty => return Poll::Ready(None),
             Content::Document(bytes) => Ok(std::mem::take(bytes)),
-            Content::Part(part) => part.read(),
+            Content::File(range) => ready!(range.poll_chunk(context)),
         };
         if this.left() == 0 {
-            this.content = Content::Nothing;
+            this.content = Content::Empty;
         }
         match &chunk {
             Ok(bytes) => {
-                if let Some(log) = &mut this.log {
-                    log.bytes += bytes.len() as u64;
+                if let Some(recorder) = &mut this.recorder {
+                    recorder.add_bytes(bytes.len());
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "a blob could not be read to its end");
-                this.content = Content::Nothing;
+                tracing::warn!(%error, "cannot read a blob to its end");
+                this.content = Content::Empty;
             }
         }
         Poll::Ready(Some(chunk.map(Frame::data)))
@@ -166,28 +197,6 @@ impl hyper::body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left())
-    }
-}
-
-/// A line of the access log, written when its body is done or given up.
-pub(super) struct AccessLog {
-    pub(super) method: hyper::Method,
-    pub(super) path: String,
-    pub(super) status: u16,
-    pub(super) bytes: u64,
-    pub(super) since: Instant,
-}
-
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        tracing::debug!(
-            target: "saver::serve::access",
-            method = %self.method,
-            path = %self.path.escape_debug(),
-            status = self.status,
-            bytes = self.bytes,
-            ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        );
     }
 }
 
@@ -204,40 +213,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_of_a_file_comes_whole_and_in_order() {
+    async fn file_range_is_complete_and_in_order() {
         let content: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
-        let chunks = HeldChunks::default();
+        let memory = ChunkMemory::default();
         for (offset, length) in [(0, content.len()), (0, 1), (999_999, 4), (10, 600_000)] {
-            let body = Body::part(file_of(&content), offset as u64, length as u64, &chunks);
-            let got = body.collect().await.unwrap().to_bytes();
-            assert!(got == content[offset..offset + length], "{offset} {length}");
-            drop(got);
-            assert_eq!(chunks.0.load(Ordering::Relaxed), 0);
+            let body = Body::file_range(file_of(&content), offset as u64, length as u64, &memory);
+            let read = body.collect().await.unwrap().to_bytes();
+            assert!(read == content[offset..offset + length], "{offset} {length}");
+            drop(read);
+            assert_eq!(memory.0.load(Ordering::Relaxed), 0);
         }
     }
 
+    #[test]
+    fn read_past_end_of_file_is_an_error() {
+        let file = file_of(b"0123456789");
+        assert_eq!(read(&file, 2, 4).unwrap(), b"2345");
+        assert_eq!(read(&file, 8, 3).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(!is_cached(&file, 10));
+    }
+
     #[tokio::test]
-    async fn a_file_that_is_too_short_ends_in_an_error() {
-        let body = Body::part(file_of(b"abc"), 0, 10, &HeldChunks::default());
+    async fn short_file_is_an_error() {
+        let body = Body::file_range(file_of(b"abc"), 0, 10, &ChunkMemory::default());
         assert_eq!(body.collect().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]
-    async fn many_clients_that_take_nothing_hold_little() {
+    async fn many_slow_clients_use_little_memory() {
         let content = file_of(&vec![7; 1 << 20]);
-        let chunks = HeldChunks::default();
-        let mut stuck = Vec::new();
+        let memory = ChunkMemory::default();
+        let mut stalled = Vec::new();
         for _ in 0..1000 {
-            let mut body = Body::part(content.try_clone().unwrap(), 0, 1 << 20, &chunks);
+            let mut body = Body::file_range(content.try_clone().unwrap(), 0, 1 << 20, &memory);
             let chunk = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            stuck.push((body, chunk));
+            stalled.push((body, chunk));
         }
-        assert_eq!(stuck[0].1.len(), LARGEST_CHUNK);
-        assert_eq!(stuck[999].1.len(), SMALLEST_CHUNK);
-        let held: usize = stuck.iter().map(|(_, chunk)| chunk.len()).sum();
-        assert_eq!(held, chunks.0.load(Ordering::Relaxed));
-        assert!(held < CHUNKS_IN_MEMORY + 1000 * SMALLEST_CHUNK, "{held}");
-        drop(stuck);
-        assert_eq!((chunks.0.load(Ordering::Relaxed), chunks.next()), (0, LARGEST_CHUNK));
+        assert_eq!(stalled[0].1.len(), MAX_CHUNK);
+        assert_eq!(stalled[999].1.len(), MIN_CHUNK);
+        let held: usize = stalled.iter().map(|(_, chunk)| chunk.len()).sum();
+        assert_eq!(held, memory.0.load(Ordering::Relaxed));
+        assert!(held < CHUNK_MEMORY + 1000 * MIN_CHUNK, "{held}");
+        drop(stalled);
+        assert_eq!((memory.0.load(Ordering::Relaxed), memory.next_size()), (0, MAX_CHUNK));
     }
 }

@@ -1,11 +1,11 @@
-//! Manifests in memory: a cluster that starts asks for the same few again and again.
+//! A cache of manifests: the nodes of a cluster request the same few.
 
 use crate::oci::{Digest, RawManifest};
 use hyper::header::HeaderValue;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A manifest with its headers, ready to be sent.
+/// A manifest with its response headers.
 pub(super) struct ReadyManifest {
     pub(super) manifest: RawManifest,
     pub(super) content_type: HeaderValue,
@@ -13,13 +13,13 @@ pub(super) struct ReadyManifest {
     pub(super) etag: HeaderValue,
 }
 
-/// Manifests by digest. A digest is of bytes, so an entry never becomes wrong; whether a repository has a
-/// manifest is asked of the tree each time.
+/// Manifests by digest. Entries never become invalid, because the digest is that of the bytes. Whether a repository has the
+/// manifest is looked up in the tree for each request.
 ///
-/// Two generations: what was not asked for while the young one filled up goes with the old one.
+/// Entries move to the young generation when they are used. When that is full, it replaces the old one, whose entries are dropped.
 pub(super) struct ManifestCache {
     generations: Mutex<Generations>,
-    /// The most bytes a generation may have.
+    /// The size limit of one generation, in bytes.
     limit: usize,
 }
 
@@ -31,7 +31,7 @@ struct Generations {
 }
 
 impl ManifestCache {
-    /// A cache that holds at most `bytes` of documents.
+    /// A cache of at most `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         Self { generations: Mutex::default(), limit: bytes / 2 }
     }
@@ -53,7 +53,7 @@ impl ManifestCache {
 
 impl Generations {
     fn insert(&mut self, ready: Arc<ReadyManifest>, limit: usize) {
-        // Headers, keys and the map's own need, roughly: many small documents are bounded too.
+        // 512 bytes for headers, key and map entry, so that many small manifests are bounded too.
         let bytes = ready.manifest.bytes.len() + 512;
         if bytes > limit {
             return;
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_stays_and_the_rest_goes() {
+    fn used_entries_stay() {
         let cache = ManifestCache::new(20_000);
         for number in 0..200 {
             cache.insert(ready(number));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_cache_is_not_kept() {
+    fn oversized_manifest_is_not_cached() {
         let cache = ManifestCache::new(1_000);
         cache.insert(ready(1));
         assert!(cache.get(&Digest::of(&[1])).is_none());

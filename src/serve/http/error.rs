@@ -1,31 +1,48 @@
-//! What a request that is not granted is told (OCI distribution-spec, "Error Codes").
+//! Error responses (OCI distribution-spec, "Error Codes").
 
 use crate::error::{Error, ErrorKind};
 use hyper::StatusCode;
 use serde::Serialize;
 
-/// A status, one of the specification's codes, and words for a person.
+/// An error response: a status, a code of the specification, and text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) detail: String,
 }
 
-impl Refusal {
+impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: &str, detail: impl ToString) -> Self {
         Self { status, code, message: message.to_owned(), detail: detail.to_string() }
     }
 
-    /// A path that is none of the specification's endpoints.
+    /// The path is not an endpoint.
     pub(super) fn no_such_endpoint() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint", "")
+        Self::new(StatusCode::NOT_FOUND, "UNSUPPORTED", "no such endpoint", "")
     }
 
-    /// A method that would change something.
+    /// The request has no valid credentials.
+    pub(super) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required", "")
+    }
+
+    /// The directory is missing or not a tree. The paths stay in the log, which clients do not see.
+    pub(super) fn unavailable(error: &Error) -> Self {
+        tracing::warn!(%error, "the directory is not available");
+        let message = "the registry's directory is not available";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message, "")
+    }
+
+    /// The server is shutting down.
+    pub(super) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is shutting down", "")
+    }
+
+    /// The method would change something.
     pub(super) fn read_only(method: &hyper::Method) -> Self {
-        let detail = format!("{method} is not possible");
+        let detail = format!("{method} is not supported");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is read-only", detail)
     }
 
@@ -58,36 +75,36 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "blob unknown to registry", detail)
     }
 
-    /// A Range of which the blob has no byte (RFC 9110, 15.5.17).
+    /// The blob has no byte of the range (RFC 9110, 15.5.17).
     pub(super) fn range_unsatisfiable(size: u64) -> Self {
         let detail = format!("the blob has {size} bytes");
-        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", "no such range", detail)
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", "range not satisfiable", detail)
     }
 
-    /// A tree that can't be read or is damaged. The client is not told paths of this machine: the log is.
+    /// The tree cannot be read, or content is corrupt. The paths stay in the log, which clients do not see.
     pub(super) fn of_store(error: &Error) -> Self {
-        tracing::warn!(%error, "the store could not answer");
+        tracing::warn!(%error, "cannot read the directory");
         let message = match error.kind() {
-            ErrorKind::Corrupt => "the stored content is damaged",
-            _ => "the store can't be read",
+            ErrorKind::Corrupt => "stored content is corrupt",
+            _ => "cannot read stored content",
         };
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message, "")
     }
 
-    /// The body: `{"errors":[{code, message, detail}]}`.
+    /// The response body: `{"errors":[{code, message, detail}]}`.
     pub(super) fn body(&self) -> Vec<u8> {
         #[derive(Serialize)]
         struct Document<'a> {
-            errors: [Entry<'a>; 1],
+            errors: [ErrorEntry<'a>; 1],
         }
         #[derive(Serialize)]
-        struct Entry<'a> {
+        struct ErrorEntry<'a> {
             code: &'a str,
             message: &'a str,
             #[serde(skip_serializing_if = "str::is_empty")]
             detail: &'a str,
         }
-        let entry = Entry { code: self.code, message: &self.message, detail: &self.detail };
+        let entry = ErrorEntry { code: self.code, message: &self.message, detail: &self.detail };
         serde_json::to_vec(&Document { errors: [entry] }).unwrap_or_default()
     }
 }
@@ -97,19 +114,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_has_the_form_of_the_specification() {
-        let refusal = Refusal::blob_unknown("sha256:\"x\"\u{1b}");
+    fn body_has_form_of_specification() {
+        let error = ApiError::blob_unknown("sha256:\"x\"\u{1b}");
         assert_eq!(
-            String::from_utf8(refusal.body()).unwrap(),
+            String::from_utf8(error.body()).unwrap(),
             r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry","detail":"sha256:\"x\"\u001b"}]}"#
         );
-        assert!(!String::from_utf8(Refusal::no_such_endpoint().body()).unwrap().contains("detail"));
+        assert!(!String::from_utf8(ApiError::no_such_endpoint().body()).unwrap().contains("detail"));
     }
 
     #[test]
-    fn a_store_error_tells_no_path() {
+    fn store_error_reveals_no_path() {
         let error = Error::storage("/srv/secret/docker", "read", std::io::ErrorKind::PermissionDenied.into());
-        let body = String::from_utf8(Refusal::of_store(&error).body()).unwrap();
+        let body = String::from_utf8(ApiError::of_store(&error).body()).unwrap();
         assert!(!body.contains("/srv"), "{body}");
     }
 }

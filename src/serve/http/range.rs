@@ -1,22 +1,22 @@
 //! The Range header (RFC 9110, section 14).
 
-/// What part of some content a request asks for.
+/// The part of a blob that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// All of it: no Range, or one that a server may ignore (another unit, several ranges, bad syntax).
+pub(super) enum ByteRange {
+    /// All of it: there is no Range header, or one that a server may ignore (another unit, several ranges, bad syntax).
     Whole,
-    /// The bytes from the first to the last, both included.
+    /// The bytes from the first to the last, inclusive.
     Bytes(u64, u64),
-    /// A Range of which the content has no byte.
+    /// A range outside of the blob.
     Unsatisfiable,
 }
 
-impl Part {
-    /// Reads a Range header's value for content of `size` bytes.
+impl ByteRange {
+    /// Parses a Range header for a blob of `size` bytes.
     pub(super) fn parse(header: &str, size: u64) -> Self {
         let Some((unit, ranges)) = header.split_once('=') else { return Self::Whole };
         let ranges = ranges.trim();
-        // 14.2: a server may ignore Range; several ranges would need a multipart answer.
+        // 14.2: a server may ignore Range; several ranges would need a multipart response.
         if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.contains(',') {
             return Self::Whole;
         }
@@ -41,7 +41,7 @@ impl Part {
     }
 }
 
-/// Digits only; what is past `u64` is past the end of any content.
+/// Digits only. A number beyond `u64` is beyond the end of every blob.
 fn number(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -51,7 +51,7 @@ fn number(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Part::{self, Bytes, Unsatisfiable, Whole};
+    use super::ByteRange::{self, Bytes, Unsatisfiable, Whole};
 
     #[test]
     fn ranges() {
@@ -86,7 +86,7 @@ mod tests {
             ("items=0-1", 10, Whole),
         ];
         for (header, size, expected) in cases {
-            assert_eq!(Part::parse(header, size), expected, "{header:?} of {size}");
+            assert_eq!(ByteRange::parse(header, size), expected, "{header:?} of {size}");
         }
     }
 }

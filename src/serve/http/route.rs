@@ -1,22 +1,26 @@
-//! From a request's path to what is asked for (OCI distribution-spec, "Endpoints").
+//! Parses request paths (OCI distribution-spec, "Endpoints").
 //!
-//! A repository's name has slashes in it, so an endpoint is known by the path's tail. Nothing of the
-//! path gets any further than the parsers of [`Repository`], [`Tag`](crate::oci::Tag) and [`Digest`].
+//! Repository names contain slashes, so endpoints are recognised by the end of the path. All names pass the parsers of
+//! [`Repository`], [`Tag`](crate::oci::Tag) and [`Digest`], so no path leaves the tree.
 
-use super::error::Refusal;
+use super::error::ApiError;
 use crate::content::Target;
 use crate::oci::{Digest, Repository};
 use std::borrow::Cow;
 
-/// What is asked for.
+/// The endpoint that a path names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// `/`: no endpoint of the specification, but what health checks ask.
+    /// `/`: not in the specification, but used by health checks.
     Root,
+    /// `/healthz`.
+    Health,
+    /// `/metrics`.
+    Metrics,
     /// `/v2/` (end-1).
     Base,
     /// `/v2/_catalog`: Docker's, not in the OCI specification.
-    Catalog,
+    Repositories,
     /// `/v2/<name>/tags/list` (end-8a, end-8b).
     Tags(Repository),
     /// `/v2/<name>/manifests/<reference>` (end-3).
@@ -27,57 +31,66 @@ pub(super) enum Route {
     Referrers(Repository, Digest),
 }
 
-/// Longer than the longest name, tag and digest together, even if every byte were escaped.
+impl Route {
+    /// Whether the endpoint walks directories.
+    pub(super) fn is_listing(&self) -> bool {
+        matches!(self, Self::Repositories | Self::Tags(_) | Self::Referrers(..))
+    }
+}
+
+/// The length limit of a path in bytes: more than the longest name, tag and digest have together, even percent-encoded.
 const MAX_PATH: usize = 2048;
 
 impl Route {
-    /// Reads a request's path, as it stands in the request line.
-    pub(super) fn parse(path: &str) -> Result<Self, Refusal> {
+    /// Parses the path of a request line.
+    pub(super) fn parse(path: &str) -> Result<Self, ApiError> {
         if path.len() > MAX_PATH {
-            return Err(Refusal::path_invalid("the path is too long"));
+            return Err(ApiError::path_invalid("the path is too long"));
         }
         let path = unescape(path)?;
         let rest = match &*path {
             "/" => return Ok(Self::Root),
+            "/healthz" => return Ok(Self::Health),
+            "/metrics" => return Ok(Self::Metrics),
             "/v2" | "/v2/" => return Ok(Self::Base),
-            "/v2/_catalog" => return Ok(Self::Catalog),
-            path => path.strip_prefix("/v2/").ok_or_else(Refusal::no_such_endpoint)?,
+            "/v2/_catalog" => return Ok(Self::Repositories),
+            path => path.strip_prefix("/v2/").ok_or_else(ApiError::no_such_endpoint)?,
         };
         let Some((head, last)) = rest.rsplit_once('/') else {
-            return Err(Refusal::no_such_endpoint());
+            return Err(ApiError::no_such_endpoint());
         };
-        // A path such as /v2/manifests/latest has no name before the endpoint's word.
+        // A path such as /v2/manifests/latest has no repository name.
         let (name, endpoint) = head.rsplit_once('/').unwrap_or(("", head));
         match endpoint {
             "tags" if last == "list" => Ok(Self::Tags(repository(name)?)),
             "manifests" => Ok(Self::Manifest(repository(name)?, target(last)?)),
             "blobs" => Ok(Self::Blob(repository(name)?, digest(last)?)),
             "referrers" => Ok(Self::Referrers(repository(name)?, digest(last)?)),
-            _ => Err(Refusal::no_such_endpoint()),
+            _ => Err(ApiError::no_such_endpoint()),
         }
     }
 }
 
-fn repository(name: &str) -> Result<Repository, Refusal> {
-    name.parse().map_err(|error| Refusal::name_invalid(&error))
+fn repository(name: &str) -> Result<Repository, ApiError> {
+    name.parse().map_err(|error| ApiError::name_invalid(&error))
 }
 
-fn digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|error| Refusal::digest_invalid(&error))
+fn digest(text: &str) -> Result<Digest, ApiError> {
+    text.parse().map_err(|error| ApiError::digest_invalid(&error))
 }
 
-/// A tag has no colon and a digest has one. No manifest can have a reference that is neither: it is unknown.
-fn target(reference: &str) -> Result<Target, Refusal> {
+/// Digests contain a colon and tags do not. No manifest can have a reference that is neither, so it is unknown.
+fn target(reference: &str) -> Result<Target, ApiError> {
     if reference.contains(':') {
         return digest(reference).map(Target::Digest);
     }
-    reference.parse().map(Target::Tag).map_err(Refusal::manifest_unknown)
+    reference.parse().map(Target::Tag).map_err(ApiError::manifest_unknown)
 }
 
-/// Undoes percent-encoding (RFC 3986, 2.1) of what may stand in names, tags and digests: some clients write
-/// a digest's colon as `%3A`. An escaped slash, percent sign or control character is refused, so that
-/// a path means the same before and after, to us and to a proxy in front.
-fn unescape(path: &str) -> Result<Cow<'_, str>, Refusal> {
+/// Decodes percent-encoding (RFC 3986, 2.1) of the characters of names, tags and digests: some clients write the colon of a
+/// digest as `%3A`. Other escapes, such as those of slashes and control characters, are rejected, so that a path means the same
+/// before and after decoding, here and in a proxy in front.
+fn unescape(path: &str) -> Result<Cow<'_, str>, ApiError> {
     if !path.contains('%') {
         return Ok(Cow::Borrowed(path));
     }
@@ -92,7 +105,9 @@ fn unescape(path: &str) -> Result<Cow<'_, str>, Refusal> {
                 plain.push_str(&part[2..]);
             }
             _ => {
-                return Err(Refusal::path_invalid("an escape in the path stands for no character of a name"));
+                return Err(ApiError::path_invalid(
+                    "percent-encoding is only accepted for characters of names",
+                ));
             }
         }
     }
@@ -110,14 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_known_by_their_tail() {
+    fn endpoints_are_recognised_by_end_of_path() {
         let digest: Digest = D.parse().unwrap();
         let tag = |text: &str| Target::Tag(text.parse().unwrap());
         let cases = [
             ("/".to_owned(), Route::Root),
+            ("/healthz".into(), Route::Health),
+            ("/metrics".into(), Route::Metrics),
             ("/v2".into(), Route::Base),
             ("/v2/".into(), Route::Base),
-            ("/v2/_catalog".into(), Route::Catalog),
+            ("/v2/_catalog".into(), Route::Repositories),
             ("/v2/a/tags/list".into(), Route::Tags(name("a"))),
             ("/v2/a/b/c/tags/list".into(), Route::Tags(name("a/b/c"))),
             ("/v2/tags/list/tags/list".into(), Route::Tags(name("tags/list"))),
@@ -140,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_or_name_is_refused() {
+    fn invalid_paths_are_rejected() {
         let long = format!("/v2/{}/tags/list", "a".repeat(256));
         let cases = [
             ("/v1/", 404, "UNSUPPORTED"),
@@ -180,8 +197,8 @@ mod tests {
             ("/v2/a/referrers/x", 400, "DIGEST_INVALID"),
         ];
         for (path, status, code) in cases {
-            let refusal = Route::parse(path).expect_err(path);
-            assert_eq!((refusal.status.as_u16(), refusal.code), (status, code), "{path}");
+            let error = Route::parse(path).expect_err(path);
+            assert_eq!((error.status.as_u16(), error.code), (status, code), "{path}");
         }
         let endless = format!("/v2/{}", "a/".repeat(5000));
         assert_eq!(Route::parse(&endless).unwrap_err().status, 400);

@@ -1,4 +1,4 @@
-//! The server's certificate and key.
+//! The server's certificate and private key.
 
 use crate::error::{Error, ErrorKind, Result};
 use rustls::ServerConfig;
@@ -8,24 +8,24 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A certificate chain and its private key: what a server needs to speak TLS.
+/// A certificate chain and its private key.
 #[derive(Clone)]
 pub struct TlsIdentity(Arc<ServerConfig>);
 
 impl TlsIdentity {
-    /// Reads a chain (the server's certificate first) and a key, both PEM.
+    /// Parses a certificate chain, with the server's certificate first, and a private key, both in PEM.
     ///
     /// # Errors
-    /// `InvalidInput` if one is not PEM, is empty, or the two don't belong together.
+    /// `InvalidInput` if one of them is not PEM or is empty, or if they do not belong together.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self> {
         let refuse = |what: &str, why: &dyn fmt::Display| {
-            Error::new(ErrorKind::InvalidInput, what, format!("can't be used for TLS: {why}"))
+            Error::new(ErrorKind::InvalidInput, what, format!("cannot be used for TLS: {why}"))
         };
         let chain = CertificateDer::pem_slice_iter(certificates)
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|error| refuse("the certificate", &error))?;
         if chain.is_empty() {
-            return Err(refuse("the certificate", &"no PEM certificate in it"));
+            return Err(refuse("the certificate", &"it contains no PEM certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| refuse("the key", &error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -39,10 +39,10 @@ impl TlsIdentity {
         Ok(Self(Arc::new(config)))
     }
 
-    /// Reads the two from files.
+    /// Reads the certificate chain and the key from files.
     ///
     /// # Errors
-    /// As [`TlsIdentity::from_pem`]; `InvalidInput` if a file can't be read.
+    /// As for [`TlsIdentity::from_pem`]; `InvalidInput` if a file cannot be read.
     pub fn from_files(certificates: &Path, key: &Path) -> Result<Self> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_that_fits_is_accepted_and_others_are_refused() {
+    fn only_matching_pair_is_accepted() {
         let pair = || {
             let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
             (signed.cert.pem(), signed.signing_key.serialize_pem())

@@ -1,4 +1,4 @@
-//! Who means no good, or has lost its mind: the service stays up and small.
+//! Hostile and broken clients: the service keeps running and uses little memory.
 
 use crate::support::cri::Cri;
 use crate::support::mount::{apart, mount_small};
@@ -15,7 +15,7 @@ fn memory(process: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn nonsense_on_the_socket_ends_its_connection_only() {
+async fn malformed_bytes_end_only_their_connection() {
     let cri = Cri::start();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let frame = |kind: u8, flags: u8, content: &[u8]| {
@@ -37,7 +37,7 @@ async fn nonsense_on_the_socket_ends_its_connection_only() {
     for bytes in &garbage {
         let mut stream = UnixStream::connect(cri.socket()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-        // It may have hung up before all of it was sent.
+        // The server may close the connection before everything was sent.
         let _ = stream.write_all(bytes);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
@@ -46,7 +46,7 @@ async fn nonsense_on_the_socket_ends_its_connection_only() {
 }
 
 #[tokio::test]
-async fn a_message_of_any_size_or_shape_is_refused() {
+async fn malformed_and_oversized_messages_are_rejected() {
     const CODES: [u32; 4] = [3, 8, 11, 13];
     let cri = Cri::start();
     let client = cri.client().await;
@@ -62,7 +62,7 @@ async fn a_message_of_any_size_or_shape_is_refused() {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_are_taken_in_turn() {
+async fn excess_connections_wait() {
     let cri = Cri::with(Home::new(), &["--max-connections", "8"]);
     let idle: Vec<_> = (0..1000).map_while(|_| UnixStream::connect(cri.socket()).ok()).collect();
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", cri.id())).unwrap().count();
@@ -73,7 +73,7 @@ async fn a_thousand_connections_are_taken_in_turn() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_are_all_answered() {
+async fn concurrent_calls_are_answered() {
     let cri = Cri::start();
     let client = cri.client().await;
     let calls = (0..500).map(|_| client.list(""));
@@ -83,7 +83,7 @@ async fn many_calls_at_once_are_all_answered() {
 }
 
 #[test]
-fn the_socket_is_its_owner_s_and_one_server_s() {
+fn socket_is_private_and_exclusive() {
     let cri = Cri::start();
     let mode = cri.socket().symlink_metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -92,19 +92,19 @@ fn the_socket_is_its_owner_s_and_one_server_s() {
         run(&mut home.saver(["cri", "--dir", "tree", "--listen", address]))
     };
     let ran = listen(&cri.socket().display().to_string()).expect(3);
-    assert!(ran.stderr.contains("a server listens on this socket"), "{ran:?}");
+    assert!(ran.stderr.contains("another server is listening on this socket"), "{ran:?}");
     let ran = listen("unix:///no/such/directory/s").expect(3);
-    assert!(ran.stderr.contains("there is no directory /no/such/directory"), "{ran:?}");
+    assert!(ran.stderr.contains("the directory /no/such/directory does not exist"), "{ran:?}");
     let ran = listen("tcp://127.0.0.1:9").expect(2);
     assert!(ran.stderr.contains("unix:///run/saver.sock"), "{ran:?}");
     let file = cri.home.write("file", "mine");
     let ran = listen(&file.display().to_string()).expect(3);
-    assert!(ran.stderr.contains("no socket"), "{ran:?}");
+    assert!(ran.stderr.contains("not a socket"), "{ran:?}");
     assert_eq!(std::fs::read(file).unwrap(), b"mine");
 }
 
 #[test]
-fn a_directory_that_is_no_tree_or_cannot_be_written_to_is_refused_at_the_start() {
+fn unusable_directory_is_rejected_at_start() {
     let home = Home::new();
     home.write("letters/one.txt", "dear");
     let serve = |dir: &str| {
@@ -121,7 +121,7 @@ fn a_directory_that_is_no_tree_or_cannot_be_written_to_is_refused_at_the_start()
 }
 
 #[test]
-fn a_tree_on_a_read_only_disk_is_refused_at_the_start() {
+fn read_only_file_system_is_rejected_at_start() {
     apart(|| {
         let home = Home::new();
         let tree = home.path("tree");
@@ -136,7 +136,7 @@ fn a_tree_on_a_read_only_disk_is_refused_at_the_start() {
 }
 
 #[test]
-fn of_many_that_start_at_once_over_a_dead_socket_one_serves_and_is_reached() {
+fn one_of_several_servers_takes_a_stale_socket() {
     let home = Home::new();
     let socket = home.path("s");
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
@@ -152,7 +152,7 @@ fn of_many_that_start_at_once_over_a_dead_socket_one_serves_and_is_reached() {
             running.into_iter().map(|mut one| (one.is_running(), one)).partition(|(alive, _)| *alive);
         for (_, one) in ended {
             let ran = one.finish().expect(3);
-            assert!(ran.stderr.contains("a server listens on this socket"), "{ran:?}");
+            assert!(ran.stderr.contains("another server is listening on this socket"), "{ran:?}");
         }
         running = alive.into_iter().map(|(_, one)| one).collect();
     }

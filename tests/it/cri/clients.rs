@@ -1,11 +1,11 @@
-//! Other people's clients: grpc's own library, as crictl of then and now asks; and HTTP/2 by hand.
+//! Independent clients: gRPC's C library, and HTTP/2 frames by hyper-h2.
 
 use crate::support::cri::{Client, Cri};
 use crate::support::fault::FaultServer;
 use std::path::Path;
 use std::process::Command;
 
-/// Debian's, which has grpc; what else is called python3 may not have it.
+/// Debian's Python, which has the grpc package.
 const PYTHON: &str = "/usr/bin/python3";
 
 fn crictl(cri: &Cri, package: &str, authority: &str, image: &str) -> String {
@@ -18,10 +18,10 @@ fn crictl(cri: &Cri, package: &str, authority: &str, image: &str) -> String {
     out.into_owned()
 }
 
-/// The calls of `crictl version`, `pull`, `images`, `images --digests IMAGE`, `inspecti`, `imagefsinfo` and `rmi`, one after the other, by grpc's
-/// C library; for the old package as old clients send them, with the socket's path as the authority.
+/// The calls of `crictl version`, `pull`, `images`, `images --digests IMAGE`, `inspecti`, `imagefsinfo` and `rmi`. For v1alpha2 the
+/// authority is the path of the socket, as old clients send it.
 #[tokio::test(flavor = "multi_thread")]
-async fn crictl_s_calls_by_grpc_s_own_library() {
+async fn grpc_c_library_makes_the_calls_of_crictl() {
     let server = FaultServer::start().await;
     let image = server.add_image("team/app", "v1", &[b"a layer"]);
     let cri = Cri::start();
@@ -41,9 +41,9 @@ async fn crictl_s_calls_by_grpc_s_own_library() {
     }
 }
 
-/// What hyper-h2 sends, header by header, over one connection: the authority goes into the table and is then named by its place there.
+/// hyper-h2 adds the authority to the dynamic table and then refers to it by index.
 #[test]
-fn an_authority_that_is_a_path_many_times_over() {
+fn path_as_authority_is_accepted_repeatedly() {
     let cri = Cri::start();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/cri/authority.py");
     let output = Command::new(PYTHON).arg("-B").arg(script).arg(cri.socket()).output().unwrap();
@@ -53,21 +53,22 @@ fn an_authority_that_is_a_path_many_times_over() {
 }
 
 #[tokio::test]
-async fn both_packages_are_answered_and_what_is_not_there_is_unimplemented() {
+async fn unknown_methods_are_unimplemented_with_a_message() {
     const UNIMPLEMENTED: u32 = 12;
     let cri = Cri::start();
     let client = Client::connect(&cri.socket(), "runtime.v1alpha2").await;
     assert_eq!(client.list("").await.unwrap(), []);
     assert_eq!(client.of("runtime.v1").list("").await.unwrap(), []);
-    let ask =
-        async |package, method: &str| client.of(package).raw::<()>(method, Vec::new()).await.unwrap_err().0;
-    for (package, method) in [
-        ("runtime.v1", "RuntimeService/Status"),
-        ("runtime.v1alpha2", "RuntimeService/ListContainers"),
-        ("runtime.v1", "ImageService/None"),
-        ("runtime.v2", "ImageService/ListImages"),
-        ("grpc.health.v1", "Health/Check"),
+    for (package, method, words) in [
+        ("runtime.v1", "RuntimeService/Status", "runtime endpoint"),
+        ("runtime.v1alpha2", "RuntimeService/ListContainers", "runtime endpoint"),
+        ("runtime.v1", "ImageService/None", "PullImage"),
+        ("runtime.v2", "ImageService/ListImages", "runtime.v1alpha2"),
+        ("grpc.health.v1", "Health/Check", "PullImage"),
     ] {
-        assert_eq!(ask(package, method).await, UNIMPLEMENTED, "{package} {method}");
+        let (code, message) = client.of(package).raw::<()>(method, Vec::new()).await.unwrap_err();
+        assert_eq!(code, UNIMPLEMENTED, "{package} {method}");
+        let named = format!("{package}.{method}: not implemented: ");
+        assert!(message.starts_with(&named) && message.contains(words), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! crictl, as far as the wire shows: grpc-go dials the socket as crictl and kubelets do.
+//! A client over grpc-go that makes the calls of crictl and dials the socket in the same way.
 
 use crate::support::cri::Cri;
 use crate::support::crictl::Crictl;
@@ -9,12 +9,13 @@ fn row<'a>(table: &'a str, image: &str) -> Vec<&'a str> {
     line.unwrap_or_else(|| panic!("no {image} in\n{table}")).split_whitespace().collect()
 }
 
-/// `version`, `pull`, `images`, `inspecti`, `imagefsinfo`, `rmi`, by every name that a person gives an image. Without an authority
-/// of its own the client sends the socket's path: what every kubelet and crictl of v1alpha2 does.
+/// `version`, `pull`, `images`, `inspecti`, `imagefsinfo` and `rmi` with every form of name. Without an explicit authority the client
+/// sends the path of the socket, as every kubelet and crictl of v1alpha2 does.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_image_command_of_crictl_old_and_new() {
+async fn image_commands_of_old_and_new_crictl() {
     let server = FaultServer::start().await;
     let image = server.add_image("team/app", "v1", &[b"a layer"]);
+    server.add_image("team/app", "v2", &[b"a layer"]);
     let id = image.config.digest.hex();
     let cri = Cri::start();
     let plain = format!("{}/team/app", server.registry());
@@ -41,14 +42,17 @@ async fn every_image_command_of_crictl_old_and_new() {
         let table = crictl.succeed(&["images", "--digests"]);
         assert_eq!(row(&table, &plain)[..4], [&*plain, "v1", &image.manifest.hex()[..13], &id[..13]]);
         assert_eq!(crictl.succeed(&["images", "-quiet", "docker.io/library/none"]), "");
-        // As crictl shows it, shorter, and whole.
+        // The id as crictl prints it, a shorter prefix, and the complete id.
         for id in [&id[..13], &id[..6], &id, &format!("sha256:{id}")] {
             assert!(crictl.succeed(&["inspecti", "-quiet", id]).contains(&format!("{plain}:v1")), "{id}");
         }
         let usage: serde_json::Value = serde_json::from_str(&crictl.succeed(&["imagefsinfo"])).unwrap();
         let usage = &usage["status"]["image_filesystems"][0];
         assert!(usage["used_bytes"]["value"].as_u64() > Some(0), "{usage}");
-        assert_eq!(crictl.succeed(&["rmi", &id[..13]]), format!("Deleted: {plain}:v1\n"));
+        crictl.succeed(&["pull", &format!("{plain}:v2")]);
+        let deleted = crictl.succeed(&["rmi", &format!("{plain}:v2")]);
+        assert_eq!(deleted, format!("Deleted: {plain}:v1\nDeleted: {plain}:v2\n"));
+        assert_eq!(crictl.succeed(&["images", "-quiet"]), "");
         let gone = crictl.run(&["rmi", &id[..13]]);
         assert!(!gone.status.success() && gone.stderr.contains("no such image"), "{}", gone.stderr);
         let refused = crictl.run(&["pull", &format!("{plain}:none")]);
@@ -57,7 +61,7 @@ async fn every_image_command_of_crictl_old_and_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn crictl_s_credentials_are_shown() {
+async fn crictl_credentials_reach_the_registry() {
     let server = FaultServer::start().await;
     server.add_image("app", "v1", &[b"a layer"]);
     server.require_basic("ann", "secret");
@@ -69,10 +73,10 @@ async fn crictl_s_credentials_are_shown() {
     crictl.succeed(&["pull", "--auth", "YW5uOnNlY3JldA==", &name]);
 }
 
-/// After its first request a client names the authority by its place in the connection's table (RFC 7541): so does what
-/// comes after hundreds of others, in turn and at the same time.
+/// After the first request a client refers to the authority by its index in the dynamic table (RFC 7541), for hundreds of sequential
+/// and concurrent calls.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_calls_over_one_connection_that_has_a_path_for_its_authority() {
+async fn many_calls_on_one_connection_with_path_authority() {
     let server = FaultServer::start().await;
     server.add_image("app", "v1", &[b"a layer"]);
     let (cri, name) = (Cri::start(), format!("{}/app:v1", server.registry()));

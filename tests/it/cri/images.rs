@@ -1,4 +1,4 @@
-//! What is answered of images: names, ids, filters, removal, the disk.
+//! Listing, lookup, removal and disk usage of images.
 
 use crate::support::cri::{Client, Cri};
 use crate::support::fault::FaultServer;
@@ -10,7 +10,7 @@ use saver::oci::{Digest, media_type};
 use saver::store::{Store, StoreOptions};
 use serde_json::json;
 
-/// An index over an amd64 image that runs as `user`, and an arm64 one; its digest, and the amd64 image's id.
+/// Adds an index of an amd64 and an arm64 image that run as `user`. Returns its digest, and the id of the amd64 image.
 fn index(server: &FaultServer, name: &str, tag: &str, user: &str, layer: &[u8]) -> (Digest, Digest) {
     let layer = server.add_blob("application/vnd.oci.image.layer.v1.tar+gzip", layer.to_vec());
     let mut entries = Vec::new();
@@ -39,7 +39,7 @@ fn index(server: &FaultServer, name: &str, tag: &str, user: &str, layer: &[u8]) 
 }
 
 #[tokio::test]
-async fn an_image_is_told_of_as_containerd_tells() {
+async fn image_status_matches_containerd() {
     let server = FaultServer::start().await;
     let (root, id) = index(&server, "team/app", "v1", "1000:100", b"a layer");
     let (cri, registry) = (Cri::start(), server.registry());
@@ -69,7 +69,7 @@ async fn an_image_is_told_of_as_containerd_tells() {
 }
 
 #[tokio::test]
-async fn a_configuration_may_be_large_and_have_nulls() {
+async fn large_configuration_with_nulls_is_read() {
     let server = FaultServer::start().await;
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {"User": null},
@@ -90,7 +90,7 @@ async fn a_configuration_may_be_large_and_have_nulls() {
 }
 
 #[tokio::test]
-async fn whatever_name_was_pulled_finds_it_again() {
+async fn every_name_form_finds_the_image() {
     let server = FaultServer::start().await;
     let (root, id) = index(&server, "team/app", "v1", "app:app", b"a layer");
     let (cri, registry) = (Cri::start(), server.registry());
@@ -118,38 +118,126 @@ async fn whatever_name_was_pulled_finds_it_again() {
     assert!(!files(&cri.tree()).keys().any(|path| path.ends_with("/data")), "blobs are left");
 }
 
+/// As containerd does it, and as crictl reports it: "Deleted" for each tag.
 #[tokio::test]
-async fn an_id_takes_every_name_and_a_tag_itself_alone() {
+async fn removal_by_any_name_removes_the_whole_image() {
     let server = FaultServer::start().await;
-    index(&server, "team/app", "v1", "", b"a layer");
+    let (root, _) = index(&server, "team/app", "v1", "", b"a layer");
     let (_, id) = index(&server, "team/app", "v2", "", b"a layer");
     index(&server, "other/app", "v1", "", b"a layer");
-    let (_, moved) = index(&server, "other/app", "v9", "", b"another layer");
+    let (_, kept) = index(&server, "other/app", "v9", "", b"another layer");
     let (cri, registry) = (Cri::start(), server.registry());
     let client = cri.client().await;
-    let pull = async |names: &[&str]| {
-        for name in names {
-            client.pull(&format!("{registry}/{name}")).await.unwrap();
-        }
-    };
-    pull(&["team/app:v1", "team/app:v2", "other/app:v1", "other/app:v9"]).await;
-    assert_eq!(client.list("").await.unwrap().len(), 2);
-    let image = client.status(&id.hex()).await.unwrap().unwrap();
     let names = ["other/app:v1", "team/app:v1", "team/app:v2"].map(|name| format!("{registry}/{name}"));
-    assert_eq!(image.repo_tags, names);
-    assert_eq!(image.repo_digests.len(), 2);
-    client.remove(&format!("{registry}/team/app:v1")).await.unwrap();
-    assert_eq!(client.status(&id.hex()).await.unwrap().unwrap().repo_tags, [&*names[0], &*names[2]]);
-    client.remove(&id.hex()[..10]).await.unwrap();
-    let left = client.list("").await.unwrap();
-    assert_eq!(left.iter().map(|image| image.id.as_str()).collect::<Vec<_>>(), [moved.to_string()]);
-    assert!(client.status(&names[0]).await.unwrap().is_none());
-    client.remove(&moved.to_string()).await.unwrap();
+    client.pull(&format!("{registry}/other/app:v9")).await.unwrap();
+    for name in [&names[1], &id.to_string(), &id.hex()[..10], &format!("{registry}/team/app@{root}")] {
+        for name in &names {
+            client.pull(name).await.unwrap();
+        }
+        let image = client.status(&id.hex()).await.unwrap().unwrap();
+        assert_eq!(image.repo_tags, names);
+        assert_eq!(image.repo_digests.len(), 2);
+        client.remove(name).await.unwrap();
+        let left = client.list("").await.unwrap();
+        assert_eq!(
+            left.iter().map(|image| image.id.as_str()).collect::<Vec<_>>(),
+            [kept.to_string()],
+            "{name}"
+        );
+        assert!(client.status(&names[0]).await.unwrap().is_none(), "{name}");
+    }
+    client.remove(&kept.to_string()).await.unwrap();
     assert_eq!(client.list("").await.unwrap(), []);
+    assert!(!files(&cri.tree()).keys().any(|path| path.ends_with("/data")), "blobs are left");
+}
+
+/// The id is the manifest's digest, as CRI-O has it: both artifacts have the same configuration.
+#[tokio::test]
+async fn artifacts_are_listed_and_removable() {
+    let server = FaultServer::start().await;
+    let empty = server.add_blob(media_type::OCI_EMPTY, b"{}".to_vec());
+    let mut digests = Vec::new();
+    for (tag, content) in [("v1", "one"), ("v2", "two")] {
+        let layer = server.add_blob("application/vnd.example.model", content.as_bytes().to_vec());
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+            "artifactType": "application/vnd.example", "config": empty, "layers": [layer],
+        });
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        digests.push(server.add_manifest("model", Some(tag), media_type::OCI_MANIFEST, bytes));
+    }
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    for (tag, digest) in ["v1", "v2"].iter().zip(&digests) {
+        let name = format!("{registry}/model:{tag}");
+        assert_eq!(client.pull(&name).await.unwrap(), digest.to_string());
+        let image = client.status(&name).await.unwrap().unwrap();
+        assert_eq!((image.id, image.repo_tags), (digest.to_string(), vec![name]));
+    }
+    assert_eq!(client.list("").await.unwrap().len(), 2);
+    client.remove(&format!("{registry}/model:v1")).await.unwrap();
+    assert_eq!(client.list("").await.unwrap().len(), 1);
+    client.remove(&digests[1].to_string()).await.unwrap();
+    assert_eq!(client.list("").await.unwrap(), []);
+    assert!(!files(&cri.tree()).keys().any(|path| path.ends_with("/data")), "blobs are left");
+}
+
+/// A digest names one manifest, so its platform is no choice of the service: containerd pulls it as well.
+#[tokio::test]
+async fn manifest_of_other_platform_is_pulled_by_digest() {
+    let server = FaultServer::start().await;
+    let (root, id) = index(&server, "app", "v1", "", b"a layer");
+    let (_, raw) = server.manifest("app", &root.to_string()).unwrap();
+    let entries: serde_json::Value = serde_json::from_slice(&raw).unwrap();
+    let child = entries["manifests"][1]["digest"].as_str().unwrap().to_owned();
+    assert_eq!(entries["manifests"][1]["platform"]["architecture"], "arm64");
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    let name = format!("{registry}/app@{child}");
+    let other = client.pull(&name).await.unwrap();
+    assert_ne!(other, id.to_string());
+    let listed = client.list("").await.unwrap();
+    assert_eq!((listed.len(), &listed[0].repo_digests), (1, &vec![name.clone()]));
+    // Next to the index that contains it, it is still found by its digest.
+    client.pull(&format!("{registry}/app:v1")).await.unwrap();
+    assert_eq!(client.status(&name).await.unwrap().unwrap().id, other);
+    assert_eq!(client.status(&format!("{registry}/app:v1")).await.unwrap().unwrap().id, id.to_string());
+    client.remove(&format!("{registry}/app:v1")).await.unwrap();
+    assert_eq!(client.status(&format!("{registry}/app:v1")).await.unwrap(), None);
+}
+
+/// `crane append` and image builders write such configurations. The index names the platform, or nothing does.
+#[tokio::test]
+async fn configuration_without_platform_is_accepted() {
+    let server = FaultServer::start().await;
+    let config = json!({ "rootfs": {"type": "layers", "diff_ids": []} });
+    let config = server.add_blob(media_type::OCI_CONFIG, serde_json::to_vec(&config).unwrap());
+    let id = config.digest.to_string();
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [] });
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    let size = bytes.len();
+    let digest = server.add_manifest("app", Some("single"), media_type::OCI_MANIFEST, bytes);
+    let entry = |platform: serde_json::Value| json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": size, "platform": platform});
+    for (tag, entry) in [
+        ("stated", entry(json!({"os": "linux", "architecture": "amd64"}))),
+        ("unstated", entry(serde_json::Value::Null)),
+    ] {
+        let index = json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry] });
+        let bytes = serde_json::to_vec(&index).unwrap();
+        server.add_manifest("app", Some(tag), media_type::OCI_INDEX, bytes);
+    }
+    let (cri, registry) = (Cri::start(), server.registry());
+    let client = cri.client().await;
+    for tag in ["single", "stated", "unstated"] {
+        let name = format!("{registry}/app:{tag}");
+        assert_eq!(client.pull(&name).await.unwrap(), id, "{tag}");
+        assert_eq!(client.status(&name).await.unwrap().unwrap().id, id, "{tag}");
+    }
 }
 
 #[tokio::test]
-async fn a_tag_that_moves_leaves_the_old_image_without_it() {
+async fn moved_tag_leaves_old_image_untagged() {
     let server = FaultServer::start().await;
     let (_, old) = index(&server, "app", "v1", "", b"old");
     let (cri, registry) = (Cri::start(), server.registry());
@@ -166,7 +254,7 @@ async fn a_tag_that_moves_leaves_the_old_image_without_it() {
 }
 
 #[tokio::test]
-async fn images_that_saver_saved_are_docker_hub_s() {
+async fn names_without_host_are_docker_hub_names() {
     let home = Home::new();
     let store = Store::open(&home.path("tree"), StoreOptions::default()).unwrap();
     let single = |name: &str, places: &[&str]| Made::single(name, &[name.as_bytes().to_vec().into()], places);
@@ -187,7 +275,7 @@ async fn images_that_saver_saved_are_docker_hub_s() {
 }
 
 #[tokio::test]
-async fn an_image_with_a_blob_gone_is_not_there_and_a_pull_mends_it() {
+async fn image_with_missing_blob_is_absent_until_pulled() {
     let server = FaultServer::start().await;
     let (_, id) = index(&server, "app", "v1", "", b"a layer");
     let (cri, registry) = (Cri::start(), server.registry());
@@ -203,9 +291,9 @@ async fn an_image_with_a_blob_gone_is_not_there_and_a_pull_mends_it() {
     assert_eq!(std::fs::read(&data).unwrap(), b"a layer");
 }
 
-/// What others do to the tree while the service runs, each seen by the very next answer: nothing that was read before is believed.
+/// Other processes may change the tree at any time.
 #[tokio::test]
-async fn what_others_change_in_the_tree_is_in_the_next_answer() {
+async fn changes_by_others_are_seen_by_next_call() {
     let home = Home::new();
     let store = Store::open(&home.path("tree"), StoreOptions::default()).unwrap();
     let single =
@@ -220,20 +308,18 @@ async fn what_others_change_in_the_tree_is_in_the_next_answer() {
         tags.sort();
         tags
     };
-    // Until then the tree is too young for anything to be believed of it.
-    tokio::time::sleep(std::time::Duration::from_millis(3200)).await;
     assert_eq!(tags().await, ["a.io/x:1", "a.io/x:2", "b.io/y:1"]);
     let root = cri.tree().join("docker/registry/v2");
     let repositories = root.join("repositories");
     deliver(&store, &single("two", &["b.io/y:2"])).await.unwrap();
     assert_eq!(tags().await, ["a.io/x:1", "a.io/x:2", "b.io/y:1", "b.io/y:2"]);
-    // A tag that is taken away, and one that is written over in place, as old registries do.
+    // A tag is removed, and another is overwritten in place, as old registries do.
     std::fs::remove_dir_all(repositories.join("a.io/x/_manifests/tags/2")).unwrap();
     let two = std::fs::read(repositories.join("b.io/y/_manifests/tags/2/current/link")).unwrap();
     std::fs::write(repositories.join("b.io/y/_manifests/tags/1/current/link"), two).unwrap();
     assert_eq!(tags().await, ["a.io/x:1", "b.io/y:1", "b.io/y:2"]);
     assert_eq!(client.status("b.io/y:1").await.unwrap(), client.status("b.io/y:2").await.unwrap());
-    // A layer's link alone, the content alone, and both again.
+    // The link of a layer is removed and restored, then its content.
     let layer = Digest::of(b"one").hex();
     let link = repositories.join(format!("a.io/x/_layers/sha256/{layer}/link"));
     let data = root.join(format!("blobs/sha256/{}/{layer}/data", &layer[..2]));
@@ -251,7 +337,7 @@ async fn what_others_change_in_the_tree_is_in_the_next_answer() {
 }
 
 #[tokio::test]
-async fn the_disk_s_figures_are_du_s() {
+async fn fs_info_matches_du() {
     let server = FaultServer::start().await;
     index(&server, "app", "v1", "", &[7; 300_000]);
     let cri = Cri::start();
@@ -280,7 +366,7 @@ async fn the_disk_s_figures_are_du_s() {
 }
 
 #[tokio::test]
-async fn names_that_cannot_be_are_refused() {
+async fn invalid_names_are_rejected() {
     let cri = Cri::start();
     let client = cri.client().await;
     const INVALID_ARGUMENT: u32 = 3;
@@ -289,7 +375,7 @@ async fn names_that_cannot_be_are_refused() {
         let (code, message) = client.pull(name).await.unwrap_err();
         assert_eq!(code, INVALID_ARGUMENT, "{name}: {message}");
     }
-    // Too short to be an id's beginning, and so a name.
+    // Too short for an id prefix, and therefore names.
     for name in ["0", "00f", "sha256:00f"] {
         assert_eq!(client.status(name).await.unwrap(), None, "{name}");
         client.remove(name).await.unwrap();

@@ -1,4 +1,4 @@
-//! `saver cri`: the Kubernetes image service, asked as kubelets and crictl ask.
+//! `saver cri`: the Kubernetes image service, as kubelets and crictl use it.
 
 mod abuse;
 mod clients;

@@ -1,4 +1,4 @@
-//! Clients that mean harm, or are broken: bounded time, memory and connections, and no file outside the tree.
+//! Hostile and broken clients: time, memory and connections are bounded, and no file outside of the tree is served.
 
 use super::super::support::handmade::{Tree, write};
 use super::super::support::serving::{Serving, read_reply};
@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-/// Sends bytes as they are, and reads what comes until the connection ends.
+/// Sends raw bytes and reads until the connection ends.
 fn send(serving: &Serving, bytes: &[u8]) -> Vec<u8> {
     let mut stream = serving.connect();
     // The server may answer and close before it has read all.
@@ -60,7 +60,7 @@ fn no_path_leaves_the_tree() {
         assert!(matches!(reply.status, 400 | 404), "{path}: {}", reply.status);
         assert!(!String::from_utf8_lossy(&reply.body).contains("SECRET"), "{path}");
     }
-    // Neither NUL nor other control characters, and no absolute form of another host's, get any further.
+    // Control characters, and absolute URLs of other hosts.
     for line in [
         &b"GET /v2/\0 HTTP/1.1\r\nHost: x\r\n\r\n"[..],
         b"GET /v2/team/app/manifests/a\x01b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
@@ -75,13 +75,13 @@ fn no_path_leaves_the_tree() {
 }
 
 #[test]
-fn a_symbolic_link_in_the_tree_is_not_followed() {
+fn symbolic_link_in_tree_is_not_followed() {
     let world = World::new();
     let outside = Tree::new();
     let secret = b"SECRET".as_slice();
     write(&outside.dir().join("data"), secret);
     let digest = Digest::of(secret);
-    // All links are right, but the content is a symbolic link to a file elsewhere.
+    // The links are valid, but the content is a symbolic link to a file outside.
     let blob = world.tree.blob("team/app", "x", secret);
     assert_eq!(blob.digest, digest);
     std::fs::remove_file(world.tree.data(&digest)).unwrap();
@@ -92,7 +92,7 @@ fn a_symbolic_link_in_the_tree_is_not_followed() {
 }
 
 #[test]
-fn heads_are_bounded() {
+fn request_heads_are_bounded() {
     let world = World::new();
     let huge = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(200_000));
     assert_eq!(status(&send(&world.serving, huge.as_bytes())), Some(431));
@@ -104,13 +104,13 @@ fn heads_are_bounded() {
 }
 
 #[test]
-fn a_request_that_does_not_end_is_cut() {
+fn incomplete_request_times_out() {
     let tree = Tree::new();
     let mut options = ServeOptions::default();
     options.header_timeout = Duration::from_millis(100);
     options.idle_timeout = Duration::from_millis(200);
     let serving = Serving::with(tree.dir(), options);
-    // Nothing at all; half a head; a request, and then nothing on the connection that is kept.
+    // Nothing; half a head; a request on a kept connection, and nothing after it.
     for (sent, expected) in [
         ("", None),
         ("GET /v2/ HTTP/1.1\r\nHost:", None),
@@ -122,9 +122,9 @@ fn a_request_that_does_not_end_is_cut() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut() {
+fn client_that_reads_nothing_times_out() {
     let tree = Tree::new();
-    // More than the sockets' buffers can take between them.
+    // More than the socket buffers hold.
     let blob = tree.blob("app", "x", &vec![7; 32 << 20]);
     let mut options = ServeOptions::default();
     options.max_connections = 1;
@@ -133,7 +133,7 @@ fn a_client_that_takes_nothing_is_cut() {
     let mut stuck = serving.connect();
     let request = format!("GET /v2/app/blobs/{} HTTP/1.1\r\nHost: x\r\n\r\n", blob.digest);
     stuck.write_all(request.as_bytes()).unwrap();
-    // It holds the only place, so this is answered once it was cut.
+    // It has the only connection slot, so this request is answered after its timeout.
     assert_eq!(serving.get("/v2/").status, 200);
     let mut got = Vec::new();
     let _ = stuck.read_to_end(&mut got);
@@ -153,7 +153,7 @@ fn connections_are_bounded() {
         stream.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"HTTP/1.1 200");
     }
-    // The third is not answered until a place is free.
+    // The third request waits for a free slot.
     let mut third = serving.connect();
     third.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     third.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -179,7 +179,7 @@ fn hundreds_of_connections_are_answered() {
 }
 
 #[test]
-fn an_unread_request_body_does_no_harm() {
+fn unread_request_body_is_harmless() {
     let world = World::new();
     let head = "PUT /v2/team/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
     let mut stream = world.serving.connect();
@@ -191,13 +191,13 @@ fn an_unread_request_body_does_no_harm() {
 }
 
 #[test]
-fn stopping_lets_an_answer_end() {
+fn shutdown_drains_responses() {
     let tree = Tree::new();
     let content = vec![7; 16 << 20];
     let blob = tree.blob("app", "x", &content);
     let mut serving = Serving::start(tree.dir());
     let mut stream = serving.connect();
-    // This one is between two requests.
+    // This connection is idle between two requests.
     let mut idle = serving.connect();
     idle.write_all(b"HEAD /nothing HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = Vec::new();
@@ -211,7 +211,7 @@ fn stopping_lets_an_answer_end() {
     let mut first = [0; 12];
     stream.read_exact(&mut first).unwrap();
     serving.stop();
-    // The unused connection is closed, which says that stopping has begun.
+    // The idle connection is closed, so shutdown has begun.
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();

@@ -1,4 +1,4 @@
-//! Real clients pull from it, and it answers as docker-registry does on the same tree.
+//! Real clients pull, and responses equal those of docker-registry over the same tree.
 
 use super::super::support::peers::containerd::Containerd;
 use super::super::support::peers::registry::Registry;
@@ -21,7 +21,7 @@ fn skopeo_copies_every_sample() {
     let dir = tempfile::tempdir().unwrap();
     for repository in store.repositories().unwrap() {
         if repository.as_str() == "demo/nested" {
-            // skopeo knows no index in an index.
+            // skopeo does not support nested indexes.
             continue;
         }
         for tag in store.tags(&repository).unwrap() {
@@ -79,7 +79,7 @@ fn clients_pull_over_tls() {
     let ca = tls.ca.to_str().unwrap();
     assert_eq!(succeed("curl", ["-q", "-sS", "--cacert", ca, &url]), "{}");
     assert!(!run("curl", ["-q", "-sS", &url]).status.success());
-    // The directory holds ca.crt, which is what skopeo looks for.
+    // skopeo reads ca.crt in the directory.
     let certificates = format!("--cert-dir={}", dir.path().join("trusted").display());
     std::fs::create_dir(dir.path().join("trusted")).unwrap();
     std::fs::copy(&tls.ca, dir.path().join("trusted/ca.crt")).unwrap();
@@ -88,7 +88,7 @@ fn clients_pull_over_tls() {
     assert_eq!(Digest::of(raw.as_bytes()), tag("library/hello", "1.0"));
 }
 
-/// A body without the line end of 2.8's JSON and the order of its tags.
+/// A body without the trailing newline and the tag order of registry 2.8.
 fn comparable(body: &[u8]) -> Vec<u8> {
     let body = body.trim_ascii_end();
     match serde_json::from_slice::<serde_json::Value>(body) {
@@ -101,19 +101,19 @@ fn comparable(body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Where the two differ on purpose.
+/// Intended differences:
 ///
-/// - Without a matching Accept, 2.8 answers 404 for an OCI manifest and turns a schema 2 manifest into schema 1. Here a
-///   manifest is what it is: the specification has no conversion.
-/// - A name that no repository can have is 404 with a text in 2.8, and 400 `NAME_INVALID` here, as the specification has it;
-///   so is an invalid digest; a tag that no manifest can have is 404 in both.
-/// - Whatever is asked of an unknown repository is told `NAME_UNKNOWN` here, also where 2.8 says that the manifest or blob is unknown.
-/// - HEAD is answered for lists too, where 2.8 says 405; Range on HEAD is ignored (RFC 9110, 14.2), where 2.8 answers 206.
-/// - Tags are sorted here, as the specification has them; 2.8 lists them in the directory's order.
-/// - 2.8 has neither pages of tags nor referrers, and answers a push to a read-only registry in several ways.
-/// - JSON is `application/json` here, as it has no charset parameter (RFC 8259); 2.8 adds one and a line end.
+/// - Without a matching Accept, 2.8 returns 404 for an OCI manifest and converts a schema 2 manifest to schema 1. saver serves
+///   manifests as they are, because the specification has no conversion.
+/// - An invalid repository name is 404 with plain text in 2.8, and 400 `NAME_INVALID` in saver, as in the specification. The same
+///   holds for invalid digests. An invalid tag is 404 in both.
+/// - For an unknown repository the code is always `NAME_UNKNOWN` in saver; 2.8 sometimes reports the manifest or blob instead.
+/// - HEAD is supported for lists, where 2.8 returns 405. Range on HEAD is ignored (RFC 9110, 14.2), where 2.8 returns 206.
+/// - Tags are sorted, as in the specification; 2.8 lists them in directory order.
+/// - 2.8 has neither tag pagination nor referrers, and rejects pushes to a read-only registry in several ways.
+/// - The content type of JSON is `application/json`, which has no charset parameter (RFC 8259); 2.8 adds one, and a newline.
 #[test]
-fn answers_are_those_of_docker_registry() {
+fn responses_equal_docker_registry() {
     let (theirs, ours) = (Registry::serve(&samples()), Serving::start(&samples()));
     let ours = ours.address.to_string();
     let hello = tag("library/hello", "1.0");
@@ -168,7 +168,7 @@ fn answers_are_those_of_docker_registry() {
                 for name in
                     ["docker-content-digest", "etag", "content-range", "docker-distribution-api-version"]
                 {
-                    // A 304 of 2.8 has no digest; its 416 has, although the body is not the blob.
+                    // In 2.8, a 304 has no digest, and a 416 has one although the body is not the blob.
                     let both_tell = expected.header(name).is_some() && expected.status < 400;
                     if both_tell || expected.status < 300 {
                         assert_eq!(got.header(name), expected.header(name), "{what} {name}");

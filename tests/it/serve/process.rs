@@ -1,11 +1,11 @@
-//! The command itself: what it prints, and how it ends.
+//! The command: output, exit codes and signals.
 
 use super::super::support::peers::samples;
 use super::super::support::serving::ask;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-/// The command, killed when dropped.
+/// A process that is killed on drop.
 struct Started(Child);
 
 impl Drop for Started {
@@ -23,7 +23,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn one_line_tells_the_address_and_a_signal_stops() {
+fn first_line_has_address_and_signal_stops() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let dir = samples();
         let child = command(&["--dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"]).spawn().unwrap();
@@ -44,7 +44,7 @@ fn one_line_tells_the_address_and_a_signal_stops() {
 }
 
 #[test]
-fn the_log_tells_of_each_request_when_asked() {
+fn verbose_log_has_each_request() {
     let dir = samples();
     let arguments = ["-v", "--log-format", "json", "--dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"];
     let mut started = Started(command(&arguments).spawn().unwrap());
@@ -67,13 +67,20 @@ fn the_log_tells_of_each_request_when_asked() {
 }
 
 #[test]
-fn what_cannot_be_is_told() {
+fn unusable_arguments_are_reported() {
     let dir = samples();
     let dir = dir.to_str().unwrap();
+    let empty = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, code, words) in [
         (vec!["--dir", "/nonexistent"], 3, "cannot open the directory"),
+        (vec!["--dir", "/etc"], 2, "not an image tree"),
+        (vec!["--dir", empty.path().to_str().unwrap()], 2, "check that it is mounted"),
+        (vec!["--dir", dir, "--listen", "0.0.0.0:0", "--htpasswd", "/nonexistent"], 2, "in plain text"),
+        (vec!["--dir", dir, "--htpasswd", "/nonexistent"], 2, "cannot read the file"),
+        (vec!["--dir", dir, "--htpasswd", "/etc/passwd"], 2, "htpasswd -nB"),
+        (vec!["--dir", dir, "--access-log", "xml"], 2, "common"),
         (vec!["--dir", dir, "--listen", &taken], 3, "cannot listen"),
         (vec!["--dir", dir, "--listen", "somewhere"], 2, "--listen"),
         (vec!["--dir", dir, "--tls-cert", "x.pem"], 2, "together"),
@@ -84,5 +91,33 @@ fn what_cannot_be_is_told() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn access_log_goes_to_standard_output() {
+    let dir = samples();
+    for (format, expected) in [
+        ("common", r#"] "GET /v2/library/hello/manifests/1.0 HTTP/1.1" 200 "#),
+        (
+            "json",
+            r#""method":"GET","target":"/v2/library/hello/manifests/1.0","protocol":"HTTP/1.1","status":200"#,
+        ),
+    ] {
+        let arguments =
+            ["--dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0", "--access-log", format, "--metrics"];
+        let mut started = Started(command(&arguments).spawn().unwrap());
+        let mut stdout = BufReader::new(started.0.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line.strip_prefix("listening on http://").unwrap().trim().to_owned();
+        assert_eq!(ask(&address, "GET", "/v2/library/hello/manifests/1.0", &[]).status, 200);
+        assert_eq!(ask(&address, "GET", "/metrics", &[]).status, 200);
+        let pid = rustix::process::Pid::from_child(&started.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut log = String::new();
+        stdout.read_to_string(&mut log).unwrap();
+        assert!(log.contains(expected), "{log}");
+        assert_eq!((log.lines().count(), started.0.wait().unwrap().code()), (2, Some(0)), "{log}");
     }
 }

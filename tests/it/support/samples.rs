@@ -1,7 +1,7 @@
 //! The sample images, served by saver's own registry within the test's process.
 
 use saver::oci::Reference;
-use saver::serve::http::{ServeOptions, Server};
+use saver::serve::http::{RegistryServer, ServeOptions};
 use saver::store::Store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,8 @@ impl Samples {
     /// Serves the samples on a free loopback port.
     pub(crate) async fn serve() -> Self {
         let store = Store::open_read_only(&Self::dir()).unwrap();
-        let server = Server::bind(store, ([127, 0, 0, 1], 0).into(), ServeOptions::default()).await.unwrap();
+        let server =
+            RegistryServer::bind(store, ([127, 0, 0, 1], 0).into(), ServeOptions::default()).await.unwrap();
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(server.run(async {

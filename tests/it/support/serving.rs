@@ -1,6 +1,6 @@
 //! A server in this process, and a client that sends exactly the bytes it is given.
 
-use saver::serve::http::{ServeOptions, Server};
+use saver::serve::http::{RegistryServer, ServeOptions};
 use saver::store::Store;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,15 +21,29 @@ impl Serving {
         Self::with(dir, ServeOptions::default())
     }
 
+    /// Serves the directory itself, as the command does: one that takes its place is served too.
+    pub(crate) fn open(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self::run(move || async move {
+            RegistryServer::open(&dir, "127.0.0.1:0".parse().unwrap(), ServeOptions::default()).await.unwrap()
+        })
+    }
+
     pub(crate) fn with(dir: &Path, options: ServeOptions) -> Self {
         let store = Store::open_read_only(dir).unwrap();
+        Self::run(move || async move {
+            RegistryServer::bind(store, "127.0.0.1:0".parse().unwrap(), options).await.unwrap()
+        })
+    }
+
+    fn run<F: Future<Output = RegistryServer>>(bind: impl FnOnce() -> F + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (bound, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
-                let server = Server::bind(store, "127.0.0.1:0".parse().unwrap(), options).await.unwrap();
+                let server = bind().await;
                 bound.send(server.local_addr()).unwrap();
                 let stop = async {
                     let _ = stopped.await;
