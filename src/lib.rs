@@ -174,15 +174,15 @@ assert!(exported.report.is_success());
     doc = r#"
 # Serving a directory
 
-[`serve::http::Server`] is a read-only registry. It needs the feature `serve`.
+[`serve::http::RegistryServer`] is a read-only registry. It needs the feature `serve`.
 
 ```no_run
 # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-use saver::serve::http::{ServeOptions, Server};
+use saver::serve::http::{RegistryServer, ServeOptions};
 use saver::store::Store;
 
 let store = Store::open_read_only("/var/lib/registry".as_ref())?;
-let server = Server::bind(store, "0.0.0.0:5000".parse()?, ServeOptions::default()).await?;
+let server = RegistryServer::bind(store, "0.0.0.0:5000".parse()?, ServeOptions::default()).await?;
 server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 # Ok(())
 # }
