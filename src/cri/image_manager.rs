@@ -4,7 +4,7 @@ use super::fs_info::{self, FsUsage};
 use super::image_index::ImageIndex;
 use super::manifest_summary::{self, ImageSummary};
 use super::name;
-use super::single_flight::Flights;
+use super::single_flight::SingleFlight;
 use super::snapshot::{ImageEntry, ImageSnapshot};
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,7 +46,7 @@ pub(super) struct ImageManager {
     /// Held during a scan, so that callers that wait for one do not take a thread each.
     scanning: Arc<Mutex<()>>,
     dir: PathBuf,
-    pulls: Arc<Flights<PullKey, Digest>>,
+    pulls: Arc<SingleFlight<PullKey, Digest>>,
     pull_slots: Arc<Semaphore>,
     /// Pulls take it shared, removals exclusively: the lock on the tree only excludes other processes.
     changing: Arc<RwLock<()>>,

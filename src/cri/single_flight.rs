@@ -1,4 +1,4 @@
-//! One pull for all who ask for the same at the same time.
+//! Shares work between concurrent callers that ask for the same.
 
 use crate::error::{Error, Result};
 use futures::FutureExt;
@@ -10,35 +10,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Work under way, by what it is about.
-pub(super) struct Flights<K, T> {
-    under_way: Mutex<HashMap<K, Flight<T>>>,
-    /// Rung when one has ended.
+/// The running work, by key.
+pub(super) struct SingleFlight<K, T> {
+    running: Mutex<HashMap<K, SharedWork<T>>>,
+    /// Notified when a task has ended.
     ended: Notify,
-    /// How many tasks there are, given-up ones among them.
+    /// The number of tasks, including cancelled ones.
     tasks: Mutex<usize>,
 }
 
-struct Flight<T> {
-    number: Arc<()>,
-    waiting: usize,
-    give_up: CancellationToken,
+struct SharedWork<T> {
+    /// Distinguishes this work from later work on the same key.
+    identity: Arc<()>,
+    waiters: usize,
+    cancel: CancellationToken,
     outcome: Shared<BoxFuture<'static, Result<T>>>,
 }
 
-impl<K, T> Default for Flights<K, T> {
+impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> Self {
-        Self { under_way: Mutex::default(), ended: Notify::new(), tasks: Mutex::default() }
+        Self { running: Mutex::default(), ended: Notify::new(), tasks: Mutex::default() }
     }
 }
 
-impl<K, T> Flights<K, T>
+impl<K, T> SingleFlight<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// The outcome of `work` on `key`, which begins unless it is under way. When all who wait for it have given up (their futures
-    /// are dropped), the token that it was handed is cancelled; who asks after that begins anew.
+    /// The outcome of the work on `key`; starts `work` unless the key's work is running. Once every waiter has dropped its future,
+    /// the token that was passed to `work` is cancelled, and the next caller starts new work.
     pub(super) async fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -47,49 +48,51 @@ where
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let (outcome, _seat) = {
-            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            let flight = under_way.entry(key.clone()).or_insert_with(|| self.start(key.clone(), work));
-            flight.waiting += 1;
-            let seat = Seat { flights: self.clone(), key, number: flight.number.clone() };
-            (flight.outcome.clone(), seat)
+        let (outcome, _waiter) = {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let shared = running.entry(key.clone()).or_insert_with(|| self.start(key.clone(), work));
+            shared.waiters += 1;
+            let waiter = Waiter { single_flight: self.clone(), key, identity: shared.identity.clone() };
+            (shared.outcome.clone(), waiter)
         };
         outcome.await
     }
 
-    fn start<F>(self: &Arc<Self>, key: K, work: impl FnOnce(CancellationToken) -> F) -> Flight<T>
+    fn start<F>(self: &Arc<Self>, key: K, work: impl FnOnce(CancellationToken) -> F) -> SharedWork<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let (give_up, number) = (CancellationToken::new(), Arc::new(()));
-        let work = work(give_up.clone());
-        let (flights, own) = (self.clone(), number.clone());
+        let cancel = CancellationToken::new();
+        let identity = Arc::new(());
+        let work = work(cancel.clone());
+        let single_flight = self.clone();
+        let own = identity.clone();
         *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let task = tokio::spawn(async move {
-            let running = Running(flights);
+            let task = RunningTask(single_flight);
             let outcome = work.await;
-            running.0.forget(&key, &own);
+            task.0.forget(&key, &own);
             outcome
         });
         let outcome = async move { task.await.unwrap_or_else(|_| Err(Error::internal(""))) };
-        Flight { number, waiting: 0, give_up, outcome: outcome.boxed().shared() }
+        SharedWork { identity, waiters: 0, cancel, outcome: outcome.boxed().shared() }
     }
 
-    fn forget(&self, key: &K, number: &Arc<()>) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.get(key).is_some_and(|flight| Arc::ptr_eq(&flight.number, number)) {
-            under_way.remove(key);
+    fn forget(&self, key: &K, identity: &Arc<()>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.get(key).is_some_and(|shared| Arc::ptr_eq(&shared.identity, identity)) {
+            running.remove(key);
         }
     }
 
-    /// Gives up everything that is under way.
+    /// Cancels all work.
     pub(super) fn cancel_all(&self) {
-        for flight in self.under_way.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            flight.give_up.cancel();
+        for shared in self.running.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            shared.cancel.cancel();
         }
     }
 
-    /// Waits until nothing is under way, what was given up included.
+    /// Waits until all tasks have ended, including cancelled ones.
     pub(super) async fn idle(&self) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -102,34 +105,34 @@ where
     }
 }
 
-/// A task, counted until it ends in whatever way.
-struct Running<K, T>(Arc<Flights<K, T>>);
+/// Counts a task until it has ended, even by a panic.
+struct RunningTask<K, T>(Arc<SingleFlight<K, T>>);
 
-impl<K, T> Drop for Running<K, T> {
+impl<K, T> Drop for RunningTask<K, T> {
     fn drop(&mut self) {
         *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.0.ended.notify_waiters();
     }
 }
 
-/// One who waits.
-struct Seat<K: Eq + Hash, T> {
-    flights: Arc<Flights<K, T>>,
+/// A caller that waits. The last one to be dropped cancels the work.
+struct Waiter<K: Eq + Hash, T> {
+    single_flight: Arc<SingleFlight<K, T>>,
     key: K,
-    number: Arc<()>,
+    identity: Arc<()>,
 }
 
-impl<K: Eq + Hash, T> Drop for Seat<K, T> {
+impl<K: Eq + Hash, T> Drop for Waiter<K, T> {
     fn drop(&mut self) {
-        let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(flight) = under_way.get_mut(&self.key) else { return };
-        if !Arc::ptr_eq(&flight.number, &self.number) {
+        let mut running = self.single_flight.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(shared) = running.get_mut(&self.key) else { return };
+        if !Arc::ptr_eq(&shared.identity, &self.identity) {
             return;
         }
-        flight.waiting -= 1;
-        if flight.waiting == 0 {
-            flight.give_up.cancel();
-            under_way.remove(&self.key);
+        shared.waiters -= 1;
+        if shared.waiters == 0 {
+            shared.cancel.cancel();
+            running.remove(&self.key);
         }
     }
 }
@@ -139,49 +142,52 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     #[tokio::test]
-    async fn who_asks_for_the_same_shares_it() {
-        let flights = Arc::new(Flights::<u8, u8>::default());
-        let began = Arc::new(AtomicUsize::new(0));
-        let ask = |key| {
-            let (flights, began) = (flights.clone(), began.clone());
+    async fn callers_with_equal_key_share_work() {
+        let single_flight = Arc::new(SingleFlight::<u8, u8>::default());
+        let started = Arc::new(AtomicUsize::new(0));
+        let call = |key| {
+            let single_flight = single_flight.clone();
+            let started = started.clone();
             async move {
-                flights
-                    .join(key, |_| async move {
-                        began.fetch_add(1, Ordering::SeqCst);
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                        Ok(key)
-                    })
-                    .await
+                let work = |_| async move {
+                    started.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    Ok(key)
+                };
+                single_flight.join(key, work).await
             }
         };
-        let (one, same, other) = tokio::join!(ask(1), ask(1), ask(2));
+        let (one, same, other) = tokio::join!(call(1), call(1), call(2));
         assert_eq!((one.unwrap(), same.unwrap(), other.unwrap()), (1, 1, 2));
-        assert_eq!(began.load(Ordering::SeqCst), 2);
-        ask(1).await.unwrap();
-        assert_eq!(began.load(Ordering::SeqCst), 3);
-        flights.idle().await;
+        assert_eq!(started.load(Ordering::SeqCst), 2);
+        call(1).await.unwrap();
+        assert_eq!(started.load(Ordering::SeqCst), 3);
+        single_flight.idle().await;
     }
 
     #[tokio::test]
-    async fn the_last_who_gives_up_ends_it() {
-        let flights = Arc::new(Flights::<u8, ()>::default());
-        let wait = |token: CancellationToken| async move {
-            token.cancelled().await;
-            Err(Error::new(ErrorKind::Cancelled, "", "given up"))
+    async fn last_dropped_waiter_cancels_work() {
+        let single_flight = Arc::new(SingleFlight::<u8, ()>::default());
+        let tokens = Arc::new(Mutex::new(Vec::<CancellationToken>::new()));
+        let wait = |token: CancellationToken| {
+            tokens.lock().unwrap().push(token.clone());
+            async move {
+                token.cancelled().await;
+                Err(Error::new(ErrorKind::Cancelled, "", "cancelled"))
+            }
         };
-        let mut one = Box::pin(flights.join(1, wait));
-        let mut two = Box::pin(flights.join(1, wait));
+        let mut one = Box::pin(single_flight.join(1, wait));
+        let mut two = Box::pin(single_flight.join(1, wait));
         assert!(futures::poll!(&mut one).is_pending() && futures::poll!(&mut two).is_pending());
         drop(one);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(futures::poll!(&mut two).is_pending());
+        assert!(!tokens.lock().unwrap()[0].is_cancelled() && futures::poll!(&mut two).is_pending());
         drop(two);
-        tokio::time::timeout(Duration::from_secs(5), flights.idle()).await.unwrap();
-        flights.join(1, |_| async { Ok(()) }).await.unwrap();
-        let panics = flights.join(1, |_| async { std::panic::resume_unwind(Box::new("x")) }).await;
+        assert!(tokens.lock().unwrap()[0].is_cancelled());
+        single_flight.idle().await;
+        single_flight.join(1, |_| async { Ok(()) }).await.unwrap();
+        let panics = single_flight.join(1, |_| async { std::panic::resume_unwind(Box::new("x")) }).await;
         assert_eq!(panics.unwrap_err().kind(), ErrorKind::Internal);
     }
 }

@@ -1,6 +1,6 @@
-//! Writes the code of the CRI's messages and services. Run it after a change of the .proto file, from anywhere:
-//! `cargo run --manifest-path scripts/cri-proto/Cargo.toml`. The result is kept in the repository, so that building saver
-//! needs neither this nor protoc.
+//! Generates the code of the CRI messages and services. Run it after changing the .proto file:
+//! `cargo run --manifest-path scripts/cri-proto/Cargo.toml`. The generated code is in the repository, so building saver needs
+//! neither this program nor protoc.
 
 use std::path::Path;
 
