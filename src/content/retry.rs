@@ -169,6 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn refused_connections_have_their_own_limit() {
+        for (retries, refused_retries, expected) in [(7, 1, 1), (2, 7, 2), (7, 0, 0)] {
+            let policy = RetryPolicy { retries, refused_retries, ..RetryPolicy::default() };
+            let mut attempts = Attempts::new(&policy);
+            let mut made = 0;
+            while attempts.next_delay(error(ErrorKind::ConnectionRefused)).is_ok() {
+                made += 1;
+            }
+            assert_eq!(made, expected, "{policy:?}");
+        }
+    }
+
+    #[test]
     fn slow_stream_is_detected() {
         let mut policy = RetryPolicy { slow_bytes: 100, ..RetryPolicy::default() };
         assert!(!Trickle::new(&policy).is_too_slow(1), "the window has not ended");

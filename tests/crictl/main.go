@@ -1,6 +1,6 @@
-// The image commands of crictl, as far as the wire shows: the same dialling, the same calls in the same order, the same
-// short ids, over grpc-go. Debian has no crictl; it has the library that crictl and kubelets are made of, in a
-// version (1.33) that still sends the socket's path as :authority.
+// The image commands of crictl: the same way to dial, the same calls in the same order, and the same short ids, over
+// grpc-go. Debian does not package crictl, but the library of crictl and the kubelet, in a version (1.33) that still sends
+// the path of the socket as :authority.
 //
 //	crictl --image-endpoint unix:///run/saver.sock [--api v1|v1alpha2] [--authority NAME] COMMAND ...
 package main
@@ -28,7 +28,7 @@ import (
 
 const maxMessage = 16 << 20
 
-// What crictl shows of an id.
+// The length of an id in crictl's tables.
 const shortID = 13
 
 type client struct {
@@ -53,7 +53,7 @@ func main() {
 	defer connection.Close()
 	c := client{connection, *api, *timeout}
 	if flag.Arg(0) == "-" {
-		// A command a line over one connection.
+		// One command per line, over one connection.
 		lines := bufio.NewScanner(os.Stdin)
 		for lines.Scan() {
 			if err := c.run(strings.Fields(lines.Text())); err != nil {
@@ -72,8 +72,8 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// Dials as crictl and kubelets do: the address is the path, a dialler of one's own makes it a unix socket. So
-// grpc-go takes the path for the authority, unless it is told another.
+// Dials as crictl and the kubelet do: the address is the path, and a custom dialer connects to the Unix socket. So grpc-go
+// uses the path as the authority, unless another one is set.
 func dial(endpoint, authority string) (*grpc.ClientConn, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
 	dialler := func(ctx context.Context, address string) (net.Conn, error) {
@@ -109,7 +109,7 @@ func (c client) run(arguments []string) error {
 		return fmt.Errorf("no command %q", arguments[0])
 	}
 	if arguments[0] != "version" {
-		// Every image command asks this first, to see whether the service speaks this version.
+		// Every image command calls this first, to find out whether the service has this version.
 		if err := c.call("ImageService/ImageFsInfo", &cri.ImageFsInfoRequest{}, &cri.ImageFsInfoResponse{}); err != nil {
 			return fmt.Errorf("validate CRI %s image API: %w", c.api, err)
 		}
@@ -158,7 +158,7 @@ func (c client) pull(arguments []string) error {
 }
 
 func (c client) list(name string) ([]*cri.Image, error) {
-	// The filter is always there, be it empty.
+	// The filter is always set, even if it is empty.
 	request := cri.ListImagesRequest{Filter: &cri.ImageFilter{Image: spec(name)}}
 	var response cri.ListImagesResponse
 	err := c.call("ImageService/ListImages", &request, &response)
@@ -223,7 +223,7 @@ func (c client) images(arguments []string) error {
 	return nil
 }
 
-// What crictl sorts by.
+// Sorts like crictl.
 func first(image *cri.Image) string {
 	return strings.Join(append(append(append([]string{}, image.RepoTags...), image.RepoDigests...), image.Id), " ")
 }
@@ -307,7 +307,7 @@ func (c client) imageFsInfo([]string) error {
 	return err
 }
 
-// No command of crictl's: so many calls over the one connection as kubelets make them, in turn and at the same time.
+// Not a command of crictl: many calls over one connection, sequential and concurrent, as the kubelet makes them.
 func (c client) many(arguments []string) error {
 	var count int
 	if _, err := fmt.Sscan(arguments[0], &count); err != nil {

@@ -1,4 +1,4 @@
-"""Calls over one HTTP/2 connection whose authorities are paths, and others between them, through hyper-h2.
+"""Calls over one HTTP/2 connection with paths and other strings as the authority, by hyper-h2.
 
 authority.py SOCKET
 """
@@ -11,7 +11,7 @@ import h2.config
 import h2.events
 
 PATH = sys.argv[1]
-# Short and long, of characters with short and long codes, the same again, and one that is right.
+# Short and long, with characters of short and long Huffman codes, repeated, and valid ones.
 AUTHORITIES = [PATH, PATH.replace("/", "%2F"), "localhost", PATH, "/" + "a" * 300, "/a b\\c|{~}", "unix://" + PATH, "x:1", PATH, "/"]
 
 config = h2.config.H2Configuration(client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False)

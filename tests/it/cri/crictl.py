@@ -1,6 +1,6 @@
-"""The calls that crictl makes, in its order, through grpc's own library and messages written by hand.
+"""The calls of crictl in its order, by the grpc package and hand-written messages.
 
-crictl.py SOCKET PACKAGE AUTHORITY IMAGE: an image that is not there yet.
+crictl.py SOCKET PACKAGE AUTHORITY IMAGE: an image that was not pulled yet.
 """
 
 import sys
@@ -29,7 +29,7 @@ def field(tag, value):
 
 
 def fields(data):
-    """What a message holds: a list of values for each field."""
+    """The fields of a message: a list of values for each."""
     found, at = {}, 0
 
     def take():
