@@ -120,6 +120,10 @@ impl ImageIndex {
         (is_recent && last.changes == self.changes()).then(|| last.snapshot.clone())
     }
 
+    fn known_manifest(&self, digest: &Digest) -> Option<Arc<ManifestSummary>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).manifests.get(digest).cloned()
+    }
+
     /// Whether the tree still has the image at one of the places where the scan found it.
     fn is_current(&self, found: &ImageMatch<'_>) -> Result<bool> {
         for (repository, digest) in found.places {
@@ -283,6 +287,9 @@ impl ManifestSource for StoreManifests<'_> {
         let store = &self.index.store;
         if !store.has_revision(self.repository, digest)? {
             return Ok(None);
+        }
+        if let Some(known) = self.index.known_manifest(digest) {
+            return Ok(Some(known));
         }
         Ok(ManifestSummary::read(store, &self.index.platforms, digest)?.map(Arc::new))
     }
