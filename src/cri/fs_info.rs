@@ -25,9 +25,9 @@ pub(super) struct FsUsage {
 /// # Errors
 /// `Storage` when a directory or file cannot be read.
 pub(super) fn usage(dir: &Path) -> Result<FsUsage> {
-    let refuse = |path: &Path, error| Error::storage(path.display(), "read the metadata of", error);
-    let dir = dir.canonicalize().map_err(|error| refuse(dir, error))?;
-    let root = dir.symlink_metadata().map_err(|error| refuse(&dir, error))?;
+    let failed = |path: &Path, error| Error::storage(path.display(), "read the metadata of", error);
+    let dir = dir.canonicalize().map_err(|error| failed(dir, error))?;
+    let root = dir.symlink_metadata().map_err(|error| failed(&dir, error))?;
     let (mut bytes, mut inodes) = (root.blocks() * 512, 1);
     let mut linked = HashSet::new();
     let mut open = vec![dir.clone()];
@@ -36,14 +36,14 @@ pub(super) fn usage(dir: &Path) -> Result<FsUsage> {
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if gone(&error) => continue,
-            Err(error) => return Err(refuse(&path, error)),
+            Err(error) => return Err(failed(&path, error)),
         };
         for entry in entries {
-            let entry = entry.map_err(|error| refuse(&path, error))?;
+            let entry = entry.map_err(|error| failed(&path, error))?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if gone(&error) => continue,
-                Err(error) => return Err(refuse(&entry.path(), error)),
+                Err(error) => return Err(failed(&entry.path(), error)),
             };
             let counted = metadata.is_dir() || metadata.nlink() < 2 || linked.insert(metadata.ino());
             if metadata.dev() != root.dev() || !counted {

@@ -1,4 +1,4 @@
-//! Servers that answer from a store.
+//! Servers over a store.
 
 pub(crate) mod accept;
 pub mod http;

@@ -18,23 +18,23 @@ impl TlsIdentity {
     /// # Errors
     /// `InvalidInput` if one of them is not PEM or is empty, or if they do not belong together.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self> {
-        let refuse = |what: &str, why: &dyn fmt::Display| {
+        let invalid = |what: &str, why: &dyn fmt::Display| {
             Error::new(ErrorKind::InvalidInput, what, format!("cannot be used for TLS: {why}"))
         };
         let chain = CertificateDer::pem_slice_iter(certificates)
             .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(|error| refuse("the certificate", &error))?;
+            .map_err(|error| invalid("the certificate", &error))?;
         if chain.is_empty() {
-            return Err(refuse("the certificate", &"it contains no PEM certificate"));
+            return Err(invalid("the certificate", &"it contains no PEM certificate"));
         }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| refuse("the key", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| invalid("the key", &error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| refuse("TLS", &error))?
+            .map_err(|error| invalid("TLS", &error))?
             .with_no_client_auth()
             .with_single_cert(chain, key)
-            .map_err(|error| refuse("the certificate with its key", &error))?;
+            .map_err(|error| invalid("the certificate with its key", &error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
     }

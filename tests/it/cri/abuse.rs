@@ -77,8 +77,8 @@ async fn concurrent_calls_are_answered() {
     let cri = Cri::start();
     let client = cri.client().await;
     let calls = (0..500).map(|_| client.list(""));
-    for answer in futures::future::join_all(calls).await {
-        assert_eq!(answer.unwrap(), []);
+    for response in futures::future::join_all(calls).await {
+        assert_eq!(response.unwrap(), []);
     }
 }
 

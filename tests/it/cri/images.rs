@@ -56,8 +56,8 @@ async fn image_status_matches_containerd() {
     assert_eq!(image.repo_digests, [format!("{registry}/team/app@{root}")]);
     assert_eq!((image.uid.unwrap().value, image.username.as_str()), (1000, ""));
     assert!(!image.pinned);
-    let told = client.inspect(&name, true).await.unwrap();
-    let info: serde_json::Value = serde_json::from_str(&told.info["info"]).unwrap();
+    let inspected = client.inspect(&name, true).await.unwrap();
+    let info: serde_json::Value = serde_json::from_str(&inspected.info["info"]).unwrap();
     assert_eq!(info["imageSpec"]["config"]["User"], "1000:100");
     assert_eq!(info["chainID"], Digest::of(Digest::of(b"a layer").as_bytes()).to_string());
     assert_eq!(info["layers"][0]["digest"], Digest::of(b"a layer").to_string());

@@ -102,8 +102,8 @@ async fn concurrent_pulls_of_one_image_share_work() {
     let name = format!("{}/app:v1", server.registry());
     let clients = futures::future::join_all((0..3).map(|_| cri.client())).await;
     let pulls = (0..12).map(|number| clients[number % 3].pull(&name));
-    for answer in futures::future::join_all(pulls).await {
-        assert_eq!(answer.unwrap(), image.config.digest.to_string());
+    for response in futures::future::join_all(pulls).await {
+        assert_eq!(response.unwrap(), image.config.digest.to_string());
     }
     assert_eq!(server.count("GET", &image.layers[0].digest.to_string()), 1);
     assert_eq!(server.count("", "/manifests/v1"), 1);
@@ -122,7 +122,7 @@ async fn abandoned_pull_is_cancelled() {
         tokio::spawn(async move { client.pull(&name).await })
     };
     let (one, two) = (pull(client.clone()), pull(client.clone()));
-    eventually("the layer is asked for", || server.count("GET", &layer) == 1).await;
+    eventually("the layer is requested", || server.count("GET", &layer) == 1).await;
     one.abort();
     // The pull continues while another caller waits, and blocks removals.
     let removal = tokio::time::timeout(Duration::from_millis(500), client.remove(&name)).await;
@@ -182,7 +182,7 @@ async fn shutdown_drains_running_pulls() {
     let cri = Cri::start();
     let (client, name) = (cri.client().await, format!("{}/app:v1", server.registry()));
     let pull = tokio::spawn(async move { client.pull(&name).await });
-    eventually("a blob is asked for", || server.count("GET", "/blobs/") > 0).await;
+    eventually("a blob is requested", || server.count("GET", "/blobs/") > 0).await;
     cri.terminate();
     pull.await.unwrap().unwrap();
     let socket = cri.socket();
@@ -198,7 +198,7 @@ async fn shutdown_drains_running_pulls() {
     let (client, name) = (cri.client().await, format!("{}/slow:v1", server.registry()));
     let before = server.count("GET", "/blobs/");
     let pull = tokio::spawn(async move { client.pull(&name).await });
-    eventually("a blob is asked for", || server.count("GET", "/blobs/") > before).await;
+    eventually("a blob is requested", || server.count("GET", "/blobs/") > before).await;
     cri.terminate();
     let begin = Instant::now();
     cri.finish().expect(0);
@@ -214,7 +214,7 @@ async fn second_signal_exits_immediately() {
     let cri = Cri::start();
     let (client, name) = (cri.client().await, format!("{}/slow:v1", server.registry()));
     let pull = tokio::spawn(async move { client.pull(&name).await });
-    eventually("a blob is asked for", || server.count("GET", "/blobs/") > 0).await;
+    eventually("a blob is requested", || server.count("GET", "/blobs/") > 0).await;
     cri.terminate();
     eventually("it listens no more", || !cri.socket().exists()).await;
     cri.terminate();

@@ -12,19 +12,19 @@ use std::time::Duration;
 /// Sends raw bytes and reads until the connection ends.
 fn send(serving: &Serving, bytes: &[u8]) -> Vec<u8> {
     let mut stream = serving.connect();
-    // The server may answer and close before it has read all.
+    // The server may respond and close before it has read all.
     let _ = stream.write_all(bytes);
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
+    let mut response = Vec::new();
+    match stream.read_to_end(&mut response) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         Err(error) => panic!("{error}"),
     }
-    answer
+    response
 }
 
-fn status(answer: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(answer.split(|byte| *byte == b'\r').next()?).ok()?;
+fn status(response: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(response.split(|byte| *byte == b'\r').next()?).ok()?;
     line.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse().ok()
 }
 
@@ -69,8 +69,12 @@ fn no_path_leaves_the_tree() {
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ] {
-        let answer = send(&world.serving, line);
-        assert!(matches!(status(&answer), None | Some(400 | 404)), "{:?}", String::from_utf8_lossy(&answer));
+        let response = send(&world.serving, line);
+        assert!(
+            matches!(status(&response), None | Some(400 | 404)),
+            "{:?}",
+            String::from_utf8_lossy(&response)
+        );
     }
 }
 
@@ -116,8 +120,8 @@ fn incomplete_request_times_out() {
         ("GET /v2/ HTTP/1.1\r\nHost:", None),
         ("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", Some(200)),
     ] {
-        let answer = send(&serving, sent.as_bytes());
-        assert!(status(&answer) == expected || status(&answer) == Some(408), "{sent:?}: {answer:?}");
+        let response = send(&serving, sent.as_bytes());
+        assert!(status(&response) == expected || status(&response) == Some(408), "{sent:?}: {response:?}");
     }
 }
 
@@ -200,11 +204,11 @@ fn shutdown_drains_responses() {
     // This connection is idle between two requests.
     let mut idle = serving.connect();
     idle.write_all(b"HEAD /nothing HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         idle.read_exact(&mut byte).unwrap();
-        answer.push(byte[0]);
+        response.push(byte[0]);
     }
     let request = format!("GET /v2/app/blobs/{} HTTP/1.1\r\nHost: x\r\n\r\n", blob.digest);
     stream.write_all(request.as_bytes()).unwrap();

@@ -143,15 +143,15 @@ impl Client {
 
     pub(crate) async fn pull_as(&self, image: &str, auth: Option<AuthConfig>) -> Result<String, Refusal> {
         let request = PullImageRequest { image: spec(image), auth };
-        let answer: PullImageResponse = self.call("ImageService/PullImage", &request).await?;
-        Ok(answer.image_ref)
+        let response: PullImageResponse = self.call("ImageService/PullImage", &request).await?;
+        Ok(response.image_ref)
     }
 
     pub(crate) async fn list(&self, filter: &str) -> Result<Vec<Image>, Refusal> {
         let filter = (!filter.is_empty()).then(|| ImageFilter { image: spec(filter) });
-        let answer: ListImagesResponse =
+        let response: ListImagesResponse =
             self.call("ImageService/ListImages", &ListImagesRequest { filter }).await?;
-        Ok(answer.images)
+        Ok(response.images)
     }
 
     pub(crate) async fn status(&self, image: &str) -> Result<Option<Image>, Refusal> {

@@ -127,7 +127,7 @@ impl Reply {
     }
 }
 
-/// Sends one request to a server at `address` and reads the answer.
+/// Sends one request to a server at `address` and reads the response.
 pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -139,7 +139,7 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &st
     read_reply(&mut stream)
 }
 
-/// Reads an answer up to the end of the connection.
+/// Reads a response up to the end of the connection.
 pub(crate) fn read_reply(stream: &mut TcpStream) -> Reply {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
