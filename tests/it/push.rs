@@ -119,6 +119,7 @@ fn sparse_index_is_refused_with_advice_to_prune_or_flatten() {
     for words in ["without linux/arm/v7, linux/arm64/v8", "--index prune"] {
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
+    assert!(!root.path().join("docker/registry/v2/blobs").exists(), "refused before any blob was sent");
     assert!(!ran.stderr.contains("tried"), "what is refused for good is not tried again: {}", ran.stderr);
     let pruned = format!("{}/pruned", registry.address);
     push(&home, work.path(), &["--index", "prune", "demo/app:1.0", &pruned], 0);

@@ -2,6 +2,7 @@
 
 pub(super) mod location;
 mod publish;
+mod sparse_index;
 mod upload;
 
 pub use upload::Upload;
@@ -19,7 +20,7 @@ use reqwest::StatusCode;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The client of a registry that images are pushed to in one run. Clones share one client.
@@ -34,6 +35,8 @@ struct Inner {
     known: Mutex<KnownContent>,
     /// The size of upload chunks, once the registry has refused larger requests; 0 for none.
     chunk_size: AtomicU64,
+    /// Whether the registry has accepted a sparse index in this run.
+    accepts_sparse_indexes: AtomicBool,
 }
 
 /// What was learned about the registry's content in this run.
@@ -63,8 +66,9 @@ impl Pusher {
     ) -> Result<Self> {
         let options = SessionOptions { mirrors: Vec::new(), ..options };
         let chunk_size = AtomicU64::new(options.upload_chunk_size.unwrap_or(0));
+        let accepts_sparse_indexes = AtomicBool::new(false);
         let endpoint = Endpoint::writable(registry, credentials, options)?;
-        Ok(Self(Arc::new(Inner { endpoint, known: Mutex::default(), chunk_size })))
+        Ok(Self(Arc::new(Inner { endpoint, known: Mutex::default(), chunk_size, accepts_sparse_indexes })))
     }
 
     /// The registry.
@@ -247,6 +251,10 @@ impl Sink for Pusher {
 
     async fn publish(&self, image: Publication) -> Result<()> {
         publish::publish(self, &image).await.map_err(of_sink)
+    }
+
+    async fn preflight(&self, image: &Publication) -> Result<()> {
+        sparse_index::check(self, image).await.map_err(of_sink)
     }
 }
 

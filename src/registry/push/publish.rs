@@ -46,10 +46,10 @@ fn is_index(raw: &RawManifest) -> bool {
 }
 
 /// The upload of one image's manifests to one repository.
-struct ManifestUpload<'a> {
-    pusher: &'a Pusher,
-    image: &'a Publication,
-    repository: &'a Repository,
+pub(super) struct ManifestUpload<'a> {
+    pub(super) pusher: &'a Pusher,
+    pub(super) image: &'a Publication,
+    pub(super) repository: &'a Repository,
 }
 
 impl ManifestUpload<'_> {
@@ -112,7 +112,8 @@ impl ManifestUpload<'_> {
         self.put_once(raw, target).await
     }
 
-    async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<()> {
+    /// Uploads a manifest in one attempt.
+    pub(super) async fn put_once(&self, raw: &RawManifest, target: &Target) -> Result<()> {
         let subject = self.inner().subject(self.repository, target);
         let media_type = HeaderValue::from_str(&raw.media_type).map_err(|_| {
             let message = format!("its media type {:?} is not allowed in a header", raw.media_type);
