@@ -41,7 +41,7 @@ fn blobs_asked(relay: &Relay) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn savers_with_overlapping_lists_share_the_work() {
+fn saves_with_overlapping_lists_share_downloads() {
     let fleet = Fleet::make(12);
     let source = Registry::serve(fleet.tree.dir());
     let relay = Relay::start(&source.address);
@@ -77,7 +77,7 @@ fn savers_with_overlapping_lists_share_the_work() {
 }
 
 #[test]
-fn a_saver_goes_on_with_the_blobs_of_one_that_was_killed() {
+fn save_resumes_the_blobs_of_a_killed_save() {
     let fleet = Fleet::make(6);
     let source = Registry::serve(fleet.tree.dir());
     let relay = Relay::start(&source.address);
@@ -114,7 +114,7 @@ fn hold_alone(dir: &Path) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_saver_that_waits_for_another_says_so_once() {
+async fn wait_for_another_save_is_logged_once() {
     let fleet = Fleet::make(2);
     let source = Registry::serve(fleet.tree.dir());
     let images = fleet.references(&source.address);
@@ -156,7 +156,7 @@ async fn a_saver_that_waits_for_another_says_so_once() {
 }
 
 #[test]
-fn a_saver_is_told_who_has_the_directory_alone_until_that_one_dies() {
+fn exclusive_lock_is_reported_until_its_holder_dies() {
     let fleet = Fleet::make(1);
     let source = Registry::serve(fleet.tree.dir());
     let images = fleet.references(&source.address);
@@ -180,7 +180,7 @@ fn a_saver_is_told_who_has_the_directory_alone_until_that_one_dies() {
 }
 
 #[test]
-fn nobody_takes_away_while_a_saver_adds_and_its_death_frees_the_lock() {
+fn running_save_blocks_removal_until_it_dies() {
     let fleet = Fleet::make(2);
     let source = Registry::serve(fleet.tree.dir());
     let relay = Relay::start(&source.address);

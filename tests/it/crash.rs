@@ -83,7 +83,7 @@ async fn stop_and_go_on<D: Driver>(
 }
 
 #[tokio::test]
-async fn stopped_after_every_write_in_memory() {
+async fn stop_after_any_write_in_memory_is_recoverable() {
     let images = assortment();
     let expect = complete(&images).await;
     let mut stop = 0;
@@ -98,7 +98,7 @@ async fn stopped_after_every_write_in_memory() {
 }
 
 #[tokio::test]
-async fn stopped_after_every_write_on_disk() {
+async fn stop_after_any_write_on_disk_is_recoverable() {
     let images = assortment();
     let expect = complete(&images).await;
     let mut stop = 0;
@@ -174,7 +174,7 @@ async fn cut_and_go_on(
 }
 
 #[tokio::test]
-async fn power_lost_after_every_write() {
+async fn power_loss_after_any_write_is_recoverable() {
     let images = assortment();
     let mut stop = 0;
     for seed in 0.. {
@@ -191,7 +191,7 @@ async fn power_lost_after_every_write() {
 
 /// The double bites: without barriers the same cuts do harm.
 #[tokio::test]
-async fn without_barriers_a_power_loss_is_noticed() {
+async fn power_loss_without_barriers_is_detected() {
     let images = assortment();
     let mut harmed = 0;
     for stop in 20..100 {

@@ -64,7 +64,7 @@ fn check_modes(umask: u32) {
 }
 
 #[test]
-fn a_full_disk_is_one_clear_error_and_room_is_all_it_takes() {
+fn full_disk_at_any_write_is_reported_and_recoverable() {
     let dir = tempfile::tempdir().unwrap();
     apart(move || {
         let dir = dir.path();
@@ -98,7 +98,7 @@ fn a_full_disk_is_one_clear_error_and_room_is_all_it_takes() {
 }
 
 #[test]
-fn a_large_blob_that_will_not_fit_is_refused_at_its_first_bytes() {
+fn blob_larger_than_the_disk_fails_at_its_first_write() {
     let dir = tempfile::tempdir().unwrap();
     apart(move || {
         if !mount_small(dir.path(), "size=4m") {
@@ -124,7 +124,7 @@ fn a_large_blob_that_will_not_fit_is_refused_at_its_first_bytes() {
 }
 
 #[test]
-fn a_read_only_file_system_is_told() {
+fn read_only_file_system_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     apart(move || {
         if !mount_small(dir.path(), "size=4m") {
@@ -144,7 +144,7 @@ fn a_read_only_file_system_is_told() {
 }
 
 #[test]
-fn no_permission_is_told() {
+fn missing_permission_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     apart(move || {
@@ -166,7 +166,7 @@ fn no_permission_is_told() {
 }
 
 #[test]
-fn a_file_in_the_way_is_told() {
+fn file_in_place_of_a_directory_is_reported() {
     for way in ["docker", "docker/registry", "docker/registry/v2/repositories/tool", ".saver", ".saver/stage"]
     {
         let dir = tempfile::tempdir().unwrap();
@@ -265,7 +265,7 @@ fn failing(what: &'static str, code: i32) -> (Store, MemoryDriver, Arc<AtomicBoo
 }
 
 #[test]
-fn a_failure_of_any_operation_is_told_and_passes() {
+fn failure_of_any_operation_is_reported_and_recoverable() {
     let images = assortment();
     for what in ["read", "stage", "publish content", "publish link", "partial"] {
         for (code, says) in [
@@ -294,7 +294,7 @@ fn a_failure_of_any_operation_is_told_and_passes() {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_more_is_promised() {
+fn failed_sync_fails_all_later_publications() {
     let (store, disk, now) = failing("barrier", libc::EIO);
     let image = Image::single("x", &[noise("x", 10)], &["x:1"]);
     let error = run(deliver(&store, &image)).unwrap_err();

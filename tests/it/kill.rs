@@ -1,6 +1,6 @@
 //! The real process killed in mid-run, and a real registry that serves the tree while it is being written.
 //!
-//! `SAVER_KILLS=200` kills as often, which takes minutes: `cargo test --test it killed_at_any_moment -- --nocapture` has
+//! `SAVER_KILLS=200` kills as often, which takes minutes: `cargo test --test it killed_save_leaves -- --nocapture` has
 //! the patience. `SAVER_SEED` picks other moments than the usual.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,7 +148,7 @@ impl Moment {
 }
 
 #[test]
-fn killed_at_any_moment_the_tree_is_true_and_the_next_run_goes_on() {
+fn killed_save_leaves_a_consistent_tree_and_resumes() {
     let bench = Bench::new();
     let (kills, seed) = (setting("SAVER_KILLS", 20), setting("SAVER_SEED", 1));
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -183,7 +183,7 @@ fn killed_at_any_moment_the_tree_is_true_and_the_next_run_goes_on() {
 }
 
 #[test]
-fn what_came_before_a_kill_is_what_makes_the_next_run_short() {
+fn killed_save_keeps_what_was_downloaded() {
     let bench = Bench::new();
     let dir = tempfile::tempdir().unwrap();
     for resumes in [true, false] {
@@ -267,7 +267,7 @@ impl Watched {
 }
 
 #[test]
-fn a_registry_over_the_growing_tree_never_errs_and_serves_only_what_is_whole() {
+fn registry_serves_only_complete_images_of_a_growing_tree() {
     let fleet = Fleet::make(24);
     let source = Registry::serve(fleet.tree.dir());
     let relay = Relay::start(&source.address);
@@ -324,7 +324,7 @@ impl Drop for Stop<'_> {
 
 /// A prune ended by kill -9 again and again: the tree is true each time, and the last one finishes the work.
 #[test]
-fn a_prune_killed_at_any_moment_leaves_a_true_tree() {
+fn killed_prune_leaves_a_consistent_tree() {
     let (fleet, home) = (Fleet::make(IMAGES), Home::new());
     let dir = fleet.tree.dir();
     let keep = home.write("keep", &fleet.references("registry.example")[0]);

@@ -41,7 +41,7 @@ fn index_of_two(tree: &Tree) -> (Descriptor, Descriptor, Descriptor) {
 }
 
 #[test]
-fn an_index_has_platforms_and_counts_what_is_shared_once() {
+fn index_lists_platforms_and_counts_shared_blobs_once() {
     let tree = Tree::new();
     let (index, ..) = index_of_two(&tree);
     let tag = only_tag(&tree);
@@ -59,7 +59,7 @@ fn an_index_has_platforms_and_counts_what_is_shared_once() {
 }
 
 #[test]
-fn a_platform_that_was_not_saved_is_absent_and_no_fault() {
+fn platform_that_was_not_saved_is_not_a_problem() {
     let tree = Tree::new();
     let (_, _, arm) = index_of_two(&tree);
     let whole = only_tag(&tree).bytes;
@@ -86,7 +86,7 @@ fn a_platform_that_was_not_saved_is_absent_and_no_fault() {
 }
 
 #[test]
-fn charts_and_artifacts_are_told_apart() {
+fn charts_and_artifacts_are_distinguished() {
     let tree = Tree::new();
     let image = tree.image("app", "linux/amd64", &[b"layer"]);
     tree.tag("app", "image", &image.digest);
@@ -125,7 +125,7 @@ fn tag_without_current_link_is_not_listed() {
 }
 
 #[test]
-fn every_damage_is_told() {
+fn every_kind_of_damage_is_listed() {
     type Damage = fn(&Tree, &Descriptor, &Descriptor);
     let cases: [(&str, Damage); 8] = [
         ("its link is damaged", |tree, _, _| write(&tree.tag_link("app", "1"), b"sha256:12")),
@@ -179,14 +179,14 @@ fn nested_without(absent: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn an_index_within_an_index_may_have_none_of_its_manifests() {
+fn nested_index_may_be_empty() {
     assert_eq!(nested_without(&["linux/arm/v7"]), Vec::<String>::new());
     let problems = nested_without(&["linux/amd64", "linux/arm/v7"]);
     assert!(problems.len() == 1 && problems[0].contains("none of its manifests is stored"), "{problems:?}");
 }
 
 #[test]
-fn an_index_without_any_of_its_manifests_is_damaged() {
+fn index_without_any_manifest_is_damaged() {
     let tree = Tree::new();
     let (_, amd64, arm) = index_of_two(&tree);
     for child in [amd64, arm] {
@@ -197,7 +197,7 @@ fn an_index_without_any_of_its_manifests_is_damaged() {
 }
 
 #[test]
-fn nothing_hostile_reaches_the_terminal() {
+fn control_characters_are_escaped_on_the_terminal() {
     let tree = Tree::new();
     let mut entry = tree.image("app", "linux/amd64", &[b"layer"]);
     entry.platform.as_mut().unwrap().os = "\u{1b}]0;owned\u{7}linux".into();
@@ -215,7 +215,7 @@ fn nothing_hostile_reaches_the_terminal() {
 }
 
 #[test]
-fn repositories_can_be_chosen() {
+fn repositories_can_be_selected() {
     let store = Store::open_read_only(&samples()).unwrap();
     let names = |text: &str| vec![text.parse::<Repository>().unwrap()];
     let listing = list(&store, &names("helm-charts/mysql")).unwrap();
@@ -228,7 +228,7 @@ fn repositories_can_be_chosen() {
 }
 
 #[test]
-fn the_samples_are_listed() {
+fn sample_trees_are_listed() {
     let (code, table, stderr) = saver_ls(&samples(), &[]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     for words in [

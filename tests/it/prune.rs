@@ -90,7 +90,7 @@ fn has(made: &Made, name: &str, digest: &Digest) -> bool {
 }
 
 #[test]
-fn what_a_kept_image_needs_stays_and_the_rest_goes() {
+fn prune_keeps_only_what_listed_images_need() {
     let made = made();
     let dir = made.tree.dir();
     let before: u64 = look(dir, false).blob_bytes;
@@ -114,7 +114,7 @@ fn what_a_kept_image_needs_stays_and_the_rest_goes() {
 }
 
 #[test]
-fn a_pinned_manifest_is_kept_when_the_list_pins_it() {
+fn prune_keeps_a_manifest_listed_by_digest() {
     let made = made();
     let pinned = format!("pinned@{}", made.pinned.digest);
     // Docker's normal form puts a bare name into library/.
@@ -127,7 +127,7 @@ fn a_pinned_manifest_is_kept_when_the_list_pins_it() {
 }
 
 #[test]
-fn a_list_that_would_leave_nothing_is_refused() {
+fn list_without_any_stored_image_is_rejected() {
     let made = made();
     let before = files(made.tree.dir());
     for names in [&[][..], &["quay.io/nothing:1"], &["quay.io/team/app:7", "nginx"]] {
@@ -140,7 +140,7 @@ fn a_list_that_would_leave_nothing_is_refused() {
 }
 
 #[test]
-fn a_dry_run_tells_and_does_nothing() {
+fn prune_dry_run_changes_nothing() {
     let made = made();
     let before = files(made.tree.dir());
     let mut options = PruneOptions::default();
@@ -194,7 +194,7 @@ fn stopped_everywhere(work: impl Fn(&Store) -> saver::Result<PruneReport>, left:
 }
 
 #[test]
-fn a_prune_that_is_stopped_anywhere_leaves_a_true_tree() {
+fn interrupted_prune_leaves_a_consistent_tree() {
     let names = [reference("quay.io/team/app:2"), reference("library/hello:1.0")];
     stopped_everywhere(
         |store| prune(store, &names, &PruneOptions::default()),
@@ -204,7 +204,7 @@ fn a_prune_that_is_stopped_anywhere_leaves_a_true_tree() {
 }
 
 #[test]
-fn a_removal_that_is_stopped_anywhere_leaves_a_true_tree() {
+fn interrupted_rm_leaves_a_consistent_tree() {
     let names = [reference("quay.io/team/app:1")];
     stopped_everywhere(
         |store| remove(store, &names, &PruneOptions::default()),
@@ -214,7 +214,7 @@ fn a_removal_that_is_stopped_anywhere_leaves_a_true_tree() {
 }
 
 #[test]
-fn an_image_goes_with_its_referrers_and_what_nothing_else_needs() {
+fn rm_removes_referrers_and_unshared_content() {
     let made = made();
     let dir = made.tree.dir();
     let report = take(dir, &["quay.io/team/app:1"]).unwrap();
@@ -231,7 +231,7 @@ fn an_image_goes_with_its_referrers_and_what_nothing_else_needs() {
 }
 
 #[test]
-fn only_what_nothing_else_references_goes_along() {
+fn rm_keeps_content_that_other_images_reference() {
     let made = made();
     let dir = made.tree.dir();
     made.tree.tag("team/app", "amd64", &made.amd64.digest);
@@ -253,7 +253,7 @@ fn only_what_nothing_else_references_goes_along() {
 }
 
 #[test]
-fn a_short_name_goes_only_with_what_it_is_short_for() {
+fn rm_removes_a_short_name_only_with_its_image() {
     let made = made();
     let dir = made.tree.dir();
     assert_eq!(take(dir, &["hello:1.0"]).unwrap().tags, ["hello:1.0", "library/hello:1.0"]);
@@ -267,7 +267,7 @@ fn a_short_name_goes_only_with_what_it_is_short_for() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_read_protects_its_repository() {
+fn unreadable_manifest_protects_its_repository() {
     let made = made();
     write(&made.tree.data(&made.index.digest), b"{}");
     let report = keep(made.tree.dir(), &["quay.io/team/app:1"]).unwrap();
@@ -278,7 +278,7 @@ fn a_manifest_that_cannot_be_read_protects_its_repository() {
 }
 
 #[test]
-fn nothing_outside_is_touched() {
+fn prune_changes_nothing_outside_the_tree() {
     let made = made();
     let outside = tempfile::tempdir().unwrap();
     let other = self::made();
@@ -299,7 +299,7 @@ fn nothing_outside_is_touched() {
 }
 
 #[test]
-fn a_saver_and_a_prune_keep_each_other_out() {
+fn save_and_prune_exclude_each_other() {
     let made = made();
     let dir = made.tree.dir();
     let list = made.tree.dir().join("keep.list");
@@ -321,7 +321,7 @@ fn a_saver_and_a_prune_keep_each_other_out() {
 }
 
 #[test]
-fn the_registry_finds_nothing_more_to_collect() {
+fn garbage_collection_after_prune_finds_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let source = Registry::serve(&samples());
     let list = tempfile::NamedTempFile::new().unwrap();
@@ -346,7 +346,7 @@ fn the_registry_finds_nothing_more_to_collect() {
 }
 
 #[test]
-fn the_commands_say_what_they_did() {
+fn prune_and_rm_report_what_they_removed() {
     let made = made();
     let dir = made.tree.dir();
     let (code, out, _) = saver(&["rm", "--dry-run", "quay.io/team/app:2"], dir);

@@ -43,7 +43,7 @@ fn tags(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_kind_of_damage_is_taken_away_and_no_whole_tag_with_it() {
+fn repair_removes_damage_and_keeps_complete_tags() {
     // Links are written anew where all that they lead to is there.
     let mended = [
         "a layer's link is not there",
@@ -76,7 +76,7 @@ fn every_kind_of_damage_is_taken_away_and_no_whole_tag_with_it() {
 }
 
 #[test]
-fn damaged_content_is_kept_aside() {
+fn damaged_content_is_set_aside() {
     let made = made();
     let data = made.tree.data(&made.arm_layer);
     write(&data, b"arm onlY");
@@ -102,7 +102,7 @@ fn damage(made: &Made) {
 }
 
 #[test]
-fn a_repair_that_is_stopped_anywhere_has_broken_nothing() {
+fn interrupted_repair_adds_no_damage() {
     let made = made();
     damage(&made);
     let files = files(made.tree.dir());
@@ -135,7 +135,7 @@ fn a_repair_that_is_stopped_anywhere_has_broken_nothing() {
 }
 
 #[test]
-fn a_whole_tree_behind_a_link_is_left_alone() {
+fn tree_behind_a_symlink_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(samples().join("docker"), dir.path().join("docker")).unwrap();
     let done = mend(dir.path());
@@ -143,7 +143,7 @@ fn a_whole_tree_behind_a_link_is_left_alone() {
 }
 
 #[test]
-fn what_was_lost_is_saved_again() {
+fn lost_images_are_saved_again() {
     let source = Registry::serve(&samples());
     let dir = tempfile::tempdir().unwrap();
     let list = tempfile::NamedTempFile::new().unwrap();
@@ -178,7 +178,7 @@ fn what_was_lost_is_saved_again() {
 }
 
 #[test]
-fn a_saver_keeps_repairs_out() {
+fn save_and_repair_exclude_each_other() {
     let made = made();
     damage(&made);
     let store = Store::open_read_only(made.tree.dir()).unwrap();

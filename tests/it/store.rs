@@ -79,7 +79,7 @@ fn sparse() -> Image {
 }
 
 #[tokio::test]
-async fn a_registry_serves_all_of_it() {
+async fn registry_serves_every_saved_image() {
     let dir = tempfile::tempdir().unwrap();
     let mut images = assortment();
     images.push(sparse());
@@ -98,7 +98,7 @@ async fn a_registry_serves_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_registrys_garbage_collection_takes_nothing() {
+async fn garbage_collection_keeps_every_saved_image() {
     let dir = tempfile::tempdir().unwrap();
     let mut images = assortment();
     images.push(sparse());
@@ -109,7 +109,7 @@ async fn a_registrys_garbage_collection_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_registry_serving_the_tree_while_it_grows_never_fails() {
+async fn registry_serves_a_growing_tree_without_errors() {
     let dir = tempfile::tempdir().unwrap();
     let base = noise("base", 2000);
     let image = |number: usize| {
@@ -148,7 +148,7 @@ async fn a_registry_serving_the_tree_while_it_grows_never_fails() {
 }
 
 #[tokio::test]
-async fn a_run_with_nothing_to_do_writes_nothing() {
+async fn unchanged_images_write_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fill(&open(dir.path()), &assortment()).await;
     let marks = || -> BTreeMap<_, _> {
@@ -178,7 +178,7 @@ async fn a_run_with_nothing_to_do_writes_nothing() {
 }
 
 #[tokio::test]
-async fn damage_is_absence_and_is_mended() {
+async fn damaged_files_are_replaced_by_the_next_save() {
     let dir = tempfile::tempdir().unwrap();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
@@ -219,7 +219,7 @@ async fn damaged_links_are_not_followed() {
 }
 
 #[tokio::test]
-async fn planted_symbolic_links_lead_nowhere() {
+async fn planted_directory_symlinks_are_not_followed() {
     let images = assortment();
     let outer = tempfile::tempdir().unwrap();
     let elsewhere = outer.path().join("elsewhere");
@@ -272,7 +272,7 @@ async fn planted_symbolic_links_lead_nowhere() {
 }
 
 #[tokio::test]
-async fn a_planted_link_in_place_of_a_file_is_replaced_not_followed() {
+async fn planted_file_symlinks_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
@@ -291,7 +291,7 @@ async fn a_planted_link_in_place_of_a_file_is_replaced_not_followed() {
 }
 
 #[tokio::test]
-async fn the_directory_itself_may_be_a_symbolic_link() {
+async fn root_directory_may_be_a_symlink() {
     let outer = tempfile::tempdir().unwrap();
     std::fs::create_dir(outer.path().join("real")).unwrap();
     symlink("real", outer.path().join("dir")).unwrap();
@@ -301,7 +301,7 @@ async fn the_directory_itself_may_be_a_symbolic_link() {
 
 /// Two stores on one directory share nothing but the file system, as two processes do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_savers_in_one_directory_do_no_harm() {
+async fn concurrent_stores_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     let layers: Vec<_> = (0..6).map(|number| noise(&format!("layer {number}"), 5000)).collect();
     let image = |number: usize| {
@@ -335,7 +335,7 @@ async fn two_savers_in_one_directory_do_no_harm() {
 }
 
 #[test]
-fn what_dead_processes_staged_is_removed_and_what_live_ones_did_is_not() {
+fn stage_areas_of_dead_processes_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let dead = dir.path().join(".saver/stage/1-0-dead");
     std::fs::create_dir_all(&dead).unwrap();
@@ -352,7 +352,7 @@ fn what_dead_processes_staged_is_removed_and_what_live_ones_did_is_not() {
 }
 
 #[test]
-fn a_lock_names_its_holder_and_ends_with_it() {
+fn lock_error_names_the_holder_until_it_dies() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
@@ -414,7 +414,7 @@ proptest! {
 
     /// Whatever is published, one after the other or at the same time, the tree holds what the model holds.
     #[test]
-    fn holds_what_the_model_holds(steps in steps()) {
+    fn random_publications_match_the_memory_model(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let driver = MemoryDriver::new();
         let mut options = StoreOptions::default();

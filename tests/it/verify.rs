@@ -249,7 +249,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 #[test]
-fn every_kind_of_damage_is_named() {
+fn every_kind_of_damage_is_reported() {
     for case in CASES {
         let made = made();
         (case.damage)(&made);
@@ -282,7 +282,7 @@ fn every_kind_of_damage_is_named() {
 
 /// The registry trips over nothing that verification lets pass.
 #[test]
-fn garbage_collection_gets_through_a_clean_tree() {
+fn model_and_registry_agree_on_garbage_collection() {
     let mut wrong = Vec::new();
     for case in CASES {
         for (untagged, gets_through) in [(false, case.collects.0), (true, case.collects.1)] {
@@ -311,7 +311,7 @@ fn garbage_collection_gets_through_a_clean_tree() {
 }
 
 #[test]
-fn a_sparse_index_is_whole_and_its_other_platform_none_of_its_business() {
+fn sparse_index_is_complete() {
     let made = made();
     fs::remove_dir_all(made.tree.revision_link("app", &made.arm.digest).parent().unwrap()).unwrap();
     fs::remove_file(made.tree.data(&made.arm.digest)).unwrap();
@@ -322,7 +322,7 @@ fn a_sparse_index_is_whole_and_its_other_platform_none_of_its_business() {
 }
 
 #[test]
-fn a_manifest_that_lies_about_a_size_is_told_from_a_blob_that_is_cut() {
+fn wrong_size_in_a_manifest_differs_from_a_truncated_blob() {
     let tree = Tree::new();
     let mut layer = tree.blob("app", "application/vnd.oci.image.layer.v1.tar", b"layer");
     layer.size = 6;
@@ -339,7 +339,7 @@ fn a_manifest_that_lies_about_a_size_is_told_from_a_blob_that_is_cut() {
 }
 
 #[test]
-fn what_nothing_links_to_is_a_note() {
+fn unreferenced_blob_is_a_note() {
     let made = made();
     made.tree.content(b"left over");
     let report = look(made.tree.dir(), true);
@@ -349,7 +349,7 @@ fn what_nothing_links_to_is_a_note() {
 }
 
 #[test]
-fn the_samples_are_clean() {
+fn sample_trees_are_clean() {
     let report = look(&samples(), true);
     assert!(report.is_clean(), "{report:#?}");
     assert_eq!((report.tags, report.broken.len()), (16, 0));
@@ -357,7 +357,7 @@ fn the_samples_are_clean() {
 
 /// What the registry itself writes, with everything that it leaves lying about, raises no false alarm.
 #[test]
-fn a_registrys_own_tree_is_clean() {
+fn tree_written_by_a_registry_is_clean() {
     let dir = tempfile::tempdir().unwrap();
     let source = Registry::serve(&samples());
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
@@ -380,7 +380,7 @@ fn a_registrys_own_tree_is_clean() {
 }
 
 #[test]
-fn the_command_says_it_to_people_and_machines() {
+fn verify_prints_text_and_json() {
     let made = made();
     let dir = made.tree.dir();
     let (code, out, _) = saver(&["verify", "--deep"], dir);
@@ -407,7 +407,7 @@ fn the_command_says_it_to_people_and_machines() {
 }
 
 #[test]
-fn what_cannot_be_read_ends_with_3() {
+fn directory_that_is_no_tree_is_rejected() {
     let (code, _, err) = saver(&["verify"], Path::new("/nonexistent/dir"));
     assert_eq!(code, Some(3), "{err}");
     let empty = tempfile::tempdir().unwrap();

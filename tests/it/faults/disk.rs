@@ -104,7 +104,7 @@ impl Ran {
 }
 
 #[test]
-fn a_disk_that_is_full_at_any_write_is_one_clear_error_and_room_is_all_it_takes() {
+fn full_disk_at_any_write_is_one_error_and_recoverable() {
     let disk = Disk::small();
     apart(move || {
         if !mount_small(&disk.dir, "size=16k") {
@@ -129,7 +129,7 @@ fn a_disk_that_is_full_at_any_write_is_one_clear_error_and_room_is_all_it_takes(
 }
 
 #[test]
-fn a_disk_without_a_file_to_spare_is_full_too() {
+fn inode_exhaustion_is_named_and_recoverable() {
     let disk = Disk::small();
     apart(move || {
         if !mount_small(&disk.dir, "nr_inodes=8") {
@@ -143,7 +143,7 @@ fn a_disk_without_a_file_to_spare_is_full_too() {
             if ran.code == Some(0) {
                 break;
             }
-            ran.assert_stopped("No space left on device", "free some space");
+            ran.assert_stopped("the file system has no free inodes", "with more inodes");
             refused += 1;
         }
         assert!(refused > 5, "only {refused} runs were refused");
@@ -152,7 +152,7 @@ fn a_disk_without_a_file_to_spare_is_full_too() {
 }
 
 #[test]
-fn a_dry_run_counts_files_too() {
+fn dry_run_counts_inodes() {
     let disk = Disk::small();
     apart(move || {
         if !mount_small(&disk.dir, "nr_inodes=20") {
@@ -173,7 +173,7 @@ fn a_dry_run_counts_files_too() {
 }
 
 #[test]
-fn a_layer_that_does_not_fit_fails_its_image_and_the_others_are_saved() {
+fn layer_that_does_not_fit_fails_only_its_image() {
     let large = noise("large", 2 << 20);
     let disk = Disk::new(&[&[&large], &[b"small"]]);
     apart(move || {
@@ -193,7 +193,7 @@ fn a_layer_that_does_not_fit_fails_its_image_and_the_others_are_saved() {
 
 /// What is left of the disk goes to others while a layer comes in.
 #[test]
-fn a_layer_keeps_the_room_that_it_began_with() {
+fn started_layer_keeps_its_reserved_space() {
     let large = noise("large", 1 << 20);
     let disk = Disk::new(&[&[&large]]);
     let layer = Digest::of(&large).to_string();
@@ -226,7 +226,7 @@ fn a_layer_keeps_the_room_that_it_began_with() {
 }
 
 #[test]
-fn a_limit_on_file_sizes_is_told_and_not_died_of() {
+fn file_size_limit_is_reported() {
     let large = noise("large", LARGE);
     let disk = Disk::new(&[&[&large], &[b"small"]]);
     let limited = |bytes: u64| {
@@ -250,7 +250,7 @@ fn a_limit_on_file_sizes_is_told_and_not_died_of() {
 }
 
 #[test]
-fn too_many_open_files_are_told_with_what_to_raise() {
+fn open_files_limit_is_reported_with_a_hint() {
     let layers: Vec<Bytes> = (0..20).map(|number| noise(&format!("layer {number}"), LARGE)).collect();
     let layers: Vec<&[u8]> = layers.iter().map(|layer| &layer[..]).collect();
     let disk = Disk::new(&[&layers, &[b"small"]]);
@@ -278,7 +278,7 @@ fn too_many_open_files_are_told_with_what_to_raise() {
 }
 
 #[test]
-fn no_permission_is_told_with_the_path() {
+fn missing_permission_is_reported_with_the_path() {
     let disk = Disk::small();
     let program = disk.outer.path().join("saver");
     std::fs::copy(env!("CARGO_BIN_EXE_saver"), &program).unwrap();
@@ -311,7 +311,7 @@ fn no_permission_is_told_with_the_path() {
 }
 
 #[test]
-fn a_read_only_file_system_is_told_with_the_path() {
+fn read_only_file_system_is_reported_with_the_path() {
     let disk = Disk::small();
     apart(move || {
         if !mount_small(&disk.dir, "size=4m") {
@@ -327,7 +327,7 @@ fn a_read_only_file_system_is_told_with_the_path() {
 }
 
 #[test]
-fn a_file_where_a_directory_is_needed_is_told_with_its_path() {
+fn file_in_place_of_a_directory_is_reported_with_its_path() {
     let ways = [
         "",
         "docker",
@@ -357,7 +357,7 @@ fn a_file_where_a_directory_is_needed_is_told_with_its_path() {
 }
 
 #[test]
-fn symbolic_links_planted_in_the_tree_lead_nowhere() {
+fn planted_symlinks_are_not_followed() {
     let ways = [
         "docker",
         "docker/registry/v2/blobs",
