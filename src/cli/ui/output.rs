@@ -112,7 +112,10 @@ pub(crate) fn failure(error: &Error, paint: Paint) {
 pub(crate) fn internal_files(internal: &InternalFiles) -> String {
     let line = |what: &str, count: &FileCount, advice: &str| match count.files {
         0 => String::new(),
-        files => format!("{} {what} ({}): {advice}\n", files, size(count.bytes)),
+        files => {
+            let files = self::count(usize::try_from(files).unwrap_or(usize::MAX), "file");
+            format!("{what}: {files}, {}; {advice}\n", size(count.bytes))
+        }
     };
     let partial = line(
         "interrupted downloads in .saver/partial",
