@@ -83,7 +83,7 @@ fn unusable_arguments_are_reported() {
         (vec!["--dir", dir, "--access-log", "xml"], 2, "common"),
         (vec!["--dir", dir, "--listen", &taken], 3, "cannot listen"),
         (vec!["--dir", dir, "--listen", "somewhere"], 2, "--listen"),
-        (vec!["--dir", dir, "--tls-cert", "x.pem"], 2, "together"),
+        (vec!["--dir", dir, "--tls-cert", "x.pem"], 2, "each needs the other"),
         (vec!["--dir", dir, "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"], 2, "cannot read"),
         (vec![], 2, "--dir"),
     ] {
