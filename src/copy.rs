@@ -25,7 +25,7 @@ pub struct CopyOptions {
 impl Default for CopyOptions {
     fn default() -> Self {
         Self {
-            transfer: TransferOptions { attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions::default(),
             access: Access::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),

@@ -3,7 +3,8 @@
 //! Links, file sizes and the digests of manifests are checked. The content of layers is not; that is what `verify` does.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
+use crate::oci::config::ImageConfig;
+use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, RawManifest, Repository, Tag, media_type};
 use crate::store::Store;
 use crate::store::inventory::InternalFiles;
@@ -342,25 +343,27 @@ impl TagWalk<'_> {
             }
         }
         // An attestation does not change the kind of the image that it belongs to.
-        if entry.is_some_and(|entry| entry.platform.as_ref().is_some_and(Platform::is_unknown)) {
+        if entry.is_some_and(Descriptor::is_attestation) {
             return Ok(());
         }
         if !image.is_image() {
             self.artifact(image);
             return Ok(());
         }
-        let platform = match entry.and_then(|entry| entry.platform.clone()) {
+        let stated = entry.and_then(|entry| entry.platform.clone());
+        let platform = match stated.filter(|platform| !platform.is_unknown()) {
             Some(platform) => Some(platform),
             None => {
                 let config = self.store.read_content(&image.config.digest, MAX_MANIFEST_SIZE)?;
-                config.and_then(|config| config_platform(&config).ok())
+                let named = config.map(|config| ImageConfig::platform_of(&config).ok().flatten());
+                // cosign stores signatures with an image configuration that names no platform.
+                if named == Some(None) {
+                    self.artifact(image);
+                    return Ok(());
+                }
+                named.flatten()
             }
         };
-        // cosign writes signatures with an image config without a platform.
-        if platform.as_ref().is_some_and(|platform| platform.architecture.is_empty()) {
-            self.artifact(image);
-            return Ok(());
-        }
         self.kind = ContentKind::Image;
         self.artifact_type = None;
         if let Some(platform) = platform {
@@ -390,7 +393,7 @@ impl TagWalk<'_> {
         if platform.is_unknown() {
             return;
         }
-        let platform = platform.to_string();
+        let platform = platform.without_os_version().to_string();
         // Windows images have several manifests of one platform, one for each version; one of them suffices.
         match self.platforms.iter_mut().find(|listed| listed.platform == platform) {
             Some(listed) => listed.present |= present,

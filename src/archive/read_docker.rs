@@ -9,7 +9,7 @@ use super::tar_index::{MemberData, TarIndex};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::layout::ListedImage;
-use crate::oci::{Descriptor, Digest, RawManifest, media_type};
+use crate::oci::{Descriptor, Digest, RawManifest, json, media_type};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -97,7 +97,7 @@ fn read_within(
     if listing.size > MAX_MANIFEST_JSON {
         return Err(corrupt(format!("{MANIFEST} is too large: {} bytes", listing.size)));
     }
-    let items: Vec<ManifestItem> = serde_json::from_slice(&listing.read(file)?)
+    let items: Vec<ManifestItem> = json::from_slice(&listing.read(file)?)
         .map_err(|error| corrupt(format!("cannot parse {MANIFEST}: {error}")))?;
     if items.len() > MAX_IMAGES {
         return Err(corrupt(format!("{MANIFEST} lists more than {MAX_IMAGES} images")));

@@ -5,7 +5,7 @@ use super::{Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
 /// Runs `request` until it succeeds or `policy` gives up.
@@ -77,14 +77,15 @@ pub async fn config<S: Source>(
             format!("a configuration of {} bytes; at most {MAX_CONFIG_SIZE} are read", descriptor.size);
         return Err(Error::new(ErrorKind::TooLarge, descriptor.digest, message).on(Side::Source));
     }
-    retrying(policy, || config_once(source, repository, descriptor)).await
+    let bytes = retrying(policy, || config_once(source, repository, descriptor)).await?;
+    ImageConfig::parse(&bytes)
 }
 
 async fn config_once<S: Source>(
     source: &S,
     repository: &Repository,
     descriptor: &Descriptor,
-) -> Result<ImageConfig> {
+) -> Result<Bytes> {
     let digest = descriptor.digest;
     let mut stream = source.blob(repository, descriptor, 0, None).await?;
     let mut bytes = BytesMut::new();
@@ -102,7 +103,7 @@ async fn config_once<S: Source>(
         source.refuted(repository, &digest);
         return Err(wrong(digest, &format!("its bytes hash to {found}")));
     }
-    ImageConfig::parse(&bytes)
+    Ok(bytes.freeze())
 }
 
 fn wrong(digest: Digest, why: &str) -> Error {

@@ -85,10 +85,10 @@ impl ManifestSummary {
         let Some((raw, manifest)) = read_manifest(store, digest)? else { return Ok(None) };
         Ok(match manifest {
             Manifest::Index(index) => {
-                let (candidates, _) = platforms.choose(&index.manifests);
+                let candidates = platforms.choose(&index.manifests);
                 let candidate = |entry: &Descriptor| Candidate {
                     digest: entry.digest,
-                    has_platform: entry.platform.is_some(),
+                    has_platform: entry.platform.as_ref().is_some_and(|platform| !platform.is_unknown()),
                 };
                 Some(Self::Index(IndexSummary {
                     own: BlobRef::from(&raw.descriptor()),

@@ -17,7 +17,7 @@ use crate::oci::{Repository, media_type};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// How deep indexes in indexes are followed.
 const MAX_DEPTH: usize = 4;
@@ -155,14 +155,26 @@ pub async fn digest<S: Source>(
     if options.platforms == PlatformSet::All {
         return Ok(digest);
     }
-    let told = inspect(source, &Reference { digest: Some(digest), ..reference.clone() }, options).await?;
-    match told.manifests.as_slice() {
-        [one] => Ok(one.digest),
-        several => {
-            let message = format!("{} of its manifests are for {}", several.len(), options.platforms);
-            Err(Error::new(ErrorKind::InvalidInput, reference, message).with_hint("ask for one platform"))
+    let found = inspect(source, &Reference { digest: Some(digest), ..reference.clone() }, options).await?;
+    let images: Vec<&ManifestInspection> =
+        found.manifests.iter().filter(|manifest| manifest.platform.is_some()).collect();
+    let platforms: Vec<Platform> = images.iter().filter_map(|image| image.platform.clone()).collect();
+    let kinds: HashSet<Platform> =
+        platforms.iter().map(|platform| platform.normal().without_os_version()).collect();
+    match (found.manifests.as_slice(), options.platforms.runnable(&platforms)) {
+        ([one], _) => Ok(one.digest),
+        // Artifacts beside an image are never filtered and never meant.
+        (_, Some(first)) if is_one(&options.platforms) || kinds.len() == 1 => Ok(images[first].digest),
+        (several, _) => {
+            let message = format!("{} manifests match {}", several.len(), options.platforms);
+            Err(Error::new(ErrorKind::InvalidInput, reference, message)
+                .with_hint("request one platform with --arch"))
         }
     }
+}
+
+fn is_one(platforms: &PlatformSet) -> bool {
+    matches!(platforms, PlatformSet::Only(some) if some.len() == 1)
 }
 
 struct Look<'a, S> {
@@ -232,8 +244,8 @@ impl<S: Source> Look<'_, S> {
         told.artifact_type.clone_from(&image.artifact_type);
         told.layers = layers::of(image, &config);
         told.config = Some(image.config.clone());
-        // cosign writes signatures with an image's configuration that names no platform.
-        if is_image && !config.platform.architecture.is_empty() {
+        // cosign stores signatures with an image configuration that names no platform; an index may name one for it.
+        if is_image && (told.platform.is_some() || !config.platform.is_unknown()) {
             told.platform = told.platform.or(Some(config.platform));
             told.created = config.created;
             told.execution = Some(config.config);

@@ -1,6 +1,7 @@
 //! Image configurations (OCI image spec, config.md; Docker's schema 2 configurations are of the same form).
 
 use super::digest::Digest;
+use super::json::{self, StringList, or_default};
 use super::platform::Platform;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -9,60 +10,97 @@ use std::collections::BTreeMap;
 /// The largest image configuration that is read into memory, in bytes. Real ones have a few KiB.
 pub const MAX_CONFIG_SIZE: u64 = 8 << 20;
 
-/// What an image's configuration says that saver has a use for. Absent and null fields are empty ones, as other readers take them.
+/// The fields of an image's configuration that saver uses. Null fields are absent, as other readers take them.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(from = "ConfigDocument")]
 pub struct ImageConfig {
-    /// When the image was made, as written (RFC 3339).
+    /// When the image was created, as written (RFC 3339).
     pub created: Option<String>,
-    /// Who made it.
+    /// Who created it.
     pub author: Option<String>,
-    /// What it runs on.
-    #[serde(flatten)]
+    /// The platform that it runs on; [unknown](Platform::is_unknown) where the configuration names none.
     pub platform: Platform,
-    /// How it is run.
-    #[serde(deserialize_with = "or_default")]
+    /// How containers of it are run.
     pub config: Execution,
     /// Its layers, uncompressed.
-    #[serde(deserialize_with = "or_default")]
     pub rootfs: RootFs,
-    /// How each layer came about, base first; steps without a layer among them.
-    #[serde(deserialize_with = "or_default")]
+    /// The build steps, base first, including those without a layer.
     pub history: Vec<History>,
 }
 
-/// How an image is run.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConfigDocument {
+    created: Option<String>,
+    author: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    os: String,
+    #[serde(deserialize_with = "or_default")]
+    architecture: String,
+    variant: Option<String>,
+    #[serde(rename = "os.version")]
+    os_version: Option<String>,
+    #[serde(deserialize_with = "or_default", rename = "os.features")]
+    _os_features: StringList,
+    #[serde(deserialize_with = "or_default")]
+    config: Execution,
+    #[serde(deserialize_with = "or_default")]
+    rootfs: RootFs,
+    #[serde(deserialize_with = "or_default")]
+    history: Vec<History>,
+}
+
+impl From<ConfigDocument> for ImageConfig {
+    fn from(read: ConfigDocument) -> Self {
+        let platform = Platform {
+            os: read.os,
+            architecture: read.architecture,
+            variant: read.variant,
+            os_version: read.os_version,
+        };
+        Self {
+            created: read.created,
+            author: read.author,
+            platform,
+            config: read.config,
+            rootfs: read.rootfs,
+            history: read.history,
+        }
+    }
+}
+
+/// How containers of an image are run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Execution {
-    /// `user`, `uid`, `user:group`, `uid:gid`, or nothing for root.
+    /// `user`, `uid`, `user:group` or `uid:gid`; empty for root.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub user: String,
-    /// `NAME=value` pairs.
+    /// Environment variables, as `NAME=value`.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// The command's beginning.
+    /// The start of the command line.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
-    /// The command's arguments, or all of it.
+    /// The arguments of the entrypoint, or the whole command line.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
-    /// Where it starts.
+    /// The working directory.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
-    /// `port/protocol` of what it listens on.
+    /// The ports it listens on, as `port/protocol`.
     #[serde(deserialize_with = "keys", skip_serializing_if = "Vec::is_empty")]
     pub exposed_ports: Vec<String>,
-    /// Free key-value pairs.
+    /// Arbitrary metadata.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The signal that ends it.
+    /// The signal that stops it.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
 }
 
-/// An image's layers, uncompressed.
+/// The layers of an image, uncompressed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct RootFs {
@@ -71,16 +109,16 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
-/// One step of an image's making.
+/// One build step.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// When, as written (RFC 3339).
+    /// When it ran, as written (RFC 3339).
     pub created: Option<String>,
-    /// By what command.
+    /// The command.
     #[serde(deserialize_with = "or_default")]
     pub created_by: String,
-    /// Whether it made no layer.
+    /// Whether it created no layer.
     #[serde(deserialize_with = "or_default")]
     pub empty_layer: bool,
 }
@@ -91,24 +129,32 @@ impl ImageConfig {
     /// # Errors
     /// `Corrupt` when `bytes` are not such a document.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|error| {
+        json::from_slice(bytes).map_err(|error| {
             let message = format!("not an image configuration: {error}");
             Error::new(ErrorKind::Corrupt, Digest::of(bytes), message)
         })
     }
 
-    /// The commands that made `layers` layers, base first; empty where the history does not fit their number.
+    /// The platform that a configuration names, where it names one. A configuration that is no image's, as some artifacts
+    /// have it under an image's media type, names none.
+    ///
+    /// # Errors
+    /// `Corrupt` for a document that other readers would understand differently.
+    pub fn platform_of(bytes: &[u8]) -> Result<Option<Platform>> {
+        match Self::parse(bytes) {
+            Ok(config) => Ok(Some(config.platform).filter(|platform| !platform.is_unknown())),
+            Err(error) if serde_json::from_slice::<Self>(bytes).is_ok() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The commands that created `layers` layers, base first; empty if the history has another number of layers.
     #[must_use]
     pub fn made_by(&self, layers: usize) -> Vec<&str> {
         let steps = self.history.iter().filter(|step| !step.empty_layer);
         let commands: Vec<&str> = steps.map(|step| step.created_by.as_str()).collect();
         if commands.len() == layers { commands } else { Vec::new() }
     }
-}
-
-/// A field that may be null.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// The keys of a map whose values mean nothing.
@@ -122,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_absent_or_null_is_empty() {
+    fn config_absent_and_null_fields_are_empty() {
         for text in [
             r#"{"architecture":"amd64","os":"linux"}"#,
             r#"{"architecture":"amd64","os":"linux","config":null,"rootfs":null,"history":null}"#,
@@ -138,7 +184,29 @@ mod tests {
     }
 
     #[test]
-    fn history_is_told_of_layers_where_it_fits_them() {
+    fn config_without_platform_names_none() {
+        for (text, expect) in [
+            (r#"{"architecture":"amd64","os":"linux"}"#, Some("linux/amd64")),
+            (r#"{"architecture":"","os":""}"#, None),
+            (r#"{"architecture":null,"os":null}"#, None),
+            (r#"{"architecture":"unknown","os":"unknown"}"#, None),
+            (r#"{"os":"linux"}"#, None),
+            ("{}", None),
+            ("", None),
+            ("[]", None),
+            (r#"{"architecture":["a model"]}"#, None),
+        ] {
+            let platform = ImageConfig::platform_of(text.as_bytes()).unwrap();
+            assert_eq!(platform.map(|platform| platform.to_string()).as_deref(), expect, "{text}");
+        }
+        for folded in [r#"{"Architecture":"arm64","os":"linux"}"#, r#"{"config":{"user":"root","User":"1"}}"#]
+        {
+            assert!(ImageConfig::platform_of(folded.as_bytes()).is_err(), "{folded}");
+        }
+    }
+
+    #[test]
+    fn config_history_matches_layers_by_count() {
         let text = r#"{"architecture":"arm","os":"linux","variant":"v7","config":{"User":"1000:1","ExposedPorts":{"80/tcp":{}},"Cmd":["a"]},
             "history":[{"created_by":"ADD rootfs"},{"created_by":"ENV A=b","empty_layer":true},{"created_by":"RUN x"}]}"#;
         let config = ImageConfig::parse(text.as_bytes()).unwrap();

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// A sha256 digest: 32 bytes, written `sha256:<64 lower-case hex digits>`.
 ///
-/// sha256 is the only algorithm that registries store under; others are refused by name.
+/// Registries store content under sha256 only; other algorithms are `Unsupported`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
@@ -43,7 +43,7 @@ impl Digest {
         hex
     }
 
-    /// The first 12 hex digits, for people.
+    /// The first 12 hex digits, for display.
     #[must_use]
     pub fn short(&self) -> String {
         let mut hex = self.hex();
@@ -65,7 +65,7 @@ impl Digest {
             match (nibble(pair[0]), nibble(pair[1])) {
                 (Some(high), Some(low)) => *byte = high << 4 | low,
                 _ => {
-                    return Err(refuse("only the lower-case hex digits 0-9 and a-f may stand in a digest"));
+                    return Err(refuse("a digest consists of the lower-case hex digits 0-9 and a-f"));
                 }
             }
         }
@@ -87,15 +87,13 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self> {
         match text.split_once(':') {
             Some(("sha256", hex)) => Self::from_hex(hex),
-            Some((algorithm, _)) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("digest {text:?}"),
-                format!("the algorithm {algorithm:?} is not supported, only sha256 is"),
-            )),
-            None => Err(Error::new(
+            Some((algorithm, encoded)) if is_well_formed(algorithm, encoded) => {
+                Err(Error::new(ErrorKind::Unsupported, "", unsupported(algorithm, encoded)))
+            }
+            _ => Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!("digest {text:?}"),
-                "a digest reads sha256:<64 hex digits>",
+                "a digest is written sha256:<64 hex digits>",
             )),
         }
     }
@@ -127,7 +125,46 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Hashes and counts content as it passes, then says whether it was what was promised.
+/// The reason comes first: what quotes this may cut it short.
+fn unsupported(algorithm: &str, encoded: &str) -> String {
+    let start: String = encoded.chars().take(12).collect();
+    format!("unsupported digest algorithm {algorithm} (only sha256 is supported): {algorithm}:{start}…")
+}
+
+/// Whether these are an algorithm and an encoded digest by the grammar of descriptor.md.
+fn is_well_formed(algorithm: &str, encoded: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let is_encoded = |byte: u8| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte);
+    algorithm.len() <= 32
+        && algorithm.split(['+', '.', '_', '-']).all(is_part)
+        && !encoded.is_empty()
+        && encoded.bytes().all(is_encoded)
+}
+
+/// The digest of a descriptor, of whatever algorithm.
+#[derive(Clone, Debug)]
+pub(super) enum AnyDigest {
+    Sha256(Digest),
+    /// Well-formed, of another algorithm: the message that says so.
+    Unsupported(String),
+}
+
+impl<'de> Deserialize<'de> for AnyDigest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        match text.parse::<Digest>() {
+            Ok(digest) => Ok(Self::Sha256(digest)),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Ok(Self::Unsupported(error.message().into()))
+            }
+            Err(error) => Err(serde::de::Error::custom(error)),
+        }
+    }
+}
+
+/// An incremental hash that also counts the bytes.
 #[derive(Clone, Default)]
 pub struct Digester {
     hash: Sha256,
@@ -135,25 +172,25 @@ pub struct Digester {
 }
 
 impl Digester {
-    /// A digester that has seen nothing.
+    /// A digester of no bytes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next bytes.
+    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
     }
 
-    /// Bytes seen so far.
+    /// The number of bytes hashed so far.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The digest of all that was seen.
+    /// The digest of all bytes hashed.
     #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.hash.finalize().into())

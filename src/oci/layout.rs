@@ -6,12 +6,15 @@
 //! to both, so that one layout can hold many images, or on request the tag to the first and the full name to the
 //! second.
 
-use super::descriptor::Descriptor;
+use super::descriptor::{Descriptor, DescriptorDocument};
 use super::digest::Digest;
+use super::json::{self, StringMap};
 use super::media_type;
 use super::name::{Repository, Tag};
 use super::reference::Reference;
 use crate::error::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 /// The file that marks a directory as an image layout.
@@ -74,10 +77,13 @@ impl ListedImage {
 
     /// The image that the `number`th entry of `index.json` describes.
     fn of_entry(number: usize, entry: &Value) -> Self {
-        let root = <Descriptor as serde::Deserialize>::deserialize(entry).map_err(|error| {
-            let message = format!("cannot parse entry {}: {error}", number + 1);
-            Error::new(ErrorKind::Corrupt, INDEX, message)
-        });
+        let invalid = |kind, error: &dyn std::fmt::Display| {
+            Error::new(kind, INDEX, format!("cannot parse entry {}: {error}", number + 1))
+        };
+        let root = match json::from_value::<DescriptorDocument>(entry) {
+            Ok(entry) => entry.supported().map_err(|entry| invalid(ErrorKind::Unsupported, &entry.error)),
+            Err(error) => Err(invalid(ErrorKind::Corrupt, &error)),
+        };
         if let Some(full) = annotation(entry, CONTAINERD_NAME).filter(|name| Reference::parse(name).is_ok()) {
             return Self::full(full, root);
         }
@@ -138,6 +144,21 @@ impl From<String> for EntryName {
     }
 }
 
+/// The fields of an `index.json` as other readers unmarshal them; the entries are checked one by one.
+#[derive(Deserialize)]
+struct IndexDocument {
+    #[serde(rename = "schemaVersion")]
+    _schema_version: Option<i64>,
+    #[serde(rename = "mediaType")]
+    _media_type: Option<String>,
+    #[serde(rename = "artifactType")]
+    _artifact_type: Option<String>,
+    #[serde(rename = "manifests")]
+    _manifests: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "json::or_default", rename = "annotations")]
+    _annotations: StringMap,
+}
+
 /// The `index.json` of a layout. Fields and entries that saver does not know are preserved.
 #[derive(Clone, Debug)]
 pub struct LayoutIndex {
@@ -161,8 +182,9 @@ impl LayoutIndex {
     /// `Corrupt` if it is not an index.
     pub fn parse(content: &[u8]) -> Result<Self> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, INDEX, message);
-        let mut document: Map<String, Value> = serde_json::from_slice(content)
-            .map_err(|error| corrupt(format!("cannot parse the index: {error}")))?;
+        let invalid = |error: serde_json::Error| corrupt(format!("cannot parse the index: {error}"));
+        json::from_slice::<IndexDocument>(content).map_err(invalid)?;
+        let mut document: Map<String, Value> = serde_json::from_slice(content).map_err(invalid)?;
         match document.entry("manifests").or_insert(Value::Null) {
             Value::Array(entries) if entries.len() <= MAX_ENTRIES => Ok(Self { document }),
             Value::Array(_) => Err(corrupt(format!("more than {MAX_ENTRIES} entries"))),
@@ -380,12 +402,25 @@ mod tests {
 
     #[test]
     fn document_that_is_no_layout_is_refused() {
-        for bad in ["", "[]", r#"{"manifests":{}}"#, r#"{"manifests":"x"}"#] {
+        for bad in [
+            "",
+            "[]",
+            r#"{"manifests":{}}"#,
+            r#"{"manifests":"x"}"#,
+            r#"{"Manifests":[]}"#,
+            r#"{"annotations":{"a":1}}"#,
+        ] {
             assert!(LayoutIndex::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(labels(&LayoutIndex::parse(br#"{"manifests":null}"#).unwrap()).is_empty());
-        let bad = LayoutIndex::parse(br#"{"manifests":[{"digest":"sha256:../x","size":1}]}"#).unwrap();
-        assert!(bad.images()[0].root.is_err());
+        for (entry, kind) in [
+            (r#"{"digest":"sha256:../x","size":1}"#, ErrorKind::Corrupt),
+            (r#"{"Digest":"sha256:ab","size":1}"#, ErrorKind::Corrupt),
+            (r#"{"digest":"sha512:ab","size":1}"#, ErrorKind::Unsupported),
+        ] {
+            let index = LayoutIndex::parse(format!(r#"{{"manifests":[{entry}]}}"#).as_bytes()).unwrap();
+            assert_eq!(index.images()[0].root.as_ref().unwrap_err().kind(), kind, "{entry}");
+        }
         assert!(check_marker(MARKER_CONTENT).is_ok());
         for bad in ["", "{}", r#"{"imageLayoutVersion":"2.0.0"}"#] {
             assert!(check_marker(bad.as_bytes()).is_err(), "{bad}");

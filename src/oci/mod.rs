@@ -1,8 +1,9 @@
-//! The model: names, digests, descriptors, manifests. Pure: no I/O, no async.
+//! The OCI data model: names, digests, descriptors, manifests, platforms. Pure: no I/O, no async.
 
 pub mod config;
 pub mod descriptor;
 pub mod digest;
+pub mod json;
 pub mod layout;
 pub mod manifest;
 pub mod media_type;

@@ -3,28 +3,55 @@
 //! Names and their normal forms follow OCI image-index.md ("platform") and Go's GOOS/GOARCH;
 //! the variants taken as default (arm is v7, arm64 is v8, amd64 is v1) are containerd's.
 
-use super::descriptor::Descriptor;
+use super::descriptor::{Descriptor, UnsupportedEntry};
+use super::json::{StringList, or_default};
+use super::manifest::Index;
 use crate::error::{Error, ErrorKind, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a manifest runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The platform that an image runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Platform {
-    /// The operating system, as GOOS has it.
+    /// The operating system, a GOOS value.
     #[serde(default)]
     pub os: String,
-    /// The processor architecture, as GOARCH has it.
+    /// The CPU architecture, a GOARCH value.
     #[serde(default)]
     pub architecture: String,
     /// The architecture's variant, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// The operating system's version (Windows).
+    /// The version of the operating system, such as `10.0.20348.2227`; images for Windows have one.
     #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
+}
+
+/// The fields of a platform that distribution and containerd unmarshal, those that saver has no use for included.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PlatformDocument {
+    #[serde(deserialize_with = "or_default")]
+    os: String,
+    #[serde(deserialize_with = "or_default")]
+    architecture: String,
+    variant: Option<String>,
+    #[serde(rename = "os.version")]
+    os_version: Option<String>,
+    #[serde(deserialize_with = "or_default", rename = "os.features")]
+    _os_features: StringList,
+    #[serde(deserialize_with = "or_default", rename = "features")]
+    _features: StringList,
+}
+
+impl<'de> Deserialize<'de> for Platform {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let PlatformDocument { os, architecture, variant, os_version, .. } =
+            PlatformDocument::deserialize(from)?;
+        Ok(Self { os, architecture, variant, os_version })
+    }
 }
 
 impl Platform {
@@ -34,36 +61,48 @@ impl Platform {
         Self { os: os.to_owned(), architecture: architecture.to_owned(), variant: None, os_version: None }
     }
 
-    /// Parses `ARCH`, `ARCH/VARIANT`, `OS/ARCH` or `OS/ARCH/VARIANT`; a missing system is `default_os`.
+    /// Parses `ARCH`, `ARCH/VARIANT`, `OS/ARCH` or `OS/ARCH/VARIANT`; `OS(VERSION)/ARCH` also selects the version of
+    /// the operating system, as containerd writes it. A missing OS is `default_os`.
     ///
     /// # Errors
     /// `InvalidInput` for anything else.
     pub fn parse(text: &str, default_os: &str) -> Result<Self> {
         let refuse = |why: String| {
-            Error::new(ErrorKind::InvalidInput, format!("platform {text:?}"), why)
-                .with_hint("write amd64, arm64, arm/v7, linux/arm64/v8, a comma list of these, or all")
+            Error::new(ErrorKind::InvalidInput, format!("platform {text:?}"), why).with_hint(
+                "write amd64, arm64, arm/v7, linux/arm64/v8, windows(10.0.20348)/amd64, a comma-separated list, or all",
+            )
         };
         let lower = text.trim().to_ascii_lowercase();
+        let (lower, os_version) = match lower.split_once('(') {
+            None => (lower, None),
+            Some((os, rest)) => match rest.split_once(")/") {
+                Some((version, rest)) if !os.is_empty() && is_version(version) => {
+                    (format!("{os}/{rest}"), Some(version.to_owned()))
+                }
+                _ => return Err(refuse("an OS version is written as in windows(10.0.20348)/amd64".into())),
+            },
+        };
         let parts: Vec<&str> = lower.split('/').collect();
         if parts.iter().any(|part| {
             part.is_empty() || !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
         }) {
-            return Err(refuse("has an empty part or a character that no platform has".into()));
+            return Err(refuse("it has an empty part or an invalid character".into()));
         }
         let (os, architecture, variant) = match *parts.as_slice() {
             [architecture] => (default_os, architecture, None),
             [architecture, variant] if is_variant(variant) => (default_os, architecture, Some(variant)),
             [os, architecture] => (os, architecture, None),
             [os, architecture, variant] => (os, architecture, Some(variant)),
-            _ => return Err(refuse("has more than three parts".into())),
+            _ => return Err(refuse("it has more than three parts".into())),
         };
         let mut platform = Self::new(os, architecture);
         platform.variant = variant.map(str::to_owned);
+        platform.os_version = os_version;
         let platform = platform.normal();
         if ARCHITECTURES.contains(&platform.architecture.as_str()) {
             Ok(platform)
         } else {
-            Err(refuse(format!("the architecture {:?} is not known", platform.architecture)))
+            Err(refuse(format!("unknown architecture {:?}", platform.architecture)))
         }
     }
 
@@ -91,18 +130,33 @@ impl Platform {
         Self { os, architecture, variant, os_version: self.os_version.clone() }
     }
 
-    /// Whether this is the placeholder that attestations carry.
+    /// Whether this names no platform: the placeholder `unknown/unknown` of attestations and artifacts, or a missing OS or
+    /// architecture. What names no platform is not filtered by platform.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
-        self.os == "unknown" || self.architecture == "unknown"
+        let is_unknown = |part: &str| part.is_empty() || part == "unknown";
+        is_unknown(&self.os) || is_unknown(&self.architecture)
     }
 
-    /// How well `offered` serves someone who asked for `self`: `None` not at all, else higher is
-    /// nearer. A processor also runs code for lower variants of its own architecture.
+    /// The same platform without the version of its operating system.
+    #[must_use]
+    pub fn without_os_version(&self) -> Self {
+        Self { os_version: None, ..self.clone() }
+    }
+
+    /// How well `offered` matches the requested platform `self`: `None` if it does not, else higher is better. A CPU also
+    /// runs code for lower variants of its architecture.
     fn fit(&self, offered: &Self) -> Option<u32> {
         let (asked, offered) = (self.normal(), offered.normal());
         if asked.os != offered.os || asked.architecture != offered.architecture {
             return None;
+        }
+        if let Some(version) = &asked.os_version {
+            // 10.0.20348 matches 10.0.20348.2227: the last part is the update, which hosts do not insist on.
+            let rest = offered.os_version.as_deref()?.strip_prefix(version.as_str())?;
+            if !rest.is_empty() && !rest.starts_with('.') {
+                return None;
+            }
         }
         if asked.variant == offered.variant {
             return Some(u32::MAX);
@@ -116,7 +170,12 @@ impl Platform {
     }
 }
 
-/// The architectures that Go knows, which are those that images use.
+fn is_version(text: &str) -> bool {
+    !text.is_empty()
+        && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The GOARCH values.
 const ARCHITECTURES: &[&str] = &[
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
     "riscv64", "s390x", "wasm",
@@ -138,7 +197,10 @@ fn default_variant(architecture: &str) -> Option<&'static str> {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.os_version {
+            Some(version) => write!(f, "{}({version})/{}", self.os, self.architecture)?,
+            None => write!(f, "{}/{}", self.os, self.architecture)?,
+        }
         match &self.variant {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
@@ -146,19 +208,19 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The platforms asked for.
+/// The requested platforms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlatformSet {
-    /// Every platform there is.
+    /// Every platform.
     #[default]
     All,
-    /// These only.
+    /// These platforms only.
     Only(Vec<Platform>),
 }
 
 impl PlatformSet {
-    /// Parses a comma list of platforms, or `all`; a missing system is `default_os`.
+    /// Parses a comma-separated list of platforms, or `all`; a missing OS is `default_os`.
     ///
     /// # Errors
     /// `InvalidInput` for an empty list or a bad platform.
@@ -177,45 +239,73 @@ impl PlatformSet {
         Ok(Self::Only(platforms))
     }
 
-    /// The entries of an index that serve this set, in the index's order, and the platforms that nothing serves.
+    /// Selects entries of an index.
     ///
-    /// Entries without a platform are nested indexes or artifacts: they are always kept. Where one asked
-    /// platform is served by several variants, the nearest is taken. Attestations (unknown/unknown)
-    /// are never chosen here.
+    /// Entries that name no platform are nested indexes or artifacts and are always selected. If several variants match one
+    /// requested platform, the closest is; entries that match equally well all are. Attestations are never selected here.
     #[must_use]
-    pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> (Vec<&'a Descriptor>, Vec<Platform>) {
-        let Self::Only(asked) = self else {
-            let all = entries.iter().filter(|entry| !is_attestation(entry)).collect();
-            return (all, Vec::new());
+    pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> Vec<&'a Descriptor> {
+        let named = |entry: &'a Descriptor| {
+            entry.platform.as_ref().filter(|platform| !platform.is_unknown() && !entry.is_attestation())
         };
-        let mut keep = vec![false; entries.len()];
-        let mut missing = Vec::new();
-        for platform in asked {
-            let fits: Vec<Option<u32>> =
-                entries.iter().map(|entry| platform.fit(entry.platform.as_ref()?)).collect();
-            match fits.iter().flatten().max() {
-                Some(best) => {
-                    fits.iter().zip(&mut keep).for_each(|(fit, keep)| *keep |= fit.as_ref() == Some(best))
+        let mut keep: Vec<bool> =
+            entries.iter().map(|entry| named(entry).is_none() && !entry.is_attestation()).collect();
+        match self {
+            Self::All => keep = entries.iter().map(|entry| !entry.is_attestation()).collect(),
+            Self::Only(asked) => {
+                for platform in asked {
+                    let fits: Vec<Option<u32>> =
+                        entries.iter().map(|entry| platform.fit(named(entry)?)).collect();
+                    let best = fits.iter().flatten().max();
+                    for (fit, keep) in fits.iter().zip(&mut keep) {
+                        *keep |= fit.is_some() && fit.as_ref() == best;
+                    }
                 }
-                None => missing.push(platform.clone()),
             }
         }
-        let chosen = entries.iter().zip(keep).filter(|(entry, keep)| *keep || entry.platform.is_none());
-        (chosen.map(|(entry, _)| entry).collect(), missing)
+        entries.iter().zip(keep).filter(|(_, keep)| *keep).map(|(entry, _)| entry).collect()
     }
 
-    /// Whether an image of `platform` (from its configuration) is among those asked for.
+    /// The entry of `index` that this set would select if saver supported its digest, where there is one.
+    #[must_use]
+    pub fn unsupported<'a>(&self, index: &'a Index) -> Option<&'a UnsupportedEntry> {
+        let offered = || {
+            let entries = index.manifests.iter().filter(|entry| !entry.is_attestation());
+            entries.filter_map(|entry| entry.platform.as_ref())
+        };
+        let is_wanted = |entry: &&UnsupportedEntry| match (self, &entry.platform) {
+            _ if entry.is_attestation => false,
+            (Self::Only(asked), Some(platform)) if !platform.is_unknown() => asked.iter().any(|asked| {
+                let best = offered().filter_map(|platform| asked.fit(platform)).max();
+                asked.fit(platform).is_some_and(|fit| best.is_none_or(|best| fit > best))
+            }),
+            _ => true,
+        };
+        index.unsupported.iter().find(is_wanted)
+    }
+
+    /// Whether an image for `platform` is among the requested ones; always true for a platform that is not named.
     #[must_use]
     pub fn accepts(&self, platform: &Platform) -> bool {
         match self {
             Self::All => true,
-            Self::Only(asked) => asked.iter().any(|asked| asked.fit(platform).is_some()),
+            Self::Only(asked) => {
+                platform.is_unknown() || asked.iter().any(|asked| asked.fit(platform).is_some())
+            }
         }
     }
-}
 
-fn is_attestation(entry: &Descriptor) -> bool {
-    entry.platform.as_ref().is_some_and(Platform::is_unknown)
+    /// The position in `offered` of the one platform that a container runtime would run: the best match and, among equal
+    /// ones, the first, as containerd and Docker do.
+    #[must_use]
+    pub fn runnable(&self, offered: &[Platform]) -> Option<usize> {
+        let fit = |platform: &Platform| match self {
+            Self::All => Some(0),
+            Self::Only(asked) => asked.iter().filter_map(|asked| asked.fit(platform)).max(),
+        };
+        let fits = offered.iter().enumerate().filter_map(|(at, platform)| Some((at, fit(platform)?)));
+        fits.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(at, _)| at)
+    }
 }
 
 impl fmt::Display for PlatformSet {
@@ -246,7 +336,7 @@ mod tests {
     use crate::oci::Digest;
 
     #[test]
-    fn parses_every_written_form() {
+    fn platform_text_parses_to_its_normal_form() {
         for (text, expect) in [
             ("amd64", "linux/amd64"),
             ("x86_64", "linux/amd64"),
@@ -257,13 +347,26 @@ mod tests {
             ("arm/6", "linux/arm/v6"),
             ("armhf", "linux/arm"),
             ("windows/amd64", "windows/amd64"),
+            ("windows(10.0.20348)/amd64", "windows(10.0.20348)/amd64"),
+            ("Windows(10.0.17763.1)/x86_64", "windows(10.0.17763.1)/amd64"),
             ("386", "linux/386"),
             ("linux/386", "linux/386"),
             ("AMD64", "linux/amd64"),
         ] {
             assert_eq!(Platform::parse(text, "linux").unwrap().to_string(), expect, "{text}");
         }
-        for bad in ["", "amd65", "linux/", "a/b/c/d", "linux/amd64/v1/x", "amd 64"] {
+        for bad in [
+            "",
+            "amd65",
+            "linux/",
+            "a/b/c/d",
+            "linux/amd64/v1/x",
+            "amd 64",
+            "windows()/amd64",
+            "(1)/amd64",
+            "windows(1/amd64",
+            "windows(1a)/amd64",
+        ] {
             assert!(Platform::parse(bad, "linux").is_err(), "{bad}");
         }
         assert_eq!(PlatformSet::parse("all", "linux").unwrap(), PlatformSet::All);
@@ -278,7 +381,12 @@ mod tests {
         let mut entry = Descriptor::new("", Digest::of(platform.as_bytes()), 1);
         let parts: Vec<&str> = platform.split('/').collect();
         if parts.len() > 1 {
-            let mut platform = Platform::new(parts[0], parts[1]);
+            let (os, version) = match parts[0].split_once('(') {
+                Some((os, version)) => (os, Some(version.trim_end_matches(')').to_owned())),
+                None => (parts[0], None),
+            };
+            let mut platform = Platform::new(os, parts[1]);
+            platform.os_version = version;
             platform.variant = parts.get(2).map(|v| (*v).to_owned());
             entry.platform = Some(platform);
         }
@@ -286,9 +394,9 @@ mod tests {
     }
 
     #[test]
-    fn chooses_the_nearest_variant() {
+    fn platform_set_selects_the_closest_variant() {
         for (asked, offered, expect) in [
-            ("amd64", "linux/amd64 linux/arm64 unknown/unknown", "linux/amd64"),
+            ("amd64", "linux/amd64 linux/arm64 unknown/unknown", "linux/amd64 unknown/unknown"),
             ("arm64", "linux/amd64 linux/arm64/v8", "linux/arm64/v8"),
             ("arm64/v8", "linux/arm64", "linux/arm64"),
             ("arm/v7", "linux/arm/v5 linux/arm/v6 linux/arm/v7", "linux/arm/v7"),
@@ -296,20 +404,34 @@ mod tests {
             ("arm/v6", "linux/arm/v7 linux/arm/v6", "linux/arm/v6"),
             ("amd64", "linux/amd64 linux/amd64/v3", "linux/amd64"),
             ("amd64,arm64", "linux/arm64 linux/amd64 linux/386", "linux/arm64 linux/amd64"),
-            ("all", "linux/arm64 linux/amd64 unknown/unknown", "linux/arm64 linux/amd64"),
+            ("all", "linux/arm64 unknown/unknown linux/amd64", "linux/arm64 unknown/unknown linux/amd64"),
+            ("s390x", "linux/arm64 unknown/unknown plain", "unknown/unknown plain"),
+            (
+                "windows/amd64",
+                "windows(10.0.1.5)/amd64 windows(10.0.2)/amd64",
+                "windows(10.0.1.5)/amd64 windows(10.0.2)/amd64",
+            ),
+            (
+                "windows(10.0.1)/amd64",
+                "windows(10.0.1.5)/amd64 windows(10.0.2)/amd64",
+                "windows(10.0.1.5)/amd64",
+            ),
+            (
+                "windows(10.0.1)/amd64",
+                "windows(10.0.17)/amd64 windows/amd64 windows(10.0.1)/amd64",
+                "windows(10.0.1)/amd64",
+            ),
             ("windows/amd64", "linux/amd64 windows/amd64", "windows/amd64"),
         ] {
             let entries: Vec<Descriptor> = offered.split(' ').map(entry).collect();
-            let (chosen, missing) = PlatformSet::parse(asked, "linux").unwrap().choose(&entries);
+            let chosen = PlatformSet::parse(asked, "linux").unwrap().choose(&entries);
             let chosen: Vec<Digest> = chosen.iter().map(|entry| entry.digest).collect();
             let expect: Vec<Digest> =
                 expect.split(' ').map(|platform| Digest::of(platform.as_bytes())).collect();
             assert_eq!(chosen, expect, "{asked} from {offered}");
-            assert!(missing.is_empty());
         }
         let entries = [entry("linux/arm/v7"), entry("nested")];
-        let (chosen, missing) = PlatformSet::parse("arm/v6,s390x", "linux").unwrap().choose(&entries);
+        let chosen = PlatformSet::parse("arm/v6,s390x", "linux").unwrap().choose(&entries);
         assert_eq!(chosen.len(), 1);
-        assert_eq!(missing.len(), 2);
     }
 }

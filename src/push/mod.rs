@@ -46,7 +46,7 @@ impl PushOptions {
             dir: dir.into(),
             destination,
             names: NameRule::default(),
-            transfer: TransferOptions { sparse: true, attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions { sparse: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),

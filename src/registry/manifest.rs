@@ -174,7 +174,11 @@ async fn read(subject: &str, target: &Target, answer: Answer) -> Result<RawManif
         let message = "the manifest does not match the registry's Docker-Content-Digest header";
         return Err(failure(ErrorKind::Corrupt, subject, message).with_detail(detail));
     }
-    RawManifest::new(body, content_type.as_deref()).map_err(|error| about(subject, &error))
+    let expected = match target {
+        Target::Digest(digest) => Some(*digest),
+        Target::Tag(_) => claimed,
+    };
+    RawManifest::expecting(body, content_type.as_deref(), expected).map_err(|error| about(subject, &error))
 }
 
 /// The digest in the headers, if it is valid.

@@ -9,7 +9,7 @@ use super::{Engine, Image, lap};
 use crate::content::{Sink, Source};
 use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind};
-use crate::oci::manifest::lacking;
+use crate::oci::manifest::omitted;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,9 @@ impl<K: Sink> Engine<K> {
             () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
             prepared = self.prepare(&image, &tally, &mut warnings) => prepared,
         };
+        if let Ok(Preparation::Ready(prepared)) = &result {
+            warnings.extend(prepared.content.warnings.iter().cloned());
+        }
         if let Ok(Preparation::Ready(prepared)) = &result
             && !prepared.unchanged
         {
@@ -62,6 +65,7 @@ impl<K: Sink> Engine<K> {
                 plan.fetch_bytes = prepared.fetch_bytes;
                 plan.fetch_blobs = prepared.fetch_blobs;
                 plan.reuse_bytes = prepared.reuse_bytes;
+                plan.omitted = prepared.content.omitted.iter().cloned().collect();
             }
             Ok(Preparation::Skip(why)) => {
                 (plan.status, plan.error) = (Status::Skipped, Some(ErrorReport::from(&why)))
@@ -75,15 +79,15 @@ impl<K: Sink> Engine<K> {
     async fn sparse(&self, prepared: &Prepared, tally: &Tally) -> Option<String> {
         let place = prepared.places.first().filter(|_| !K::SHARES_BLOBS_ACROSS_REPOSITORIES)?;
         for raw in &prepared.content.manifests {
-            let Some(lacking) = lacking(raw, &prepared.content.manifests) else { continue };
-            let asked = lacking.digests.iter().map(|digest| {
+            let Some(omitted) = omitted(raw, &prepared.content.manifests) else { continue };
+            let asked = omitted.digests.iter().map(|digest| {
                 self.attempt(tally, digest, || self.sink.is_revision(&place.repository, digest))
             });
             let there = futures::future::join_all(asked).await;
             if there.iter().any(|there| !matches!(there, Ok(true))) {
                 return Some(format!(
-                    "its index would come without {}: a registry that takes an index only whole will refuse it (--index prune or flatten)",
-                    lacking.names
+                    "the index would be pushed without {}: registries that validate indexes reject it (use --index prune or flatten)",
+                    omitted.names
                 ));
             }
         }

@@ -10,12 +10,12 @@ use super::stats::Tally;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::config::MAX_CONFIG_SIZE;
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE, config_platform};
+use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
@@ -54,6 +54,7 @@ pub(crate) struct Walk<'a, S, K: Sink> {
     cells: Mutex<HashMap<Digest, Cell>>,
     /// Bytes of the configurations that are kept.
     kept: Mutex<u64>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
@@ -78,7 +79,12 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             met: Mutex::default(),
             cells: Mutex::default(),
             kept: Mutex::default(),
+            warnings: Mutex::default(),
         }
+    }
+
+    fn warn(&self, message: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message);
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
@@ -110,10 +116,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             return Err(self.platforms.lacks(missing));
         }
         let mut content = Content { missing, ..Content::default() };
+        if let Some(root) = &root
+            && self.engine.options.index == IndexMode::Keep
+        {
+            root.omitted(&mut content.omitted);
+        }
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
             let mut seen = Seen::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
+        content.warnings = std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
         if self.engine.options.media_types == MediaTypes::Oci {
             content.manifests = oci_media_types::rewrite(content.manifests)?;
         }
@@ -226,6 +238,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                 Err(error) if self.engine.options.sparse && error.kind() == ErrorKind::NotFound => {
                     return Ok(None);
                 }
+                // Mirrors often lack them, and the image itself runs without.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound && entries.iter().all(Descriptor::is_attestation) =>
+                {
+                    self.warn(format!(
+                        "attestation {} not found: Docker 29.1 and later cannot pull this image (--index prune removes it from the index)",
+                        entries[0].digest.short()
+                    ));
+                    return Ok(None);
+                }
                 found => found?,
             };
             self.platforms.offer_all(&entries);
@@ -252,15 +274,19 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         if !self.engine.options.sparse {
             self.platforms.offer_all(&index.manifests);
         }
-        let (mut chosen, _) = self.platforms.wanted.choose(&index.manifests);
+        if let Some(entry) = self.platforms.wanted.unsupported(index) {
+            let platform = entry.platform.as_ref().map(|platform| format!("manifest for {platform}: "));
+            let message = format!("{}{}", platform.unwrap_or_default(), entry.error);
+            return Err(Error::new(ErrorKind::Unsupported, self.reference, message).on(Side::Source));
+        }
+        let mut chosen = self.platforms.wanted.choose(&index.manifests);
         if self.engine.options.attestations {
             let images: HashSet<Digest> = chosen.iter().map(|entry| entry.digest).collect();
-            let speaks =
-                |entry: &&Descriptor| entry.attestation_of().is_some_and(|image| images.contains(&image));
-            let beside = |entry: &&Descriptor| !chosen.iter().any(|taken| std::ptr::eq(*taken, *entry));
-            let attestations: Vec<&Descriptor> =
-                index.manifests.iter().filter(speaks).filter(beside).collect();
-            chosen.extend(attestations);
+            let is_wanted = |entry: &&Descriptor| {
+                let describes_one = || entry.attestation_of().is_some_and(|image| images.contains(&image));
+                entry.is_attestation() && (*self.platforms.wanted == PlatformSet::All || describes_one())
+            };
+            chosen.extend(index.manifests.iter().filter(is_wanted));
         }
         if self.engine.options.index == IndexMode::Prune {
             // What an earlier run saved under this tag stays in it: the tree is added to, nothing falls out of a tag.
@@ -294,17 +320,23 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         manifest: Box<ImageManifest>,
         mut entries: Vec<Descriptor>,
     ) -> Result<Option<Node>> {
-        let known = |entry: &Descriptor| entry.platform.clone().filter(|platform| !platform.is_unknown());
-        let unsaid = |entry: &Descriptor| known(entry).is_none() && entry.attestation_of().is_none();
+        let known = |entry: &Descriptor| {
+            entry.platform.clone().filter(|platform| !platform.is_unknown() && !entry.is_attestation())
+        };
+        let unsaid = |entry: &Descriptor| known(entry).is_none() && !entry.is_attestation();
         let mut platforms: Vec<Platform> = entries.iter().filter_map(known).collect();
         let mut config = None;
         if manifest.is_image() && (entries.is_empty() || entries.iter().any(unsaid)) {
             let bytes = self.config(&manifest.config).await?;
-            let own = config_platform(&bytes)?;
-            self.platforms.offer(&own);
-            if self.platforms.wanted.accepts(&own) || (entries.is_empty() && self.platforms.accepts_any_root)
+            let own = ImageConfig::platform_of(&bytes)?;
+            if let Some(own) = &own {
+                self.platforms.offer(own);
+            }
+            // What names no platform is not filtered by platform: signatures, models, images built without a base.
+            if own.as_ref().is_none_or(|own| self.platforms.wanted.accepts(own))
+                || (entries.is_empty() && self.platforms.accepts_any_root)
             {
-                platforms.push(own);
+                platforms.extend(own);
                 config = self.worth_keeping(&bytes).then_some((manifest.config.digest, bytes));
             } else {
                 entries.retain(|entry| !unsaid(entry));
@@ -362,18 +394,47 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         root.into_leaves(&mut leaves);
         let mut once = HashSet::new();
         leaves.retain(|leaf| !leaf.is_attestation() && once.insert(leaf.raw.digest));
-        match leaves.len() {
-            1 => Ok(leaves.remove(0)),
-            0 => Err(self.platforms.lacks(self.platforms.named())),
-            count => {
-                let mut selected = Vec::new();
-                leaves.iter().for_each(|leaf| {
-                    leaf.platforms(&mut selected);
-                });
-                Err(self.platforms.several(count, &selected))
-            }
+        if leaves.is_empty() {
+            return Err(self.platforms.lacks(self.platforms.named()));
         }
+        if leaves.len() == 1 {
+            return Ok(leaves.remove(0));
+        }
+        let mut selected = Vec::new();
+        leaves.iter().for_each(|leaf| {
+            leaf.platforms(&mut selected);
+        });
+        let kinds: HashSet<Platform> =
+            selected.iter().map(|platform| platform.normal().without_os_version()).collect();
+        // Several manifests for one platform (compressions, Windows versions), and none beside them without a platform.
+        let platforms: Vec<Platform> = leaves.iter().filter_map(Node::platform).collect();
+        if kinds.len() != 1 || platforms.len() != leaves.len() {
+            return Err(self.platforms.several(leaves.len(), &selected));
+        }
+        let first = self.platforms.wanted.runnable(&platforms).unwrap_or_default();
+        let taken = leaves.swap_remove(first);
+        self.warn(one_of_several(&platforms, first, taken.raw.digest));
+        Ok(taken)
     }
+}
+
+/// What to tell the user when one of several manifests for a platform was taken: the one at `taken`.
+pub(crate) fn one_of_several(platforms: &[Platform], taken: usize, digest: Digest) -> String {
+    let others: BTreeSet<String> = platforms
+        .iter()
+        .map(ToString::to_string)
+        .filter(|name| *name != platforms[taken].to_string())
+        .collect();
+    let choose = match others.into_iter().collect::<Vec<_>>().join(", ") {
+        others if others.is_empty() => "; pin another by its digest".to_owned(),
+        others => format!("; --arch selects another: {others}"),
+    };
+    let count = platforms.len();
+    let platform = &platforms[taken];
+    format!(
+        "{count} manifests for one platform: using the first, {platform} ({}), as container runtimes do{choose}",
+        digest.short()
+    )
 }
 
 #[cfg(test)]

@@ -451,6 +451,7 @@ fn row<S>(
         source_digest: None,
         replaced: None,
         platforms: Vec::new(),
+        omitted: Vec::new(),
         bytes_fetched: tally.bytes_fetched(),
         bytes_reused: 0,
         attempts: tally.attempts(),
@@ -465,6 +466,8 @@ fn row<S>(
             row.source_digest = (prepared.source_digest != prepared.root).then_some(prepared.source_digest);
             row.replaced = prepared.replaced;
             row.platforms = names(&prepared.content);
+            row.omitted = prepared.content.omitted.iter().cloned().collect();
+            row.warnings.extend(prepared.content.warnings.iter().cloned());
             row.bytes_reused = prepared.reuse_bytes;
         }
         Ok(Outcome::Skipped(why)) => {

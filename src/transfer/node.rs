@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, Index, Platform, RawManifest, media_type};
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Everything that has to be there before an image's tag may be.
@@ -21,8 +21,12 @@ pub(crate) struct Content {
     pub(crate) configs: Vec<(Digest, Bytes)>,
     /// The platforms of the image manifests.
     pub(crate) platforms: Vec<Platform>,
-    /// Asked for and not there.
+    /// Platforms that were requested and that the image does not have.
     pub(crate) missing: Vec<Platform>,
+    /// What the published indexes name and was not selected.
+    pub(crate) omitted: BTreeSet<String>,
+    /// What the user should know about the selection.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A manifest with all that was selected under it.
@@ -49,7 +53,15 @@ pub(super) struct Seen {
 
 impl Node {
     pub(super) fn is_attestation(&self) -> bool {
-        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.attestation_of().is_some())
+        !self.entries.is_empty() && self.entries.iter().all(Descriptor::is_attestation)
+    }
+
+    /// The platform of an image.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        match &self.kind {
+            Kind::Index(_) => None,
+            Kind::Image { platforms, .. } => platforms.first().cloned(),
+        }
     }
 
     pub(super) fn into_leaves(self, leaves: &mut Vec<Self>) {
@@ -95,6 +107,24 @@ impl Node {
     fn is_bare(&self) -> bool {
         let Kind::Index(index) = &self.kind else { return false };
         !index.manifests.is_empty() && self.children.iter().all(Self::is_bare)
+    }
+
+    /// What the index names and was not selected: platforms, or `attestation`.
+    pub(super) fn omitted(&self, omitted: &mut BTreeSet<String>) {
+        let Kind::Index(index) = &self.kind else { return };
+        let selected: HashSet<Digest> = self.children.iter().map(|child| child.raw.digest).collect();
+        let name = |platform: Option<&Platform>, is_attestation| match platform {
+            _ if is_attestation => "attestation".to_owned(),
+            Some(platform) if !platform.is_unknown() => platform.to_string(),
+            _ => "manifest without a platform".to_owned(),
+        };
+        for entry in index.manifests.iter().filter(|entry| !selected.contains(&entry.digest)) {
+            omitted.insert(name(entry.platform.as_ref(), entry.is_attestation()));
+        }
+        for entry in &index.unsupported {
+            omitted.insert(name(entry.platform.as_ref(), entry.is_attestation));
+        }
+        self.children.iter().for_each(|child| child.omitted(omitted));
     }
 
     pub(super) fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {

@@ -80,7 +80,8 @@ pub struct TransferOptions {
     /// Whether the source may lack some of an index's manifests, as a tree does that was saved for some platforms: what it
     /// lacks is passed over. An index of which it has nothing fails.
     pub sparse: bool,
-    /// Whether attestations (unknown/unknown entries) come with the images they speak of.
+    /// Whether the attestations of the selected platforms are copied with them. Docker 29.1 and later cannot pull an image
+    /// whose index names an attestation that is missing.
     pub attestations: bool,
     /// Whether foreign (non-distributable) layers are fetched too.
     pub foreign_layers: bool,
@@ -104,7 +105,7 @@ impl Default for TransferOptions {
             missing_platform: MissingPlatform::Fail,
             filter_pinned_manifests: true,
             sparse: false,
-            attestations: false,
+            attestations: true,
             foreign_layers: false,
             retry: RetryPolicy::default(),
             jobs: 16,

@@ -108,8 +108,11 @@ pub struct ImageReport {
     /// What the tag named there before, where that was something else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
-    /// The platforms that are there.
+    /// The platforms that were copied or already present.
     pub platforms: Vec<String>,
+    /// What the index names and was not copied: platforms, or `attestation`. Clients that read a whole index fail on it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<String>,
     /// Bytes that came over the network for it: blobs, manifests.
     pub bytes_fetched: u64,
     /// Bytes of its blobs that were there or that another image of the run brought.
@@ -141,8 +144,11 @@ pub struct ImagePlan {
     pub tag: Option<Tag>,
     /// What the tag would name.
     pub digest: Option<Digest>,
-    /// The platforms that would be there.
+    /// The platforms that would be present.
     pub platforms: Vec<String>,
+    /// What the index names and would not be copied: platforms, or `attestation`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<String>,
     /// Bytes of blobs that would come for it; a blob that several images share counts with the first.
     pub fetch_bytes: u64,
     /// How many blobs these are.
@@ -167,6 +173,7 @@ impl ImagePlan {
             tag: place.tag,
             digest: None,
             platforms: Vec::new(),
+            omitted: Vec::new(),
             fetch_bytes: 0,
             fetch_blobs: 0,
             reuse_bytes: 0,

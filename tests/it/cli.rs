@@ -119,7 +119,7 @@ const FLAGS: &[&str] = &[
     "connect-timeout",
     "idle-timeout",
     "config",
-    "attestations",
+    "no-attestations",
     "foreign-layers",
     "durability",
     "color",

@@ -70,8 +70,11 @@ pub(crate) struct RunArgs {
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Images")]
 pub(crate) struct ContentArgs {
-    /// Save attestations (unknown/unknown entries of an index) with their images
+    /// Leave out attestations (SBOMs, provenance); Docker 29.1 and later cannot pull an attested image without them
     #[arg(long)]
+    pub(crate) no_attestations: bool,
+    /// Save attestations with their images (the default)
+    #[arg(long, hide = true, overrides_with = "no_attestations")]
     pub(crate) attestations: bool,
     /// Save foreign (non-distributable) layers as well
     #[arg(long)]

@@ -129,7 +129,7 @@ fn transfer_options(args: &RunArgs) -> TransferOptions {
     let mut options = TransferOptions {
         index: args.index.index.into(),
         missing_platform: args.missing.missing_platform.into(),
-        attestations: args.content.attestations,
+        attestations: !args.content.no_attestations,
         foreign_layers: args.content.foreign_layers,
         retry: retry_policy(args.registry.retries),
         ..TransferOptions::default()

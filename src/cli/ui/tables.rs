@@ -118,6 +118,7 @@ pub(crate) mod tests {
             source_digest: None,
             replaced: None,
             platforms: Vec::new(),
+            omitted: Vec::new(),
             bytes_fetched: 0,
             bytes_reused: 0,
             attempts: 1,

@@ -3,7 +3,7 @@
 use super::{Inner, Pusher};
 use crate::content::{Publication, Sink, Target};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::manifest::lacking;
+use crate::oci::manifest::omitted;
 use crate::oci::{Digest, Manifest, RawManifest, Repository, Tag};
 use crate::registry::endpoint::Request;
 use crate::registry::error::failure;
@@ -102,7 +102,7 @@ impl ManifestUpload<'_> {
     async fn put(&self, raw: &RawManifest, target: &Target) -> Result<()> {
         for _ in 0..PART_RETRIES {
             match self.put_once(raw, target).await {
-                Err(error) if has_unknown_part(&error) && lacking(raw, &self.image.manifests).is_none() => {
+                Err(error) if has_unknown_part(&error) && omitted(raw, &self.image.manifests).is_none() => {
                     tracing::debug!(%error, "sending the manifest again");
                     tokio::time::sleep(PART_RETRY_DELAY).await;
                 }
@@ -146,12 +146,12 @@ impl ManifestUpload<'_> {
         if !matches!(error.http_status(), Some(400 | 404 | 422)) {
             return error;
         }
-        let Some(missing) = lacking(raw, &self.image.manifests) else { return error };
+        let Some(missing) = omitted(raw, &self.image.manifests) else { return error };
         let names = missing.names;
         let message = format!(
             "the registry accepts only complete indexes, and this one would be pushed without {names}"
         );
-        let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or send the rest with it (--arch all), which has to be saved before (attestations with --attestations)";
+        let hint = "--index prune pushes an index of what is here (another digest), --index flatten one platform's image; or save the whole image first (--arch all) and push it whole";
         error.context(message).with_kind(ErrorKind::Unsupported).with_hint(hint)
     }
 }
