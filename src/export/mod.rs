@@ -25,7 +25,7 @@ use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, convert, sessions};
 use crate::store::{Durability, Store};
 use crate::transfer::{
-    ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Silent, Status, TransferOptions,
+    ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Resolution, Silent, Status, TransferOptions,
     Verb, megabytes,
 };
 use deferred_observer::{ArchiveProgress, DeferredObserver, ObservedReader, interrupted};
@@ -185,7 +185,7 @@ impl Export {
                     image.reference.repository = found.repository;
                     image.reference.tag = found.tag.filter(|_| requested.reference.tag.is_some());
                 }
-                Err(error) => image.resolved = Some(Err(error)),
+                Err(error) => image.resolved = Some(Resolution::Known(Err(error))),
             }
             image
         });

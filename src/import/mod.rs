@@ -16,7 +16,7 @@ use crate::oci::layout::ListedImage;
 use crate::oci::{Descriptor, PlatformSet, Reference};
 use crate::save::{NameRule, check_collisions, yield_short_names};
 use crate::store::{Durability, Store, StoreOptions};
-use crate::transfer::{Engine, Event, Image, Observer, Report, Silent, TransferOptions, Verb};
+use crate::transfer::{Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb};
 use companions::Companion;
 use input::{ImportInput, ImportSource};
 use std::io::Read;
@@ -187,12 +187,12 @@ impl Import<'_> {
                 alias: self.options.names.alias(&reference),
                 reference,
                 platforms: None,
-                resolved: Some(resolved),
+                resolved: Some(Resolution::Known(resolved)),
                 warnings: Vec::new(),
             });
         }
         yield_short_names(&mut images);
-        check_collisions(&mut images, self.options.transfer.index, &self.options.transfer.retry).await?;
+        check_collisions(&images, self.options.transfer.index)?;
         self.add_companions(&mut images, &companions);
         let engine = Engine::new(
             Arc::new(self.store.clone()),
@@ -222,7 +222,7 @@ impl Import<'_> {
                     reference: Reference { tag: None, digest: Some(digest), ..image.reference.clone() },
                     // Their platform, if they state one, is not that of an image.
                     platforms: Some(PlatformSet::All),
-                    resolved: Some(Ok(Resolved { digest, manifest: None })),
+                    resolved: Some(Resolution::Known(Ok(Resolved { digest, manifest: None }))),
                     warnings: Vec::new(),
                 };
                 let known = |image: &Image<S>| {

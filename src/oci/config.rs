@@ -143,7 +143,12 @@ impl ImageConfig {
     pub fn platform_of(bytes: &[u8]) -> Result<Option<Platform>> {
         match Self::parse(bytes) {
             Ok(config) => Ok(Some(config.platform).filter(|platform| !platform.is_unknown())),
-            Err(error) if serde_json::from_slice::<Self>(bytes).is_ok() => Err(error),
+            Err(error)
+                if bytes.trim_ascii_start().starts_with(b"{")
+                    && serde_json::from_slice::<Self>(bytes).is_ok() =>
+            {
+                Err(error)
+            }
             Err(_) => Ok(None),
         }
     }

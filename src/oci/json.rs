@@ -154,11 +154,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_struct(name, fields, Strict { inner: visitor, fields })
+        // Not as a struct: serde also reads one from an array, which no other reader does.
+        self.inner.deserialize_map(Strict { inner: visitor, fields })
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -391,6 +392,8 @@ mod tests {
             (r#"{"layers":[{"OS.features":[]}]}"#, false),
             (r#"{"layers":[],"layers":[]}"#, false),
             (r#"{"layers":[]}x"#, false),
+            ("[]", false),
+            (r#"{"layers":[[]]}"#, false),
         ] {
             assert_eq!(from_slice::<Outer>(json.as_bytes()).is_ok(), good, "{json}");
             if let Ok(value) = serde_json::from_str::<serde_json::Value>(json)

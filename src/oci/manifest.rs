@@ -189,7 +189,7 @@ fn read(bytes: &[u8], digest: Digest, content_type: Option<&str>) -> Result<(Str
     }
     let document: Document = json::from_slice(bytes).map_err(|error| {
         let served = header.as_deref().map(|header| format!(" (served as {header:?})")).unwrap_or_default();
-        refuse(ErrorKind::Corrupt, format!("not a valid manifest{served}: {error}"))
+        refuse(ErrorKind::Corrupt, format!("not a manifest{served}: {error}"))
     })?;
     let is_declared = document.media_type.is_some();
     let named = document.media_type.as_deref().or(header.as_deref()).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::oci::{PlatformSet, Reference};
 use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, convert};
 use crate::store::Store;
-use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
+use crate::transfer::{Engine, Image, Observer, Plan, Report, Resolution, Silent, TransferOptions, Verb};
 use prefixed_store::PrefixedStore;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -223,7 +223,7 @@ impl ImagePusher {
             let (place, missing) = match self.options.names.find(&self.store, &reference) {
                 Ok(place) => (place, None),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    (self.options.names.place(&reference)?, Some(Err(error)))
+                    (self.options.names.place(&reference)?, Some(Resolution::Known(Err(error))))
                 }
                 Err(error) => return Err(error),
             };

@@ -1,39 +1,54 @@
-//! Two images, one name in the tree: found before any blob is fetched.
+//! Images that would have the same name in the tree.
 
 use crate::content::document;
 use crate::content::retry::RetryPolicy;
 use crate::content::{Place, Resolved, Source};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::Digest;
-use crate::transfer::{Image, IndexMode};
-use futures::stream::{self, StreamExt};
-use std::collections::{HashMap, HashSet};
+use crate::oci::{Digest, PlatformSet, Reference};
+use crate::transfer::{Image, IndexMode, Resolution};
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-/// How many images are resolved at once; their registries bound themselves below that.
-const ASKED_AT_ONCE: usize = 32;
-
-/// Resolves the images that share a repository and tag, and refuses those of different content.
+/// Lets images that share a repository and tag begin only once all of their digests are known, and fails them if these differ.
 ///
-/// An image whose digest can't be learned fails on its own when its turn comes: it can't take the name then.
+/// Other images do not wait: a registry that does not answer holds up only what might collide with its images. One whose
+/// digest cannot be learned fails on its own and takes no name.
+pub(crate) fn guard<S: Source>(images: &mut [Image<S>], index: IndexMode, retry: &RetryPolicy) {
+    for numbers in sharing(images) {
+        let members = numbers.iter().map(|number| Member::of(&images[*number])).collect();
+        let outcome = settle(members, index, retry.clone()).map(Arc::new).boxed().shared();
+        for (at, number) in numbers.into_iter().enumerate() {
+            let own = outcome.clone().map(move |outcome| match &*outcome {
+                Ok(resolved) => resolved[at].clone(),
+                Err(collision) => Err(collision.clone()),
+            });
+            images[number].resolved = Some(Resolution::Pending(own.boxed().shared()));
+        }
+    }
+}
+
+/// Refuses images of different content that share a repository and tag. Their digests are known.
 ///
 /// # Errors
 /// `InvalidInput` naming both images.
-pub(crate) async fn check<S: Source>(
-    images: &mut [Image<S>],
-    index: IndexMode,
-    retry: &RetryPolicy,
-) -> Result<()> {
-    let shared = sharing(images);
-    let numbers: HashSet<usize> = shared.iter().flatten().copied().collect();
-    let asked = images.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number));
-    stream::iter(asked)
-        .for_each_concurrent(ASKED_AT_ONCE, |(_, image)| async move {
-            if image.reference.digest.is_none() && image.resolved.is_none() {
-                image.resolved = Some(learn(image, retry).await);
+pub(crate) fn check<S: Source>(images: &[Image<S>], index: IndexMode) -> Result<()> {
+    for numbers in sharing(images) {
+        let mut known: Option<(Member<S>, Digest)> = None;
+        for member in numbers.into_iter().map(|number| Member::of(&images[number])) {
+            let resolved = match &member.resolved {
+                Some(Resolution::Known(Ok(resolved))) => Some(resolved.digest),
+                _ => None,
+            };
+            let Some(digest) = member.reference.digest.or(resolved) else { continue };
+            match &known {
+                Some((other, theirs)) => compare((other, *theirs), (&member, digest), index)?,
+                None => known = Some((member, digest)),
             }
-        })
-        .await;
-    shared.iter().try_for_each(|numbers| compare(images, numbers, index))
+        }
+    }
+    Ok(())
 }
 
 /// The images that would have the same place, by their numbers.
@@ -47,35 +62,86 @@ fn sharing<S>(images: &[Image<S>]) -> Vec<Vec<usize>> {
     shared
 }
 
-fn compare<S>(images: &[Image<S>], numbers: &[usize], index: IndexMode) -> Result<()> {
-    let known = numbers.iter().filter_map(|number| {
-        let image = &images[*number];
-        let resolved = image.resolved.as_ref().and_then(|resolved| resolved.as_ref().ok());
-        Some((image, image.reference.digest.or(resolved.map(|resolved| resolved.digest))?))
-    });
-    let mut first: Option<(&Image<S>, Digest)> = None;
-    for (image, digest) in known {
-        let (other, differs) = *first.get_or_insert((image, digest));
-        let (one, two, place) = (&other.reference, &image.reference, &image.place);
-        if differs != digest {
-            let message = format!("{one} ({differs}) and {two} ({digest}) would both be {place} in the tree");
-            return Err(Error::new(ErrorKind::InvalidInput, place, message)
-                .with_hint("take one of them out, or keep their domains apart with --names domain"));
-        }
-        if index != IndexMode::Keep && other.platforms != image.platforms {
-            let message = format!(
-                "{one} and {two} are to be rewritten for different platforms, and both would be {place} in the tree"
-            );
-            return Err(Error::new(ErrorKind::InvalidInput, place, message)
-                .with_hint("give the platforms on one line, or use --index keep"));
-        }
-    }
-    Ok(())
+/// One of several images with the same place.
+struct Member<S> {
+    source: Arc<S>,
+    reference: Reference,
+    platforms: Option<PlatformSet>,
+    place: Place,
+    resolved: Option<Resolution>,
 }
 
-async fn learn<S: Source>(image: &Image<S>, retry: &RetryPolicy) -> Result<Resolved> {
-    let Some(tag) = &image.reference.tag else {
-        return Err(Error::new(ErrorKind::InvalidInput, &image.reference, "neither tag nor digest"));
-    };
-    document::retrying(retry, || image.source.resolve(&image.reference.repository, tag)).await
+impl<S: Source> Member<S> {
+    fn of(image: &Image<S>) -> Self {
+        Self {
+            source: image.source.clone(),
+            reference: image.reference.clone(),
+            platforms: image.platforms.clone(),
+            place: image.place.clone(),
+            resolved: image.resolved.clone(),
+        }
+    }
+
+    /// What its tag names; `None` for an image that is pinned by digest.
+    async fn resolve(&self, retry: &RetryPolicy) -> Result<Option<Resolved>> {
+        match (&self.resolved, &self.reference.tag) {
+            (Some(Resolution::Known(resolved)), _) => resolved.clone().map(Some),
+            (Some(Resolution::Pending(resolved)), _) => resolved.clone().await,
+            (None, _) if self.reference.digest.is_some() => Ok(None),
+            (None, None) => {
+                Err(Error::new(ErrorKind::InvalidInput, &self.reference, "neither tag nor digest"))
+            }
+            (None, Some(tag)) => {
+                let resolve = || self.source.resolve(&self.reference.repository, tag);
+                document::retrying(retry, resolve).await.map(Some)
+            }
+        }
+    }
+}
+
+/// Resolves all `members`, or ends with the first two that differ.
+async fn settle<S: Source>(
+    members: Vec<Member<S>>,
+    index: IndexMode,
+    retry: RetryPolicy,
+) -> Result<Vec<Result<Option<Resolved>>>> {
+    let (members, retry) = (&members, &retry);
+    let resolving =
+        members.iter().enumerate().map(|(at, member)| async move { (at, member.resolve(retry).await) });
+    let mut resolving: FuturesUnordered<_> = resolving.collect();
+    let mut resolved: Vec<Result<Option<Resolved>>> = vec![Ok(None); members.len()];
+    let mut first: Option<(&Member<S>, Digest)> = None;
+    while let Some((at, result)) = resolving.next().await {
+        let member = &members[at];
+        let digest = member.reference.digest.or_else(|| Some(result.as_ref().ok()?.as_ref()?.digest));
+        resolved[at] = result;
+        let Some(digest) = digest else { continue };
+        compare(*first.get_or_insert((member, digest)), (member, digest), index)?;
+    }
+    Ok(resolved)
+}
+
+fn compare<S>(
+    (one, first): (&Member<S>, Digest),
+    (two, second): (&Member<S>, Digest),
+    index: IndexMode,
+) -> Result<()> {
+    let place = &one.place;
+    if first != second {
+        let message = format!(
+            "{} ({first}) and {} ({second}) would both be {place} in the tree",
+            one.reference, two.reference
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, place, message)
+            .with_hint("remove one of them, or keep their domains apart with --names domain"));
+    }
+    if index != IndexMode::Keep && one.platforms != two.platforms {
+        let message = format!(
+            "{} and {} would both be {place} in the tree, with indexes rewritten for different platforms",
+            one.reference, two.reference
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, place, message)
+            .with_hint("give the platforms on one line, or use --index keep"));
+    }
+    Ok(())
 }

@@ -198,8 +198,8 @@ impl ImageSaver {
     /// Dropping the future is as safe as a crash: published images stay, and the next run resumes partial downloads.
     ///
     /// # Errors
-    /// `InvalidInput` for names that cannot be parsed, and for different images that would get the same name in the
-    /// directory, before anything is downloaded; `Storage` when the directory cannot be used.
+    /// `InvalidInput` for names that cannot be parsed; `Storage` when the directory cannot be used. Different images that
+    /// would get the same name in the directory fail in the report.
     pub async fn save<I>(&self, images: I) -> Result<Report>
     where
         I: IntoIterator,
@@ -212,7 +212,7 @@ impl ImageSaver {
         // Shared with other savers; a prune or repair must wait.
         let _lock = self.store.lock_shared(std::time::Duration::ZERO)?;
         let engine = self.engine()?;
-        let images = self.prepare(images).await?;
+        let images = self.prepare(images)?;
         Ok(engine.run(images, &self.options.cancel).await)
     }
 
@@ -226,7 +226,7 @@ impl ImageSaver {
         I::Item: TryInto<SaveImage, Error: Into<Error>>,
     {
         let engine = self.engine()?;
-        let images = self.prepare(convert(images)?).await?;
+        let images = self.prepare(convert(images)?)?;
         Ok(engine.plan(images, &self.options.cancel).await)
     }
 
@@ -236,7 +236,7 @@ impl ImageSaver {
     }
 
     /// Opens one session for each registry, and determines the name of each image in the directory.
-    async fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<Session>>> {
+    fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<Session>>> {
         let sessions = sessions(&images, &self.options.access, self.options.transfer.jobs);
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
@@ -251,13 +251,7 @@ impl ImageSaver {
             });
         }
         yield_short_names(&mut prepared);
-        let retry = &self.options.transfer.retry;
-        tokio::select! {
-            biased;
-            // The engine then reports every image as cancelled.
-            () = self.options.cancel.cancelled() => {}
-            checked = collision::check(&mut prepared, self.options.transfer.index, retry) => checked?,
-        }
+        collision::guard(&mut prepared, self.options.transfer.index, &self.options.transfer.retry);
         Ok(prepared)
     }
 }

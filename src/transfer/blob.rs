@@ -80,19 +80,27 @@ impl<K: Sink> Engine<K> {
             }
             let resumed = writer.received() > 0 || !writer.islands().is_empty();
             let origin = Origin { source, reference, blob };
-            let (writer, digest) = self.receive(&origin, writer, alone, tally).await?;
+            let (mut writer, mut digest) = self.receive(&origin, writer, alone, tally).await?;
+            if digest != blob.digest {
+                if !resumed {
+                    source.refuted(&reference.repository, &blob.digest);
+                }
+                if let Err(error) =
+                    self.again(&mut attempts, tally, &blob.digest, mismatch(blob, digest)).await
+                {
+                    writer.discard()?;
+                    return Err(error);
+                }
+                (writer, digest) = self.recover(&origin, writer, tally).await?;
+            }
             if digest == blob.digest {
                 return writer.commit(&digest);
             }
             writer.discard()?;
-            // Whatever went wrong, one stream from the start is the surest way.
+            // The source sends the same wrong bytes every time: what is left to try is one stream from the start.
             alone = true;
-            if !resumed {
-                source.refuted(&reference.repository, &blob.digest);
-            }
-            let error =
-                Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"));
-            self.again(&mut attempts, tally, &blob.digest, error.on(Side::Source)).await?;
+            source.refuted(&reference.repository, &blob.digest);
+            self.again(&mut attempts, tally, &blob.digest, mismatch(blob, digest)).await?;
         }
     }
 
@@ -214,6 +222,11 @@ impl<K: Sink> Engine<K> {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+fn mismatch(blob: &Descriptor, digest: Digest) -> Error {
+    Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"))
+        .on(Side::Source)
 }
 
 /// A source that sends more than the manifest says is stopped there: no lie fills the disk.

@@ -6,8 +6,8 @@ use super::node::Content;
 use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, Turn};
 use super::stats::Tally;
-use super::{Engine, Image, lap};
-use crate::content::{Place, Publication, Sink, Source};
+use super::{Engine, Image, Resolution, lap};
+use crate::content::{Place, Publication, Resolved, Sink, Source};
 use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
@@ -20,6 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+
+/// How often an image is resolved again because its tag moves while it is read.
+const MAX_MOVES: usize = 3;
 
 /// What an image needs and how it stands in the sink.
 pub(super) struct Prepared {
@@ -159,10 +162,18 @@ impl<K: Sink> Engine<K> {
         tally: &Tally,
         warnings: &mut Vec<String>,
     ) -> Result<Preparation> {
-        let (source_digest, known) = self.resolve(image, tally, warnings).await?;
+        let (mut source_digest, known) = self.resolve(image, tally, warnings).await?;
         let platforms = image.platforms.as_ref().unwrap_or(&self.options.platforms);
-        let walk = Walk::new(self, image, platforms, tally);
-        let content = walk.content(source_digest, known).await?;
+        let mut walk = Walk::new(self, image, platforms, tally);
+        let mut found = walk.content(source_digest, known).await;
+        for _ in 0..MAX_MOVES {
+            let Err(error) = &found else { break };
+            let Some(moved) = self.moved(image, source_digest, error, tally).await else { break };
+            source_digest = moved.digest;
+            walk = Walk::new(self, image, platforms, tally);
+            found = walk.content(source_digest, moved.manifest).await;
+        }
+        let content = found?;
         if !content.missing.is_empty() {
             let missing = walk.platforms.lacks(content.missing.clone());
             if content.manifests.is_empty() {
@@ -185,8 +196,13 @@ impl<K: Sink> Engine<K> {
         warnings: &mut Vec<String>,
     ) -> Result<(Digest, Option<RawManifest>)> {
         let reference = &image.reference;
-        if let Some(asked) = &image.resolved {
-            return asked.clone().map(|resolved| (resolved.digest, resolved.manifest));
+        let resolved = match &image.resolved {
+            Some(Resolution::Known(resolved)) => Some(resolved.clone()?),
+            Some(Resolution::Pending(resolved)) => resolved.clone().await?,
+            None => None,
+        };
+        if let Some(resolved) = resolved {
+            return Ok((resolved.digest, resolved.manifest));
         }
         let ask = || async {
             match &reference.tag {
@@ -214,6 +230,25 @@ impl<K: Sink> Engine<K> {
             }
         }
         Ok((pinned, None))
+    }
+
+    /// What the tag names now, if `error` says that a manifest of `digest` is gone and the tag has moved since it was resolved:
+    /// registries may delete what a tag no longer names at once.
+    async fn moved<S: Source>(
+        &self,
+        image: &Image<S>,
+        digest: Digest,
+        error: &Error,
+        tally: &Tally,
+    ) -> Option<Resolved> {
+        let Reference { repository, tag: Some(tag), digest: None, .. } = &image.reference else {
+            return None;
+        };
+        if error.kind() != ErrorKind::NotFound || matches!(image.resolved, Some(Resolution::Known(_))) {
+            return None;
+        }
+        let resolved = self.attempt(tally, &image.reference, || image.source.resolve(repository, tag)).await;
+        resolved.ok().filter(|resolved| resolved.digest != digest)
     }
 
     /// Where the image goes: its own place, and its short name unless that is somebody else's.
@@ -457,7 +492,7 @@ fn row<S>(
         attempts: tally.attempts(),
         seconds,
         error: None,
-        warnings,
+        warnings: warnings.into_iter().chain(tally.warnings()).collect(),
     };
     match result {
         Ok(Outcome::Done(prepared, status)) => {

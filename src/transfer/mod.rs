@@ -32,6 +32,7 @@ pub use report::{ImagePlan, ImageReport, Plan, Report, Status, Verb};
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;
 use crate::oci::{PlatformSet, Reference};
+use futures::future::{BoxFuture, Shared};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,10 +49,19 @@ pub struct Image<S> {
     pub place: Place,
     /// A second place, taken unless another image has it.
     pub alias: Option<Place>,
-    /// What its tag names, or why that can't be learned, where it was asked already.
-    pub resolved: Option<Result<Resolved>>,
+    /// The digest that its tag names, if it was requested already.
+    pub resolved: Option<Resolution>,
     /// What is to be said of it in the report.
     pub warnings: Vec<String>,
+}
+
+/// The digest of a tag, as requested before the image's turn.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// It is known, or why it cannot be.
+    Known(Result<Resolved>),
+    /// It is being requested. `None` if it is not needed: the image is pinned by digest.
+    Pending(Shared<BoxFuture<'static, Result<Option<Resolved>>>>),
 }
 
 /// Copies images into one sink. Blobs, manifests and limits are shared by all of them.

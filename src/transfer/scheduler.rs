@@ -1,8 +1,8 @@
 //! Whose turn it is. Every source has a lane of its own, so that a registry that is slow, or asks for a
 //! pause, holds up nobody's images but its own.
 
-use super::Image;
 use super::download::concurrency::Spread;
+use super::{Image, Resolution};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +90,10 @@ where
             lanes.push(Vec::new());
         }
         lanes[lane].push((number, image));
+    }
+    for lane in &mut lanes {
+        // What waits for another registry must not hold up the rest of its lane.
+        lane.sort_by_key(|(_, image)| matches!(image.resolved, Some(Resolution::Pending(_))));
     }
     // Among the runtime's own tasks, which wake each other cheaply: the thread that waits for the run is woken at each lane's end.
     let mut tasks = JoinSet::new();

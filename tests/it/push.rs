@@ -389,7 +389,7 @@ fn dry_run_reports_sparse_index() {
         (ran.stderr, plan["images"][0]["warnings"].to_string())
     };
     let (stderr, warnings) = told(&[]);
-    for word in ["without linux/arm/v7, linux/arm64/v8", "only whole", "--index prune"] {
+    for word in ["without linux/arm/v7, linux/arm64/v8", "reject", "--index prune"] {
         assert!(stderr.contains(word) && warnings.contains(word), "{word}: {stderr}{warnings}");
     }
     assert_eq!(told(&["--index", "prune"]), (String::new(), "null".into()));

@@ -1,8 +1,9 @@
 //! Saving, through the library: from an embedded registry over the sample images into a fresh tree.
 
 use super::support::fault::FaultServer;
+use super::support::handmade::Tree;
 use super::support::samples::{Samples, listed};
-use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
+use saver::oci::{Descriptor, Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
 use saver::store::Store;
 use saver::transfer::{IndexMode, MissingPlatform};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
@@ -191,7 +192,7 @@ async fn a_pinned_tag_is_saved_as_pinned_and_a_moved_one_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_images_of_one_name_are_refused_before_anything_is_fetched() {
+async fn colliding_images_fail_before_anything_is_fetched() {
     let (one, two) = (Samples::serve().await, Samples::serve().await);
     let dir = tempfile::tempdir().unwrap();
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
@@ -199,10 +200,11 @@ async fn two_images_of_one_name_are_refused_before_anything_is_fetched() {
     let digest = upstream.read_tag(&"demo/tool".parse().unwrap(), &"2.1".parse().unwrap()).unwrap().unwrap();
     let same = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.host())];
     let differ = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0@{digest}", two.host())];
-    let error = saver.save(&differ).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    for name in &differ {
-        assert!(error.to_string().contains(name), "{error}");
+    let report = saver.save(&differ).await.unwrap();
+    for image in &report.images {
+        let error = image.error.as_ref().unwrap();
+        assert_eq!(error.kind, ErrorKind::InvalidInput, "{error:?}");
+        assert!(differ.iter().all(|name| error.message.contains(name)), "{error:?}");
     }
     assert!(!dir.path().join("docker").exists(), "something was written");
     assert!(saver.save(&same).await.unwrap().is_success(), "the same content under one name is fine");
@@ -221,7 +223,7 @@ async fn an_image_that_is_gone_is_in_no_other_s_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_rewritings_of_one_image_are_refused_before_anything_is_fetched() {
+async fn colliding_rewritten_indexes_fail_before_anything_is_fetched() {
     let samples = Samples::serve().await;
     let dir = tempfile::tempdir().unwrap();
     let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
@@ -235,8 +237,9 @@ async fn two_rewritings_of_one_image_are_refused_before_anything_is_fetched() {
     for mode in [IndexMode::Prune, IndexMode::Flatten] {
         let mut options = options(dir.path(), "amd64");
         options.transfer.index = mode;
-        let error = ImageSaver::new(options).unwrap().save(images()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let report = ImageSaver::new(options).unwrap().save(images()).await.unwrap();
+        let kinds: Vec<_> = report.images.iter().map(|image| image.error.as_ref().unwrap().kind).collect();
+        assert_eq!(kinds, [ErrorKind::InvalidInput; 2], "{report:?}");
     }
     assert!(!dir.path().join("docker").exists(), "something was written");
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
@@ -368,6 +371,160 @@ async fn a_registry_that_never_answers_holds_up_no_other() {
     assert_eq!(report.count(Status::Saved), 1);
     assert_eq!(report.images[200].status, Status::Saved);
     assert_eq!(report.aborted.unwrap().kind, ErrorKind::Cancelled);
+}
+
+/// What might collide with an image of a registry that does not answer waits for it; nothing else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collision_check_holds_up_no_other_image() {
+    let samples = Samples::serve().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let host = samples.host();
+    let names =
+        [format!("{address}/demo/app:1.0"), format!("{host}/demo/app:1.0"), format!("{host}/demo/tool:2.1")];
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), "amd64");
+    let observer = std::sync::Arc::new(CancelWhenSaved(options.cancel.clone()));
+    let report = ImageSaver::new(options.with_observer(observer)).unwrap().save(&names).await.unwrap();
+    let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
+    assert_eq!(statuses, [Status::Failed, Status::Failed, Status::Saved]);
+}
+
+/// Serves a tree written by hand, and ends when dropped.
+async fn serve(tree: &Tree) -> (String, tokio::sync::oneshot::Sender<()>) {
+    use saver::serve::http::{ServeOptions, Server};
+    let store = Store::open_read_only(tree.dir()).unwrap();
+    let server = Server::bind(store, ([127, 0, 0, 1], 0).into(), ServeOptions::default()).await.unwrap();
+    let address = server.local_addr().to_string();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(server.run(async {
+        let _ = stopped.await;
+    }));
+    (address, stop)
+}
+
+/// As BuildKit writes it.
+fn attestation(tree: &Tree, image: &Descriptor) -> Descriptor {
+    let mut entry = tree.image("app", "unknown/unknown", &[image.digest.to_string().as_bytes()]);
+    let (kind, digest) = ("vnd.docker.reference.type", "vnd.docker.reference.digest");
+    entry.annotations.insert(kind.into(), "attestation-manifest".into());
+    entry.annotations.insert(digest.into(), image.digest.to_string());
+    entry
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attestations_of_selected_platforms_are_saved() {
+    let tree = Tree::new();
+    let images =
+        ["linux/amd64", "linux/arm64"].map(|platform| tree.image("app", platform, &[platform.as_bytes()]));
+    let attestations = [&images[0], &images[1]].map(|image| attestation(&tree, image));
+    let index = tree.index("app", &[&images[..], &attestations[..]].concat());
+    tree.tag("app", "1", &index.digest);
+    let (host, _stop) = serve(&tree).await;
+    let reference = [Reference::parse(&format!("{host}/app:1")).unwrap()];
+    let app: Repository = "app".parse().unwrap();
+    for (arch, wanted, expect, omitted) in [
+        ("amd64", true, [true, false], &["attestation", "linux/arm64"][..]),
+        ("arm64", true, [false, true], &["attestation", "linux/amd64"]),
+        ("all", true, [true, true], &[]),
+        ("amd64", false, [false, false], &["attestation", "linux/arm64"]),
+        ("all", false, [false, false], &["attestation"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path(), arch);
+        options.transfer.attestations = wanted;
+        let row = save(options, &reference).await.images.remove(0);
+        assert_eq!(
+            (row.status, row.omitted.as_slice()),
+            (Status::Saved, &omitted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..]),
+            "{arch}"
+        );
+        let store = Store::open_read_only(dir.path()).unwrap();
+        let saved = attestations.each_ref().map(|entry| store.has_revision(&app, &entry.digest).unwrap());
+        assert_eq!(saved, expect, "{arch}, attestations: {wanted}");
+    }
+    std::fs::remove_file(tree.revision_link("app", &attestations[0].digest)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let row = save(options(dir.path(), "amd64"), &reference).await.images.remove(0);
+    assert_eq!(row.status, Status::Saved, "{:?}", row.error);
+    assert!(row.warnings.iter().any(|warning| warning.contains("attestation")), "{:?}", row.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_of_equal_platforms_is_flattened() {
+    let tree = Tree::new();
+    let twins = ["gzip", "zstd"].map(|twin| tree.image("twins", "linux/amd64", &[twin.as_bytes()]));
+    let other = tree.image("twins", "linux/arm64", &[b"arm64"]);
+    tree.tag("twins", "1", &tree.index("twins", &[&twins[..], &[other]].concat()).digest);
+    let builds = ["10.0.17763.1", "10.0.20348.1"].map(|version| {
+        let mut image = tree.image("win", "windows/amd64", &[version.as_bytes()]);
+        image.platform.as_mut().unwrap().os_version = Some(version.into());
+        image
+    });
+    tree.tag("win", "1", &tree.index("win", &builds).digest);
+    let (host, _stop) = serve(&tree).await;
+    for (name, arch, expect, choice) in [
+        ("twins", "amd64", Some(&twins[0]), "by its digest"),
+        ("win", "windows/amd64", Some(&builds[0]), "windows(10.0.20348.1)/amd64"),
+        ("win", "windows(10.0.20348)/amd64", Some(&builds[1]), ""),
+        ("win", "windows(10.0.1)/amd64", None, ""),
+        ("twins", "amd64,arm64", None, ""),
+        ("win", "all", Some(&builds[0]), "windows(10.0.20348.1)/amd64"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path(), arch);
+        options.transfer.index = IndexMode::Flatten;
+        let row =
+            save(options, &[Reference::parse(&format!("{host}/{name}:1")).unwrap()]).await.images.remove(0);
+        assert_eq!(row.digest, expect.map(|image| image.digest), "{name} for {arch}: {:?}", row.error);
+        let warnings = row.warnings.join(" ");
+        assert!(
+            warnings.contains(choice) && warnings.is_empty() == choice.is_empty(),
+            "{name} for {arch}: {warnings}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn image_without_a_platform_is_saved_for_any() {
+    let tree = Tree::new();
+    let signature = tree.image("sig", "/", &[b"signature"]);
+    tree.tag("sig", "1", &signature.digest);
+    // The index names the platform, the configuration does not.
+    let mut alloy = tree.image("alloy", "/", &[b"alloy"]);
+    alloy.platform = Some(saver::oci::Platform::new("linux", "amd64"));
+    tree.tag("alloy", "1", &tree.index("alloy", &[alloy]).digest);
+    let mut placeholder = tree.image("mixed", "unknown/unknown", &[b"artifact"]);
+    placeholder.platform = Some(saver::oci::Platform::new("unknown", "unknown"));
+    let image = tree.image("mixed", "linux/amd64", &[b"image"]);
+    tree.tag("mixed", "1", &tree.index("mixed", &[placeholder, image]).digest);
+    let (host, _stop) = serve(&tree).await;
+    for (name, arch, expect) in [
+        ("sig", "amd64", Status::Saved),
+        ("alloy", "amd64", Status::Saved),
+        ("alloy", "arm64", Status::Failed),
+        ("mixed", "amd64", Status::Saved),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let reference = [Reference::parse(&format!("{host}/{name}:1")).unwrap()];
+        let row = save(options(dir.path(), arch), &reference).await.images.remove(0);
+        assert_eq!(row.status, expect, "{name} for {arch}: {:?}", row.error);
+        assert!(row.omitted.is_empty() || expect == Status::Failed, "{name}: {:?}", row.omitted);
+    }
+}
+
+/// The registry deletes what a tag no longer names while the image is saved.
+#[tokio::test]
+async fn tag_that_moves_between_head_and_get_is_resolved_again() {
+    use super::support::fault::Fault;
+    let server = FaultServer::start().await;
+    let image = server.add_image("app", "1", &[b"layer"]);
+    let old = Digest::of(b"deleted").to_string();
+    server.on("HEAD", "/manifests/1").times(1).answer(Fault::header("Docker-Content-Digest", &old));
+    let dir = tempfile::tempdir().unwrap();
+    let reference = Reference::parse(&format!("{}/app:1", server.registry())).unwrap();
+    let row = save(options(dir.path(), "amd64"), &[reference]).await.images.remove(0);
+    assert_eq!((row.status, row.digest), (Status::Saved, Some(image.manifest)), "{:?}", row.error);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 pub(super) mod concurrency;
 mod ranges;
+mod recovery;
 mod stream;
 
 use crate::content::retry::Attempts;

@@ -86,6 +86,49 @@ async fn a_server_that_ignores_the_range_sends_all_again_and_it_is_right() {
     assert!(report.bytes_fetched >= 100_000 + layer.len() as u64);
 }
 
+/// Every copy is damaged, each at another place: no download of the whole is ever right.
+#[tokio::test]
+async fn damaged_layer_is_repaired_by_chunk() {
+    const MIB: usize = 1 << 20;
+    for ranges in [true, false] {
+        let mut scene = Scene::start().await;
+        scene.save.transfer.parts.least = u64::MAX;
+        let (image, layer) = scene.sized("app", 4 * MIB + 5);
+        let path = of(&image.layers[0]);
+        for flip in [100, MIB + 7, 10, 4 * MIB + 1] {
+            scene.server.on("GET", &path).times(1).answer(Fault::Flip(flip));
+            if !ranges {
+                break;
+            }
+        }
+        if !ranges {
+            scene.server.on("GET", &path).answer(Fault::IgnoreRange);
+        }
+        let report = scene.saves("app").await;
+        let asked = scene.ranges(&image.layers[0]);
+        if ranges {
+            // The third copy is of the two chunks that differ, and its first is damaged again; the fourth is of that one.
+            assert_eq!(asked[2..4], ["bytes=0-2097151", "bytes=0-1048575"], "{asked:?}");
+            assert!(report.bytes_fetched < (2 * layer.len() + 5 * MIB) as u64, "{}", report.bytes_fetched);
+        } else {
+            assert_eq!(asked, ["", ""]);
+        }
+        let warnings = report.images[0].warnings.join(" ");
+        assert!(warnings.contains("arrived damaged"), "{warnings}");
+    }
+}
+
+#[tokio::test]
+async fn layer_that_is_wrong_every_time_fails() {
+    let scene = Scene::start().await;
+    let (image, _) = scene.sized("app", LARGE);
+    scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Flip(5));
+    scene.fails("app", ErrorKind::Corrupt, "hash to").await;
+    assert_eq!(scene.ranges(&image.layers[0]), ["", "", ""]);
+    assert!(scene.partial_files().is_empty(), "{:?}", scene.partial_files());
+    scene.then_completes("app").await;
+}
+
 #[tokio::test]
 async fn a_wrong_content_range_is_never_believed() {
     for wrong in

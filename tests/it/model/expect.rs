@@ -91,8 +91,9 @@ impl Walk<'_> {
                     let digest = |at: usize| self.world.nodes[entries[at].node].raw.digest;
                     let images: BTreeSet<Digest> =
                         (0..entries.len()).filter(|at| taken[*at]).map(digest).collect();
+                    let all = self.choice.platforms.is_none();
                     for (entry, taken) in entries.iter().zip(&mut taken) {
-                        *taken |= entry.attests.is_some_and(|image| images.contains(&image));
+                        *taken |= entry.attests.is_some_and(|image| all || images.contains(&image));
                     }
                 }
                 for (at, entry) in entries.iter().enumerate().filter(|(at, _)| taken[*at]) {

@@ -2,7 +2,7 @@
 
 use super::expect::{Choice, Closure, Expected, Verdict, expect};
 use super::flaky::{Fault, Flaky, Weather, fault};
-use super::graph::{ImageSpec, PLATFORMS, REGISTRIES, REPOSITORIES, Spec, World, spec};
+use super::graph::{ImageSpec, Kind, PLATFORMS, REGISTRIES, REPOSITORIES, Spec, World, spec};
 use crate::support::stopping::{Count, Stopping};
 use crate::support::tree::{self, Files};
 use proptest::prelude::*;
@@ -180,7 +180,14 @@ impl Trial {
         let mut spoilt = [BTreeSet::new(), BTreeSet::new()];
         for (pick, wrong) in &case.dead {
             let (number, repository, digest) = there[pick % there.len()].clone();
-            let which = if *wrong { &mut spoilt } else { &mut dead };
+            // An image is saved without an attestation that is gone: `save` has its cases.
+            let attests = world.nodes.iter().any(|node| match &node.kind {
+                Kind::Index { entries, .. } => entries
+                    .iter()
+                    .any(|entry| entry.attests.is_some() && world.nodes[entry.node].raw.digest == digest),
+                Kind::Leaf { .. } => false,
+            });
+            let which = if *wrong || attests { &mut spoilt } else { &mut dead };
             which[number].insert((repository, digest));
         }
         let [first, second] = [0, 1].map(|number: usize| Flaky {
