@@ -1,4 +1,4 @@
-//! What every sink and source must hold: one suite, run by each of them.
+//! The conformance suite that every sink and source must pass.
 
 use super::{BlobUpload, BlobWriter, Ingest, Place, Publication, Sink, Source, Target};
 use crate::error::ErrorKind;
@@ -22,7 +22,7 @@ fn manifest(json: String) -> Arc<RawManifest> {
     Arc::new(RawManifest::new(json.into(), None).unwrap())
 }
 
-/// The sample that `name` stands for; its layers are `size` bytes long.
+/// The sample `name`, with layers of `size` bytes.
 pub(crate) fn sample(name: &str, size: usize) -> Sample {
     let layer = |number: usize| -> Bytes {
         let seed = format!("{name} layer {number} ");
@@ -73,12 +73,12 @@ fn descriptor(content: &[u8]) -> Descriptor {
     Descriptor::new("application/octet-stream", Digest::of(content), content.len() as u64)
 }
 
-/// The repository that blobs are wanted for, where that is all the same.
+/// A repository, for tests where it does not matter which.
 fn home() -> Repository {
     "demo/one".parse().unwrap()
 }
 
-/// Writes `content` unless it is there; answers whether it was written.
+/// Writes `content` unless it is present; returns whether it was written.
 pub(crate) async fn put<S: Sink>(sink: &S, content: &[u8]) -> bool {
     put_in(sink, &home(), content).await
 }
@@ -117,7 +117,7 @@ pub(crate) async fn publish_sample<S: Sink>(sink: &S) {
     sink.publish(sample.publication(&places)).await.unwrap();
 }
 
-/// Writes the sample's blobs for the places: for each of them where the sink keeps them apart.
+/// Writes the sample's blobs, for each of the places if the sink does not share them.
 async fn put_all<S: Sink>(sink: &S, sample: &Sample, places: &[(&str, Option<&str>)]) {
     let apart = if S::SHARES_BLOBS_ACROSS_REPOSITORIES { 1 } else { places.len() };
     for (name, _) in &places[..apart] {
@@ -127,7 +127,7 @@ async fn put_all<S: Sink>(sink: &S, sample: &Sample, places: &[(&str, Option<&st
     }
 }
 
-/// Runs the suite on sinks that `open` makes, each empty.
+/// Runs the suite on empty sinks from `open`.
 pub(crate) async fn sink<S: Sink>(mut open: impl FnMut() -> S) {
     empty_has_nothing(open()).await;
     a_published_image_is_there(open()).await;
@@ -142,7 +142,7 @@ pub(crate) async fn sink<S: Sink>(mut open: impl FnMut() -> S) {
     publishing_again_changes_nothing(open()).await;
 }
 
-/// Runs the suite on sinks of uploads that `open` makes, each empty.
+/// Runs the suite on empty upload sinks from `open`.
 pub(crate) async fn uploads<S: Sink>(mut open: impl FnMut() -> S) {
     empty_has_nothing(open()).await;
     a_published_image_is_there(open()).await;
@@ -160,7 +160,7 @@ async fn upload<S: Sink>(sink: &S, content: &[u8]) -> S::Upload {
     }
 }
 
-/// Small enough for one request, and large enough for more.
+/// One size that fits one request, and one that does not.
 const UPLOADS: [usize; 4] = [0, 10, 300_000, 3_000_000];
 
 async fn what_is_sent_in_order_is_there<S: Sink>(sink: S) {
@@ -238,7 +238,7 @@ async fn a_published_image_is_there<S: Sink>(sink: S) {
         for blob in &sample.blobs {
             let mut descriptor = descriptor(blob);
             assert!(sink.is_linked(&repository, &descriptor.digest).await.unwrap());
-            // docker-registry answers 500 when asked for a blob as a manifest.
+            // docker-registry returns 500 for a manifest that is requested as a blob.
             assert!(
                 !S::SHARES_BLOBS_ACROSS_REPOSITORIES
                     || !sink.is_revision(&repository, &descriptor.digest).await.unwrap()
@@ -316,8 +316,8 @@ async fn what_lies_beyond_a_gap_came_or_is_forgotten<S: Sink>(sink: S) {
     let second = writer(&sink, &content).await;
     assert!(second.received() <= 3_000_001 && second.received() > 1_000_000, "{}", second.received());
     let mut at = 0;
-    for there in std::iter::once(0..second.received()).chain(second.islands()) {
-        assert!(at <= there.start && (there.is_empty() || at < there.end), "{:?}", second.islands());
+    for there in std::iter::once(0..second.received()).chain(second.extents()) {
+        assert!(at <= there.start && (there.is_empty() || at < there.end), "{:?}", second.extents());
         let there = there.start as usize..there.end as usize;
         assert!(pieces.iter().any(|piece| piece.start <= there.start && there.end <= piece.end), "{there:?}");
         let mut back = vec![0; there.len()];
@@ -375,7 +375,7 @@ async fn one_writes_while_others_wait<S: Sink>(sink: S) {
     first.commit(&Digest::of(content)).unwrap();
     assert!(matches!(second.await.unwrap(), Ingest::Present));
 
-    // When the first gives up, the second goes on where it was.
+    // When the first is dropped, the second resumes where it stopped.
     let content = b"given up by the first";
     let first = writer(&sink, content).await;
     first.write_at(0, &content[..5]).unwrap();
@@ -410,7 +410,7 @@ async fn publishing_again_changes_nothing<S: Sink>(sink: S) {
     assert_eq!(sink.tag(&repository, &tag).await.unwrap(), Some(sample.root()));
 }
 
-/// Runs the suite on a source that holds what [`publish_sample`] publishes.
+/// Runs the suite on a source with the content of [`publish_sample`].
 pub(crate) async fn source<S: Source>(source: &S) {
     let sample = sample("one", 100);
     let (repository, tag): (Repository, Tag) = ("demo/one".parse().unwrap(), "1.0".parse().unwrap());

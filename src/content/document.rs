@@ -1,4 +1,4 @@
-//! Documents read whole and verified, from any source: for whoever wants to know about an image without moving it.
+//! Reads whole documents, verified, from any source: to inspect an image without transferring it.
 
 use super::retry::{Attempts, RetryPolicy};
 use super::{Source, Target};
@@ -25,10 +25,10 @@ where
     }
 }
 
-/// The digest that `reference` names at `source`: its own where it has one, else its tag's.
+/// The digest of `reference` at `source`: its own, or that of its tag.
 ///
 /// # Errors
-/// As [`Source::resolve`]; `InvalidInput` for a name with neither.
+/// As [`Source::resolve`]; `InvalidInput` for a reference with neither.
 pub async fn resolve<S: Source>(source: &S, reference: &Reference, policy: &RetryPolicy) -> Result<Digest> {
     match (&reference.digest, &reference.tag) {
         (Some(digest), _) => Ok(*digest),
@@ -36,14 +36,14 @@ pub async fn resolve<S: Source>(source: &S, reference: &Reference, policy: &Retr
             let resolved = retrying(policy, || source.resolve(&reference.repository, tag)).await?;
             Ok(resolved.digest)
         }
-        (None, None) => Err(Error::new(ErrorKind::InvalidInput, reference, "neither tag nor digest")),
+        (None, None) => Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest")),
     }
 }
 
-/// The manifest of `digest`.
+/// Reads the manifest of `digest`.
 ///
 /// # Errors
-/// As [`Source::manifest`]; `Corrupt` when the source has other bytes.
+/// As [`Source::manifest`]; `Corrupt` if the source sends other bytes.
 pub async fn manifest<S: Source>(
     source: &S,
     repository: &Repository,
@@ -55,17 +55,17 @@ pub async fn manifest<S: Source>(
         if raw.digest == digest {
             return Ok(raw);
         }
-        source.refuted(repository, &digest);
-        Err(wrong(digest, &format!("its bytes hash to {}", raw.digest)))
+        source.report_corrupt(repository, &digest);
+        Err(wrong(digest, &format!("the content has digest {}", raw.digest)))
     })
     .await
 }
 
-/// An image's configuration.
+/// Reads an image's configuration.
 ///
 /// # Errors
-/// As [`Source::blob`]; `TooLarge` for one of more than [`MAX_CONFIG_SIZE`] bytes, `Corrupt` for one that is not what its descriptor promises
-/// or no configuration.
+/// As [`Source::blob`]; `TooLarge` for more than [`MAX_CONFIG_SIZE`] bytes, `Corrupt` for content that does not match its
+/// descriptor or is not a configuration.
 pub async fn config<S: Source>(
     source: &S,
     repository: &Repository,
@@ -74,7 +74,7 @@ pub async fn config<S: Source>(
 ) -> Result<ImageConfig> {
     if descriptor.size > MAX_CONFIG_SIZE {
         let message =
-            format!("a configuration of {} bytes; at most {MAX_CONFIG_SIZE} are read", descriptor.size);
+            format!("the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}", descriptor.size);
         return Err(Error::new(ErrorKind::TooLarge, descriptor.digest, message).on(Side::Source));
     }
     let bytes = retrying(policy, || config_once(source, repository, descriptor)).await?;
@@ -94,20 +94,20 @@ async fn config_once<S: Source>(
         if bytes.len() as u64 > descriptor.size {
             return Err(wrong(
                 digest,
-                &format!("it has more than the {} bytes it should have", descriptor.size),
+                &format!("it has more than the announced {} bytes", descriptor.size),
             ));
         }
     }
     let found = Digest::of(&bytes);
     if found != digest {
-        source.refuted(repository, &digest);
-        return Err(wrong(digest, &format!("its bytes hash to {found}")));
+        source.report_corrupt(repository, &digest);
+        return Err(wrong(digest, &format!("the content has digest {found}")));
     }
     Ok(bytes.freeze())
 }
 
 fn wrong(digest: Digest, why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, digest, format!("not what was asked for: {why}")).on(Side::Source)
+    Error::new(ErrorKind::Corrupt, digest, format!("the content does not match its descriptor: {why}")).on(Side::Source)
 }
 
 #[cfg(test)]
@@ -116,7 +116,7 @@ mod tests {
     use crate::content::memory::Memory;
 
     #[tokio::test]
-    async fn a_configuration_is_read_only_when_it_is_what_it_should_be() {
+    async fn config_is_verified_against_its_descriptor() {
         let source = Memory::new();
         let repository: Repository = "a".parse().unwrap();
         let text = r#"{"architecture":"amd64","os":"linux"}"#;

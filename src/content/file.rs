@@ -1,4 +1,4 @@
-//! A part of a local file as a blob's bytes: what sources on a disk answer with.
+//! Blobs that are part of a local file.
 
 use super::BlobStream;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -7,30 +7,29 @@ use futures::StreamExt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// How many bytes are read at once.
+/// The number of bytes that are read at once.
 const CHUNK: u64 = 256 << 10;
 
-/// A blob that is a part of a file: `length` bytes from `offset` on.
+/// A blob of `length` bytes at `offset` in a file.
 pub struct FileBlob {
     /// The file.
     pub file: File,
-    /// Where in the file the blob begins.
+    /// Where the blob begins in the file.
     pub offset: u64,
     /// The blob's length in bytes.
     pub length: u64,
-    /// What a failure to read is told of.
+    /// The subject of errors.
     pub subject: String,
 }
 
 impl FileBlob {
-    /// The blob's bytes from `from` up to but without `to` (to its end when `None`), as [`Source::blob`](super::Source::blob) answers them.
-    /// Each chunk is read when it is asked for and on the thread that asks: from the page cache that takes less time than a
-    /// hand-over.
+    /// The blob's bytes from `from` up to `to` (to the end if `None`), as [`Source::blob`](super::Source::blob) returns them.
+    /// Each chunk is read on demand and on the polling thread: from the page cache that takes less time than switching threads.
     #[must_use]
     pub fn stream(self, from: u64, to: Option<u64>) -> BlobStream {
         let end = to.unwrap_or(self.length).min(self.length);
         let start = from.min(end);
-        // Doubles the kernel's read-ahead; only advice, so a refusal does no harm.
+        // Doubles the kernel's read-ahead. It is only advice, so that failure is harmless.
         let _ = rustix::fs::fadvise(&self.file, self.offset, None, rustix::fs::Advice::Sequential);
         let chunks = futures::stream::unfold(Some(start), move |at| {
             let at = at.filter(|at| *at < end);
@@ -47,7 +46,7 @@ impl FileBlob {
     }
 
     fn read(&self, at: u64, end: u64) -> Result<Bytes> {
-        // Bounded by CHUNK, so it fits whatever a usize holds.
+        // Bounded by CHUNK, so that it fits a usize.
         let mut chunk = vec![0; usize::try_from(CHUNK.min(end - at)).unwrap_or_default()];
         let read = self.file.read_exact_at(&mut chunk, self.offset + at);
         read.map(|()| Bytes::from(chunk)).map_err(|cause| {
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_of_a_part() {
+    async fn file_blob_ranges_are_read_correctly() {
         for (from, to, length) in
             [(0, None, 599_000), (5, None, 300_000), (5, Some(9), 100), (50, Some(400), 300), (0, None, 0)]
         {
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_ends_too_soon_is_corrupt() {
+    async fn truncated_file_is_corrupt() {
         assert_eq!(read(0, None, 700_000).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

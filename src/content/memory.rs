@@ -1,5 +1,5 @@
-//! Content in memory: both a source and a sink. Simple enough to be obviously right, it is what other ends are compared with,
-//! and what the engine is tried on.
+//! Content in memory, as source and sink. Simple enough to be obviously correct: the reference for other implementations, and
+//! the double that the engine is tested with.
 
 use super::{BlobStream, BlobWriter, Ingest, Place, Publication, Resolved, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -12,19 +12,19 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// How large the pieces are that a blob comes in, in bytes.
+/// The size of the chunks that a blob is sent in, in bytes.
 const CHUNK: usize = 1 << 20;
 
 /// Everything that is visible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Content of every kind.
+    /// Content of every kind, by digest.
     pub blobs: BTreeMap<Digest, Bytes>,
     /// What each repository serves as a blob.
     pub links: BTreeSet<(Repository, Digest)>,
     /// What each repository serves as a manifest.
     pub revisions: BTreeSet<(Repository, Digest)>,
-    /// What tags name now.
+    /// What tags name.
     pub tags: BTreeMap<(Repository, Tag), Digest>,
     /// What tags name or have named.
     pub history: BTreeSet<(Repository, Tag, Digest)>,
@@ -38,18 +38,18 @@ struct State {
     writing: HashSet<Digest>,
 }
 
-/// What has come of a blob.
+/// The bytes received of a blob.
 #[derive(Default)]
 struct Partial {
     bytes: Vec<u8>,
-    /// Where, in order and disjoint.
+    /// Their ranges, in order and disjoint.
     written: Vec<Range<u64>>,
 }
 
 impl Partial {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
         let end = offset + bytes.len() as u64;
-        // A blob that memory can't hold can't have come this far.
+        // A blob larger than memory cannot have been received.
         let (start, stop) = (offset as usize, end as usize);
         if self.bytes.len() < stop {
             self.bytes.resize(stop, 0);
@@ -66,13 +66,13 @@ impl Partial {
         });
     }
 
-    /// Up to where everything has come.
+    /// The number of contiguous bytes from the start.
     fn front(&self) -> u64 {
         self.written.first().filter(|range| range.start == 0).map_or(0, |range| range.end)
     }
 }
 
-/// A registry in memory. Clones share everything.
+/// A registry in memory. Clones share their content.
 #[derive(Clone, Default)]
 pub struct Memory {
     state: Arc<Mutex<State>>,
@@ -80,19 +80,19 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// One that holds nothing.
+    /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What is visible now.
+    /// A copy of the visible content.
     #[must_use]
     pub fn contents(&self) -> Contents {
         self.lock().contents.clone()
     }
 
-    /// Makes `content` a blob, linked in `repository`.
+    /// Adds `content` as a blob, linked in `repository`.
     pub fn insert_blob(&self, repository: &Repository, content: impl Into<Bytes>) -> Digest {
         let content = content.into();
         let digest = Digest::of(&content);
@@ -102,13 +102,13 @@ impl Memory {
         digest
     }
 
-    /// Puts wrong bytes in the place of `digest`'s.
+    /// Replaces the bytes of `digest` by wrong ones.
     #[cfg(test)]
     pub(crate) fn replace_blob(&self, digest: &Digest, content: Bytes) {
         self.lock().contents.blobs.insert(*digest, content);
     }
 
-    /// Makes `manifest` one of `repository`'s, named by `tag` if there is one.
+    /// Adds `manifest` to `repository`, named by `tag` if there is one.
     pub fn insert_manifest(&self, repository: &Repository, tag: Option<&Tag>, manifest: &RawManifest) {
         let mut state = self.lock();
         state.add_manifest(repository, manifest);
@@ -263,7 +263,7 @@ impl Sink for Memory {
     }
 }
 
-/// Takes one blob's bytes.
+/// The writer of one blob.
 pub struct MemoryWriter {
     memory: Memory,
     digest: Digest,
@@ -277,7 +277,7 @@ impl BlobWriter for MemoryWriter {
         self.received
     }
 
-    fn islands(&self) -> Vec<Range<u64>> {
+    fn extents(&self) -> Vec<Range<u64>> {
         self.islands.clone()
     }
 

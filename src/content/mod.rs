@@ -1,8 +1,7 @@
-//! The seams: what the engine needs of the place content comes from and of the place it goes to.
+//! The interfaces between the engine and the places that content comes from and goes to.
 //!
-//! The traits are contracts; the comments say what an implementation must hold. The engine verifies
-//! everything, so that neither end can forget to: a source may lie, a sink may be handed nothing
-//! that was not hashed.
+//! The comments on the traits are contracts for implementations. The engine verifies all content, so that no implementation can
+//! forget to: a source may send anything, and a sink receives only what was hashed.
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -20,12 +19,12 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Which manifest of a repository is meant.
+/// Identifies a manifest of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The one that the tag names now.
     Tag(Tag),
-    /// The one of this digest.
+    /// The one with this digest.
     Digest(Digest),
 }
 
@@ -38,52 +37,51 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// What a tag names at the source now.
+/// What a tag names at the source.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The manifest's digest, as the source says; the engine believes it only once it has hashed the bytes.
+    /// The manifest's digest as reported by the source. The engine verifies it when it has the bytes.
     pub digest: Digest,
-    /// The manifest itself, where finding the digest took fetching it (a server that
-    /// answers HEAD without a Docker-Content-Digest header).
+    /// The manifest, if finding the digest took fetching it (a server that answers HEAD without a Docker-Content-Digest
+    /// header).
     pub manifest: Option<RawManifest>,
 }
 
-/// A running answer to a request for a blob's bytes.
+/// A response with a blob's bytes.
 pub struct BlobStream {
-    /// The offset of the first byte that comes, counted from the blob's start: what was asked for, or
-    /// 0 where the source sends the whole blob whatever is asked.
+    /// The offset of the first byte from the blob's start: the requested one, or 0 if the source sends the whole blob whatever
+    /// was requested.
     pub start: u64,
-    /// How many bytes the source says will come, where it says.
+    /// The number of bytes to come, if the source announces it.
     pub length: Option<u64>,
-    /// The bytes, in order. Ends early with an error, or silently when the source lies: the engine counts.
+    /// The bytes, in order. May end early, with an error or without: the engine counts.
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
-/// Where content comes from: a registry, a store, a layout.
+/// A place that content comes from: a registry, a store, a layout.
 ///
-/// Methods make one attempt each: the engine decides about retries by the error's kind. They may be
-/// called from many tasks at once; the source bounds its own load.
+/// Methods make one attempt each: the engine retries by the error's kind. They are called from many tasks at once; the source
+/// limits its own load.
 pub trait Source: Send + Sync + 'static {
-    /// What `tag` names now. In registries a HEAD, which does not count against pull quotas.
+    /// Resolves `tag`. In registries this is a HEAD request, which does not count against pull quotas.
     ///
     /// # Errors
-    /// `NotFound`, `Unauthorized` and so on, with the source's own words and what to try.
+    /// `NotFound`, `Unauthorized` and so on.
     fn resolve(&self, repository: &Repository, tag: &Tag) -> impl Future<Output = Result<Resolved>> + Send;
 
-    /// The manifest or index that `target` names, whole; never more than
-    /// [`MAX_MANIFEST_SIZE`](crate::oci::manifest::MAX_MANIFEST_SIZE) bytes.
+    /// The manifest or index `target`; at most [`MAX_MANIFEST_SIZE`](crate::oci::manifest::MAX_MANIFEST_SIZE) bytes.
     ///
     /// # Errors
-    /// As `resolve`; `Corrupt` or `Unsupported` for what is no manifest.
+    /// As `resolve`; `Corrupt` or `Unsupported` for what is not a valid manifest.
     fn manifest(
         &self,
         repository: &Repository,
         target: &Target,
     ) -> impl Future<Output = Result<RawManifest>> + Send;
 
-    /// Opens the blob `descriptor` from byte `from`, up to but without byte `to` (to the end when `None`).
+    /// Opens the blob `descriptor` from byte `from` up to, but not including, byte `to` (to the end if `None`).
     ///
-    /// Chunks that do not come for the source's idle timeout end the stream with `Unavailable`.
+    /// A stream that receives nothing for the source's idle timeout ends with `Unavailable`.
     ///
     /// # Errors
     /// As `resolve`.
@@ -95,48 +93,48 @@ pub trait Source: Send + Sync + 'static {
         to: Option<u64>,
     ) -> impl Future<Output = Result<BlobStream>> + Send;
 
-    /// The engine hashed the blob `digest`, all of it from this source, and the bytes were wrong.
+    /// The engine reports that the blob `digest`, all of it from this source, did not have that digest.
     ///
-    /// A source with several places to ask (a registry with mirrors) asks the one that served
-    /// them no more for this digest, so that another try can go better. Others need do nothing.
-    fn refuted(&self, repository: &Repository, digest: &Digest) {
+    /// A source with several endpoints (a registry with mirrors) no longer requests this digest from the one that served it.
+    /// Others need do nothing.
+    fn report_corrupt(&self, repository: &Repository, digest: &Digest) {
         let _ = (repository, digest);
     }
 }
 
-/// What there is at a source: for people who look for a name. The engine has no use for it.
+/// Lists what a source has. Used by commands, not by the engine.
 pub trait Catalog: Send + Sync {
     /// The tags of `repository`, sorted.
     ///
     /// # Errors
-    /// As [`Source::resolve`]; `NotFound` for a repository that is not there.
+    /// As [`Source::resolve`]; `NotFound` for a repository that does not exist.
     fn tags(&self, repository: &Repository) -> impl Future<Output = Result<Vec<Tag>>> + Send;
 }
 
-/// Where content goes: a store, a registry, an archive.
+/// A place that content goes to: a store, a registry, an archive.
 ///
-/// A sink shows nothing before it is whole: blobs appear at their final place only through
-/// [`BlobWriter::commit`], and [`Sink::publish`] makes links before manifests' links, children
-/// before parents, tags last. Whoever reads it at any moment, or after a crash, finds only what is whole.
+/// A sink exposes only complete content: blobs become visible through [`BlobWriter::commit`], and [`Sink::publish`] creates
+/// links before manifests, children before parents, and tags last. A reader at any moment, or after a crash, finds only
+/// complete images.
 ///
-/// Queries answer from what is on disk now and are cheap (tens of microseconds in a store).
+/// Queries reflect the current state and are cheap (tens of microseconds in a store).
 pub trait Sink: Send + Sync + 'static {
-    /// What takes a blob's bytes at any offset; [`Infallible`] where nothing does.
+    /// Accepts a blob's bytes at any offset; [`Infallible`] if the sink has no such writer.
     type Writer: BlobWriter;
-    /// What takes a blob's bytes in order and can't read them back; [`Infallible`] where nothing does.
+    /// Accepts a blob's bytes in order and cannot read them back; [`Infallible`] if the sink has no such upload.
     type Upload: BlobUpload;
 
-    /// Whether content is one for all repositories: what was brought for one of them can be linked in any other.
-    /// Where it is not, as in registries, the engine asks and ingests for each repository, one after the first.
+    /// Whether repositories share blobs, so that one that was written for any of them can be linked in the others. If not, as in
+    /// registries, the engine ingests each blob for each repository, one after the other.
     const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = true;
 
-    /// The digest that `repository:tag` names now.
+    /// The digest that `repository:tag` names.
     ///
     /// # Errors
-    /// `Storage` when the sink can't be read. A tag that is not there, or whose link is damaged, is `None`.
+    /// `Storage` if the sink cannot be read. A tag that does not exist, or whose link is damaged, is `None`.
     fn tag(&self, repository: &Repository, tag: &Tag) -> impl Future<Output = Result<Option<Digest>>> + Send;
 
-    /// Whether `repository:tag` names `digest`, or has named it before (the tag's history).
+    /// Whether `repository:tag` names `digest` or has named it before (the tag's history).
     ///
     /// # Errors
     /// As `tag`.
@@ -147,14 +145,14 @@ pub trait Sink: Send + Sync + 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The content of `digest` if the sink holds it in any repository and it has at most `limit` bytes: a manifest or a configuration.
-    /// The bytes are as found: the engine hashes them. Where reading back costs a request, `None` is a good answer.
+    /// The content of `digest`, if any repository of the sink has it and it has at most `limit` bytes: a manifest or configuration.
+    /// The bytes are not verified. If reading takes a request, `None` is a valid answer.
     ///
     /// # Errors
     /// As `tag`.
     fn content(&self, digest: &Digest, limit: u64) -> impl Future<Output = Result<Option<Bytes>>> + Send;
 
-    /// Whether the sink holds a blob of exactly this digest and size: in whatever repository where content is
+    /// Whether the sink has a blob of exactly this digest and size: in any repository if blobs are
     /// [shared](Self::SHARES_BLOBS_ACROSS_REPOSITORIES), else in this one.
     ///
     /// # Errors
@@ -165,7 +163,7 @@ pub trait Sink: Send + Sync + 'static {
         descriptor: &Descriptor,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Whether `repository` can serve `digest` as a blob: it is linked there.
+    /// Whether `repository` can serve `digest` as a blob, because it is linked there.
     ///
     /// # Errors
     /// As `tag`.
@@ -175,7 +173,7 @@ pub trait Sink: Send + Sync + 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Whether `repository` can serve `digest` as a manifest: it has a revision link there.
+    /// Whether `repository` can serve `digest` as a manifest, because it has a revision link there.
     ///
     /// # Errors
     /// As `tag`.
@@ -185,7 +183,7 @@ pub trait Sink: Send + Sync + 'static {
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
 
-    /// How much the sink has room for, where it can tell.
+    /// The space that is left, if it is known.
     ///
     /// # Errors
     /// As `tag`.
@@ -193,28 +191,28 @@ pub trait Sink: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
-    /// The engine found every manifest of an image in `repository`, so that these blobs are there too, most likely. A registry
-    /// may link them from there in other repositories.
-    fn presume(&self, repository: &Repository, blobs: &[Descriptor]) {
+    /// The engine found every manifest of an image in `repository`, so that most likely its blobs exist there too. A registry may
+    /// mount them from there into other repositories.
+    fn assume_present(&self, repository: &Repository, blobs: &[Descriptor]) {
         let _ = (repository, blobs);
     }
 
-    /// Opens a blob for writing. Waits while another writer, of this process or another, holds the same blob;
-    /// answers [`Ingest::Present`] when it is there by then.
+    /// Opens a blob for writing. Waits while another writer, of this process or another, has the same blob open, and returns
+    /// [`Ingest::Present`] if the blob is complete then.
     ///
-    /// `repository` is the one that it is wanted for first. Where content is not [shared](Self::SHARES_BLOBS_ACROSS_REPOSITORIES), it is there for that
-    /// one only; a registry that holds it in another repository may link it from there, which is `Present` too.
+    /// `repository` is the first one that needs the blob. If blobs are not [shared](Self::SHARES_BLOBS_ACROSS_REPOSITORIES) it
+    /// is written for that one only; a registry that can mount it from another repository returns `Present` too.
     ///
     /// # Errors
-    /// `Storage`; of a registry what its requests come to.
+    /// `Storage`, or what a request to the registry fails with.
     fn ingest(
         &self,
         repository: &Repository,
         descriptor: &Descriptor,
     ) -> impl Future<Output = Result<Ingest<Self::Writer, Self::Upload>>> + Send;
 
-    /// Publishes an image whose blobs are all present or committed: links, manifests, then tags.
-    /// Returns when all of it is on stable storage. May be called again after a failure that passes.
+    /// Publishes an image whose blobs are all present or committed: links, manifests, then tags. Returns when all of it is on
+    /// stable storage. May be called again after a transient failure.
     ///
     /// # Errors
     /// As `ingest`.
@@ -231,93 +229,92 @@ pub trait Sink: Send + Sync + 'static {
     }
 }
 
-/// How much a sink has room for, in bytes.
+/// The space of a sink, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Now.
+    /// What is free.
     pub free: u64,
-    /// When nothing else were in it.
+    /// The capacity.
     pub total: u64,
 }
 
-/// A sink's answer to an ingest.
+/// The result of [`Sink::ingest`].
 pub enum Ingest<W, U> {
-    /// The blob is there already, whole.
+    /// The blob exists.
     Present,
-    /// The blob is to be written; the writer says how much an earlier run left behind.
+    /// The blob is to be written; the writer knows what an earlier run left.
     Write(W),
-    /// The blob is to be sent in order.
+    /// The blob is to be uploaded in order.
     Upload(U),
 }
 
-/// Takes one blob's bytes, at any offset and in any order, from several tasks.
+/// Accepts one blob's bytes, at any offset and in any order, from several tasks.
 ///
-/// Dropped without `commit` or `discard` it keeps what was written for a later run to go on with.
+/// If dropped without `commit` or `discard` it keeps what was written, for a later run to resume.
 pub trait BlobWriter: Send + Sync + 'static {
-    /// Bytes that an earlier attempt left, contiguous from the start: unverified, to be read back and hashed.
+    /// The number of contiguous bytes from the start that an earlier attempt left, unverified.
     fn received(&self) -> u64;
 
-    /// What else an earlier attempt left, beyond [`received`](Self::received): in order, disjoint, as unverified as that. A writer that
-    /// keeps only what is contiguous has none.
-    fn islands(&self) -> Vec<Range<u64>> {
+    /// Other ranges that an earlier attempt left, beyond [`received`](Self::received): in order, disjoint, unverified.
+    fn extents(&self) -> Vec<Range<u64>> {
         Vec::new()
     }
 
-    /// Writes `bytes` at `offset`. Blocking, but only as long as the page cache takes.
+    /// Writes `bytes` at `offset`. Blocks no longer than writing to the page cache takes.
     ///
     /// # Errors
     /// `Storage`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Reads back what was written, into the whole of `buffer`; answers how many bytes there were.
+    /// Reads back what was written, into `buffer`; returns the number of bytes read.
     ///
     /// # Errors
     /// `Storage`.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 
-    /// Makes the blob, whose bytes hashed to `digest`, visible: whole or not at all. Returns once it is queued; a [`Sink::publish`]
-    /// that comes later is ordered behind it.
+    /// Makes the blob, whose bytes have `digest`, visible as a whole. Returns once that is queued; a later [`Sink::publish`] is
+    /// ordered after it.
     ///
     /// # Errors
     /// `Storage`.
     fn commit(self, digest: &Digest) -> Result<()>;
 
-    /// Forgets what was written: it was wrong. A later `ingest` of the same blob starts from nothing.
+    /// Discards what was written, because it is wrong. A later `ingest` of the same blob starts from nothing.
     ///
     /// # Errors
     /// `Storage`.
     fn discard(self) -> Result<()>;
 }
 
-/// Takes one blob's bytes in order, to where they can't be read back from.
+/// Accepts one blob's bytes in order; they cannot be read back.
 ///
-/// The engine hashes what it writes and commits only what hashed right. Whatever fails, the upload lives on: the engine
-/// asks [`received`](Self::received) and goes on from there. Dropped without `commit` nothing of it is visible.
+/// The engine commits only what has the right digest. The upload survives failures: the engine calls
+/// [`received`](Self::received) and continues from there. If dropped without `commit` nothing of it is visible.
 pub trait BlobUpload: Send + 'static {
-    /// How many bytes the other side surely holds, from the blob's start. Asked before the first byte and after each
-    /// failure; never more than was written. It may be fewer than before: an upload that the other side lost begins anew.
+    /// The number of bytes from the blob's start that the receiver has stored. Called before the first byte and after each
+    /// failure. May be less than before, if the receiver lost the upload, but never more than was written.
     ///
     /// # Errors
-    /// What the request came to, where it took one.
+    /// What the request fails with, if it takes one.
     fn received(&mut self) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Sends `bytes`, those that follow what was written or, after a failure, what was received.
+    /// Sends `bytes`, which follow what was written or, after a failure, what was received.
     ///
-    /// Returns when they are on their way, which is not when they have arrived.
+    /// Returns when they are sent, not when they have arrived.
     ///
     /// # Errors
-    /// `Unavailable` and so on: then `received` tells how far it came.
+    /// `Unavailable` and so on; `received` returns how much arrived.
     fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// Makes the blob, whose bytes hashed to `digest`, visible. After a failure that passes it may be called again, once
-    /// `received` has told that all is there.
+    /// Makes the blob, whose bytes have `digest`, visible. May be called again after a transient failure, once `received` has
+    /// returned its full size.
     ///
     /// # Errors
-    /// As `write`; `Corrupt` when the other side hashed something else.
+    /// As `write`; `Corrupt` if the receiver computed another digest.
     fn commit(&mut self, digest: &Digest) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// No writer at all: for sinks that take uploads only.
+/// For sinks without writers.
 impl BlobWriter for Infallible {
     fn received(&self) -> u64 {
         match *self {}
@@ -340,7 +337,7 @@ impl BlobWriter for Infallible {
     }
 }
 
-/// No upload at all: for sinks that are written at any offset.
+/// For sinks without uploads.
 impl BlobUpload for Infallible {
     async fn received(&mut self) -> Result<u64> {
         match *self {}
@@ -355,10 +352,10 @@ impl BlobUpload for Infallible {
     }
 }
 
-/// One image ready to be made visible.
+/// An image that is ready to be published.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// Where it goes: each repository gets all links, and each tag named.
+    /// The destinations: each repository gets all links, and its tag.
     pub places: Vec<Place>,
     /// The manifests and indexes, children first, the root last.
     pub manifests: Vec<Arc<RawManifest>>,
@@ -367,14 +364,14 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// The digest that tags will name.
+    /// The digest that the tags will name.
     #[must_use]
     pub fn root(&self) -> Option<Digest> {
         self.manifests.last().map(|manifest| manifest.digest)
     }
 }
 
-/// A repository, and the tag in it that shall name the image (none for an image pinned by digest alone).
+/// A repository, and the tag in it that will name the image; `None` for an image pinned by digest only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The repository.

@@ -1,4 +1,4 @@
-//! An image's layers, and what made them.
+//! The layers of an image.
 
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Digest, ImageConfig};
@@ -9,19 +9,19 @@ use serde::Serialize;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct LayerInspection {
-    /// Its digest, as it is stored and sent.
+    /// Its digest, as stored.
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// Its length in bytes, as it is stored and sent.
+    /// Its size in bytes, as stored.
     pub size: u64,
-    /// Its digest, uncompressed.
+    /// Its digest when uncompressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
-    /// The command that made it.
+    /// The command that created it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
-    /// Its name, where it is a file of an artifact.
+    /// Its file name, for artifacts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
 }

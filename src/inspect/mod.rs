@@ -1,6 +1,6 @@
-//! What an image is made of, told without moving it: manifests, platforms, configurations, layers.
+//! Inspects an image without transferring it: manifests, platforms, configurations, layers.
 //!
-//! Every document is verified before a word of it is told. Layers' bytes are not looked at.
+//! All documents are verified. The content of layers is not read.
 
 mod layers;
 
@@ -19,41 +19,41 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 
-/// How deep indexes in indexes are followed.
+/// The maximum nesting depth of indexes.
 const MAX_DEPTH: usize = 4;
-/// The most manifests of one image that are looked at.
+/// The maximum number of manifests of one image.
 const MAX_MANIFESTS: usize = 1000;
-/// How many documents are asked for at once.
+/// The number of documents that are requested at a time.
 const AT_ONCE: usize = 8;
 
-/// What of an image is told, and how its documents are asked for.
+/// Options of an inspection.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct InspectOptions {
-    /// Which of its platforms.
+    /// The platforms to show.
     pub platforms: PlatformSet,
-    /// What is tried again.
+    /// The retry policy.
     pub retry: RetryPolicy,
 }
 
-/// What a name stands for.
+/// The result of an inspection.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The version of this form: raised when a field changes its meaning or goes.
+    /// The schema version; incremented when a field is removed or changes its meaning.
     pub schema: u32,
-    /// The name that was asked for.
+    /// The name as requested.
     pub reference: Reference,
-    /// The digest that it stands for: a manifest's or an index's.
+    /// The digest of the manifest or index that it names.
     pub digest: Digest,
-    /// The media type of that manifest or index.
+    /// The media type of that document.
     pub media_type: String,
-    /// That manifest's or index's own length in bytes.
+    /// The size of that document in bytes.
     pub size: u64,
     /// What it is.
     pub kind: ContentKind,
-    /// The manifests that it has, one for each platform, in the index's order.
+    /// The manifests, one for each platform, in the order of the index.
     pub manifests: Vec<ManifestInspection>,
 }
 
@@ -62,49 +62,49 @@ pub struct Inspection {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ManifestInspection {
-    /// What it runs on; none for artifacts.
+    /// The platform; `None` for artifacts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     /// Its digest.
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// Whether it is there: a tree may hold some of an index's platforms only. Nothing more is told of one that is not.
+    /// Whether it is present: a tree may have only some manifests of an index. The other fields of one that is not are empty.
     pub present: bool,
-    /// The bytes of configuration and layers, foreign ones left out, each counted once.
+    /// The size of the configuration and layers in bytes, without foreign layers and duplicates.
     pub bytes: u64,
-    /// The image that this is an attestation of.
+    /// The digest of the image that this is an attestation of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attestation_of: Option<Digest>,
-    /// The type of artifact, where it says so.
+    /// The artifact type, if it declares one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Its configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<Descriptor>,
-    /// When it was made, as its configuration says (RFC 3339).
+    /// The creation time in its configuration (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// How it is run.
+    /// How containers are run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub execution: Option<Execution>,
     /// Its layers, base first.
     pub layers: Vec<LayerInspection>,
-    /// Free key-value pairs of its entry in the index.
+    /// The annotations of its entry in the index.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Inspection {
-    /// The current version of the JSON form.
+    /// The current schema version.
     pub const SCHEMA: u32 = 1;
 }
 
-/// Tells of `reference`, whose repository is its name at `source`.
+/// Inspects `reference`, whose repository is its name at `source`.
 ///
 /// # Errors
-/// As [`Source::resolve`] and [`Source::manifest`]; `NotFound` when it has none of the platforms asked for; `Corrupt` for documents that are
-/// not what they should be.
+/// As [`Source::resolve`] and [`Source::manifest`]; `PlatformNotFound` if it has none of the requested platforms; `Corrupt` for
+/// invalid documents.
 pub async fn inspect<S: Source>(
     source: &S,
     reference: &Reference,
@@ -116,7 +116,7 @@ pub async fn inspect<S: Source>(
     let manifests = look.below(&root, None, 0).await?;
     let wanted = |told: &ManifestInspection| match &told.platform {
         Some(platform) => options.platforms.accepts(platform),
-        // Artifacts have no platform and are never filtered; attestations go with all platforms only.
+        // Artifacts have no platform and are never filtered; attestations are shown with all platforms only.
         None => told.attestation_of.is_none() || options.platforms == PlatformSet::All,
     };
     let offered: Vec<String> =
@@ -142,10 +142,10 @@ pub async fn inspect<S: Source>(
     })
 }
 
-/// The digest that a name stands for or, where `platforms` are some and it is an index, that of the one manifest for them.
+/// The digest of `reference`. If it is an index and `platforms` are given, that of the manifest that a runtime would use.
 ///
 /// # Errors
-/// As [`inspect`]; `InvalidInput` when several manifests fit.
+/// As [`inspect`]; `InvalidInput` if several platforms match.
 pub async fn digest<S: Source>(
     source: &S,
     reference: &Reference,
@@ -163,7 +163,7 @@ pub async fn digest<S: Source>(
         platforms.iter().map(|platform| platform.normal().without_os_version()).collect();
     match (found.manifests.as_slice(), options.platforms.runnable(&platforms)) {
         ([one], _) => Ok(one.digest),
-        // Artifacts beside an image are never filtered and never meant.
+        // Artifacts beside an image are never filtered, and never what is asked for.
         (_, Some(first)) if is_one(&options.platforms) || kinds.len() == 1 => Ok(images[first].digest),
         (several, _) => {
             let message = format!("{} manifests match {}", several.len(), options.platforms);
@@ -184,7 +184,7 @@ struct Look<'a, S> {
 }
 
 impl<S: Source> Look<'_, S> {
-    /// What there is at and below `raw`; `entry` is what the index above says of it.
+    /// Inspects `raw` and what is below it; `entry` is its entry in the index.
     fn below<'b>(
         &'b self,
         raw: &'b RawManifest,
@@ -198,7 +198,7 @@ impl<S: Source> Look<'_, S> {
             };
             if depth == MAX_DEPTH || index.manifests.len() > MAX_MANIFESTS {
                 let many = format!(
-                    "indexes nested more than {MAX_DEPTH} deep, or more than {MAX_MANIFESTS} manifests in one"
+                    "indexes are nested more than {MAX_DEPTH} levels deep, or one has more than {MAX_MANIFESTS} manifests"
                 );
                 return Err(Error::new(ErrorKind::Unsupported, raw.digest, many).on(Side::Source));
             }
@@ -254,7 +254,7 @@ impl<S: Source> Look<'_, S> {
     }
 }
 
-/// What an index tells of a manifest.
+/// What an index says about a manifest.
 fn named(entry: &Descriptor, present: bool) -> ManifestInspection {
     ManifestInspection {
         platform: entry.platform.clone().filter(|platform| !platform.is_unknown()),
@@ -272,7 +272,7 @@ fn named(entry: &Descriptor, present: bool) -> ManifestInspection {
     }
 }
 
-/// An image beside it says what a name stands for; else the first artifact does.
+/// With an image among the manifests it is an image; else the first artifact decides.
 fn kind(manifests: &[ManifestInspection]) -> ContentKind {
     let is_chart = |told: &ManifestInspection| {
         told.config.as_ref().is_some_and(|config| config.media_type == media_type::HELM_CONFIG)

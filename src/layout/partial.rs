@@ -129,7 +129,7 @@ impl BlobWriter for LayoutBlobWriter {
         self.incoming().map_or(0, ResumableFile::received)
     }
 
-    fn islands(&self) -> Vec<Range<u64>> {
+    fn extents(&self) -> Vec<Range<u64>> {
         self.incoming().map(|incoming| incoming.received_beyond().to_vec()).unwrap_or_default()
     }
 

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_only_well_formed_digests() {
+    fn malformed_digests_are_refused() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let good: Digest = format!("sha256:{hex}").parse().unwrap();
         assert_eq!(good, Digest::of(b""));

@@ -23,7 +23,7 @@ pub const MARKER: &str = "oci-layout";
 pub const MARKER_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The file that lists the images of a layout.
 pub const INDEX: &str = "index.json";
-/// The largest `index.json` that is read, in bytes.
+/// The maximum size of an `index.json` that is read, in bytes.
 pub const MAX_INDEX_SIZE: u64 = 16 << 20;
 /// The most entries of `index.json` that are accepted.
 pub const MAX_ENTRIES: usize = 20_000;
@@ -252,7 +252,7 @@ impl LayoutIndex {
         Ok(changed)
     }
 
-    /// The digest that is listed as `name`.
+    /// The digest of the image `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Digest> {
         let has_name = |entry: &&Value| label(entry).is_some_and(|label| same_name(label, name));

@@ -205,7 +205,7 @@ impl Source for Session {
         result.map_err(|error| with_mirrors(error, causes))
     }
 
-    fn refuted(&self, _: &Repository, digest: &Digest) {
+    fn report_corrupt(&self, _: &Repository, digest: &Digest) {
         let mut trust = self.0.trust();
         let mirrors: Vec<usize> =
             (0..self.0.mirrors.len()).filter(|index| trust.served.contains(&(*index, *digest))).collect();

@@ -11,10 +11,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Lets images that share a repository and tag begin only once all of their digests are known, and fails them if these differ.
+/// Starts images that share a repository and tag only once all of their digests are known, and fails them if these differ.
 ///
-/// Other images do not wait: a registry that does not answer holds up only what might collide with its images. One whose
-/// digest cannot be learned fails on its own and takes no name.
+/// Other images do not wait, so that a registry that does not respond delays only what might collide with its images. An image
+/// whose digest cannot be resolved fails on its own and takes no name.
 pub(crate) fn guard<S: Source>(images: &mut [Image<S>], index: IndexMode, retry: &RetryPolicy) {
     for numbers in sharing(images) {
         let members = numbers.iter().map(|number| Member::of(&images[*number])).collect();
@@ -29,7 +29,7 @@ pub(crate) fn guard<S: Source>(images: &mut [Image<S>], index: IndexMode, retry:
     }
 }
 
-/// Refuses images of different content that share a repository and tag. Their digests are known.
+/// Refuses images of different content that share a repository and tag. Their digests must be known.
 ///
 /// # Errors
 /// `InvalidInput` naming both images.
@@ -51,7 +51,7 @@ pub(crate) fn check<S: Source>(images: &[Image<S>], index: IndexMode) -> Result<
     Ok(())
 }
 
-/// The images that would have the same place, by their numbers.
+/// The images with the same place, by their indices.
 fn sharing<S>(images: &[Image<S>]) -> Vec<Vec<usize>> {
     let mut by_place: HashMap<&Place, Vec<usize>> = HashMap::new();
     for (number, image) in images.iter().enumerate().filter(|(_, image)| image.place.tag.is_some()) {
@@ -89,7 +89,7 @@ impl<S: Source> Member<S> {
             (Some(Resolution::Pending(resolved)), _) => resolved.clone().await,
             (None, _) if self.reference.digest.is_some() => Ok(None),
             (None, None) => {
-                Err(Error::new(ErrorKind::InvalidInput, &self.reference, "neither tag nor digest"))
+                Err(Error::new(ErrorKind::InvalidInput, &self.reference, "the name has neither tag nor digest"))
             }
             (None, Some(tag)) => {
                 let resolve = || self.source.resolve(&self.reference.repository, tag);

@@ -1,4 +1,4 @@
-//! What an image is called in the tree.
+//! Names of images in the tree.
 
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
@@ -8,20 +8,20 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 const WHERE_TO_LOOK: &str =
-    "saver ls --dir DIR tells what is there; --names must be what the tree was saved with";
+    "saver ls --dir DIR lists the images; --names must be the same as when the tree was saved";
 
-/// How an image's name at its registry becomes its name in the tree.
+/// How the name of an image at its registry becomes its name in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NameRule {
-    /// The name without its domain: `quay.io/cilium/cilium` is `cilium/cilium`. Docker Hub's official images
-    /// are reachable by their short name too: `library/mysql` and `mysql`.
+    /// The name without its domain: `quay.io/cilium/cilium` is `cilium/cilium`. Docker Hub's official images also get their short
+    /// name: `library/mysql` and `mysql`.
     #[default]
     Strip,
-    /// The name with its domain: `docker.io/library/nginx`; a port's colon becomes `_`, and the groups of an IPv6 address
-    /// are all written, with `__` between them. [`NameRule::origin`] reads it back.
+    /// The name with its domain: `docker.io/library/nginx`. A port's colon becomes `_`, and IPv6 addresses are written with all
+    /// groups, separated by `__`. [`NameRule::origin`] reverses it.
     Domain,
-    /// A pattern with `{domain}`, `{repository}` and `{tag}`; what follows a colon in it is the tag.
+    /// A template with `{domain}`, `{repository}` and `{tag}`; what follows a colon in it is the tag.
     Template(String),
 }
 
@@ -40,7 +40,7 @@ impl FromStr for NameRule {
             _ => Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!("name rule {text:?}"),
-                "it must be strip, domain, or a pattern with {repository} in it",
+                "expected strip, domain, or a template with {repository} in it",
             )
             .with_hint("for example --names 'mirror/{domain}/{repository}'")),
         }
@@ -48,10 +48,10 @@ impl FromStr for NameRule {
 }
 
 impl NameRule {
-    /// Where `reference` goes.
+    /// The place of `reference`.
     ///
     /// # Errors
-    /// `InvalidInput` when a pattern gives a name that no registry accepts, or needs a tag that the reference has not.
+    /// `InvalidInput` if the template gives an invalid name, or needs a tag that the reference does not have.
     pub fn place(&self, reference: &Reference) -> Result<Place> {
         let (repository, tag) = (&reference.repository, &reference.tag);
         let named = |name: &str| name.parse::<Repository>().map_err(|error| unusable(reference, &error));
@@ -67,7 +67,7 @@ impl NameRule {
                     .replace("{repository}", repository.as_str());
                 if text.contains("{tag}") {
                     let Some(tag) = tag else {
-                        let message = "the name pattern has {tag} in it, and this image has none";
+                        let message = "the name template contains {tag}, and this image has no tag";
                         return Err(Error::new(ErrorKind::InvalidInput, reference, message));
                     };
                     text = text.replace("{tag}", tag.as_str());
@@ -83,7 +83,7 @@ impl NameRule {
         }
     }
 
-    /// The registry and repository whose place is `place` by [`NameRule::Domain`]; none when it begins with no domain.
+    /// The registry and repository whose place by [`NameRule::Domain`] is `place`; `None` if it does not start with a domain.
     #[must_use]
     pub fn origin(place: &Repository) -> Option<(Registry, Repository)> {
         let (first, rest) = place.as_str().split_once('/')?;
@@ -109,7 +109,7 @@ impl NameRule {
         (folder(&registry) == first).then_some((registry, rest.parse().ok()?))
     }
 
-    /// The second place that an image is reachable at, if it has one.
+    /// The second place of an image, if it has one.
     #[must_use]
     pub fn alias(&self, reference: &Reference) -> Option<Place> {
         if *self != Self::Strip || !reference.registry.is_docker_hub() {
@@ -119,11 +119,11 @@ impl NameRule {
         Some(Place { repository, tag: reference.tag.clone() })
     }
 
-    /// Where `reference` is in a tree: at the place that the rule gives it, at its short name, or at the very name that was
-    /// written, as the tree has it.
+    /// Finds `reference` in a tree: at the place that the rule gives it, at its short name, or at the name as written, which may be
+    /// its name in the tree.
     ///
     /// # Errors
-    /// `NotFound` when it is at none of them; `Storage` when the tree can't be read.
+    /// `NotFound` if it is at none of them; `Storage` if the tree cannot be read.
     pub fn find(&self, store: &Store, reference: &Reference) -> Result<Place> {
         for place in self.places(reference) {
             let there = match (&reference.digest, &place.tag) {
@@ -135,25 +135,25 @@ impl NameRule {
                 return Ok(place);
             }
         }
-        Err(Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree")
+        Err(Error::new(ErrorKind::NotFound, reference, "no such image in the tree")
             .with_hint(WHERE_TO_LOOK))
     }
 
-    /// The repository of a tree that `reference`'s tags are in, looked for as [`find`](Self::find) does.
+    /// Finds the repository of `reference` in a tree, as [`find`](Self::find) does.
     ///
     /// # Errors
-    /// `NotFound` when there is none of these names; `Storage` when the tree can't be read.
+    /// `NotFound` if it does not exist; `Storage` if the tree cannot be read.
     pub fn find_repository(&self, store: &Store, reference: &Reference) -> Result<Repository> {
         for place in self.places(reference) {
             if store.has_repository(&place.repository)? {
                 return Ok(place.repository);
             }
         }
-        Err(Error::new(ErrorKind::NotFound, &reference.repository, "there is no such repository in the tree")
+        Err(Error::new(ErrorKind::NotFound, &reference.repository, "no such repository in the tree")
             .with_hint(WHERE_TO_LOOK))
     }
 
-    /// Where `reference` may be, the likeliest first.
+    /// The places where `reference` may be, the most likely first.
     fn places(&self, reference: &Reference) -> impl Iterator<Item = Place> {
         let written = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
         [self.place(reference).ok(), self.alias(reference), Some(written)].into_iter().flatten()
@@ -161,11 +161,11 @@ impl NameRule {
 }
 
 fn unusable(reference: &Reference, error: &Error) -> Error {
-    Error::new(ErrorKind::InvalidInput, reference, format!("its name in the tree cannot be used: {error}"))
-        .with_hint("change the pattern of --names")
+    Error::new(ErrorKind::InvalidInput, reference, format!("invalid name in the tree: {error}"))
+        .with_hint("change the template of --names")
 }
 
-/// A domain as a part of a repository's name: separators that stand together or at an end fall away.
+/// A domain as a component of a repository's name, without adjacent or trailing separators.
 fn folder(registry: &Registry) -> String {
     if let Ok(address) = registry.host().parse::<Ipv6Addr>() {
         let groups = address.segments().map(|group| format!("{group:x}")).join("__");
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_the_tree() {
+    fn name_rules_give_the_documented_names() {
         for (rule, reference, expect) in [
             ("strip", "nginx", "library/nginx:latest"),
             ("strip", "quay.io/cilium/cilium:v1", "cilium/cilium:v1"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_read_back() {
+    fn domain_names_are_reversible() {
         for name in [
             "docker.io/library/nginx",
             "localhost:5000/a/b",
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_cannot_work_are_refused() {
+    fn invalid_name_rules_are_refused() {
         for bad in [
             "",
             "keep",
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_official_images_have_a_short_name() {
+    fn only_official_images_have_an_alias() {
         let alias = |rule: NameRule, name: &str| {
             rule.alias(&Reference::parse(name).unwrap()).map(|place| place.to_string())
         };

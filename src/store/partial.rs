@@ -153,7 +153,7 @@ impl BlobWriter for StoreWriter {
         self.file().map_or(0, ResumableFile::received)
     }
 
-    fn islands(&self) -> Vec<Range<u64>> {
+    fn extents(&self) -> Vec<Range<u64>> {
         self.file().map(|file| file.received_beyond().to_vec()).unwrap_or_default()
     }
 

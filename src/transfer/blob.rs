@@ -1,25 +1,26 @@
-//! One blob from a source into a sink: resumed, hashed, verified, committed.
+//! Transfers one blob from a source to a sink: resumed, hashed, verified, committed.
 
 use super::Engine;
 use super::download::Origin;
 use super::event::Event;
-use super::stats::Tally;
+use super::stats::ImageStats;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Reference, Repository};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::fmt::Display;
 use std::future::Future;
 
-/// Blobs up to this many bytes are held in memory and hashed as they come.
+/// Blobs of up to this many bytes are held in memory and hashed as they arrive.
 pub(super) const SMALL: u64 = 256 << 10;
-/// This many bytes in a row count as progress, which makes the retry budget whole again.
+/// This many consecutive bytes count as progress and reset the retry budget.
 pub(super) const PROGRESS: u64 = 1 << 20;
 
 impl<K: Sink> Engine<K> {
-    /// Sees to it that the sink has the blob for the repository `home`, fetching it unless it is there or another image brings it.
+    /// Ensures that the sink has the blob for the repository `home`: downloads it unless it is present or another image of the
+    /// run downloads it.
     pub(crate) async fn bring<S: Source>(
         &self,
         source: &S,
@@ -27,11 +28,11 @@ impl<K: Sink> Engine<K> {
         home: &Repository,
         blob: &Descriptor,
         ready: Option<Bytes>,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<()> {
         let origin = (reference.registry.clone(), reference.repository.clone(), blob.size);
         let fetch = || async {
-            self.fetch(source, reference, home, blob, ready.clone(), tally).await?;
+            self.fetch(source, reference, home, blob, ready.clone(), stats).await?;
             Ok(blob.size)
         };
         let apart = (!K::SHARES_BLOBS_ACROSS_REPOSITORIES).then_some(home);
@@ -39,7 +40,7 @@ impl<K: Sink> Engine<K> {
         if size == blob.size {
             return Ok(());
         }
-        let wrong = format!("the manifest says it has {} bytes, it has {size}", blob.size);
+        let wrong = format!("the manifest announces {} bytes, but it has {size}", blob.size);
         Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
     }
 
@@ -50,20 +51,20 @@ impl<K: Sink> Engine<K> {
         home: &Repository,
         blob: &Descriptor,
         ready: Option<Bytes>,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<()> {
-        let _open = tally.lane.writers.acquire().await;
+        let _open = stats.lane.writers.acquire().await;
         let mut attempts = Attempts::new(&self.options.retry);
         let mut alone = false;
         loop {
             let ingest = || self.sink.ingest(home, blob);
-            let writer = match self.attempt(tally, &blob.digest, ingest).await? {
+            let writer = match self.attempt(stats, &blob.digest, ingest).await? {
                 Ingest::Present => return Ok(()),
                 Ingest::Write(writer) => writer,
                 Ingest::Upload(upload) => {
-                    match self.upload(source, reference, blob, ready.clone(), upload, tally).await {
+                    match self.upload(source, reference, blob, ready.clone(), upload, stats).await {
                         Err(error) if error.kind() == ErrorKind::Corrupt => {
-                            self.again(&mut attempts, tally, &blob.digest, error).await?;
+                            self.again(&mut attempts, stats, &blob.digest, error).await?;
                             continue;
                         }
                         done => return done,
@@ -73,71 +74,69 @@ impl<K: Sink> Engine<K> {
             if blob.size <= SMALL {
                 let bytes = match ready.clone() {
                     Some(bytes) => bytes,
-                    None => self.small_blob(source, reference, blob, tally).await?,
+                    None => self.small_blob(source, reference, blob, stats).await?,
                 };
                 writer.write_at(0, &bytes)?;
                 return writer.commit(&blob.digest);
             }
-            let resumed = writer.received() > 0 || !writer.islands().is_empty();
+            let resumed = writer.received() > 0 || !writer.extents().is_empty();
             let origin = Origin { source, reference, blob };
-            let (mut writer, mut digest) = self.receive(&origin, writer, alone, tally).await?;
+            let (mut writer, mut digest) = self.receive(&origin, writer, alone, stats).await?;
             if digest != blob.digest {
                 if !resumed {
-                    source.refuted(&reference.repository, &blob.digest);
+                    source.report_corrupt(&reference.repository, &blob.digest);
                 }
                 if let Err(error) =
-                    self.again(&mut attempts, tally, &blob.digest, mismatch(blob, digest)).await
+                    self.again(&mut attempts, stats, &blob.digest, mismatch(blob, digest)).await
                 {
                     writer.discard()?;
                     return Err(error);
                 }
-                (writer, digest) = self.recover(&origin, writer, tally).await?;
+                (writer, digest) = self.recover(&origin, writer, stats).await?;
             }
             if digest == blob.digest {
                 return writer.commit(&digest);
             }
             writer.discard()?;
-            // The source sends the same wrong bytes every time: what is left to try is one stream from the start.
+            // Both copies are wrong in the same way, so that comparing more of them cannot help: try one stream from the start.
             alone = true;
-            source.refuted(&reference.repository, &blob.digest);
-            self.again(&mut attempts, tally, &blob.digest, mismatch(blob, digest)).await?;
+            source.report_corrupt(&reference.repository, &blob.digest);
+            self.again(&mut attempts, stats, &blob.digest, mismatch(blob, digest)).await?;
         }
     }
 
-    /// Refuses a blob that the disk has no room for, `needed` bytes of which are lacking, once the source has shown that it
-    /// really has it.
+    /// Refuses a blob that does not fit on the disk, with `needed` bytes still to be downloaded. Checked only after the source
+    /// has answered, so that a made-up size in a manifest does not end the run.
     pub(super) async fn check_room(&self, blob: &Descriptor, needed: u64) -> Result<()> {
         let Some(room) = self.sink.room().await? else { return Ok(()) };
         if needed <= room.free {
             return Ok(());
         }
-        // What no emptying makes room for is one image's trouble, true or made up; else the disk is full.
-        let (kind, place, bytes) = match needed > room.total {
-            true => (ErrorKind::TooLarge, "the whole disk", room.total),
-            false => (ErrorKind::Storage, "the disk", room.free),
+        // A blob larger than the disk fails its own image only; a disk that is too full ends the run.
+        let (kind, space, bytes) = if needed > room.total {
+            (ErrorKind::TooLarge, "the capacity of the disk", room.total)
+        } else {
+            (ErrorKind::Storage, "the free space", room.free)
         };
-        let lacking = megabytes(needed - bytes);
-        let message = format!(
-            "does not fit: {} are to come, {lacking} more than {place} has room for",
-            megabytes(needed)
-        );
+        let excess = megabytes(needed - bytes);
+        let message = format!("does not fit: {} to download, {excess} more than {space}", megabytes(needed));
         Err(Error::new(kind, blob.digest, message)
             .on(Side::Sink)
-            .with_hint("free some space and run the same command again: what is saved is kept"))
+            .with_hint("free some space and run the same command again: it resumes"))
     }
 
-    /// A small blob, whole, in memory and verified.
+    /// Downloads a small blob into memory and verifies it.
     pub(crate) async fn small_blob<S: Source>(
         &self,
         source: &S,
         reference: &Reference,
         blob: &Descriptor,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<Bytes> {
         if blob.size == 0 && blob.digest == Digest::of(b"") {
             return Ok(Bytes::new());
         }
-        self.attempt(tally, &blob.digest, || self.collect(source, reference, blob, tally)).await
+        self.attempt(stats, &blob.digest, || self.collect(source, reference, blob, stats)).await
     }
 
     async fn collect<S: Source>(
@@ -145,27 +144,27 @@ impl<K: Sink> Engine<K> {
         source: &S,
         reference: &Reference,
         blob: &Descriptor,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<Bytes> {
-        let _slot = tally.lane.requests.acquire().await;
-        let shown = Shown::start(self, reference, blob, 0);
+        let _slot = stats.lane.requests.acquire().await;
+        let shown = BlobProgress::start(self, reference, blob, 0);
         let mut stream = source.blob(&reference.repository, blob, 0, None).await?;
-        // One buffer: a list of chunks of one byte each would take many times what they hold.
+        // One buffer: chunks may be as small as a byte each.
         let (mut content, mut length) = (BytesMut::new(), 0);
         let mut trickle = Trickle::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
-            self.count_read(tally, chunk.len());
+            self.count_read(stats, chunk.len());
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
             if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(trickles(blob, length));
+                return Err(too_slow(blob, length));
             }
             check_length(blob, length, chunk.len())?;
             length += chunk.len() as u64;
             content.extend_from_slice(&chunk);
         }
         if length < blob.size {
-            return Err(cut(blob, length));
+            return Err(truncated(blob, length));
         }
         let bytes = content.freeze();
         let digest = Digest::of(&bytes);
@@ -173,22 +172,21 @@ impl<K: Sink> Engine<K> {
             shown.complete(true);
             return Ok(bytes);
         }
-        source.refuted(&reference.repository, &blob.digest);
-        let wrong = format!("the bytes received hash to {digest}");
-        Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
+        source.report_corrupt(&reference.repository, &blob.digest);
+        Err(mismatch(blob, digest))
     }
 
-    /// Counts what was read to learn what to copy. Where blobs are sent on, what counts is what was sent.
-    pub(super) fn count_read(&self, tally: &Tally, bytes: usize) {
+    /// Counts bytes read while planning. Where blobs are uploaded, only the uploaded bytes are counted.
+    pub(super) fn count_read(&self, stats: &ImageStats, bytes: usize) {
         if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
-            tally.fetched(bytes as u64);
+            stats.fetched(bytes as u64);
         }
     }
 
     /// Runs `request` until it succeeds or the retry policy gives up.
     pub(crate) async fn attempt<T, F>(
         &self,
-        tally: &Tally,
+        stats: &ImageStats,
         subject: &(dyn Display + Sync),
         mut request: impl FnMut() -> F,
     ) -> Result<T>
@@ -199,16 +197,16 @@ impl<K: Sink> Engine<K> {
         loop {
             match request().await {
                 Ok(value) => return Ok(value),
-                Err(error) => self.again(&mut attempts, tally, subject, error).await?,
+                Err(error) => self.again(&mut attempts, stats, subject, error).await?,
             }
         }
     }
 
-    /// Waits for the next try, or gives `error` back when there is none.
+    /// Waits before the next attempt; returns `error` if there is none.
     pub(super) async fn again(
         &self,
         attempts: &mut Attempts<'_>,
-        tally: &Tally,
+        stats: &ImageStats,
         subject: &(dyn Display + Sync),
         error: Error,
     ) -> Result<()> {
@@ -216,7 +214,7 @@ impl<K: Sink> Engine<K> {
             Ok(wait) => wait,
             Err(error) => return Err(error),
         };
-        tally.tried(attempts.made());
+        stats.tried(attempts.made());
         let subject = subject.to_string();
         self.observer.event(&Event::Retrying { subject: &subject, attempts: attempts.made(), error: &error });
         tokio::time::sleep(wait).await;
@@ -224,44 +222,46 @@ impl<K: Sink> Engine<K> {
     }
 }
 
-fn mismatch(blob: &Descriptor, digest: Digest) -> Error {
-    Error::new(ErrorKind::Corrupt, blob.digest, format!("the bytes received hash to {digest}"))
+pub(super) fn mismatch(blob: &Descriptor, digest: Digest) -> Error {
+    let detail = Detail::Mismatch { expected: blob.digest.to_string(), actual: digest.to_string() };
+    Error::from_detail(ErrorKind::Corrupt, blob.digest, detail)
+        .context("the content does not match its digest")
         .on(Side::Source)
 }
 
-/// A source that sends more than the manifest says is stopped there: no lie fills the disk.
+/// Stops a source that sends more bytes than the manifest announces.
 pub(super) fn check_length(blob: &Descriptor, at: u64, more: usize) -> Result<()> {
     if at + more as u64 <= blob.size {
         return Ok(());
     }
-    let wrong = format!("the manifest says it has {} bytes, more were sent", blob.size);
+    let wrong = format!("the source sent more than the {} bytes that the manifest announces", blob.size);
     Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source))
 }
 
-pub(super) fn trickles(blob: &Descriptor, at: u64) -> Error {
-    let message = format!("the answer only trickles: given up after {at} of {} bytes", blob.size);
+pub(super) fn too_slow(blob: &Descriptor, at: u64) -> Error {
+    let message = format!("the download was too slow: abandoned after {at} of {} bytes", blob.size);
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
 
-/// Bytes as messages tell them.
+/// Formats a number of bytes for messages.
 pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-pub(super) fn cut(blob: &Descriptor, at: u64) -> Error {
-    let message = format!("the answer ended after {at} of {} bytes", blob.size);
+pub(super) fn truncated(blob: &Descriptor, at: u64) -> Error {
+    let message = format!("the response ended after {at} of {} bytes", blob.size);
     Error::new(ErrorKind::Unavailable, blob.digest, message).on(Side::Source)
 }
 
-/// Tells the observer of a blob's end, whichever way it ends.
-pub(super) struct Shown<'a, K: Sink> {
+/// Reports the start and end of a blob to the observer; the end also when the work is cancelled.
+pub(super) struct BlobProgress<'a, K: Sink> {
     engine: &'a Engine<K>,
     digest: Digest,
     size: u64,
     complete: bool,
 }
 
-impl<'a, K: Sink> Shown<'a, K> {
+impl<'a, K: Sink> BlobProgress<'a, K> {
     pub(super) fn start(
         engine: &'a Engine<K>,
         reference: &Reference,
@@ -278,7 +278,7 @@ impl<'a, K: Sink> Shown<'a, K> {
     }
 }
 
-impl<K: Sink> Drop for Shown<'_, K> {
+impl<K: Sink> Drop for BlobProgress<'_, K> {
     fn drop(&mut self) {
         let event = Event::BlobFinished { digest: self.digest, size: self.size, complete: self.complete };
         self.engine.observer.event(&event);

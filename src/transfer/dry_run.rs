@@ -1,11 +1,11 @@
-//! What a run would do, for dry runs.
+//! Dry runs.
 
 use super::event::Event;
-use super::image::{Preparation, Prepared, names, sum};
+use super::image::{Preparation, PreparedImage, names, sum};
 use super::report::{ImagePlan, Plan, Report, Status};
-use super::scheduler::{self, Turn};
-use super::stats::Tally;
-use super::{Engine, Image, lap};
+use super::scheduler::{self, ImageSlot};
+use super::stats::ImageStats;
+use super::{Engine, Image, elapsed_seconds};
 use crate::content::{Sink, Source};
 use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind};
@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 impl<K: Sink> Engine<K> {
-    /// What a run would do: resolves everything, fetches no layer and writes nothing.
+    /// Reports what a run would do: resolves all images, downloads no layer and writes nothing.
     pub async fn plan<S: Source>(
         self: &Arc<Self>,
         images: Vec<Image<S>>,
@@ -26,7 +26,7 @@ impl<K: Sink> Engine<K> {
         let (engine, token) = (self.clone(), cancel.clone());
         let work = move |image, turn| {
             let (engine, token) = (engine.clone(), token.clone());
-            async move { engine.foresee(image, &token, turn).await }
+            async move { engine.plan_image(image, &token, slot).await }
         };
         let images = scheduler::each(self.jobs(), images, work).await;
         Plan {
@@ -35,17 +35,17 @@ impl<K: Sink> Engine<K> {
             fetch_blobs: sum(images.iter().map(|image| image.fetch_blobs)),
             reuse_bytes: sum(images.iter().map(|image| image.reuse_bytes)),
             images,
-            seconds: lap(started),
+            seconds: elapsed_seconds(started),
         }
     }
 
-    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, turn: Turn) -> ImagePlan {
-        let tally = Tally::new(turn.lane);
+    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, slot: ImageSlot) -> ImagePlan {
+        let stats = ImageStats::new(slot.lane);
         let mut warnings = image.warnings.clone();
         let result = tokio::select! {
             biased;
             () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
-            prepared = self.prepare(&image, &tally, &mut warnings) => prepared,
+            prepared = self.prepare(&image, &stats, &mut warnings) => prepared,
         };
         if let Ok(Preparation::Ready(prepared)) = &result {
             warnings.extend(prepared.content.warnings.iter().cloned());
@@ -53,7 +53,7 @@ impl<K: Sink> Engine<K> {
         if let Ok(Preparation::Ready(prepared)) = &result
             && !prepared.unchanged
         {
-            warnings.extend(self.sparse(prepared, &tally).await);
+            warnings.extend(self.incomplete_index(prepared, &stats).await);
         }
         let mut plan = ImagePlan::new(image.reference, image.place);
         plan.warnings = warnings;
@@ -75,13 +75,13 @@ impl<K: Sink> Engine<K> {
         plan
     }
 
-    /// What there is to say of an index that would come without some of what it names, and the sink has not either.
-    async fn sparse(&self, prepared: &Prepared, tally: &Tally) -> Option<String> {
+    /// A warning for an index that would be pushed without some of its manifests, if the sink does not have them either.
+    async fn incomplete_index(&self, prepared: &PreparedImage, stats: &ImageStats) -> Option<String> {
         let place = prepared.places.first().filter(|_| !K::SHARES_BLOBS_ACROSS_REPOSITORIES)?;
         for raw in &prepared.content.manifests {
             let Some(omitted) = omitted(raw, &prepared.content.manifests) else { continue };
             let asked = omitted.digests.iter().map(|digest| {
-                self.attempt(tally, digest, || self.sink.is_revision(&place.repository, digest))
+                self.attempt(stats, digest, || self.sink.is_revision(&place.repository, digest))
             });
             let there = futures::future::join_all(asked).await;
             if there.iter().any(|there| !matches!(there, Ok(true))) {

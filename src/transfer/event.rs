@@ -1,113 +1,113 @@
-//! What the engine tells of its work while it goes on.
+//! Progress events.
 
 use super::report::ImageReport;
 use crate::error::{Error, ErrorReport};
 use crate::oci::{Digest, Reference};
 use serde::{Serialize, Serializer};
 
-/// Something that happened. Serialises to one flat JSON object with the name in `event`.
+/// A progress event. Serialises to one flat JSON object whose field `event` has the name.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// The run begins.
+    /// The run has started.
     RunStarted {
-        /// How many images it is about.
+        /// The number of images.
         images: usize,
     },
-    /// What an image needs is known.
+    /// The image has been resolved and compared with the sink.
     ImagePlanned {
         /// The image.
         reference: &'a Reference,
-        /// Bytes of blobs that this image is the first to need and that have to be fetched.
+        /// Bytes to be downloaded, not counting blobs that another image of the run was the first to need.
         fetch_bytes: u64,
-        /// Bytes of blobs that are there already, or that another image of the run brings.
+        /// Bytes of blobs that are present or that another image of the run downloads.
         reuse_bytes: u64,
     },
-    /// A blob begins to come.
+    /// The download of a blob has started.
     BlobStarted {
-        /// The image that it is fetched for.
+        /// The image that it is downloaded for.
         reference: &'a Reference,
         /// The blob.
         digest: Digest,
-        /// Its whole size in bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Bytes of it that an earlier run left and that do not come again.
+        /// Bytes that an earlier run left and that are not downloaded again.
         resumed: u64,
     },
-    /// Bytes of a blob came.
+    /// Bytes of a blob have arrived.
     BlobAdvanced {
         /// The blob.
         digest: Digest,
-        /// How many bytes, since the last such event.
+        /// The number of bytes since the last such event.
         bytes: u64,
     },
-    /// A blob that began has ended.
+    /// The download of a blob has ended.
     BlobFinished {
         /// The blob.
         digest: Digest,
-        /// Its whole size in bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Whether it is there now, whole and verified.
+        /// Whether it is complete and verified.
         complete: bool,
     },
-    /// A request or a blob failed in a way that may pass, and is tried again.
+    /// A request or download failed and will be retried.
     Retrying {
-        /// What is tried again: a reference or digest.
+        /// What is retried: a reference or digest.
         subject: &'a str,
-        /// How many tries were made so far.
+        /// The number of attempts so far.
         attempts: u32,
-        /// Why.
+        /// The failure.
         #[serde(serialize_with = "as_report")]
         #[cfg_attr(feature = "schema", schemars(with = "ErrorReport"))]
         error: &'a Error,
     },
-    /// Something that a person should know and that fails nothing.
+    /// Something that the user should know and that fails no image.
     Warning {
-        /// The image it is about, if it is about one.
+        /// The image that it concerns, if any.
         #[serde(skip_serializing_if = "Option::is_none")]
         reference: Option<&'a Reference>,
-        /// What there is to know.
+        /// The message.
         message: &'a str,
     },
-    /// A step of making an archive begins.
+    /// A step of writing an archive has started.
     ArchiveStarted {
-        /// Which.
+        /// The step.
         step: ArchiveStep,
-        /// How many bytes it goes over.
+        /// The bytes that it will process.
         bytes: u64,
     },
-    /// A step of making an archive has gone over more bytes.
+    /// A step of writing an archive has processed bytes.
     ArchiveAdvanced {
-        /// Which.
+        /// The step.
         step: ArchiveStep,
-        /// How many bytes, since the last such event.
+        /// The number of bytes since the last such event.
         bytes: u64,
     },
-    /// A step of making an archive has ended.
+    /// A step of writing an archive has ended.
     ArchiveFinished {
-        /// Which.
+        /// The step.
         step: ArchiveStep,
-        /// Whether it came to its end. After the writing the archive then stands.
+        /// Whether it was completed. The archive exists once the writing step was.
         complete: bool,
     },
-    /// An image has ended: saved (or what else the verb does), unchanged, skipped or failed.
+    /// An image is done: transferred, unchanged, skipped or failed.
     ImageFinished {
-        /// Its row in the report.
+        /// Its entry in the report.
         #[serde(flatten)]
         image: &'a ImageReport,
     },
 }
 
-/// The steps of making an archive.
+/// The steps of writing an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ArchiveStep {
-    /// All that goes into it is read and verified.
+    /// The content is read and verified.
     Checking,
-    /// It is written.
+    /// The archive is written.
     Writing,
 }
 
@@ -115,13 +115,13 @@ fn as_report<S: Serializer>(error: &&Error, serializer: S) -> Result<S::Ok, S::E
     ErrorReport::from(*error).serialize(serializer)
 }
 
-/// Who is told of events. Called from many tasks at once and often: it must be quick and must not block.
+/// Receives progress events. Called often and from many tasks at once: implementations must be quick and must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// Takes note of `event`.
+    /// Handles `event`.
     fn event(&self, event: &Event<'_>);
 }
 
-/// An observer that takes no note.
+/// An observer that ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

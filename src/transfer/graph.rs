@@ -1,12 +1,12 @@
-//! What an image is made of: its manifests, filtered by platform, and the blobs they name.
+//! Walks an image's manifests, selects by platform and collects the blobs.
 
 use super::blob::SMALL;
 use super::manifests::Cell;
-use super::node::{Content, Kind, Node, Seen};
+use super::node::{Gathered, ImageContent, ManifestNode, NodeKind};
 use super::oci_media_types;
 use super::options::{IndexMode, MediaTypes, MissingPlatform};
 use super::platforms::Platforms;
-use super::stats::Tally;
+use super::stats::ImageStats;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -19,51 +19,51 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
-/// How deep indexes may be nested; real ones are one deep, rarely two.
+/// The maximum nesting depth of indexes; real ones have one level, rarely two.
 const MAX_DEPTH: usize = 4;
-/// The most manifests one image may have.
+/// The maximum number of manifests of one image.
 const MAX_MANIFESTS: usize = 2000;
-/// The most bytes that one image's manifests may have together: all are held in memory until it is published.
+/// The maximum size of one image's manifests together, in bytes: all are held in memory until it is published.
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
-/// The most bytes of configurations that are kept from an image's planning to its writing.
+/// The maximum size of configurations that are kept in memory from an image's planning to its writing, in bytes.
 const MAX_KEPT_CONFIGS: u64 = 8 << 20;
 
-/// A manifest on its way into the walk.
-struct Found {
+/// A manifest that was read from the sink or the source.
+struct FetchedManifest {
     raw: Arc<RawManifest>,
-    /// What it says, where it was read already to prove it.
+    /// Its parsed form, if verifying it took parsing it.
     says: Option<Manifest>,
 }
 
-/// One image's walk from its root down.
-pub(crate) struct Walk<'a, S, K: Sink> {
+/// The walk over one image's manifests, from the root down.
+pub(crate) struct ImageWalk<'a, S, K: Sink> {
     engine: &'a Engine<K>,
     source: &'a S,
     reference: &'a Reference,
-    /// The place that the image has in the sink.
+    /// Where the image goes in the sink.
     home: &'a Place,
-    /// Manifests that the sink was found to hold, byte for byte.
+    /// Manifests that the sink already has, byte for byte.
     there: Mutex<HashSet<Digest>>,
-    /// For pruning: the manifests that its tag there reaches now.
+    /// For pruning: the manifests that the tag in the sink reaches now.
     held: OnceCell<HashSet<Digest>>,
     pub(super) platforms: Platforms<'a>,
-    tally: &'a Tally,
-    /// Manifests met so far, and their bytes.
+    stats: &'a ImageStats,
+    /// The number of manifests read so far, and their bytes.
     met: Mutex<(usize, u64)>,
-    /// Kept for as long as the walk lasts: a manifest that several indexes of the image name is asked for once.
+    /// Kept for the whole walk: a manifest that several indexes of the image name is requested once.
     cells: Mutex<HashMap<Digest, Cell>>,
-    /// Bytes of the configurations that are kept.
+    /// Bytes of configurations kept in memory.
     kept: Mutex<u64>,
     warnings: Mutex<Vec<String>>,
 }
 
-impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
-    /// A walk over `image`'s manifests.
+impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
+    /// A walk over the manifests of `image`.
     pub(crate) fn new(
         engine: &'a Engine<K>,
         image: &'a Image<S>,
         platforms: &'a PlatformSet,
-        tally: &'a Tally,
+        stats: &'a ImageStats,
     ) -> Self {
         let (source, reference, home) = (&*image.source, &image.reference, &image.place);
         Self {
@@ -75,7 +75,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             held: OnceCell::new(),
             platforms: Platforms::new(reference, platforms)
                 .accepting_any_root(reference.digest.is_some() && !engine.options.filter_pinned_manifests),
-            tally,
+            stats,
             met: Mutex::default(),
             cells: Mutex::default(),
             kept: Mutex::default(),
@@ -87,18 +87,18 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message);
     }
 
-    /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, when it was fetched already.
+    /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, if it was fetched already.
     ///
-    /// Where none of the platforms asked for is there, and that is allowed, the content is empty.
-    pub(crate) async fn content(&self, digest: Digest, known: Option<RawManifest>) -> Result<Content> {
+    /// If none of the requested platforms exists, and that is allowed, the content is empty.
+    pub(crate) async fn content(&self, digest: Digest, known: Option<RawManifest>) -> Result<ImageContent> {
         let found = match known {
-            Some(raw) => Found { raw: Arc::new(raw), says: None },
+            Some(raw) => FetchedManifest { raw: Arc::new(raw), says: None },
             None => self.manifest(digest).await?,
         };
         let root = self.node(found, Vec::new(), 0).await?;
         let mut there = Vec::new();
         let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
-        if let Some(Node { kind: Kind::Index(index), .. }) = &root
+        if let Some(ManifestNode { kind: NodeKind::Index(index), .. }) = &root
             && self.engine.options.sparse
             && there.is_empty()
             && !artifacts
@@ -106,23 +106,23 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         {
             return Err(error);
         }
-        let is_image = matches!(&root, Some(Node { kind: Kind::Image { .. }, .. }));
+        let is_image = matches!(&root, Some(ManifestNode { kind: NodeKind::Image { .. }, .. }));
         let missing = if is_image && self.platforms.accepts_any_root {
             Vec::new()
         } else {
             self.platforms.missing(&there, artifacts)
         };
         if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
-            return Err(self.platforms.lacks(missing));
+            return Err(self.platforms.not_found(missing));
         }
-        let mut content = Content { missing, ..Content::default() };
+        let mut content = ImageContent { missing, ..ImageContent::default() };
         if let Some(root) = &root
             && self.engine.options.index == IndexMode::Keep
         {
             root.omitted(&mut content.omitted);
         }
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
-            let mut seen = Seen::default();
+            let mut seen = Gathered::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
         content.warnings = std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
@@ -133,7 +133,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         Ok(content)
     }
 
-    /// Counts a manifest as it is met, so that a hostile index ends the walk and not the memory.
+    /// Counts a manifest, so that a hostile index ends the walk before it fills the memory.
     fn count(&self, raw: &RawManifest) -> Result<()> {
         let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         *met = (met.0 + 1, met.1 + raw.bytes.len() as u64);
@@ -141,12 +141,12 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             return Ok(());
         }
         let many = format!(
-            "more than {MAX_MANIFESTS} manifests, or {MAX_MANIFEST_BYTES} bytes of them, in one image"
+            "the image has more than {MAX_MANIFESTS} manifests, or more than {MAX_MANIFEST_BYTES} bytes of them"
         );
         Err(Error::new(ErrorKind::Unsupported, self.reference, many))
     }
 
-    /// The manifests that are there of the index that the tag names in the sink now.
+    /// The manifests present in the sink that the index names which the tag has there now.
     async fn tagged_entries(&self) -> Result<HashSet<Digest>> {
         let (sink, mut there) = (&self.engine.sink, HashSet::new());
         let Place { repository, tag: Some(tag) } = self.home else { return Ok(there) };
@@ -162,8 +162,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         Ok(there)
     }
 
-    /// The manifest `digest`: from the sink when it has it, else from the source; verified either way.
-    async fn manifest(&self, digest: Digest) -> Result<Found> {
+    /// Reads the manifest `digest` from the sink if it has it, else from the source; verified either way.
+    async fn manifest(&self, digest: Digest) -> Result<FetchedManifest> {
         let cell = {
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
             cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
@@ -179,43 +179,43 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             let repository = &self.reference.repository;
             let fetched = self
                 .engine
-                .attempt(self.tally, &digest, || async move {
+                .attempt(self.stats, &digest, || async move {
                     let raw = self.source.manifest(repository, &Target::Digest(digest)).await?;
                     if raw.digest == digest {
                         return Ok(raw);
                     }
-                    self.source.refuted(repository, &digest);
-                    let wrong = format!("the registry sent a manifest whose digest is {}", raw.digest);
+                    self.source.report_corrupt(repository, &digest);
+                    let wrong = format!("the source sent a manifest with digest {}", raw.digest);
                     Err(Error::new(ErrorKind::Corrupt, digest, wrong).on(Side::Source))
                 })
                 .await?;
-            self.engine.count_read(self.tally, fetched.bytes.len());
+            self.engine.count_read(self.stats, fetched.bytes.len());
             Ok(Arc::new(fetched))
         };
         let raw = cell.get_or_try_init(|| fetch).await?.clone();
         self.engine.manifests.keep(&raw);
-        Ok(Found { raw, says })
+        Ok(FetchedManifest { raw, says })
     }
 
-    /// The manifest and what is selected under it; `None` for an image of a platform not asked for.
+    /// Reads a manifest and what is selected below it; `None` for an image of a platform that was not requested.
     fn node(
         &self,
-        found: Found,
+        found: FetchedManifest,
         entries: Vec<Descriptor>,
         depth: usize,
-    ) -> BoxFuture<'_, Result<Option<Node>>> {
+    ) -> BoxFuture<'_, Result<Option<ManifestNode>>> {
         async move {
-            let Found { raw, says } = found;
+            let FetchedManifest { raw, says } = found;
             self.count(&raw)?;
             if let Some(entry) = entries.iter().find(|entry| entry.size != raw.bytes.len() as u64) {
-                let wrong = format!("its index says it has {} bytes, it has {}", entry.size, raw.bytes.len());
+                let wrong = format!("the index announces {} bytes, but it has {}", entry.size, raw.bytes.len());
                 return Err(Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), wrong)
                     .on(Side::Source));
             }
             match says.map_or_else(|| raw.parse(), Ok)? {
                 Manifest::Index(index) => {
                     let children = self.children(&index, depth).await?;
-                    Ok(Some(Node { raw, kind: Kind::Index(index), children, entries }))
+                    Ok(Some(ManifestNode { raw, kind: NodeKind::Index(index), children, entries }))
                 }
                 Manifest::Image(manifest) => self.image(raw, manifest, entries).await,
             }
@@ -223,13 +223,13 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         .boxed()
     }
 
-    async fn children(&self, index: &Index, depth: usize) -> Result<Vec<Node>> {
+    async fn children(&self, index: &Index, depth: usize) -> Result<Vec<ManifestNode>> {
         if depth >= MAX_DEPTH {
-            let deep = format!("indexes nested more than {MAX_DEPTH} deep");
+            let deep = format!("indexes are nested more than {MAX_DEPTH} levels deep");
             return Err(Error::new(ErrorKind::Unsupported, self.reference, deep));
         }
         if index.manifests.len() > MAX_MANIFESTS {
-            let many = format!("an index of more than {MAX_MANIFESTS} entries");
+            let many = format!("the index has more than {MAX_MANIFESTS} entries");
             return Err(Error::new(ErrorKind::Unsupported, self.reference, many));
         }
         let grouped = self.choose(index).await?;
@@ -238,7 +238,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                 Err(error) if self.engine.options.sparse && error.kind() == ErrorKind::NotFound => {
                     return Ok(None);
                 }
-                // Mirrors often lack them, and the image itself runs without.
+                // Mirrors often lack attestations, and the image runs without them.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && entries.iter().all(Descriptor::is_attestation) =>
                 {
@@ -253,14 +253,14 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             self.platforms.offer_all(&entries);
             self.node(found, entries, depth + 1).await.map(Some)
         });
-        let held: Vec<Option<Node>> = try_join_all(nodes).await?.into_iter().flatten().collect();
+        let held: Vec<Option<ManifestNode>> = try_join_all(nodes).await?.into_iter().flatten().collect();
         if self.engine.options.sparse && held.is_empty() {
             self.offer_held(index).await;
         }
         Ok(held.into_iter().flatten().collect())
     }
 
-    /// Offers the platforms of a sparse index that are there.
+    /// Records the platforms of a sparse index that are present.
     async fn offer_held(&self, index: &Index) {
         for entry in &index.manifests {
             if self.manifest(entry.digest).await.is_ok() {
@@ -269,7 +269,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
     }
 
-    /// The entries that are asked for, those of one manifest together.
+    /// Selects entries of an index, and groups those that name the same manifest.
     async fn choose(&self, index: &Index) -> Result<Vec<Vec<Descriptor>>> {
         if !self.engine.options.sparse {
             self.platforms.offer_all(&index.manifests);
@@ -289,7 +289,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
             chosen.extend(index.manifests.iter().filter(is_wanted));
         }
         if self.engine.options.index == IndexMode::Prune {
-            // What an earlier run saved under this tag stays in it: the tree is added to, nothing falls out of a tag.
+            // What an earlier run saved under this tag stays part of it.
             let held = self.held.get_or_try_init(|| self.tagged_entries()).await?;
             for entry in index.manifests.iter().filter(|entry| held.contains(&entry.digest)) {
                 if !chosen.iter().any(|taken| std::ptr::eq(*taken, entry)) {
@@ -313,13 +313,13 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         Ok(grouped)
     }
 
-    /// An image's or artifact's manifest. Where its index did not say its platform, its configuration does.
+    /// Reads an image or artifact manifest. If its index does not name its platform, its configuration may.
     async fn image(
         &self,
         raw: Arc<RawManifest>,
         manifest: Box<ImageManifest>,
         mut entries: Vec<Descriptor>,
-    ) -> Result<Option<Node>> {
+    ) -> Result<Option<ManifestNode>> {
         let known = |entry: &Descriptor| {
             entry.platform.clone().filter(|platform| !platform.is_unknown() && !entry.is_attestation())
         };
@@ -345,16 +345,16 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
                 }
             }
         }
-        Ok(Some(Node {
+        Ok(Some(ManifestNode {
             raw,
-            kind: Kind::Image { manifest, platforms, config },
+            kind: NodeKind::Image { manifest, platforms, config },
             children: Vec::new(),
             entries,
         }))
     }
 
-    /// Whether a configuration that was read may stay in memory until it is written: a large one is fetched into its
-    /// file anyway, and thousands of them must not fill the memory.
+    /// Whether a configuration stays in memory until it is written. Large ones are downloaded to a file anyway, and thousands
+    /// of them must not fill the memory.
     fn worth_keeping(&self, config: &Bytes) -> bool {
         let length = config.len() as u64;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,22 +363,22 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         keep
     }
 
-    /// An image's configuration: from the sink when it has it, else from the source; verified.
+    /// Reads an image's configuration from the sink if it has it, else from the source; verified.
     async fn config(&self, config: &Descriptor) -> Result<Bytes> {
         if config.size > MAX_CONFIG_SIZE {
             let large =
-                format!("a configuration of {} bytes; at most {MAX_CONFIG_SIZE} are accepted", config.size);
+                format!("the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}", config.size);
             return Err(Error::new(ErrorKind::Unsupported, config.digest, large));
         }
         let found = self.engine.sink.content(&config.digest, MAX_CONFIG_SIZE).await?;
         if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == config.digest) {
             return Ok(bytes);
         }
-        self.engine.small_blob(self.source, self.reference, config, self.tally).await
+        self.engine.small_blob(self.source, self.reference, config, self.stats).await
     }
 
-    /// Applies the index mode: the root as it will be published.
-    fn shape(&self, root: Node) -> Result<Node> {
+    /// Applies the index mode.
+    fn shape(&self, root: ManifestNode) -> Result<ManifestNode> {
         match self.engine.options.index {
             IndexMode::Keep => Ok(root),
             IndexMode::Prune => root.prune(),
@@ -386,8 +386,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         }
     }
 
-    fn flatten(&self, root: Node) -> Result<Node> {
-        if !matches!(root.kind, Kind::Index(_)) {
+    fn flatten(&self, root: ManifestNode) -> Result<ManifestNode> {
+        if !matches!(root.kind, NodeKind::Index(_)) {
             return Ok(root);
         }
         let mut leaves = Vec::new();
@@ -395,7 +395,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         let mut once = HashSet::new();
         leaves.retain(|leaf| !leaf.is_attestation() && once.insert(leaf.raw.digest));
         if leaves.is_empty() {
-            return Err(self.platforms.lacks(self.platforms.named()));
+            return Err(self.platforms.not_found(self.platforms.named()));
         }
         if leaves.len() == 1 {
             return Ok(leaves.remove(0));
@@ -406,8 +406,8 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
         });
         let kinds: HashSet<Platform> =
             selected.iter().map(|platform| platform.normal().without_os_version()).collect();
-        // Several manifests for one platform (compressions, Windows versions), and none beside them without a platform.
-        let platforms: Vec<Platform> = leaves.iter().filter_map(Node::platform).collect();
+        // Several manifests for one platform: other compressions, or versions of Windows.
+        let platforms: Vec<Platform> = leaves.iter().filter_map(ManifestNode::platform).collect();
         if kinds.len() != 1 || platforms.len() != leaves.len() {
             return Err(self.platforms.several(leaves.len(), &selected));
         }
@@ -418,7 +418,7 @@ impl<'a, S: Source, K: Sink> Walk<'a, S, K> {
     }
 }
 
-/// What to tell the user when one of several manifests for a platform was taken: the one at `taken`.
+/// The warning for several manifests of one platform, of which the one at `taken` is used.
 pub(crate) fn one_of_several(platforms: &[Platform], taken: usize, digest: Digest) -> String {
     let others: BTreeSet<String> = platforms
         .iter()
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hostile_index_ends_the_walk_before_all_of_it_is_in_memory() {
+    async fn hostile_index_is_refused_before_it_fills_memory() {
         let empty = Digest::of(b"");
         let artifact = |number: usize| {
             let json = format!(
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn large_or_many_configurations_do_not_stay_in_memory() {
+    fn large_or_many_configs_are_not_kept_in_memory() {
         let engine =
             Engine::new(Arc::new(Memory::new()), TransferOptions::default(), Arc::new(Silent)).unwrap();
         let image = Image {
@@ -505,8 +505,8 @@ mod tests {
             resolved: None,
             warnings: Vec::new(),
         };
-        let tally = Tally::new(Arc::new(crate::transfer::scheduler::Lane::new(1)));
-        let walk = Walk::new(&engine, &image, &PlatformSet::All, &tally);
+        let stats = ImageStats::new(Arc::new(crate::transfer::scheduler::Lane::new(1)));
+        let walk = ImageWalk::new(&engine, &image, &PlatformSet::All, &stats);
         assert!(!walk.worth_keeping(&Bytes::from(vec![0; SMALL as usize + 1])));
         let small = Bytes::from(vec![0; SMALL as usize]);
         let kept = (0..MAX_MANIFESTS).filter(|_| walk.worth_keeping(&small)).count() as u64;
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sparse_index_is_copied_as_far_as_it_is_there() {
+    async fn sparse_index_is_transferred_as_far_as_present() {
         let repository: crate::oci::Repository = "a".parse().unwrap();
         let tag: crate::oci::Tag = "v1".parse().unwrap();
         let image = |number: usize| {

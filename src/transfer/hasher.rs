@@ -1,9 +1,8 @@
-//! Hashing behind the writers: blobs are hashed as they are read back from the page cache.
+//! Hashes blobs in background threads, by reading them back from the page cache.
 //!
-//! The tasks that receive bytes only write them. A few threads follow each blob's contiguous front,
-//! read it back in large pieces and hash several blobs at once in interleaved lanes, which one
-//! stream alone cannot do: a single SHA-256 is bound by latency. What is hashed is what the file
-//! system holds, so a blob resumed from an earlier run takes the same path as a fresh one.
+//! Tasks that receive bytes only write them. A few threads read each blob's contiguous front back in large pieces and hash
+//! several blobs at once in interleaved lanes, because a single SHA-256 stream is bound by latency. What is hashed is what the
+//! file system holds, so that a resumed blob takes the same path as a new one.
 
 use crate::content::BlobWriter;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,16 +14,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
-/// How many bytes are read back and hashed at a time.
+/// The number of bytes that are read back and hashed at a time.
 const PIECE: usize = 256 << 10;
-/// How many unhashed bytes wake a thread; fewer would mean more wake-ups than work.
+/// The number of unhashed bytes that wakes a thread; with fewer, waking would cost more than hashing.
 const WAKE: u64 = 1 << 20;
-/// How far a blob's front may run ahead of its hash, so that what is read back is still in the page cache.
+/// The maximum distance between a blob's front and its hash, so that what is read back is still in the page cache.
 const MAX_LEAD: u64 = 64 << 20;
-/// How much the hash catches up before a receiver that waits goes on: one that went on with every piece would be woken for each.
+/// How far hashing must catch up before a waiting receiver continues, so that it is not woken for each piece.
 const REST: u64 = 8 << 20;
 
-/// The hashing threads of one engine. They end when it is dropped.
+/// The hashing threads of one engine. They exit when it is dropped.
 pub(crate) struct Hasher<W> {
     queue: Arc<Queue<W>>,
 }
@@ -39,18 +38,18 @@ struct Ready<W> {
     closed: bool,
 }
 
-/// One blob being followed.
+/// One blob.
 struct Job<W> {
     size: u64,
-    /// Bytes that are there, contiguous from the start.
+    /// The number of bytes present, contiguous from the start.
     front: AtomicU64,
-    /// Bytes hashed.
+    /// The number of bytes hashed.
     hashed: AtomicU64,
-    /// How many hashed bytes the receiver waits for.
+    /// The number of hashed bytes that the receiver waits for.
     awaited: AtomicU64,
-    /// Whether it stands in the queue or is being worked on.
+    /// Whether it is in the queue or being hashed.
     queued: AtomicBool,
-    /// Nothing of it is to be hashed any more: the receiver gave up, or it can't be read back.
+    /// Nothing more is to be hashed: the receiver is gone, or reading failed.
     over: AtomicBool,
     moved: Notify,
     work: Mutex<Work<W>>,
@@ -58,7 +57,7 @@ struct Job<W> {
 
 struct Work<W> {
     state: Sha256State,
-    /// The blob and who waits for its digest, until that is told: by then nothing here holds the writer any more.
+    /// The blob, and who waits for its digest; `None` once the result is sent, so that nothing here holds the writer then.
     open: Option<(Arc<W>, oneshot::Sender<Result<Digest>>)>,
 }
 
@@ -66,14 +65,14 @@ impl<W> Work<W> {
     fn close(&mut self, result: Result<Digest>) {
         if let Some((writer, done)) = self.open.take() {
             drop(writer);
-            // Nobody may be waiting any more: the image was given up.
+            // The receiver may be gone.
             let _ = done.send(result);
         }
     }
 }
 
-/// The receiving side's hold on a followed blob. Dropped early, the work is abandoned.
-pub(crate) struct Followed<W: BlobWriter> {
+/// The receiver's handle of a blob that is being hashed. Dropping it abandons the work.
+pub(crate) struct HashJob<W: BlobWriter> {
     job: Arc<Job<W>>,
     queue: Arc<Queue<W>>,
     done: oneshot::Receiver<Result<Digest>>,
@@ -87,11 +86,11 @@ impl<W: BlobWriter> Hasher<W> {
     /// Starts `threads` hashing threads.
     ///
     /// # Errors
-    /// `Storage` when the system refuses a thread.
+    /// `Storage` if the system refuses a thread.
     pub(crate) fn start(threads: usize) -> Result<Self> {
         let ready = Mutex::new(Ready { jobs: VecDeque::new(), closed: false });
         let queue = Arc::new(Queue { ready, work: Condvar::new() });
-        // Dropped on a failure, it ends the threads that did start.
+        // Dropped on failure, which ends the threads that were started.
         let hasher = Self { queue };
         for number in 0..threads.max(1) {
             let queue = hasher.queue.clone();
@@ -103,8 +102,8 @@ impl<W: BlobWriter> Hasher<W> {
         Ok(hasher)
     }
 
-    /// Follows a blob of `size` bytes that `writer` receives.
-    pub(crate) fn follow(&self, writer: Arc<W>, size: u64) -> Followed<W> {
+    /// Starts to hash a blob of `size` bytes that `writer` receives.
+    pub(crate) fn job(&self, writer: Arc<W>, size: u64) -> HashJob<W> {
         let (sender, done) = oneshot::channel();
         let job = Arc::new(Job {
             size,
@@ -116,7 +115,7 @@ impl<W: BlobWriter> Hasher<W> {
             moved: Notify::new(),
             work: Mutex::new(Work { state: Sha256State::new(), open: Some((writer, sender)) }),
         });
-        Followed { job, queue: self.queue.clone(), done }
+        HashJob { job, queue: self.queue.clone(), done }
     }
 }
 
@@ -127,9 +126,9 @@ impl<W> Drop for Hasher<W> {
     }
 }
 
-impl<W: BlobWriter> Followed<W> {
-    /// Tells that all bytes up to `front` are written; waits while the hash is too far behind. Where hashing has
-    /// failed nothing is waited for: [`finish`](Self::finish) says why.
+impl<W: BlobWriter> HashJob<W> {
+    /// Reports that all bytes up to `front` are written, and waits while hashing is too far behind. Returns at once if hashing
+    /// has failed: [`finish`](Self::finish) returns the error.
     pub(crate) async fn advance(&self, front: u64) {
         self.reached(front);
         if front.saturating_sub(self.job.hashed.load(Ordering::Acquire)) <= MAX_LEAD {
@@ -139,7 +138,7 @@ impl<W: BlobWriter> Followed<W> {
         self.job.awaited.store(enough, Ordering::SeqCst);
         loop {
             let moved = self.job.moved.notified();
-            // After the store above, as the hash looks at `awaited` after it has moved: one of the two sees the other.
+            // After the store above, as the hasher reads `awaited` after it has advanced: one of the two sees the other.
             if self.job.hashed.load(Ordering::SeqCst) >= enough || self.job.over.load(Ordering::Acquire) {
                 return;
             }
@@ -147,21 +146,21 @@ impl<W: BlobWriter> Followed<W> {
         }
     }
 
-    /// Tells that all bytes up to `front` are written, and waits for nothing.
+    /// Reports that all bytes up to `front` are written, without waiting.
     pub(crate) fn reached(&self, front: u64) {
         self.job.front.fetch_max(front, Ordering::Release);
         self.queue.offer(&self.job);
     }
 
-    /// Whether the hash is what holds the blob up.
+    /// Whether hashing is the bottleneck.
     pub(crate) fn is_far_behind(&self) -> bool {
         self.job.lead() > MAX_LEAD / 2
     }
 
-    /// Waits for the digest of the whole blob, whose last byte was written.
+    /// Waits for the digest of the whole blob. All of it must have been written.
     ///
     /// # Errors
-    /// `Storage` when it can't be read back.
+    /// `Storage` if the blob cannot be read back.
     pub(crate) async fn finish(mut self) -> Result<Digest> {
         self.job.front.store(self.job.size, Ordering::Release);
         self.queue.offer(&self.job);
@@ -172,7 +171,7 @@ impl<W: BlobWriter> Followed<W> {
     }
 }
 
-impl<W: BlobWriter> Drop for Followed<W> {
+impl<W: BlobWriter> Drop for HashJob<W> {
     fn drop(&mut self) {
         self.job.over.store(true, Ordering::Release);
     }
@@ -180,12 +179,12 @@ impl<W: BlobWriter> Drop for Followed<W> {
 
 impl<W> Job<W> {
     fn lead(&self) -> u64 {
-        // In this order: neither ever falls, and the hash never passes the front.
+        // In this order: neither decreases, and the hash never passes the front.
         let hashed = self.hashed.load(Ordering::Acquire);
         self.front.load(Ordering::Acquire) - hashed
     }
 
-    /// Whether there is enough to hash: a good piece, or the end.
+    /// Whether there is enough to hash: a whole piece, or the rest.
     fn is_ready(&self) -> bool {
         self.lead() >= WAKE || self.front.load(Ordering::Acquire) == self.size
     }
@@ -203,14 +202,14 @@ impl<W: BlobWriter> Queue<W> {
         let lanes = sha256::lanes();
         let mut buffers = vec![vec![0; PIECE]; lanes];
         while let Some(jobs) = self.take(lanes) {
-            // A panic, most likely the writer's, fails these blobs: nobody is to wait for a thread that is gone.
+            // A panic, most likely in the writer, fails these blobs; the thread must survive for the others.
             if catch_unwind(AssertUnwindSafe(|| self.hash(&jobs, &mut buffers))).is_err() {
                 jobs.iter().for_each(|job| job.fail());
             }
         }
     }
 
-    /// Waits for work and takes up to `lanes` blobs of it; `None` when the engine is gone.
+    /// Waits for work and takes up to `lanes` blobs; `None` when the engine is gone.
     fn take(&self, lanes: usize) -> Option<Vec<Arc<Job<W>>>> {
         let mut ready = lock(&self.ready);
         loop {
@@ -225,7 +224,7 @@ impl<W: BlobWriter> Queue<W> {
         }
     }
 
-    /// Hashes one piece of each job, in lanes, then puts those with more back at the queue's end.
+    /// Hashes one piece of each job, in lanes, and queues those again that have more.
     fn hash(&self, jobs: &[Arc<Job<W>>], buffers: &mut [Vec<u8>]) {
         let mut guards: Vec<_> = jobs.iter().map(|job| lock(&job.work)).collect();
         let mut lengths = vec![0; jobs.len()];
@@ -250,7 +249,7 @@ impl<W: BlobWriter> Queue<W> {
         }
     }
 
-    /// Answers a blob that is wholly hashed; queues another piece of one that is not.
+    /// Sends the digest of a blob that is complete; queues another piece of one that is not.
     fn settle(&self, job: &Arc<Job<W>>, mut work: MutexGuard<'_, Work<W>>, hashed: u64) {
         if job.over.load(Ordering::Acquire) {
             work.open = None;
@@ -260,7 +259,7 @@ impl<W: BlobWriter> Queue<W> {
         }
         let open = work.open.is_some();
         drop(work);
-        // A swap, not a store: it sees the front that a receiver moved while the job was in hand.
+        // A swap, not a store: it observes a front that was moved meanwhile.
         job.queued.swap(false, Ordering::AcqRel);
         if open {
             self.offer(job);
@@ -269,7 +268,7 @@ impl<W: BlobWriter> Queue<W> {
 }
 
 impl<W: BlobWriter> Job<W> {
-    /// Reads the next piece back; answers how many bytes to hash. A failure ends the job.
+    /// Reads the next piece; returns the number of bytes to hash. A failure ends the job.
     fn read(&self, buffer: &mut [u8], work: &mut Work<W>) -> usize {
         let Some((writer, _)) = &work.open else { return 0 };
         let want = usize::try_from(self.lead()).unwrap_or(PIECE).min(PIECE);
@@ -277,17 +276,17 @@ impl<W: BlobWriter> Job<W> {
         let failure = match writer.read_at(offset, &mut buffer[..want]) {
             Ok(length) if length == want => return want,
             Ok(_) => {
-                Error::new(ErrorKind::Storage, "partial blob", "it became shorter while it was read back")
+                Error::new(ErrorKind::Storage, "partial blob", "the file became shorter while it was read back")
             }
             Err(error) => error,
         };
-        // Before whoever waits in `advance` is woken: the hash will not move again.
+        // Before the waiter in `advance` is woken: the hash will not advance again.
         self.over.store(true, Ordering::Release);
         work.close(Err(failure));
         0
     }
 
-    /// Ends the job after a defect.
+    /// Fails the job after a panic.
     fn fail(&self) {
         self.over.store(true, Ordering::Release);
         lock(&self.work).close(Err(Error::internal("hashing")));
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn many_blobs_at_once_are_hashed_right() {
+    async fn concurrent_blobs_are_hashed_correctly() {
         let hasher = Arc::new(Hasher::start(2).unwrap());
         let blobs = (0..9_usize).map(|number| {
             let hasher = hasher.clone();
@@ -336,14 +335,14 @@ mod tests {
                 let content: Vec<u8> =
                     (0..number * 700_001).map(|at| ((at * (number + 3)) >> 3) as u8).collect();
                 let writer = Arc::new(Held(Mutex::new(Vec::new())));
-                let followed = hasher.follow(writer.clone(), content.len() as u64);
+                let hashing = hasher.job(writer.clone(), content.len() as u64);
                 let mut front = 0;
                 for chunk in content.chunks(100_003) {
                     writer.write_at(front, chunk).unwrap();
                     front += chunk.len() as u64;
-                    followed.advance(front).await;
+                    hashing.advance(front).await;
                 }
-                assert_eq!(followed.finish().await.unwrap(), Digest::of(&content));
+                assert_eq!(hashing.finish().await.unwrap(), Digest::of(&content));
                 assert!(Arc::try_unwrap(writer).is_ok(), "the hasher still holds the writer");
             })
         });
@@ -353,26 +352,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blob_that_cannot_be_read_back_fails() {
+    async fn unreadable_blob_fails() {
         let hasher = Hasher::start(1).unwrap();
-        let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), 20);
-        assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+        let hashing = hasher.job(Arc::new(Held(Mutex::new(vec![1; 10]))), 20);
+        assert_eq!(hashing.finish().await.unwrap_err().kind(), ErrorKind::Storage);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_receiver_far_ahead_goes_on_when_the_hash_has_caught_up() {
+    async fn receiver_far_ahead_waits_for_the_hash() {
         let hasher = Hasher::start(1).unwrap();
         let size = MAX_LEAD + 3 * REST;
         let content = vec![5; usize::try_from(size).unwrap()];
-        let followed = hasher.follow(Arc::new(Held(Mutex::new(content.clone()))), size);
+        let hashing = hasher.job(Arc::new(Held(Mutex::new(content.clone()))), size);
         for front in [MAX_LEAD + 1, MAX_LEAD + REST, MAX_LEAD + 2 * REST + 1, size] {
-            followed.advance(front).await;
-            assert!(followed.job.lead() <= MAX_LEAD, "{} at {front}", followed.job.lead());
+            hashing.advance(front).await;
+            assert!(hashing.job.lead() <= MAX_LEAD, "{} at {front}", hashing.job.lead());
         }
-        assert_eq!(followed.finish().await.unwrap(), Digest::of(&content));
+        assert_eq!(hashing.finish().await.unwrap(), Digest::of(&content));
     }
 
-    /// A writer with a defect.
+    /// A writer that panics.
     struct Panics;
 
     impl BlobWriter for Panics {
@@ -383,7 +382,7 @@ mod tests {
             Ok(())
         }
         fn read_at(&self, _: u64, _: &mut [u8]) -> Result<usize> {
-            panic!("a defect")
+            panic!("panics")
         }
         fn commit(self, _: &Digest) -> Result<()> {
             Ok(())
@@ -394,26 +393,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_while_hashing_fails_the_blob_and_ends_no_thread() {
+    async fn panic_while_hashing_fails_only_its_blob() {
         let hasher = Hasher::start(1).unwrap();
         for _ in 0..2 {
-            let followed = hasher.follow(Arc::new(Panics), MAX_LEAD * 3);
+            let hashing = hasher.job(Arc::new(Panics), MAX_LEAD * 3);
             let done = async {
-                followed.advance(MAX_LEAD * 2).await;
-                followed.finish().await
+                hashing.advance(MAX_LEAD * 2).await;
+                hashing.finish().await
             };
             let result = tokio::time::timeout(std::time::Duration::from_secs(20), done).await;
-            assert!(result.expect("it waits for ever").is_err());
+            assert!(result.expect("it never returns").is_err());
         }
     }
 
     #[tokio::test]
-    async fn a_receiver_far_ahead_is_not_left_waiting_for_a_hash_that_failed() {
+    async fn receiver_far_ahead_is_woken_when_hashing_fails() {
         let hasher = Hasher::start(1).unwrap();
         let size = MAX_LEAD * 3;
-        let followed = hasher.follow(Arc::new(Held(Mutex::new(vec![1; 10]))), size);
-        let far = followed.advance(MAX_LEAD * 2);
-        tokio::time::timeout(std::time::Duration::from_secs(20), far).await.expect("it waits for ever");
-        assert_eq!(followed.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+        let hashing = hasher.job(Arc::new(Held(Mutex::new(vec![1; 10]))), size);
+        let far = hashing.advance(MAX_LEAD * 2);
+        tokio::time::timeout(std::time::Duration::from_secs(20), far).await.expect("it never returns");
+        assert_eq!(hashing.finish().await.unwrap_err().kind(), ErrorKind::Storage);
     }
 }

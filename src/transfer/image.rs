@@ -1,12 +1,12 @@
-//! One image from its name to its tag, and many of them side by side.
+//! Transfers images, many at a time, each from its name to its tag.
 
 use super::event::Event;
-use super::graph::Walk;
-use super::node::Content;
+use super::graph::ImageWalk;
+use super::node::ImageContent;
 use super::report::{ImageReport, Report, Status};
-use super::scheduler::{self, Turn};
-use super::stats::Tally;
-use super::{Engine, Image, Resolution, lap};
+use super::scheduler::{self, ImageSlot};
+use super::stats::ImageStats;
+use super::{Engine, Image, Resolution, elapsed_seconds};
 use crate::content::{Place, Publication, Resolved, Sink, Source};
 use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,40 +24,40 @@ use tokio_util::sync::CancellationToken;
 /// How often an image is resolved again because its tag moves while it is read.
 const MAX_MOVES: usize = 3;
 
-/// What an image needs and how it stands in the sink.
-pub(super) struct Prepared {
+/// What an image needs, compared with the sink.
+pub(super) struct PreparedImage {
     pub(super) root: Digest,
     source_digest: Digest,
-    /// What the tag names in the sink now, where that is another digest.
+    /// The digest that the tag has in the sink now, if that is another one.
     replaced: Option<Digest>,
-    pub(super) content: Content,
+    pub(super) content: ImageContent,
     pub(super) places: Vec<Place>,
-    /// Blobs that the sink lacks, each with the repository that it is wanted for.
+    /// Blobs that the sink lacks, each with the repository that needs it.
     lacking: Vec<(Repository, Descriptor)>,
-    /// Of these, the bytes that no other image of the run has claimed.
+    /// The bytes of these that no other image of the run was the first to need.
     pub(super) fetch_bytes: u64,
-    /// How many blobs these are.
+    /// The number of such blobs.
     pub(super) fetch_blobs: u64,
     pub(super) reuse_bytes: u64,
     pub(super) unchanged: bool,
 }
 
-/// What planning an image comes to.
+/// The result of planning an image.
 pub(super) enum Preparation {
-    Ready(Box<Prepared>),
-    /// It is left out, and why.
+    Ready(Box<PreparedImage>),
+    /// The image is skipped, for this reason.
     Skip(Error),
 }
 
-/// What became of an image that did not fail.
+/// The result of an image that did not fail.
 enum Outcome {
-    Done(Box<Prepared>, Status),
+    Done(Box<PreparedImage>, Status),
     Skipped(Error),
 }
 
 impl<K: Sink> Engine<K> {
-    /// Copies `images`, many at once. A failed image is a row in the report; the rest go on. `cancel` ends the run early and cleanly:
-    /// what is complete stays, what is partial is gone on with by the next run.
+    /// Transfers `images`, many at a time. A failed image is an entry of the report; the others continue. `cancel` ends the run
+    /// early: complete images stay, and the next run resumes partial blobs.
     pub async fn run<S: Source>(
         self: &Arc<Self>,
         images: Vec<Image<S>>,
@@ -69,10 +69,10 @@ impl<K: Sink> Engine<K> {
         let (engine, shared) = (self.clone(), stop.clone());
         let work = move |image, turn| {
             let (engine, stop) = (engine.clone(), shared.clone());
-            async move { engine.copy(image, &stop, turn).await }
+            async move { engine.copy(image, &stop, slot).await }
         };
         let images = scheduler::each(self.jobs(), images, work).await;
-        // What came too late to keep any image from its end has ended nothing.
+        // A cancellation that came too late to stop any image is not reported.
         let is_whole = images.iter().all(|image| image.status != Status::Failed);
         let aborted = stop.cause(cancel).filter(|_| !is_whole);
         Report {
@@ -80,17 +80,17 @@ impl<K: Sink> Engine<K> {
             bytes_fetched: sum(images.iter().map(|image| image.bytes_fetched)),
             bytes_reused: sum(images.iter().map(|image| image.bytes_reused)),
             images,
-            seconds: lap(started),
+            seconds: elapsed_seconds(started),
             aborted: aborted.map(|error| ErrorReport::from(&error)),
         }
     }
 
-    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, turn: Turn) -> ImageReport {
+    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, slot: ImageSlot) -> ImageReport {
         let started = Instant::now();
-        let tally = Tally::new(turn.lane);
+        let stats = ImageStats::new(slot.lane);
         let mut warnings = image.warnings.clone();
         let work = async {
-            let work = self.copy_one(&image, &tally, &mut warnings, stop, turn.in_hand);
+            let work = self.copy_one(&image, &stats, &mut warnings, stop, slot.in_hand);
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(result) => result,
                 Err(_) => Err(Error::internal(&image.reference)),
@@ -98,9 +98,9 @@ impl<K: Sink> Engine<K> {
         };
         let result = work.await;
         if let Err(error) = &result {
-            stop.heed(&image.reference, error);
+            stop.record_failure(&image.reference, error);
         }
-        let row = row(image, result, &tally, warnings, lap(started));
+        let row = row(image, result, &stats, warnings, elapsed_seconds(started));
         for message in &row.warnings {
             self.observer.event(&Event::Warning { reference: Some(&row.reference), message });
         }
@@ -108,28 +108,28 @@ impl<K: Sink> Engine<K> {
         row
     }
 
-    /// Everything up to the tag can be given up at any moment; publishing into a tree is seen to its end.
+    /// Everything before publication can be cancelled at any point; publication into a tree is always completed.
     async fn copy_one<S: Source>(
         &self,
         image: &Image<S>,
-        tally: &Tally,
+        stats: &ImageStats,
         warnings: &mut Vec<String>,
         stop: &Stop,
         in_hand: OwnedSemaphorePermit,
     ) -> Result<Outcome> {
         let fetch = async {
-            let preparation = self.prepare(image, tally, warnings).await?;
+            let preparation = self.prepare(image, stats, warnings).await?;
             if let Preparation::Ready(prepared) = &preparation {
                 if !prepared.unchanged {
                     self.sink.preflight(&publication(prepared)).await?;
                 }
-                self.fetch_all(image, prepared, tally).await?;
+                self.fetch_all(image, prepared, stats).await?;
             }
             Ok::<_, Error>(preparation)
         };
         let prepared = tokio::select! {
             biased;
-            () = stop.token.cancelled() => return Err(stop.given_up(&image.reference)),
+            () = stop.token.cancelled() => return Err(stop.cancelled(&image.reference)),
             fetched = fetch => match fetched? {
                 Preparation::Ready(prepared) => prepared,
                 Preparation::Skip(why) => return Ok(Outcome::Skipped(why)),
@@ -141,58 +141,58 @@ impl<K: Sink> Engine<K> {
         }
         let publication = publication(&prepared);
         let publish = || self.sink.publish(publication.clone());
-        let published = self.attempt(tally, &image.reference, publish);
+        let published = self.attempt(stats, &image.reference, publish);
         if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
             published.await?;
         } else {
-            // A registry may be slow, or asked again for long: and what it has of the image is whole at any moment.
+            // A registry may respond slowly, or need retries; what it has so far is consistent at any point.
             tokio::select! {
                 biased;
-                () = stop.token.cancelled() => return Err(stop.given_up(&image.reference)),
+                () = stop.token.cancelled() => return Err(stop.cancelled(&image.reference)),
                 done = published => done?,
             }
         }
         Ok(Outcome::Done(prepared, self.verb.done()))
     }
 
-    /// Resolves and plans an image and compares it with the sink.
+    /// Resolves an image, selects its content and compares it with the sink.
     pub(super) async fn prepare<S: Source>(
         &self,
         image: &Image<S>,
-        tally: &Tally,
+        stats: &ImageStats,
         warnings: &mut Vec<String>,
     ) -> Result<Preparation> {
-        let (mut source_digest, known) = self.resolve(image, tally, warnings).await?;
+        let (mut source_digest, known) = self.resolve(image, stats, warnings).await?;
         let platforms = image.platforms.as_ref().unwrap_or(&self.options.platforms);
-        let mut walk = Walk::new(self, image, platforms, tally);
+        let mut walk = ImageWalk::new(self, image, platforms, stats);
         let mut found = walk.content(source_digest, known).await;
         for _ in 0..MAX_MOVES {
             let Err(error) = &found else { break };
-            let Some(moved) = self.moved(image, source_digest, error, tally).await else { break };
+            let Some(moved) = self.moved(image, source_digest, error, stats).await else { break };
             source_digest = moved.digest;
-            walk = Walk::new(self, image, platforms, tally);
+            walk = ImageWalk::new(self, image, platforms, stats);
             found = walk.content(source_digest, moved.manifest).await;
         }
         let content = found?;
         if !content.missing.is_empty() {
-            let missing = walk.platforms.lacks(content.missing.clone());
+            let missing = walk.platforms.not_found(content.missing.clone());
             if content.manifests.is_empty() {
                 return Ok(Preparation::Skip(missing));
             }
             warnings.push(missing.message().to_owned());
         }
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
-        let places = self.places(image, root, tally, warnings).await?;
-        self.compare(&image.reference, root, source_digest, content, places, tally)
+        let places = self.places(image, root, stats, warnings).await?;
+        self.compare(&image.reference, root, source_digest, content, places, stats)
             .await
             .map(|prepared| Preparation::Ready(Box::new(prepared)))
     }
 
-    /// The digest to copy, and its manifest if finding that took fetching it.
+    /// The digest to transfer, and its manifest if resolving it took fetching it.
     async fn resolve<S: Source>(
         &self,
         image: &Image<S>,
-        tally: &Tally,
+        stats: &ImageStats,
         warnings: &mut Vec<String>,
     ) -> Result<(Digest, Option<RawManifest>)> {
         let reference = &image.reference;
@@ -207,24 +207,24 @@ impl<K: Sink> Engine<K> {
         let ask = || async {
             match &reference.tag {
                 Some(tag) => image.source.resolve(&reference.repository, tag).await,
-                None => Err(Error::new(ErrorKind::InvalidInput, reference, "neither tag nor digest")),
+                None => Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest")),
             }
         };
         let Some(pinned) = reference.digest else {
-            let resolved = self.attempt(tally, reference, ask).await?;
+            let resolved = self.attempt(stats, reference, ask).await?;
             return Ok((resolved.digest, resolved.manifest));
         };
-        // A pinned tag is only looked at to tell that it has moved: no failure of that matters.
+        // A pinned tag is resolved only to report that it has moved; failures do not matter.
         if let Some(tag) = &reference.tag {
             match ask().await {
                 Ok(now) if now.digest != pinned => {
                     warnings.push(format!(
-                        "the tag {tag} names {} at the registry now; saved as pinned",
+                        "the tag {tag} now names {} at the registry; the pinned digest is used",
                         now.digest
                     ));
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    warnings.push(format!("the tag {tag} is gone at the registry; saved as pinned"));
+                    warnings.push(format!("the tag {tag} no longer exists at the registry; the pinned digest is used"));
                 }
                 _ => {}
             }
@@ -232,14 +232,14 @@ impl<K: Sink> Engine<K> {
         Ok((pinned, None))
     }
 
-    /// What the tag names now, if `error` says that a manifest of `digest` is gone and the tag has moved since it was resolved:
-    /// registries may delete what a tag no longer names at once.
+    /// The current target of the tag, if `error` says that a manifest is missing and the tag has moved since it was resolved:
+    /// registries may delete a manifest as soon as no tag names it.
     async fn moved<S: Source>(
         &self,
         image: &Image<S>,
         digest: Digest,
         error: &Error,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Option<Resolved> {
         let Reference { repository, tag: Some(tag), digest: None, .. } = &image.reference else {
             return None;
@@ -247,22 +247,22 @@ impl<K: Sink> Engine<K> {
         if error.kind() != ErrorKind::NotFound || matches!(image.resolved, Some(Resolution::Known(_))) {
             return None;
         }
-        let resolved = self.attempt(tally, &image.reference, || image.source.resolve(repository, tag)).await;
+        let resolved = self.attempt(stats, &image.reference, || image.source.resolve(repository, tag)).await;
         resolved.ok().filter(|resolved| resolved.digest != digest)
     }
 
-    /// Where the image goes: its own place, and its short name unless that is somebody else's.
+    /// Where the image goes: its place, and its short name unless that is another image's.
     async fn places<S>(
         &self,
         image: &Image<S>,
         root: Digest,
-        tally: &Tally,
+        stats: &ImageStats,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Place>> {
         let mut places = vec![image.place.clone()];
         let Some(alias) = &image.alias else { return Ok(places) };
         let free = match (&alias.tag, &image.place.tag) {
-            (Some(short), Some(own)) => match self.tag(&alias.repository, short, tally).await? {
+            (Some(short), Some(own)) => match self.tag(&alias.repository, short, stats).await? {
                 None => true,
                 Some(now) if now == root => true,
                 Some(now) => self.sink.tag_has_named(&image.place.repository, own, &now).await?,
@@ -273,16 +273,16 @@ impl<K: Sink> Engine<K> {
             places.push(alias.clone());
         } else {
             warnings.push(format!(
-                "{alias} is another image in the tree and stays so; this one is {} only",
+                "{alias} is another image in the tree and was not changed; this one is only {}",
                 image.place
             ));
         }
         Ok(places)
     }
 
-    /// What the tag names in the sink now.
-    async fn tag(&self, repository: &Repository, tag: &Tag, tally: &Tally) -> Result<Option<Digest>> {
-        self.attempt(tally, repository, || self.sink.tag(repository, tag)).await
+    /// The digest that the tag has in the sink.
+    async fn tag(&self, repository: &Repository, tag: &Tag, stats: &ImageStats) -> Result<Option<Digest>> {
+        self.attempt(stats, repository, || self.sink.tag(repository, tag)).await
     }
 
     async fn compare(
@@ -290,13 +290,13 @@ impl<K: Sink> Engine<K> {
         reference: &Reference,
         root: Digest,
         source_digest: Digest,
-        content: Content,
+        content: ImageContent,
         places: Vec<Place>,
-        tally: &Tally,
-    ) -> Result<Prepared> {
+        stats: &ImageStats,
+    ) -> Result<PreparedImage> {
         let (mut lacking, mut fetch_bytes, mut fetch_blobs, mut reuse_bytes) = (Vec::new(), 0, 0, 0);
         for home in homes::<K>(&places) {
-            for (blob, there) in content.blobs.iter().zip(self.which_are_there(home, &content, tally).await?)
+            for (blob, there) in content.blobs.iter().zip(self.which_are_there(home, &content, stats).await?)
             {
                 if there {
                     reuse_bytes = sum([reuse_bytes, blob.size]);
@@ -314,15 +314,15 @@ impl<K: Sink> Engine<K> {
         let mut tags = Vec::with_capacity(places.len());
         for place in &places {
             tags.push(match &place.tag {
-                Some(tag) => self.tag(&place.repository, tag, tally).await?,
+                Some(tag) => self.tag(&place.repository, tag, stats).await?,
                 None => None,
             });
         }
         let tagged = places.iter().zip(&tags).all(|(place, now)| place.tag.is_none() || *now == Some(root));
-        let unchanged = lacking.is_empty() && tagged && self.is_published(&content, &places, tally).await?;
+        let unchanged = lacking.is_empty() && tagged && self.is_published(&content, &places, stats).await?;
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
         let replaced = tags.first().copied().flatten().filter(|now| *now != root);
-        Ok(Prepared {
+        Ok(PreparedImage {
             root,
             source_digest,
             replaced,
@@ -336,35 +336,35 @@ impl<K: Sink> Engine<K> {
         })
     }
 
-    /// Which of the content's blobs `home` has, in their order.
+    /// Whether `home` has each of the content's blobs, in their order.
     async fn which_are_there(
         &self,
         home: &Repository,
-        content: &Content,
-        tally: &Tally,
+        content: &ImageContent,
+        stats: &ImageStats,
     ) -> Result<Vec<bool>> {
-        // A registry takes no manifest whose blobs it has not: they need not be asked for one by one.
-        if !K::SHARES_BLOBS_ACROSS_REPOSITORIES && self.are_revisions(home, content, tally).await? {
-            self.sink.presume(home, &content.blobs);
+        // A registry accepts a manifest only if it has all its blobs, so they need not be requested one by one.
+        if !K::SHARES_BLOBS_ACROSS_REPOSITORIES && self.are_revisions(home, content, stats).await? {
+            self.sink.assume_present(home, &content.blobs);
             return Ok(vec![true; content.blobs.len()]);
         }
         let asked = content.blobs.iter().map(|blob| async move {
-            self.attempt(tally, &blob.digest, || self.sink.has_blob(home, blob)).await
+            self.attempt(stats, &blob.digest, || self.sink.has_blob(home, blob)).await
         });
         futures::future::try_join_all(asked).await
     }
 
-    /// Whether `home` has every one of the manifests.
-    async fn are_revisions(&self, home: &Repository, content: &Content, tally: &Tally) -> Result<bool> {
+    /// Whether `home` has every manifest.
+    async fn are_revisions(&self, home: &Repository, content: &ImageContent, stats: &ImageStats) -> Result<bool> {
         let asked = content.manifests.iter().map(|manifest| async move {
             let digest = &manifest.digest;
-            self.attempt(tally, digest, || self.sink.is_revision(home, digest)).await
+            self.attempt(stats, digest, || self.sink.is_revision(home, digest)).await
         });
         Ok(futures::future::try_join_all(asked).await?.into_iter().all(|there| there))
     }
 
-    /// Whether every revision and link is there already, and every manifest is what its digest says.
-    async fn is_published(&self, content: &Content, places: &[Place], tally: &Tally) -> Result<bool> {
+    /// Whether all revisions and links exist and all manifests have the right bytes.
+    async fn is_published(&self, content: &ImageContent, places: &[Place], stats: &ImageStats) -> Result<bool> {
         let read_back = |manifest: &&Arc<RawManifest>| {
             K::SHARES_BLOBS_ACROSS_REPOSITORIES && !content.there.contains(&manifest.digest)
         };
@@ -375,7 +375,7 @@ impl<K: Sink> Engine<K> {
             }
         }
         for Place { repository, .. } in places {
-            if !self.are_revisions(repository, content, tally).await? {
+            if !self.are_revisions(repository, content, stats).await? {
                 return Ok(false);
             }
             for blob in content.blobs.iter().filter(|_| K::SHARES_BLOBS_ACROSS_REPOSITORIES) {
@@ -387,21 +387,21 @@ impl<K: Sink> Engine<K> {
         Ok(true)
     }
 
-    /// Brings every blob that the sink lacks, all at once, largest first; the slots bound how many move.
-    async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &Prepared, tally: &Tally) -> Result<()> {
+    /// Downloads every blob that the sink lacks, largest first; semaphores bound how many at a time.
+    async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &PreparedImage, stats: &ImageStats) -> Result<()> {
         let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
         let mut lacking: Vec<&(Repository, Descriptor)> = prepared.lacking.iter().collect();
         lacking.sort_by_key(|(_, blob)| Reverse(blob.size));
         let blobs = lacking.into_iter().map(|(home, blob)| {
             let ready = ready.get(&blob.digest).cloned();
-            self.bring(&*image.source, &image.reference, home, blob, ready, tally)
+            self.bring(&*image.source, &image.reference, home, blob, ready, stats)
         });
         futures::future::try_join_all(blobs).await.map(drop)
     }
 }
 
-/// What is published of an image.
-fn publication(prepared: &Prepared) -> Publication {
+/// What to publish for an image.
+fn publication(prepared: &PreparedImage) -> Publication {
     Publication {
         places: prepared.places.clone(),
         manifests: prepared.content.manifests.clone(),
@@ -409,7 +409,7 @@ fn publication(prepared: &Prepared) -> Publication {
     }
 }
 
-/// The repositories that must have the blobs each for itself: where content is shared, the first will do.
+/// The repositories that each need their own copy of a blob: only the first where the sink shares blobs.
 fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
     let mut homes: Vec<&Repository> = Vec::new();
     for place in places {
@@ -420,7 +420,7 @@ fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
     homes
 }
 
-/// Sizes are what manifests claim: their sum may be more than a number holds.
+/// Adds sizes that come from manifests and may overflow.
 pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
@@ -429,7 +429,7 @@ pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
 struct Stop {
     token: CancellationToken,
     fail_fast: bool,
-    /// What ended it.
+    /// The failure that ended it.
     cause: Mutex<Option<Error>>,
 }
 
@@ -438,10 +438,10 @@ impl Stop {
         Self { token: cancel.child_token(), fail_fast, cause: Mutex::default() }
     }
 
-    /// Ends the run if `error`, which was `reference`'s, ends more than its own image.
-    fn heed(&self, reference: &Reference, error: &Error) {
+    /// Ends the run if `error` of `reference` concerns more than its own image.
+    fn record_failure(&self, reference: &Reference, error: &Error) {
         let cause = match error.kind() {
-            // No other image can get past the sink's failure.
+            // A failing disk fails every image.
             ErrorKind::Storage => error.clone(),
             ErrorKind::Cancelled => return,
             _ if self.fail_fast => {
@@ -453,7 +453,7 @@ impl Stop {
         self.token.cancel();
     }
 
-    /// Why the run ended before its images did.
+    /// Why the run ended early.
     fn cause(&self, cancel: &CancellationToken) -> Option<Error> {
         let own = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
         own.or_else(|| {
@@ -461,19 +461,19 @@ impl Stop {
         })
     }
 
-    fn given_up(&self, reference: &Reference) -> Error {
-        Error::new(ErrorKind::Cancelled, reference, "the run ended before this image was saved")
+    fn cancelled(&self, reference: &Reference) -> Error {
+        Error::new(ErrorKind::Cancelled, reference, "the run ended before this image was complete")
     }
 }
 
-pub(super) fn names(content: &Content) -> Vec<String> {
+pub(super) fn names(content: &ImageContent) -> Vec<String> {
     content.platforms.iter().map(ToString::to_string).collect()
 }
 
 fn row<S>(
     image: Image<S>,
     result: Result<Outcome>,
-    tally: &Tally,
+    stats: &ImageStats,
     warnings: Vec<String>,
     seconds: f64,
 ) -> ImageReport {
@@ -487,12 +487,12 @@ fn row<S>(
         replaced: None,
         platforms: Vec::new(),
         omitted: Vec::new(),
-        bytes_fetched: tally.bytes_fetched(),
+        bytes_fetched: stats.bytes_fetched(),
         bytes_reused: 0,
-        attempts: tally.attempts(),
+        attempts: stats.attempts(),
         seconds,
         error: None,
-        warnings: warnings.into_iter().chain(tally.warnings()).collect(),
+        warnings: warnings.into_iter().chain(stats.warnings()).collect(),
     };
     match result {
         Ok(Outcome::Done(prepared, status)) => {
@@ -516,7 +516,7 @@ fn row<S>(
 #[cfg(test)]
 mod tests {
     #[test]
-    fn sizes_that_add_up_to_more_than_a_number_holds_do_no_harm() {
+    fn sizes_that_overflow_saturate() {
         assert_eq!(super::sum([3, 4]), 7);
         assert_eq!(super::sum([u64::MAX, 1, u64::MAX]), u64::MAX);
     }

@@ -1,15 +1,15 @@
-//! One digest is one manifest request, however many images of the run share it.
+//! Shares manifest requests between the images of a run.
 
 use crate::oci::{Digest, RawManifest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::OnceCell;
 
-/// A manifest that is there or being fetched by whoever asked first.
+/// A manifest that is known or being requested.
 pub(crate) type Cell = Arc<OnceCell<Arc<RawManifest>>>;
 
-/// The manifests that images in hand share. An entry lives as long as somebody fetches the manifest or, once it is
-/// there, holds it; after that the sink has it.
+/// The manifests that images share while they are transferred. An entry lives as long as a request for it is in flight or
+/// somebody holds the manifest; after that the sink has it.
 #[derive(Default)]
 pub(crate) struct Manifests {
     entries: Mutex<Entries>,
@@ -18,11 +18,11 @@ pub(crate) struct Manifests {
 #[derive(Default)]
 struct Entries {
     by_digest: HashMap<Digest, Entry>,
-    /// How many were in use when those that are not were last cleared away.
+    /// The number of live entries at the last cleanup.
     used: usize,
 }
 
-/// So many entries are kept at least before those that are not in use are cleared away.
+/// The number of entries at which cleanup starts.
 const MANY: usize = 4096;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Manifests {
     /// The cell of `digest`.
     pub(crate) fn cell(&self, digest: Digest) -> Cell {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not with every manifest, where so many are in use at once.
+        // Amortised: the number of live entries may be large.
         if entries.by_digest.len() >= MANY.max(entries.used * 2) {
             entries
                 .by_digest
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_is_known_while_somebody_holds_it() {
+    fn manifest_is_shared_while_it_is_held() {
         let manifests = Manifests::default();
         let json = r#"{"schemaVersion":2,"manifests":[]}"#;
         let manifest = Arc::new(RawManifest::new(json.into(), None).unwrap());
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_uses_does_not_pile_up() {
+    fn unused_manifest_entries_are_removed() {
         let manifests = Manifests::default();
         let digest = |number: usize| Digest::of(&number.to_le_bytes());
         let used: Vec<Cell> = (0..MANY + 10).map(|number| manifests.cell(digest(number))).collect();

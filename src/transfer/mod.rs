@@ -1,8 +1,8 @@
-//! The engine: moves images from a source to a sink.
+//! The engine: transfers images from a source to a sink.
 //!
-//! For each image: resolve the name, walk the manifests (children of an index filtered by platform), compare with
-//! what the sink holds, bring the blobs it lacks, publish. It knows the seams only ([`crate::content`]),
-//! verifies every byte itself, and is the only place where content is moved.
+//! For each image: resolve the name, walk the manifests (children of an index filtered by platform), compare with the sink,
+//! download the missing blobs, publish. The engine knows only the interfaces in [`crate::content`] and verifies every byte
+//! itself.
 
 mod blob;
 mod download;
@@ -36,22 +36,22 @@ use futures::future::{BoxFuture, Shared};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// An image to copy.
+/// An image to transfer.
 #[derive(Clone, Debug)]
 pub struct Image<S> {
     /// Where it comes from.
     pub source: Arc<S>,
     /// Its name there.
     pub reference: Reference,
-    /// Its own choice of platforms, if it has one.
+    /// The platforms to transfer, if not those of the options.
     pub platforms: Option<PlatformSet>,
     /// Where it goes.
     pub place: Place,
-    /// A second place, taken unless another image has it.
+    /// A second place, used unless another image has it.
     pub alias: Option<Place>,
     /// The digest that its tag names, if it was requested already.
     pub resolved: Option<Resolution>,
-    /// What is to be said of it in the report.
+    /// Warnings to include in the report.
     pub warnings: Vec<String>,
 }
 
@@ -64,51 +64,51 @@ pub enum Resolution {
     Pending(Shared<BoxFuture<'static, Result<Option<Resolved>>>>),
 }
 
-/// Copies images into one sink. Blobs, manifests and limits are shared by all of them.
+/// Transfers images into one sink. They share blobs, manifests and limits.
 pub struct Engine<K: Sink> {
     sink: Arc<K>,
     options: TransferOptions,
     verb: Verb,
     observer: Arc<dyn Observer>,
     hasher: hasher::Hasher<K::Writer>,
-    flight: single_flight::Flight,
+    flight: single_flight::BlobFlights,
     manifests: manifests::Manifests,
 }
 
 impl<K: Sink> Engine<K> {
-    /// An engine that copies into `sink`.
+    /// An engine that writes to `sink`.
     ///
     /// # Errors
-    /// `Storage` when the system refuses it threads.
+    /// `Storage` if threads cannot be started.
     pub fn new(sink: Arc<K>, options: TransferOptions, observer: Arc<dyn Observer>) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // With SHA instructions one thread keeps up with two receiving cores; without, each core hashes.
+        // With SHA instructions one thread keeps up with two cores that receive; without them, each core hashes.
         let fast = crate::oci::sha256::Kernel::best().has_sha_instructions();
         let threads = if fast { cores.div_ceil(2) } else { cores };
         Ok(Self {
             sink,
             observer,
             hasher: hasher::Hasher::start(threads)?,
-            flight: single_flight::Flight::default(),
+            flight: single_flight::BlobFlights::default(),
             manifests: manifests::Manifests::default(),
             verb: Verb::default(),
             options,
         })
     }
 
-    /// The same engine, whose reports speak of `verb`.
+    /// Sets the verb that reports and progress use.
     #[must_use]
     pub fn doing(self, verb: Verb) -> Self {
         Self { verb, ..self }
     }
 
-    /// The most blob requests in flight to one source.
+    /// The maximum number of concurrent blob requests to one source.
     fn jobs(&self) -> usize {
         self.options.jobs.max(1)
     }
 }
 
-/// Seconds since `start`.
-fn lap(start: Instant) -> f64 {
+/// The seconds since `start`.
+fn elapsed_seconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }

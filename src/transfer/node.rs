@@ -1,4 +1,4 @@
-//! What was selected of an image: a tree of manifests, and what it comes to.
+//! The selected part of an image: a tree of manifests.
 
 use super::rewrite;
 use crate::error::Result;
@@ -8,16 +8,16 @@ use bytes::Bytes;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// Everything that has to be there before an image's tag may be.
+/// Everything that must exist before the image is tagged.
 #[derive(Debug, Default)]
-pub(crate) struct Content {
+pub(crate) struct ImageContent {
     /// Manifests and indexes, children first, the root last.
     pub(crate) manifests: Vec<Arc<RawManifest>>,
-    /// Those of them that the sink was found to hold, byte for byte.
+    /// Those of them that the sink already has, byte for byte.
     pub(crate) there: HashSet<Digest>,
-    /// Configurations and layers, each once.
+    /// Configurations and layers, without duplicates.
     pub(crate) blobs: Vec<Descriptor>,
-    /// Configurations that were read to learn a platform: they need not come again.
+    /// Configurations that were read for their platform and need not be downloaded again.
     pub(crate) configs: Vec<(Digest, Bytes)>,
     /// The platforms of the image manifests.
     pub(crate) platforms: Vec<Platform>,
@@ -25,33 +25,33 @@ pub(crate) struct Content {
     pub(crate) missing: Vec<Platform>,
     /// What the published indexes name and was not selected.
     pub(crate) omitted: BTreeSet<String>,
-    /// What the user should know about the selection.
+    /// Warnings about the selection.
     pub(crate) warnings: Vec<String>,
 }
 
-/// A manifest with all that was selected under it.
-pub(super) struct Node {
+/// A manifest with everything that was selected below it.
+pub(super) struct ManifestNode {
     pub(super) raw: Arc<RawManifest>,
-    pub(super) kind: Kind,
-    pub(super) children: Vec<Node>,
-    /// The chosen entries of its index that name it: one, or several where platforms share a manifest; none at the root.
+    pub(super) kind: NodeKind,
+    pub(super) children: Vec<ManifestNode>,
+    /// The selected entries of its index: several where platforms share a manifest, none for the root.
     pub(super) entries: Vec<Descriptor>,
 }
 
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     Index(Index),
     Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Bytes)> },
 }
 
-/// What an image's content was gathered from already.
+/// What was collected already.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Gathered {
     pub(super) manifests: HashSet<Digest>,
-    /// With their sizes: where two manifests tell of different ones, both are looked at and one is found to be wrong.
+    /// With their sizes: if two manifests claim different sizes, both are checked and one of them fails.
     pub(super) blobs: HashSet<(Digest, u64)>,
 }
 
-impl Node {
+impl ManifestNode {
     pub(super) fn is_attestation(&self) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(Descriptor::is_attestation)
     }
@@ -59,34 +59,34 @@ impl Node {
     /// The platform of an image.
     pub(super) fn platform(&self) -> Option<Platform> {
         match &self.kind {
-            Kind::Index(_) => None,
-            Kind::Image { platforms, .. } => platforms.first().cloned(),
+            NodeKind::Index(_) => None,
+            NodeKind::Image { platforms, .. } => platforms.first().cloned(),
         }
     }
 
     pub(super) fn into_leaves(self, leaves: &mut Vec<Self>) {
-        if matches!(self.kind, Kind::Index(_)) {
+        if matches!(self.kind, NodeKind::Index(_)) {
             self.children.into_iter().for_each(|child| child.into_leaves(leaves));
         } else {
             leaves.push(self);
         }
     }
 
-    /// Collects the platforms of the images; answers whether there are artifacts beside them.
+    /// Collects the platforms of the images; returns whether there are artifacts too.
     pub(super) fn platforms(&self, there: &mut Vec<Platform>) -> bool {
         match &self.kind {
-            Kind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
-            Kind::Image { platforms, .. } => {
+            NodeKind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
+            NodeKind::Image { platforms, .. } => {
                 there.extend_from_slice(platforms);
                 platforms.is_empty() && !self.is_attestation()
             }
         }
     }
 
-    /// The node with every index rewritten to name only what was selected. An index of which all was selected stays as it is;
-    /// one within another of which nothing was, is left out.
+    /// Rewrites every index to name only what was selected. A complete index is kept as it is; a nested one of which nothing was
+    /// selected is removed.
     pub(super) fn prune(mut self) -> Result<Self> {
-        let Kind::Index(index) = &self.kind else { return Ok(self) };
+        let NodeKind::Index(index) = &self.kind else { return Ok(self) };
         let children = self.children.into_iter().filter(|child| !child.is_bare());
         let children: Vec<Self> = children.map(Self::prune).collect::<Result<_>>()?;
         let named = |child: &Self| {
@@ -103,15 +103,15 @@ impl Node {
         Ok(self)
     }
 
-    /// Whether it is an index that names something, and nothing under it was selected.
+    /// Whether it is an index with entries of which none was selected.
     fn is_bare(&self) -> bool {
-        let Kind::Index(index) = &self.kind else { return false };
+        let NodeKind::Index(index) = &self.kind else { return false };
         !index.manifests.is_empty() && self.children.iter().all(Self::is_bare)
     }
 
     /// What the index names and was not selected: platforms, or `attestation`.
     pub(super) fn omitted(&self, omitted: &mut BTreeSet<String>) {
-        let Kind::Index(index) = &self.kind else { return };
+        let NodeKind::Index(index) = &self.kind else { return };
         let selected: HashSet<Digest> = self.children.iter().map(|child| child.raw.digest).collect();
         let name = |platform: Option<&Platform>, is_attestation| match platform {
             _ if is_attestation => "attestation".to_owned(),
@@ -127,7 +127,7 @@ impl Node {
         self.children.iter().for_each(|child| child.omitted(omitted));
     }
 
-    pub(super) fn gather(self, content: &mut Content, seen: &mut Seen, foreign: bool) {
+    pub(super) fn gather(self, content: &mut ImageContent, seen: &mut Gathered, foreign: bool) {
         for child in self.children {
             child.gather(content, seen, foreign);
         }
@@ -135,7 +135,7 @@ impl Node {
             return;
         }
         content.manifests.push(self.raw);
-        if let Kind::Image { manifest, platforms, config } = self.kind {
+        if let NodeKind::Image { manifest, platforms, config } = self.kind {
             for platform in platforms {
                 if !content.platforms.contains(&platform) {
                     content.platforms.push(platform);

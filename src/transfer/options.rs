@@ -1,28 +1,28 @@
-//! What can be chosen about a copy.
+//! Options of a transfer.
 
 use crate::content::retry::RetryPolicy;
 use crate::oci::PlatformSet;
 use std::time::Duration;
 
-/// What becomes of an index when only some of its platforms are copied.
+/// How an index is published if only some of its platforms are transferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IndexMode {
-    /// It is kept byte for byte: its digest keeps resolving, and the platforms left out answer 404.
+    /// Byte for byte: its digest stays valid, and requests for omitted platforms return 404.
     #[default]
     Keep,
-    /// It is written anew with only the entries that were copied: a new digest.
+    /// Rewritten to name only what was transferred, which changes its digest.
     Prune,
-    /// The tag names the one platform's manifest; needs exactly one.
+    /// The tag names one platform's manifest directly. Requires a single platform.
     Flatten,
 }
 
-/// What becomes of an image that has none of the platforms asked for.
+/// What happens to an image that lacks a requested platform.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissingPlatform {
-    /// It fails.
+    /// The image fails.
     #[default]
     Fail,
-    /// It is left out, with a warning.
+    /// The image is skipped.
     Skip,
 }
 
@@ -36,20 +36,20 @@ pub enum MediaTypes {
     Oci,
 }
 
-/// When a big blob is fetched in parts, over several connections at once.
+/// When a large blob is downloaded over several connections at once.
 ///
-/// Only slots that nobody else wants are used for it, and only as many as bring more in a second.
+/// Only idle slots are used, and only as many connections as improve throughput.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PartPolicy {
-    /// No part is made smaller than so many bytes; [`u64::MAX`] for none at all.
+    /// The minimum size of a range, in bytes; [`u64::MAX`] disables ranges.
     pub least: u64,
-    /// A stream that will be done sooner is left alone.
+    /// A stream that ends sooner than this is not split.
     pub worth: Duration,
-    /// How often it is looked whether another part is worth it.
+    /// How often splitting is considered.
     pub look: Duration,
-    /// No part begins further than so many bytes beyond the first that is lacking: what is written there is still to be read
-    /// back and hashed, best from the page cache.
+    /// The maximum distance of a range from the first missing byte. What is written further ahead would no longer be in the
+    /// page cache when it is read back for hashing.
     pub ahead: u64,
 }
 
@@ -68,28 +68,28 @@ impl Default for PartPolicy {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransferOptions {
-    /// The platforms to copy of each image, unless the image says otherwise.
+    /// The platforms to transfer, for images without platforms of their own.
     pub platforms: PlatformSet,
-    /// What becomes of a filtered index.
+    /// How a filtered index is published.
     pub index: IndexMode,
-    /// What becomes of an image without the platform.
+    /// What happens to an image that lacks a requested platform.
     pub missing_platform: MissingPlatform,
     /// Whether an image manifest that is named by digest must be for one of the platforms. If not, it is copied whatever its
     /// platform, as containerd does; indexes are still filtered.
     pub filter_pinned_manifests: bool,
-    /// Whether the source may lack some of an index's manifests, as a tree does that was saved for some platforms: what it
-    /// lacks is passed over. An index of which it has nothing fails.
+    /// Whether the source may lack manifests that an index names, like a tree that was saved for some platforms: these are
+    /// left out. An index of which it has none fails.
     pub sparse: bool,
     /// Whether the attestations of the selected platforms are copied with them. Docker 29.1 and later cannot pull an image
     /// whose index names an attestation that is missing.
     pub attestations: bool,
-    /// Whether foreign (non-distributable) layers are fetched too.
+    /// Whether foreign (non-distributable) layers are downloaded.
     pub foreign_layers: bool,
-    /// What is tried again, and how often.
+    /// The retry policy.
     pub retry: RetryPolicy,
-    /// The most blobs, or parts of them, in flight at once from one source. The source finds its own pace below.
+    /// The maximum number of concurrent blob requests to one source. The source limits itself below that.
     pub jobs: usize,
-    /// When big blobs are fetched in parts.
+    /// When large blobs are downloaded over several connections.
     pub parts: PartPolicy,
     /// Whether the first failed image ends the run.
     pub fail_fast: bool,

@@ -1,24 +1,24 @@
-//! The platforms that were asked for, those that an image has, and what to say where they don't meet.
+//! Compares the requested platforms of an image with those it has.
 
 use crate::error::{Detail, Error, ErrorKind, Side};
 use crate::oci::{Descriptor, Index, Platform, PlatformSet, Reference};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const MISSING_HINT: &str = "ask for a platform that it has (--arch, or platform= in the list), or leave such images out with --missing-platform skip";
+const MISSING_HINT: &str = "request a platform that it has (--arch, or platform= in the list), or skip such images with --missing-platform skip";
 
-/// Of one image.
+/// The platforms of one image.
 pub(super) struct Platforms<'a> {
     reference: &'a Reference,
     pub(super) wanted: &'a PlatformSet,
     /// Whether an image manifest that is the root is copied whatever its platform.
     pub(super) accepts_any_root: bool,
-    /// Those that the image was found to have, in words.
+    /// The platforms that the image was found to have, for display.
     offered: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Platforms<'a> {
-    /// Those that are `wanted` of `reference`; nothing is known yet of what there is.
+    /// Those `wanted` of `reference`, before anything is known of the image.
     pub(super) fn new(reference: &'a Reference, wanted: &'a PlatformSet) -> Self {
         Self { reference, wanted, accepts_any_root: false, offered: Mutex::default() }
     }
@@ -29,14 +29,14 @@ impl<'a> Platforms<'a> {
         self
     }
 
-    /// The image is there for `platform`.
+    /// Records a platform that the image has.
     pub(super) fn offer(&self, platform: &Platform) {
         if !platform.is_unknown() {
             self.offered().insert(platform.to_string());
         }
     }
 
-    /// The image is there for what these entries of its index say.
+    /// Records the platforms of entries of its index.
     pub(super) fn offer_all(&self, entries: &[Descriptor]) {
         entries.iter().filter_map(|entry| entry.platform.as_ref()).for_each(|platform| self.offer(platform));
     }
@@ -45,7 +45,7 @@ impl<'a> Platforms<'a> {
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that were asked for by name.
+    /// The platforms that were requested by name.
     pub(super) fn named(&self) -> Vec<Platform> {
         match self.wanted {
             PlatformSet::Only(named) => named.clone(),
@@ -53,7 +53,7 @@ impl<'a> Platforms<'a> {
         }
     }
 
-    /// Those asked for by name that none of those `there` serves. What has only `artifacts` misses none.
+    /// The requested platforms that none of `there` satisfies. An image of `artifacts` only lacks none.
     pub(super) fn missing(&self, there: &[Platform], artifacts: bool) -> Vec<Platform> {
         if artifacts && there.is_empty() {
             return Vec::new();
@@ -65,10 +65,9 @@ impl<'a> Platforms<'a> {
         self.named().into_iter().filter(|platform| !serves(platform)).collect()
     }
 
-    /// The error that names what is missing and what is there.
-    pub(super) fn lacks(&self, missing: Vec<Platform>) -> Error {
+    /// The error for `missing` platforms, with those that are available.
+    pub(super) fn not_found(&self, missing: Vec<Platform>) -> Error {
         let offered = self.offered();
-        // Signatures and the like have configurations that tell no platform.
         let offered: Vec<&str> = offered.iter().map(String::as_str).filter(|name| *name != "/").collect();
         let detail = Detail::Platform {
             wanted: missing.iter().map(Platform::to_string).collect(),
@@ -77,26 +76,26 @@ impl<'a> Platforms<'a> {
         Error::from_detail(ErrorKind::PlatformNotFound, self.reference, detail).with_hint(MISSING_HINT)
     }
 
-    /// The error for a sparse index of which no image is there at all, whatever was asked for.
+    /// The error for a sparse index of which no manifest is present.
     pub(super) fn nothing_held(&self, index: &Index) -> Option<Error> {
         if index.manifests.is_empty() || !self.offered().is_empty() {
             return None;
         }
         let count = index.manifests.len();
-        let message = format!("nothing of it is there: none of the {count} manifests that its index names");
+        let message = format!("none of the {count} manifests that its index names is present");
         Some(Error::new(ErrorKind::NotFound, self.reference, message).on(Side::Source))
     }
 
-    /// The error for `count` manifests, of the platforms `selected`, where one platform's is to be the image.
+    /// The error for several manifests where one is needed.
     pub(super) fn several(&self, count: usize, selected: &[Platform]) -> Error {
         let selected: BTreeSet<String> = selected.iter().map(Platform::to_string).collect();
         let selected: Vec<String> = selected.into_iter().collect();
         let message = format!(
-            "it is to be one platform's manifest, and {count} were selected: {}",
+            "one platform's manifest is needed, and {count} match: {}",
             selected.join(", ")
         );
         Error::new(ErrorKind::InvalidInput, self.reference, message)
-            .with_hint("ask for one platform with --arch; --index keep and prune keep several, where there can be an index")
+            .with_hint("request one platform with --arch, or keep the index with --index keep or prune where the format has one")
     }
 }
 
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_and_is_not_there_is_missing() {
+    fn requested_platform_without_match_is_missing() {
         let reference = Reference::parse("r.io/a:v1").unwrap();
         let parse = |text: &str| text.split_whitespace().map(platform).collect();
         for (wanted, there, artifacts, expect) in [
@@ -129,16 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_what_there_is() {
+    fn missing_platform_error_lists_available_ones() {
         let reference = Reference::parse("r.io/a:v1").unwrap();
         let platforms = Platforms::new(&reference, &PlatformSet::All);
         let missing = || vec![platform("linux/arm64")];
-        assert!(platforms.lacks(missing()).message().ends_with("(available: none)"));
+        assert!(platforms.not_found(missing()).message().ends_with("(available: none)"));
         platforms.offer(&Platform::new("unknown", "unknown"));
         for offered in ["linux/amd64", "linux/386", "linux/amd64"] {
             platforms.offer(&platform(offered));
         }
-        let error = platforms.lacks(missing());
+        let error = platforms.not_found(missing());
         assert!(error.message().contains("no manifest for linux/arm64"), "{error}");
         assert!(error.message().ends_with("(available: linux/386, linux/amd64)"), "{error}");
     }

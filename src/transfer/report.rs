@@ -1,55 +1,55 @@
-//! The word of a run: what became of each image.
+//! Reports: the result of a run for each image.
 
 use crate::content::Place;
 use crate::error::ErrorReport;
 use crate::oci::{Digest, Reference, Repository, Tag};
 use serde::{Deserialize, Serialize};
 
-/// What became of one image. Each verb has a word of its own for what it was asked to do.
+/// The result for one image. Each verb has its own status for success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Status {
-    /// It was fetched, in whole or in part, and published in a tree.
+    /// Downloaded, in whole or in part, and published in a tree.
     Saved,
-    /// It was brought into a registry from a tree.
+    /// Pushed from a tree into a registry.
     Pushed,
-    /// It was brought from one registry into another.
+    /// Copied from one registry to another.
     Copied,
-    /// It is in the archive or layout, which stands.
+    /// Written to an archive or layout.
     Exported,
-    /// It was brought from an archive or layout into a tree.
+    /// Imported from an archive or layout into a tree.
     Imported,
-    /// It would be saved: this and the next two only in the plan of a dry run.
+    /// Would be saved. This and the next two occur only in the plan of a dry run.
     WouldSave,
     /// It would be pushed.
     WouldPush,
     /// It would be copied.
     WouldCopy,
-    /// All of it was there, and its tag too: nothing was written.
+    /// Complete already: nothing was written.
     Unchanged,
-    /// It has not the platform asked for, and that was allowed.
+    /// Lacks a requested platform, and skipping was allowed.
     Skipped,
-    /// It could not be had; its tag was not touched.
+    /// Failed; its tag was not changed.
     Failed,
 }
 
 impl Status {
-    /// Whether the verb did what it was asked for: saved, pushed, copied, exported or imported.
+    /// Whether the image was saved, pushed, copied, exported or imported.
     #[must_use]
     pub fn is_done(self) -> bool {
         matches!(self, Self::Saved | Self::Pushed | Self::Copied | Self::Exported | Self::Imported)
     }
 
-    /// Whether a verb would do so, in the plan of a dry run.
+    /// Whether a dry run would do so.
     #[must_use]
     pub fn is_planned(self) -> bool {
         matches!(self, Self::WouldSave | Self::WouldPush | Self::WouldCopy)
     }
 }
 
-/// What a run is for: the word for an image that it did it to.
+/// The purpose of a run, which determines the status of a transferred image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verb {
     /// From registries into a tree.
@@ -59,14 +59,14 @@ pub enum Verb {
     Push,
     /// From one registry into another.
     Copy,
-    /// Into an archive or a layout. It has no dry run.
+    /// Into an archive or layout. It has no dry run.
     Export,
-    /// From an archive or a layout into a tree. It has no dry run.
+    /// From an archive or layout into a tree. It has no dry run.
     Import,
 }
 
 impl Verb {
-    /// The status of an image that it was done to.
+    /// The status of an image that was transferred.
     pub(crate) fn done(self) -> Status {
         match self {
             Self::Save => Status::Saved,
@@ -77,7 +77,7 @@ impl Verb {
         }
     }
 
-    /// The status of an image that it would be done to.
+    /// The status of an image that would be transferred.
     pub(crate) fn planned(self) -> Status {
         match self {
             Self::Push => Status::WouldPush,
@@ -87,44 +87,44 @@ impl Verb {
     }
 }
 
-/// One image's row.
+/// The result for one image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ImageReport {
-    /// The image as asked for, in normal form.
+    /// The image as requested, in normal form.
     pub reference: Reference,
-    /// What became of it.
+    /// The result.
     pub status: Status,
-    /// The repository that it has where it was brought to: in the tree, at the registry; in an archive or layout, beside the registry's name.
+    /// Its repository at the destination: in the tree, at the registry, or in the layout.
     pub repository: Repository,
-    /// The tag that it has there; none when it was asked for by digest alone.
+    /// Its tag at the destination; `None` if it was requested by digest only.
     pub tag: Option<Tag>,
-    /// What the tag names there: a manifest's or an index's digest.
+    /// The digest of the manifest or index that the tag names at the destination.
     pub digest: Option<Digest>,
-    /// The digest that the source names, where it is not `digest` (a pruned or flattened index).
+    /// The digest at the source, if it differs from `digest` because the index was pruned or flattened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_digest: Option<Digest>,
-    /// What the tag named there before, where that was something else.
+    /// The digest that the tag named at the destination before, if it was another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Digest>,
     /// The platforms that were copied or already present.
     pub platforms: Vec<String>,
-    /// What the index names and was not copied: platforms, or `attestation`. Clients that read a whole index fail on it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// What the index names and was not transferred: platforms, or `attestation`. Clients that read the whole index fail on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
-    /// Bytes that came over the network for it: blobs, manifests.
+    /// Bytes received over the network for it: blobs and manifests.
     pub bytes_fetched: u64,
-    /// Bytes of its blobs that were there or that another image of the run brought.
+    /// Bytes of its blobs that were present or that another image of the run downloaded.
     pub bytes_reused: u64,
-    /// Tries of its worst request or blob: 1 when nothing had to be tried again.
+    /// The highest attempt count of any request for this image; 1 means no retries.
     pub attempts: u32,
-    /// How long it took, in seconds, from when its turn came until it was on stable storage.
+    /// The time from its start until it was on stable storage, in seconds.
     pub seconds: f64,
     /// Why it failed or was skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
-    /// What there is to know beside: a tag that moved, a short name that was taken.
+    /// Warnings, for instance that a tag has moved or a short name was taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -134,37 +134,37 @@ pub struct ImageReport {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ImagePlan {
-    /// The image as asked for, in normal form.
+    /// The image as requested, in normal form.
     pub reference: Reference,
-    /// What would become of it.
+    /// What would happen to it.
     pub status: Status,
-    /// The repository that it would have in the tree.
+    /// Its repository at the destination.
     pub repository: Repository,
-    /// The tag that it would have there.
+    /// Its tag at the destination.
     pub tag: Option<Tag>,
-    /// What the tag would name.
+    /// The digest that the tag would name.
     pub digest: Option<Digest>,
     /// The platforms that would be present.
     pub platforms: Vec<String>,
-    /// What the index names and would not be copied: platforms, or `attestation`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// What the index names and would not be transferred: platforms, or `attestation`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
-    /// Bytes of blobs that would come for it; a blob that several images share counts with the first.
+    /// Bytes to download; a blob that several images share counts for the first.
     pub fetch_bytes: u64,
-    /// How many blobs these are.
+    /// The number of blobs to download.
     pub fetch_blobs: u64,
-    /// Bytes of its blobs that are there, or that an image before it would bring.
+    /// Bytes of its blobs that are present or that an earlier image would download.
     pub reuse_bytes: u64,
     /// Why it would fail or be skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorReport>,
-    /// What there is to know beside.
+    /// Warnings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl ImagePlan {
-    /// A plan of which nothing is known yet.
+    /// A plan before anything is known.
     pub(crate) fn new(reference: Reference, place: Place) -> Self {
         Self {
             reference,
@@ -188,57 +188,57 @@ impl ImagePlan {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Plan {
-    /// The version of this form, as in [`Report`].
+    /// The schema version, as in [`Report`].
     pub schema: u32,
-    /// A row for each image, in the order of the list.
+    /// One entry for each image, in the order of the list.
     pub images: Vec<ImagePlan>,
-    /// Bytes that would come over the network, manifests left out.
+    /// Bytes to download, without manifests.
     pub fetch_bytes: u64,
-    /// How many blobs would come.
+    /// The number of blobs to download.
     pub fetch_blobs: u64,
-    /// Bytes that would not have to come.
+    /// Bytes that need not be downloaded.
     pub reuse_bytes: u64,
-    /// How long planning took, in seconds.
+    /// The duration of planning, in seconds.
     pub seconds: f64,
 }
 
-/// What became of a whole run. Its JSON form is what `--report` writes.
+/// The result of a run. `--report` writes its JSON form.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Report {
-    /// The version of this form: raised when a field changes its meaning or goes.
+    /// The schema version; incremented when a field is removed or changes its meaning.
     pub schema: u32,
-    /// A row for each image, in the order of the list.
+    /// One entry for each image, in the order of the list.
     pub images: Vec<ImageReport>,
-    /// Bytes that came over the network.
+    /// Bytes received over the network.
     pub bytes_fetched: u64,
-    /// Bytes that did not have to come: there already, or shared between images.
+    /// Bytes that were present already or shared between images.
     pub bytes_reused: u64,
-    /// How long the run took, in seconds.
+    /// The duration of the run, in seconds.
     pub seconds: f64,
-    /// Why the run ended before its images did, if it did: the disk was full, the run was interrupted.
+    /// Why the run ended early, if it did: the disk is full, the run was interrupted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted: Option<ErrorReport>,
 }
 
 impl Report {
-    /// The current version of the JSON form.
+    /// The current schema version.
     pub const SCHEMA: u32 = 1;
 
-    /// How many images the verb was done to: saved, pushed, copied, exported or imported.
+    /// The number of images that were saved, pushed, copied, exported or imported.
     #[must_use]
     pub fn done(&self) -> usize {
         self.images.iter().filter(|image| image.status.is_done()).count()
     }
 
-    /// How many images have this status.
+    /// The number of images with this status.
     #[must_use]
     pub fn count(&self, status: Status) -> usize {
         self.images.iter().filter(|image| image.status == status).count()
     }
 
-    /// Whether the run came to its end with no image failed.
+    /// Whether the run completed without a failed image.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.aborted.is_none() && self.count(Status::Failed) == 0

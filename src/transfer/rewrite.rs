@@ -1,4 +1,4 @@
-//! The only place where a manifest is written anew: an index pruned to what was selected.
+//! Rewrites indexes: the only place where a manifest is serialised.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, RawManifest};
@@ -6,18 +6,18 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// `raw`, an index, with only the entries `kept`: each the entry as it is, and the
-/// manifest that it shall name (another one where that was itself rewritten). All other fields stay.
+/// Returns `raw`, an index, with only the entries `kept`. Each pair is an entry as it is in `raw`, and the descriptor that it
+/// is to have, which differs where the manifest was itself rewritten. All other fields are kept.
 ///
 /// # Errors
-/// `Corrupt` when `raw` is no index.
+/// `Corrupt` if `raw` is not an index.
 pub(crate) fn index(raw: &RawManifest, kept: &[(Descriptor, Descriptor)]) -> Result<RawManifest> {
-    let broken = || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot be rewritten");
+    let broken = || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot rewrite the index");
     let mut document: Value = serde_json::from_slice(&raw.bytes).map_err(|_| broken())?;
     let entries = document.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(broken)?;
     let mut remaining: Vec<Option<&(Descriptor, Descriptor)>> = kept.iter().map(Some).collect();
     entries.retain_mut(|entry| {
-        // By the whole entry: two platforms may share a digest, and only one of them be kept.
+        // Compares whole entries: two platforms may share a digest, and only one of them be selected.
         let read = Descriptor::deserialize(&*entry).ok();
         let place = remaining.iter_mut().find(|kept| kept.is_some_and(|(was, _)| Some(was) == read.as_ref()));
         match place.and_then(Option::take) {
@@ -39,7 +39,7 @@ mod tests {
     use crate::oci::{Digest, Manifest, Platform, media_type};
 
     #[test]
-    fn keeps_what_was_selected_and_every_other_field() {
+    fn rewritten_index_keeps_selected_entries_and_other_fields() {
         let (a, b, c) = (Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c"));
         let json = format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","x":1,"manifests":[

@@ -1,7 +1,7 @@
-//! Whose turn it is. Every source has a lane of its own, so that a registry that is slow, or asks for a
-//! pause, holds up nobody's images but its own.
+//! Schedules images. Every source has a lane of its own, so that a slow registry, or one that asks for a pause, does not delay
+//! images of others.
 
-use super::download::concurrency::Spread;
+use super::download::concurrency::StreamLimit;
 use super::{Image, Resolution};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, JoinSet};
 
-/// Images of one source that are resolved, planned and fetched at once.
+/// The maximum number of images of one source that are planned and downloaded at a time.
 const IN_HAND: usize = 48;
-/// Images of one source that may wait for stable storage beside them; bounds memory.
+/// The maximum number of images of one source in progress, those that wait for stable storage included; bounds memory.
 const IN_ALL: usize = 512;
 
 /// What the images of one source share.
 pub(crate) struct Lane {
     in_hand: Arc<Semaphore>,
-    /// Blob requests in flight.
+    /// Bounds blob requests.
     pub(crate) requests: Semaphore,
-    /// Blobs opened for writing: bounds open files.
+    /// Bounds blobs that are open for writing, and so open files.
     pub(crate) writers: Semaphore,
-    /// Over how many of the requests big blobs are spread.
-    pub(crate) spread: Spread,
+    /// Limits the streams that large blobs are split into.
+    pub(crate) spread: StreamLimit,
     jobs: usize,
     fetched: AtomicU64,
 }
 
-/// An image's turn.
-pub(crate) struct Turn {
+/// One image's place in its lane.
+pub(crate) struct ImageSlot {
     pub(crate) lane: Arc<Lane>,
-    /// Given back when all that the image needs is there, so that the next one may begin.
+    /// Released when the image's content is complete, so that the next image can start.
     pub(crate) in_hand: OwnedSemaphorePermit,
 }
 
@@ -41,19 +41,19 @@ impl Lane {
             in_hand: Arc::new(Semaphore::new(IN_HAND)),
             requests: Semaphore::new(jobs),
             writers: Semaphore::new(jobs * 2),
-            spread: Spread::default(),
+            spread: StreamLimit::default(),
             jobs,
             fetched: AtomicU64::new(0),
         }
     }
 
-    /// `bytes` came over the network.
+    /// Counts `bytes` received over the network.
     pub(crate) fn fetched(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A slot for one more part of a big blob, where that is worth it: one that lies idle and that nobody waits for. A few
-    /// are always left, so that a blob that comes along need not wait.
+    /// An idle slot for another range of a large blob, if more streams are worth it. A few slots are left for blobs that come
+    /// along.
     pub(crate) fn idle_slot(&self, now: Instant) -> Option<SemaphorePermit<'_>> {
         let streams = self.jobs - self.requests.available_permits();
         let most = self.jobs - self.jobs / 8;
@@ -62,27 +62,27 @@ impl Lane {
         if allowed { self.requests.try_acquire().ok() } else { None }
     }
 
-    /// The source failed a part of a big blob.
+    /// Records that the source failed a range.
     pub(crate) fn back_off(&self, now: Instant) {
         self.spread.back_off(self.jobs - self.requests.available_permits(), now);
     }
 }
 
-/// Runs `work` for each image, a bounded number at once of each source, up to `jobs` blob requests each; the
-/// results are in the order of the images.
+/// Runs `work` for each image, with a bounded number of images per source and up to `jobs` blob requests each. Results are
+/// in the order of the images.
 pub(crate) async fn each<S, R, F>(
     jobs: usize,
     images: Vec<Image<S>>,
-    work: impl Fn(Image<S>, Turn) -> F + Clone + Send + 'static,
+    work: impl Fn(Image<S>, ImageSlot) -> F + Clone + Send + 'static,
 ) -> Vec<R>
 where
     S: Send + Sync + 'static,
     R: Send + 'static,
     F: Future<Output = R> + Send + 'static,
 {
-    // In the order of the list, so that what is first in it begins first.
+    // In the order of the list, so that its first images start first.
     let mut lanes: Vec<Vec<(usize, Image<S>)>> = Vec::new();
-    // By the sources' addresses, as numbers: pointers would bind the run to one thread.
+    // Keyed by address: raw pointers would make the future `!Send`.
     let mut of_source: HashMap<usize, usize> = HashMap::new();
     for (number, image) in images.into_iter().enumerate() {
         let lane = *of_source.entry(Arc::as_ptr(&image.source).addr()).or_insert(lanes.len());
@@ -92,10 +92,10 @@ where
         lanes[lane].push((number, image));
     }
     for lane in &mut lanes {
-        // What waits for another registry must not hold up the rest of its lane.
+        // An image that waits for another registry must not delay the rest of its lane.
         lane.sort_by_key(|(_, image)| matches!(image.resolved, Some(Resolution::Pending(_))));
     }
-    // Among the runtime's own tasks, which wake each other cheaply: the thread that waits for the run is woken at each lane's end.
+    // A task each: the runtime's tasks wake each other cheaply, and the thread that blocks on the run does not.
     let mut tasks = JoinSet::new();
     for images in lanes {
         tasks.spawn(in_lane(Arc::new(Lane::new(jobs)), images, work.clone()));
@@ -111,7 +111,7 @@ where
 async fn in_lane<S, R, F>(
     lane: Arc<Lane>,
     images: Vec<(usize, Image<S>)>,
-    work: impl Fn(Image<S>, Turn) -> F,
+    work: impl Fn(Image<S>, ImageSlot) -> F,
 ) -> Vec<(usize, R)>
 where
     R: Send + 'static,
@@ -121,8 +121,8 @@ where
     let mut tasks = JoinSet::new();
     for (number, image) in images {
         let Ok(in_hand) = lane.in_hand.clone().acquire_owned().await else { break };
-        // It is large, and a task is moved some times before it runs.
-        let done = Box::pin(work(image, Turn { lane: lane.clone(), in_hand }));
+        // Boxed: the future is large and is moved several times before it runs.
+        let done = Box::pin(work(image, ImageSlot { lane: lane.clone(), in_hand }));
         tasks.spawn(async move { (number, done.await) });
         while tasks.len() >= IN_ALL
             && let Some(joined) = tasks.join_next().await
@@ -139,11 +139,11 @@ where
     rows
 }
 
-/// What a task brought; none when it was ended from outside.
+/// The output of a task; `None` if it was aborted.
 fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
     match joined {
         Ok(brought) => Some(brought),
-        // An observer's, most likely: a row left out would hide an image.
+        // Propagates panics, most likely an observer's: an omitted row would hide an image.
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => None,
     }

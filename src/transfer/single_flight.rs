@@ -1,4 +1,4 @@
-//! One digest is one download, however many images and registries name it.
+//! Downloads each digest once, however many images and registries need it.
 
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Registry, Repository};
@@ -9,31 +9,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
-/// Where a blob can be had, and of what size it is said to be: one manifest's lie about that is no other's failure.
+/// Where a blob is requested from, and the size that its manifest claims. Part of the key of failures: a wrong size in one
+/// manifest must not fail images with the right one.
 pub(crate) type Provenance = (Registry, Repository, u64);
 
-/// The blobs of a run: which are there, which are on their way.
+/// The blobs of a run.
 #[derive(Default)]
-pub(crate) struct Flight {
+pub(crate) struct BlobFlights {
     blobs: Mutex<HashMap<Digest, Arc<Blob>>>,
 }
 
-/// One blob. The first image to ask fetches it, the others wait; when it fails, the next one
-/// takes over from its own origin.
+/// One blob. The first image that needs it downloads it while the others wait; if that fails, the next one tries its own
+/// source.
 #[derive(Default)]
 struct Blob {
-    /// Set once the blob is committed: its size in bytes.
+    /// Its size in bytes, once it is committed.
     size: OnceCell<u64>,
-    /// The same for each repository that must have it apart from the others.
+    /// The same for each repository that needs its own copy.
     apart: Mutex<HashMap<Repository, Arc<OnceCell<u64>>>>,
-    /// What failed for good in this run: from where, to which repository apart, and how.
+    /// Failures that were final: the source, the repository and the error.
     failed: Mutex<Vec<Failed>>,
 }
 
 type Failed = (Provenance, Option<Repository>, Error);
 
-impl Flight {
-    /// Whether nobody in this run has asked for `digest` before; counts as asking.
+impl BlobFlights {
+    /// Whether no image of this run has claimed `digest` before.
     pub(crate) fn claim(&self, digest: Digest) -> bool {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         match blobs.entry(digest) {
@@ -45,13 +46,13 @@ impl Flight {
         }
     }
 
-    /// The size of the blob `digest` once it is there; runs `fetch` when it falls to this caller to bring it.
+    /// The size of the blob `digest` once it is present. Runs `fetch` unless another caller does.
     ///
-    /// Where the sink keeps the repository `apart` from others, `fetch` runs for each repository: for the others once
-    /// the first has the blob, so that they can have it from there.
+    /// If `apart` is given, the sink needs a copy in each repository: `fetch` runs once for each, and for the others only after
+    /// the first is done, so that they can mount the blob from there.
     ///
     /// # Errors
-    /// `fetch`'s, or what it answered an earlier caller with the same `origin` and repository.
+    /// That of `fetch`, or the error that it returned before for the same `origin` and repository.
     pub(crate) async fn bring<F>(
         &self,
         digest: Digest,
@@ -126,8 +127,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_ask_and_one_fetches() {
-        let flight = Flight::default();
+    async fn blob_is_fetched_once_for_many_callers() {
+        let flight = BlobFlights::default();
         let fetched = AtomicUsize::new(0);
         let digest = Digest::of(b"x");
         let ask = || {
@@ -143,8 +144,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_origin_takes_over_and_the_same_is_not_asked_again() {
-        let flight = Flight::default();
+    async fn failed_source_is_replaced_and_not_retried() {
+        let flight = BlobFlights::default();
         let digest = Digest::of(b"x");
         let fail = || async { Err(Error::new(ErrorKind::NotFound, "x", "gone")) };
         assert!(flight.bring(digest, None, origin("a"), fail).await.is_err());
@@ -155,8 +156,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lie_about_the_size_is_not_held_against_who_tells_the_truth() {
-        let flight = Flight::default();
+    async fn wrong_size_fails_only_its_manifest() {
+        let flight = BlobFlights::default();
         let digest = Digest::of(b"x");
         let (registry, repository, size) = origin("a");
         let lie = (registry.clone(), repository.clone(), size + 1);
@@ -167,8 +168,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn repositories_apart_each_fetch_the_first_before_the_others() {
-        let flight = Flight::default();
+    async fn separate_repositories_fetch_after_the_first() {
+        let flight = BlobFlights::default();
         let order = Mutex::new(Vec::new());
         let digest = Digest::of(b"x");
         let ask = |name: &'static str| {
@@ -192,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_claim_is_told_so() {
-        let flight = Flight::default();
+    fn only_the_first_claim_succeeds() {
+        let flight = BlobFlights::default();
         assert!(flight.claim(Digest::of(b"x")));
         assert!(!flight.claim(Digest::of(b"x")));
     }

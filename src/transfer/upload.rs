@@ -1,12 +1,12 @@
-//! One blob to a sink that takes it in order and can't read it back: hashed on its way, verified, committed.
+//! Uploads one blob to a sink that accepts it in order and cannot read it back: hashed on the way, verified, committed.
 //!
-//! What the other side holds after a failure may be less than what was sent. The hash is kept at marks along the
-//! blob, so that it can go back there: every byte that is sent again is hashed again, and what is committed is what was hashed.
+//! After a failure the sink may hold less than was sent. Hash states are kept at intervals, so that hashing can resume from an
+//! earlier offset: every byte that is sent again is hashed again, and what is committed is what was hashed.
 
 use super::Engine;
-use super::blob::{PROGRESS, Shown, check_length, cut, trickles};
+use super::blob::{PROGRESS, BlobProgress, check_length, mismatch, too_slow, truncated};
 use super::event::Event;
-use super::stats::Tally;
+use super::stats::ImageStats;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobStream, BlobUpload, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -16,19 +16,19 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::time::Instant;
 
-/// How far apart the marks are that a hash can go back to, in bytes.
+/// The distance between saved hash states, in bytes.
 const MARK: u64 = 4 << 20;
 
-/// The hash of a blob from its start on.
+/// An incremental hash with saved states.
 #[derive(Default)]
 struct Hashed {
     state: Sha256State,
-    /// Earlier states, in order.
+    /// Saved states, in order.
     marks: Vec<Sha256State>,
 }
 
 impl Hashed {
-    /// How many bytes were hashed.
+    /// The number of bytes hashed.
     fn len(&self) -> u64 {
         self.state.len()
     }
@@ -40,7 +40,7 @@ impl Hashed {
         }
     }
 
-    /// Goes back to the last mark that is not beyond `offset`, unless it is not beyond it now.
+    /// Goes back to the last saved state at or before `offset`, if the hash is beyond it.
     fn back_to(&mut self, offset: u64) {
         if self.len() > offset {
             self.marks.retain(|mark| mark.len() <= offset);
@@ -53,26 +53,26 @@ impl Hashed {
     }
 }
 
-/// One blob on its way.
+/// An upload in progress.
 struct Sender<'a, K: Sink, S> {
     engine: &'a Engine<K>,
     source: &'a S,
     reference: &'a Reference,
     blob: &'a Descriptor,
-    /// The whole blob, where it is in memory.
+    /// The whole blob, if it is in memory.
     ready: Option<Bytes>,
-    tally: &'a Tally,
+    stats: &'a ImageStats,
     upload: K::Upload,
     hashed: Hashed,
-    /// How far it ever came.
+    /// The highest offset that was sent.
     furthest: u64,
 }
 
 impl<K: Sink> Engine<K> {
-    /// Sends a blob to its last byte, through failures of either side, and commits it.
+    /// Uploads a blob completely, with retries on both sides, and commits it.
     ///
     /// # Errors
-    /// `Corrupt` when it hashed wrong, here or there: then another upload may go better.
+    /// `Corrupt` if the content does not have its digest, at the source or at the sink; a new upload may succeed.
     pub(super) async fn upload<S: Source>(
         &self,
         source: &S,
@@ -80,17 +80,17 @@ impl<K: Sink> Engine<K> {
         blob: &Descriptor,
         ready: Option<Bytes>,
         upload: K::Upload,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<()> {
-        let shown = Shown::start(self, reference, blob, 0);
+        let shown = BlobProgress::start(self, reference, blob, 0);
         let (hashed, furthest) = (Hashed::default(), 0);
         let mut sender =
-            Sender { engine: self, source, reference, blob, ready, tally, upload, hashed, furthest };
+            Sender { engine: self, source, reference, blob, ready, stats, upload, hashed, furthest };
         let mut attempts = Attempts::new(&self.options.retry);
         loop {
             let before = sender.furthest;
-            // While a try is waited for, others may have the slot.
-            let slot = tally.lane.requests.acquire().await;
+            // The slot is free for others during the wait for a retry.
+            let slot = stats.lane.requests.acquire().await;
             let sent = sender.send().await;
             drop(slot);
             let Err(error) = sent else {
@@ -103,17 +103,17 @@ impl<K: Sink> Engine<K> {
             if sender.furthest - before >= PROGRESS {
                 attempts.progress();
             }
-            self.again(&mut attempts, tally, &blob.digest, error).await?;
+            self.again(&mut attempts, stats, &blob.digest, error).await?;
         }
     }
 }
 
 impl<K: Sink, S: Source> Sender<'_, K, S> {
-    /// One try: from where the other side is to the end.
+    /// One attempt: from what the sink holds to the end.
     async fn send(&mut self) -> Result<()> {
         let (blob, held) = (self.blob, self.upload.received().await?);
         if held > blob.size {
-            let wrong = format!("the upload has {held} bytes already, the blob only {}", blob.size);
+            let wrong = format!("the upload already has {held} bytes, more than the {} of the blob", blob.size);
             return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Sink));
         }
         self.hashed.back_to(held);
@@ -122,19 +122,18 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
         }
         let digest = self.hashed.digest();
         if digest != blob.digest {
-            self.source.refuted(&self.reference.repository, &blob.digest);
-            let wrong = format!("the bytes received hash to {digest}");
-            return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Source));
+            self.source.report_corrupt(&self.reference.repository, &blob.digest);
+            return Err(mismatch(blob, digest));
         }
         self.upload.commit(&digest).await
     }
 
-    /// Hashes what comes from the source, and sends what the other side has not, which is all beyond `held`.
+    /// Hashes the source's bytes, and sends those beyond `held`.
     async fn stream(&mut self, held: u64) -> Result<()> {
         let (blob, from) = (self.blob, self.hashed.len());
         let mut stream = self.open(from).await?;
         if stream.start > from {
-            let wrong = format!("bytes from {from} on were asked for, {} on were sent", stream.start);
+            let wrong = format!("requested bytes from {from}, received bytes from {}", stream.start);
             return Err(Error::new(ErrorKind::Unavailable, blob.digest, wrong).on(Side::Source));
         }
         let mut skip = from - stream.start;
@@ -142,7 +141,7 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
             if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(trickles(blob, self.hashed.len()));
+                return Err(too_slow(blob, self.hashed.len()));
             }
             skip -= drop_front(&mut chunk, skip);
             let at = self.hashed.len();
@@ -155,7 +154,7 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
             }
             trickle.excuse(sending.elapsed());
         }
-        if self.hashed.len() < blob.size { Err(cut(blob, self.hashed.len())) } else { Ok(()) }
+        if self.hashed.len() < blob.size { Err(truncated(blob, self.hashed.len())) } else { Ok(()) }
     }
 
     async fn open(&mut self, from: u64) -> Result<BlobStream> {
@@ -168,9 +167,9 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
         }
     }
 
-    /// Sends the bytes that end where the hash is now.
+    /// Sends the bytes that precede the current position of the hash.
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.tally.fetched(bytes.len() as u64);
+        self.stats.fetched(bytes.len() as u64);
         self.upload.write(bytes).await?;
         let more = self.hashed.len().saturating_sub(self.furthest);
         self.furthest += more;
@@ -182,7 +181,7 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
     }
 }
 
-/// Takes up to `count` bytes away from the front; answers how many.
+/// Removes up to `count` bytes from the front; returns how many.
 fn drop_front(bytes: &mut Bytes, count: u64) -> u64 {
     let dropped = count.min(bytes.len() as u64);
     *bytes = bytes.split_off(usize::try_from(dropped).unwrap_or(bytes.len()));
@@ -202,10 +201,10 @@ mod tests {
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
-    /// What uploads come to, in turn: after so many bytes one fails, having kept so many.
+    /// Failures of uploads, in turn: after so many bytes, with so many of them kept.
     type Faults = Arc<Mutex<Vec<(u64, u64)>>>;
 
-    /// A registry: blobs are there for each repository apart, and linked from another where one has them.
+    /// A registry: repositories have their own blobs, and mount them from each other.
     #[derive(Clone, Default)]
     struct Registry {
         memory: Memory,
@@ -305,7 +304,7 @@ mod tests {
         (0..length).map(|at| (at / 7) as u8 ^ seed).collect::<Vec<u8>>().into()
     }
 
-    /// A source with one image of the layers `layers`.
+    /// A source with one image of `layers`.
     fn source(layers: &[Bytes]) -> Memory {
         let (memory, repository) = (Memory::new(), "a/b".parse().unwrap());
         let config = Bytes::from_static(br#"{"os":"linux","architecture":"amd64"}"#);
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_cut_goes_on_from_what_the_other_side_holds() {
+    async fn cut_upload_resumes_at_the_receivers_offset() {
         let size = 3 * MARK as usize + 5;
         for faults in [
             vec![],
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blob_goes_over_the_wire_once_and_is_linked_in_the_other_repositories() {
+    async fn blob_is_uploaded_once_and_mounted_elsewhere() {
         let (source, sink) = (source(&[layer(1, 1000), layer(2, 300_000)]), Registry::default());
         let report = copy(&source, &sink, &["x", "y", "z"]).await;
         assert!(report.is_success(), "{:?}", report.images);
@@ -374,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wrong_bytes_are_never_committed() {
+    async fn upload_with_wrong_digest_is_not_committed() {
         let (right, sink) = (layer(1, 1000), Registry::default());
         let source = source(std::slice::from_ref(&right));
         source.replace_blob(&Digest::of(&right), layer(9, 1000));

@@ -38,7 +38,7 @@ fn skopeo_raw(image: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_registry_and_the_tree_saved_from_it_tell_the_same() {
+fn inspect_agrees_for_registry_and_tree() {
     let registry = Registry::serve(&samples());
     let image = format!("{}/demo/app:1.0", registry.address);
     let work = TempDir::new().unwrap();
@@ -75,7 +75,7 @@ fn a_registry_and_the_tree_saved_from_it_tell_the_same() {
 }
 
 #[test]
-fn a_short_name_in_the_tree_is_found_by_every_way_to_ask() {
+fn short_name_is_found_by_every_spelling() {
     let tree = Tree::new();
     let image = tree.image("nginx", "linux/amd64", &[b"one"]);
     tree.tag("nginx", "1", &image.digest);
@@ -91,7 +91,7 @@ fn a_short_name_in_the_tree_is_found_by_every_way_to_ask() {
 }
 
 #[test]
-fn a_platform_that_was_not_saved_is_told_to_be_absent() {
+fn omitted_platform_is_shown_as_absent() {
     let tree = Tree::new();
     let amd64 = tree.image("app", "linux/amd64", &[b"one"]);
     let arm = tree.image("app", "linux/arm64", &[b"two"]);
@@ -107,7 +107,7 @@ fn a_platform_that_was_not_saved_is_told_to_be_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_come_in_pages_and_no_page_leads_elsewhere() {
+async fn tag_pages_stay_on_their_host() {
     let server = FaultServer::start().await;
     server.add_image("app", "v1", &[b"layer"]);
     let page = |tags: &str, next: &str| {
@@ -132,7 +132,7 @@ async fn tags_come_in_pages_and_no_page_leads_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_tags_that_bring_nothing_new_come_to_an_end() {
+async fn tag_pages_without_new_tags_end() {
     let server = FaultServer::start().await;
     server.add_image("app", "v1", &[b"layer"]);
     for page in 0..100 {
@@ -147,7 +147,7 @@ async fn pages_of_tags_that_bring_nothing_new_come_to_an_end() {
 }
 
 #[test]
-fn json_is_an_object_with_a_schema() {
+fn inspect_json_has_a_schema_version() {
     let registry = Registry::serve(&samples());
     let name = format!("{}/demo/app", registry.address);
     let read = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&out(args)).unwrap() };
@@ -164,7 +164,7 @@ fn json_is_an_object_with_a_schema() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn inspect_missing_image_is_named() {
     let registry = Registry::serve(&samples());
     let nowhere = format!("{}/demo/none:1", registry.address);
     let dir = TempDir::new().unwrap();
@@ -188,7 +188,7 @@ fn what_is_not_there_is_named() {
 
 /// Whichever command it is that reads a directory.
 #[test]
-fn a_directory_that_is_none_or_empty_is_told_alike() {
+fn inspect_missing_or_empty_directory_fails_alike() {
     let dir = TempDir::new().unwrap();
     let empty = dir.path().to_str().unwrap();
     std::fs::write(dir.path().join("keep"), "x:1\n").unwrap();

@@ -43,7 +43,7 @@ fn every_listed_image_can_be_inspected() {
 }
 
 #[test]
-fn a_layer_unpacks_to_the_files_of_its_platform() {
+fn sample_layer_unpacks_to_its_platform_files() {
     let registry = Registry::serve(&samples());
     let dir = tempfile::tempdir().expect("a temporary directory");
     let layout = format!("oci:{}:image", dir.path().join("layout").display());
@@ -57,7 +57,7 @@ fn a_layer_unpacks_to_the_files_of_its_platform() {
 }
 
 #[test]
-fn containerd_pulls_the_index_it_was_asked_for() {
+fn containerd_pulls_the_sample_index() {
     let registry = Registry::serve(&samples());
     let link = samples().join("docker/registry/v2/repositories/demo/app/_manifests/tags/1.0/current/link");
     let digest = std::fs::read_to_string(link).expect("a tag");
@@ -66,7 +66,7 @@ fn containerd_pulls_the_index_it_was_asked_for() {
 }
 
 #[test]
-fn garbage_collection_keeps_the_samples_whole() {
+fn garbage_collection_keeps_the_samples() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     copy_tree(&samples(), dir.path());
     let said = garbage_collect(dir.path(), false);
@@ -74,7 +74,7 @@ fn garbage_collection_keeps_the_samples_whole() {
 }
 
 #[test]
-fn a_token_is_asked_for_and_believed() {
+fn token_server_grants_access() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options =
         TokenOptions { user: Some(("reader", "pass")), lifetime: std::time::Duration::from_secs(300) };
@@ -92,7 +92,7 @@ fn a_token_is_asked_for_and_believed() {
 }
 
 #[test]
-fn a_private_authority_is_needed_and_enough() {
+fn private_ca_is_required_and_sufficient() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let tls = Tls::make(dir.path());
     let options = RegistryOptions { tls: Some(tls.clone()), ..RegistryOptions::default() };

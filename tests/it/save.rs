@@ -32,7 +32,7 @@ fn parsed(dir: &Path, digest: &Digest) -> Manifest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_sample_is_saved_and_a_second_run_changes_nothing() {
+async fn samples_are_saved_and_second_run_is_unchanged() {
     let samples = Samples::serve().await;
     let dir = tempfile::tempdir().unwrap();
     let references = listed(&samples.host());
@@ -80,7 +80,7 @@ fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_image_is_a_row_and_the_rest_go_on() {
+async fn failed_image_does_not_stop_the_others() {
     let samples = Samples::serve().await;
     let dir = tempfile::tempdir().unwrap();
     let host = samples.host();
@@ -100,7 +100,7 @@ async fn a_bad_image_is_a_row_and_the_rest_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn index_modes_decide_what_the_tag_names() {
+async fn index_mode_determines_the_tagged_manifest() {
     let samples = Samples::serve().await;
     let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
     let run = async |mode| {
@@ -134,7 +134,7 @@ async fn index_modes_decide_what_the_tag_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_platform_fails_or_is_left_out() {
+async fn missing_platform_fails_or_is_skipped() {
     let samples = Samples::serve().await;
     let host = samples.host();
     let of = |name: &str| Reference::parse(&format!("{host}/{name}")).unwrap();
@@ -161,7 +161,7 @@ async fn a_missing_platform_fails_or_is_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_s_own_platforms_come_before_the_run_s_and_a_wider_choice_adds_what_lacks() {
+async fn image_platforms_override_the_options() {
     let samples = Samples::serve().await;
     let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -177,7 +177,7 @@ async fn an_image_s_own_platforms_come_before_the_run_s_and_a_wider_choice_adds_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pinned_tag_is_saved_as_pinned_and_a_moved_one_is_told() {
+async fn pinned_tag_that_moved_is_saved_with_a_warning() {
     let samples = Samples::serve().await;
     let host = samples.host();
     let upstream = Store::open_read_only(&Samples::dir()).unwrap();
@@ -211,7 +211,7 @@ async fn colliding_images_fail_before_anything_is_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_that_is_gone_is_in_no_other_s_way() {
+async fn missing_image_does_not_collide() {
     let (one, two) = (Samples::serve().await, FaultServer::start().await);
     let dir = tempfile::tempdir().unwrap();
     let names = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.registry())];
@@ -247,7 +247,7 @@ async fn colliding_rewritten_indexes_fail_before_anything_is_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn planning_tells_what_would_come_and_writes_nothing() {
+async fn plan_matches_the_run_and_writes_nothing() {
     let samples = Samples::serve().await;
     let references = listed(&samples.host());
     let dir = tempfile::tempdir().unwrap();
@@ -272,7 +272,7 @@ fn bytes_on_disk(dir: &Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_images_of_one_name_the_one_that_is_not_to_be_had_fails_alone() {
+async fn colliding_image_that_is_missing_fails_alone() {
     let (one, two) = (Samples::serve().await, Samples::serve().await);
     let dir = tempfile::tempdir().unwrap();
     let tag = "artifacts/sbom:1.0";
@@ -290,7 +290,7 @@ async fn of_two_images_of_one_name_the_one_that_is_not_to_be_had_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pruning_for_another_platform_later_keeps_the_first_and_tells_what_the_tag_named() {
+async fn pruning_for_another_platform_keeps_the_first() {
     let samples = Samples::serve().await;
     let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
     let dir = tempfile::tempdir().unwrap();
@@ -316,7 +316,7 @@ async fn pruning_for_another_platform_later_keeps_the_first_and_tells_what_the_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_ends_early_says_why() {
+async fn aborted_run_reports_the_cause() {
     let samples = Samples::serve().await;
     let host = samples.host();
     let of = |name: &str| SaveImage::from(Reference::parse(&format!("{host}/{name}")).unwrap());
@@ -354,7 +354,7 @@ impl saver::transfer::Observer for CancelWhenSaved {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_never_answers_holds_up_no_other() {
+async fn silent_registry_delays_no_other() {
     let samples = Samples::serve().await;
     // It takes connections and says nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -528,7 +528,7 @@ async fn tag_that_moves_between_head_and_get_is_resolved_again() {
 }
 
 #[tokio::test]
-async fn one_image_and_its_digest_in_a_call_each() {
+async fn pull_image_and_local_digest_agree() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -223,7 +223,7 @@ impl Sink for Pusher {
         Ok(found.is_some())
     }
 
-    fn presume(&self, repository: &Repository, blobs: &[Descriptor]) {
+    fn assume_present(&self, repository: &Repository, blobs: &[Descriptor]) {
         blobs.iter().for_each(|blob| self.0.note_blob(repository, blob));
     }
 
@@ -351,12 +351,12 @@ mod tests {
         assert!(matches!(sink.ingest(&other, &blob).await.unwrap(), Ingest::Present));
         // Another run does not know the repository.
         let (third, sink) = ("c".parse().unwrap(), pusher(&peer));
-        sink.presume(&other, std::slice::from_ref(&blob));
+        sink.assume_present(&other, std::slice::from_ref(&blob));
         assert!(matches!(sink.ingest(&third, &blob).await.unwrap(), Ingest::Present));
         assert!(pusher(&peer).has_blob(&third, &blob).await.unwrap());
         // A wrong assumption costs one request.
         let absent = Descriptor::new("x", Digest::of(b"absent"), 6);
-        sink.presume(&other, std::slice::from_ref(&absent));
+        sink.assume_present(&other, std::slice::from_ref(&absent));
         assert!(matches!(sink.ingest(&third, &absent).await.unwrap(), Ingest::Upload(_)));
     }
 }

@@ -1,48 +1,49 @@
-//! Over how many connections to one source it pays to spread big blobs.
+//! Limits the number of streams from one source that large blobs are split into.
 //!
-//! Whole blobs may use all the slots there are; further parts of a blob use slots that lie idle, and only as many as have been
-//! seen to help: the number grows by leaps as long as more comes in a second for it.
+//! Whole blobs may use all slots. Further ranges of a blob use idle slots only, and only as many as have improved throughput: the
+//! number grows in steps as long as each step pays off.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many streams are tried at first, and by how much the number grows when that has helped.
+/// The initial number of streams, and the factor by which it grows.
 const LEAP: usize = 4;
-/// How much more must come in a second for a leap to have helped.
+/// The factor by which throughput must rise for a step to have paid off.
 const GROWTH: f64 = 1.2;
-/// How long what comes is counted, once there are as many streams as there may be.
+/// How long throughput is measured, once the limit is reached.
 const MEASURED: Duration = Duration::from_millis(300);
-/// After how long a leap that did not help is tried again.
+/// How long to wait before a step that did not pay off is tried again.
 const RETRIED: Duration = Duration::from_secs(10);
-/// After so many parts that came as whole blobs no more are asked for: one content server's bad moment is no reason.
+/// The number of range requests that may be answered with the whole blob before no more are made. More than one: it may be a
+/// single misbehaving server behind the registry's name.
 const MAX_REFUSALS: u32 = 3;
-/// How long no further stream is begun after the source has failed one.
+/// How long no stream is added after the source has failed one.
 const REST: Duration = Duration::from_secs(1);
-/// The longest such rest: it doubles with each failure.
+/// The maximum of that time; it doubles with each failure.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// What has been learned of one source in one run.
+/// The limit for one source in one run.
 #[derive(Debug)]
-pub(crate) struct Spread(Mutex<State>);
+pub(crate) struct StreamLimit(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// As many streams as there may be.
+    /// The current limit.
     ceiling: usize,
-    /// The leap to be judged: the ceiling before it, and bytes a second then.
+    /// The step being judged: the limit before it, and the throughput then in bytes per second.
     leap: Option<(usize, f64)>,
-    /// Since when what comes is counted, and what had come by then.
+    /// The start of the measurement, and the bytes received by then.
     counting: Option<(Instant, u64)>,
-    /// No leap before then.
+    /// No step before then.
     held: Option<Instant>,
-    /// No stream before then.
+    /// No further stream before then.
     resting: Option<Instant>,
     rest: Duration,
-    /// How often the source had no part to give.
+    /// The number of range requests that were answered with the whole blob.
     refusals: u32,
 }
 
-impl Default for Spread {
+impl Default for StreamLimit {
     fn default() -> Self {
         Self(Mutex::new(State {
             ceiling: LEAP,
@@ -56,13 +57,13 @@ impl Default for Spread {
     }
 }
 
-impl Spread {
+impl StreamLimit {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more stream may be begun beside `streams`, of `most` that there are slots for, when `fetched` bytes in all
-    /// have come by `now`.
+    /// Whether one more stream may be added to `streams`, with slots for `most`, when `fetched` bytes have been received in total
+    /// by `now`.
     pub(crate) fn allows_one_more(&self, streams: usize, most: usize, fetched: u64, now: Instant) -> bool {
         let mut state = self.state();
         if state.refusals >= MAX_REFUSALS || state.resting.is_some_and(|until| now < until) {
@@ -84,12 +85,12 @@ impl Spread {
         state.judge(streams, (fetched - before) as f64 / elapsed.as_secs_f64(), most, now) && streams < most
     }
 
-    /// The source sent a whole blob where a part was asked for.
+    /// Records that the source answered a range request with the whole blob.
     pub(crate) fn refused(&self) {
         self.state().refusals += 1;
     }
 
-    /// The source has failed a stream: fewer of them, and none for a while.
+    /// Records that the source failed a stream: halves the limit, and adds no stream for a while.
     pub(crate) fn back_off(&self, streams: usize, now: Instant) {
         let mut state = self.state();
         state.ceiling = (streams / 2).max(1);
@@ -99,14 +100,14 @@ impl Spread {
         state.rest = (state.rest * 2).min(LONGEST_REST);
     }
 
-    /// A part came as it should.
+    /// Records that a range was received.
     pub(crate) fn came(&self) {
         self.state().rest = REST;
     }
 }
 
 impl State {
-    /// What the last leap has brought, now that `rate` bytes come in a second over `streams`; whether to leap on.
+    /// Judges the last step by the throughput `rate` over `streams`; returns whether to take another one.
     fn judge(&mut self, streams: usize, rate: f64, most: usize, now: Instant) -> bool {
         if let Some((before, rate_before)) = self.leap.take()
             && (rate < rate_before * GROWTH || rate == 0.0)
@@ -118,7 +119,7 @@ impl State {
         if self.held.is_some_and(|until| now < until) {
             return false;
         }
-        // Whole blobs may have taken more slots: so many are no harm.
+        // Whole blobs may use more slots than the limit; that many do no harm.
         let now_good = self.ceiling.max(streams);
         self.leap = Some((now_good, rate));
         self.ceiling = (now_good * LEAP).min(most.max(LEAP));
@@ -130,10 +131,10 @@ impl State {
 mod tests {
     use super::*;
 
-    /// Looks ten times a second for so long, with as many streams as allowed up to `most`; `rate` says what so
-    /// many bring in a second. Answers how many there are at the end.
+    /// Considers adding streams ten times a second, up to `most`; `rate` is the throughput of so many streams. Returns the number
+    /// at the end.
     struct Link<F: Fn(usize) -> u64> {
-        spread: Spread,
+        spread: StreamLimit,
         now: Instant,
         fetched: u64,
         streams: usize,
@@ -143,7 +144,7 @@ mod tests {
 
     impl<F: Fn(usize) -> u64> Link<F> {
         fn new(most: usize, rate: F) -> Self {
-            Self { spread: Spread::default(), now: Instant::now(), fetched: 0, streams: 1, most, rate }
+            Self { spread: StreamLimit::default(), now: Instant::now(), fetched: 0, streams: 1, most, rate }
         }
 
         fn run(&mut self, seconds: f64) -> usize {
@@ -159,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn more_streams_are_begun_while_they_bring_more() {
+    fn streams_are_added_while_throughput_grows() {
         let mut link = Link::new(16, |streams| 8_000_000 * (streams as u64).min(8));
         assert_eq!(link.run(0.1), 4, "a few are tried at once");
         assert_eq!(link.run(1.0), 16);
     }
 
     #[test]
-    fn a_link_that_is_full_is_left_at_what_filled_it() {
+    fn saturated_link_keeps_its_stream_count() {
         let mut link = Link::new(16, |streams| 8_000_000 * (streams as u64).min(3));
         link.run(2.0);
         link.streams = 2;
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fails_streams_is_asked_for_fewer_and_comes_back() {
+    fn failing_source_gets_fewer_streams_for_a_while() {
         let mut link = Link::new(16, |streams| 8_000_000 * streams as u64);
         assert_eq!(link.run(1.5), 16);
         link.spread.back_off(16, link.now);

@@ -1,9 +1,8 @@
-//! A large blob on its way into its writer: over one stream, or in parts over several at once.
+//! Downloads a large blob into its writer, over one stream or over several that each request a range.
 //!
-//! One stream begins with all that is lacking. While slots lie idle and it has long to go, other streams take over
-//! parts from its end; each writes where its bytes belong, and the hash follows the front. A part that fails lies
-//! idle until another stream takes it; as long as others bring bytes that costs nothing more. Only a failure with nobody else at work
-//! counts against the tries that the retry policy allows.
+//! The first stream requests all that is missing. While slots are idle and much is left, further streams take over ranges from
+//! its end; each writes at its own offset, and the hash follows the contiguous front. A range that fails is idle until another
+//! stream takes it. Only a failure with no other stream active counts against the retry policy.
 
 pub(super) mod concurrency;
 mod ranges;
@@ -15,109 +14,111 @@ use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::transfer::Engine;
-use crate::transfer::blob::{PROGRESS, Shown};
-use crate::transfer::stats::Tally;
+use crate::transfer::blob::{PROGRESS, BlobProgress};
+use crate::transfer::stats::ImageStats;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use ranges::{PartId, Parts};
+use ranges::{RangeId, MissingRanges};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use stream::{Ended, Receiving};
+use stream::{Download, Ended, Mode};
 use tokio::sync::SemaphorePermit;
 use tokio::time::MissedTickBehavior;
 
-/// How long a stream should be busy with its part: long against a round trip, short against what others wait for its slot.
+/// How long a stream should be busy with its range: long compared with a round trip, short compared with what others wait for
+/// its slot.
 const PART_SECONDS: f64 = 4.0;
-/// Streams that bring so many bytes a second are left as they are: one alone keeps the hash busy, which can only take the
-/// front; several would share the same processors and leave the front behind.
+/// Streams of at least this throughput, in bytes per second, are not split: one of them keeps the hasher busy, and it can hash
+/// only the front.
 const FAST: f64 = 200e6;
-/// The least and most that such a part has.
+/// The minimum and maximum size of a range, in bytes.
 const PART: Range<u64> = 8 << 20..128 << 20;
-/// What is left of a stream is worth splitting when it takes so many times longer than a stream takes to begin.
+/// A stream is split only if the rest takes it this many times longer than a new stream takes to start.
 const BEGINNINGS: u32 = 4;
 
-/// Where a blob comes from.
+/// The blob, and where it is downloaded from.
 pub(super) struct Origin<'a, S> {
     pub(super) source: &'a S,
     pub(super) reference: &'a Reference,
     pub(super) blob: &'a Descriptor,
 }
 
-type Streams<'s> = FuturesUnordered<BoxFuture<'s, (PartId, Result<Ended>)>>;
+type Streams<'s> = FuturesUnordered<BoxFuture<'s, (RangeId, Result<Ended>)>>;
 
 impl<K: Sink> Engine<K> {
-    /// Receives a large blob to its last byte, through cuts and stalls, `alone`: over one stream; answers the digest of what is on disk.
+    /// Downloads a large blob completely, through failures, and returns the digest of what is in the file. `alone` restricts it to
+    /// one stream.
     pub(super) async fn receive<S: Source>(
         &self,
         from: &Origin<'_, S>,
         writer: K::Writer,
         alone: bool,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<(K::Writer, Digest)> {
         let blob = from.blob;
-        let there = std::iter::once(0..writer.received()).chain(writer.islands());
-        let parts = Parts::lacking(blob.size, there);
+        let there = std::iter::once(0..writer.received()).chain(writer.extents());
+        let parts = MissingRanges::lacking(blob.size, there);
         let (front, lacking) = (parts.front(), parts.missing());
-        let shown = Shown::start(self, from.reference, blob, blob.size - lacking);
+        let shown = BlobProgress::start(self, from.reference, blob, blob.size - lacking);
         let writer = Arc::new(writer);
-        let followed = self.hasher.follow(writer.clone(), blob.size);
-        followed.advance(front).await;
-        let slot = tally.lane.requests.acquire().await.ok();
-        let receiving = Receiving {
+        let hashing = self.hasher.job(writer.clone(), blob.size);
+        hashing.advance(front).await;
+        let slot = stats.lane.requests.acquire().await.ok();
+        let receiving = Download {
             engine: self,
             from,
             writer: &*writer,
-            followed: &followed,
-            tally,
+            hashing: &hashing,
+            stats,
             parts: Mutex::new(parts),
             came: AtomicU64::new(0),
             beginning: AtomicU64::new(0),
-            spread_out: AtomicBool::new(false),
             answered: AtomicBool::new(false),
-            whole: AtomicBool::new(false),
+            mode: Mutex::new(Mode::Single { split: false }),
         };
         receiving.run(slot, alone).await?;
-        let digest = followed.finish().await?;
+        let digest = hashing.finish().await?;
         shown.complete(digest == blob.digest);
         match Arc::try_unwrap(writer) {
             Ok(writer) => Ok((writer, digest)),
-            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the blob is still being read")),
+            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the file is still being read")),
         }
     }
 }
 
-impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
-    /// Until every byte is written.
+impl<'a, K: Sink, S: Source> Download<'a, K, S> {
+    /// Runs until every byte is written.
     async fn run(&self, mut slot: Option<SemaphorePermit<'a>>, alone: bool) -> Result<()> {
         let policy = &self.engine.options.parts;
-        let mut in_parts = !alone && self.parts().missing() / 2 >= policy.least;
+        *self.mode() = Mode::new(!alone && self.parts().missing() / 2 >= policy.least);
         let mut look = tokio::time::interval(policy.look.max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut attempts = Attempts::new(&self.engine.options.retry);
         let mut streams = Streams::new();
         let mut came = 0;
-        // How much had come when a stream last failed with nobody else at work.
+        // The bytes received when a stream last failed with no other active.
         let mut failed_at = None;
         loop {
             if streams.is_empty() {
                 if self.parts().missing() == 0 {
                     return Ok(());
                 }
-                // While a try is waited for, others may have the slot.
+                // The slot is free for others during the wait for a retry.
                 let held = match slot.take() {
                     Some(slot) => Some(slot),
-                    None => self.tally.lane.requests.acquire().await.ok(),
+                    None => self.stats.lane.requests.acquire().await.ok(),
                 };
                 let next = self.parts().take(u64::MAX, Instant::now());
                 streams.extend(next.map(|(id, span)| self.stream(id, span, held)));
             }
+            let may_add = self.mode().may_add_streams();
             let (id, result) = tokio::select! {
                 biased;
                 Some(ended) = streams.next() => ended,
-                _ = look.tick(), if in_parts => {
+                _ = look.tick(), if may_add => {
                     self.spread(&mut streams);
                     continue;
                 }
@@ -129,43 +130,41 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
             }
             self.parts().release(id);
             match result {
-                Ok(Ended::Done) => self.tally.lane.spread.came(),
-                Ok(Ended::NoParts) => {
-                    in_parts = false;
-                    self.tally.lane.spread.refused();
+                Ok(Ended::Done) => self.stats.lane.spread.came(),
+                Ok(Ended::RangesIgnored) => {
+                    self.mode().ranges_refused();
+                    self.stats.lane.spread.refused();
                     self.parts().give_back();
                 }
                 Err(error) if error.kind() == ErrorKind::Storage => return Err(error),
                 Err(error) if streams.is_empty() => {
-                    // A source that answers, and never with what was asked for, may have the whole; one that is away
-                    // comes back. When the whole fails too, what is lacking is asked for again.
                     let is_stuck = failed_at.replace(now) == Some(now);
-                    let answers = self.answered.swap(false, Ordering::Relaxed);
-                    let was_whole = self.whole.load(Ordering::Relaxed);
-                    let whole = is_stuck && answers && !was_whole && self.spread_out.load(Ordering::Relaxed);
-                    self.whole.store(whole, Ordering::Relaxed);
-                    self.engine.again(&mut attempts, self.tally, &self.from.blob.digest, error).await?;
+                    let has_answered = self.answered.swap(false, Ordering::Relaxed);
+                    self.mode().last_stream_failed(is_stuck && has_answered);
+                    self.engine.again(&mut attempts, self.stats, &self.from.blob.digest, error).await?;
                 }
                 Err(error) => {
-                    tracing::debug!(digest = %self.from.blob.digest, %error, "a part failed; the others go on");
-                    in_parts &= error.kind().is_retryable();
-                    self.tally.lane.back_off(Instant::now());
-                    // The stream that had it before has it still, unless it has been left by now.
+                    tracing::debug!(digest = %self.from.blob.digest, %error, "a range failed; other streams continue");
+                    if !error.kind().is_retryable() {
+                        self.mode().ranges_refused();
+                    }
+                    self.stats.lane.back_off(Instant::now());
+                    // The stream that had the range before has it again, unless it has ended by now.
                     self.parts().give_back();
                 }
             }
-            if in_parts {
+            if self.mode().may_add_streams() {
                 self.spread(&mut streams);
             }
         }
     }
 
-    /// Begins more streams, as many as are worth it and have a slot.
+    /// Adds streams, as many as pay off and have a slot.
     fn spread<'s>(&'s self, streams: &mut Streams<'s>) {
         let policy = &self.engine.options.parts;
         let now = Instant::now();
-        // Where hashing is the brake, more connections bring nothing.
-        while !streams.is_empty() && !self.followed.is_far_behind() {
+        // More connections do not help where hashing is the bottleneck.
+        while !streams.is_empty() && !self.hashing.is_far_behind() {
             let rate = self.stream_rate(now);
             if rate >= FAST {
                 return;
@@ -182,36 +181,36 @@ impl<'a, K: Sink, S: Source> Receiving<'a, K, S> {
                     slowest => slowest,
                 },
             };
-            let Some(slot) = self.tally.lane.idle_slot(now) else { return };
+            let Some(slot) = self.stats.lane.idle_slot(now) else { return };
             if let Some(id) = slowest {
                 parts.split(id, length);
             }
             let Some((id, span)) = parts.take(length, now) else { return };
             drop(parts);
-            self.spread_out.store(true, Ordering::Relaxed);
+            self.mode().stream_added();
             streams.push(self.stream(id, span, Some(slot)));
         }
     }
 
-    /// Bytes that a stream brings in a second, on average.
+    /// The average throughput of a stream, in bytes per second.
     fn stream_rate(&self, now: Instant) -> f64 {
         let parts = self.parts();
         parts.rate(now) / parts.streams().max(1) as f64
     }
 
-    /// About how many bytes a part should have, where a stream brings `rate` a second.
+    /// The preferred size of a range, for streams with a throughput of `rate` bytes per second.
     fn part_length(&self, rate: f64) -> u64 {
         let least = PART.start.max(self.engine.options.parts.least);
         ((rate * PART_SECONDS) as u64).clamp(least, PART.end.max(least))
     }
 
-    /// One stream, from its request to its end; holds its slot as long.
+    /// Runs one stream from its request to its end, holding its slot.
     fn stream<'s>(
         &'s self,
-        id: PartId,
+        id: RangeId,
         span: Range<u64>,
         slot: Option<SemaphorePermit<'a>>,
-    ) -> BoxFuture<'s, (PartId, Result<Ended>)>
+    ) -> BoxFuture<'s, (RangeId, Result<Ended>)>
     where
         'a: 's,
     {
@@ -237,26 +236,26 @@ mod tests {
     const SIZE: u64 = 1 << 20;
     const PIECE: u64 = 4 << 10;
 
-    /// What becomes of a request for the blob, by its number and its first byte.
+    /// How a request for the blob is answered, by its number and first byte.
     type Conduct = fn(usize, u64) -> Fate;
 
     #[derive(Clone, Copy, PartialEq)]
     enum Fate {
         Good,
-        /// It fails after so many bytes.
+        /// The stream fails after so many bytes.
         Cut(u64),
-        /// The whole comes, whatever was asked for.
+        /// The whole blob, whatever was requested.
         Whole,
         /// The first byte is wrong.
         Wrong,
-        /// Bytes from a little further on are sent.
+        /// The bytes from a later offset.
         Elsewhere,
-        /// Nothing comes for a while.
+        /// Nothing for a while.
         Slow,
         Refused(ErrorKind),
     }
 
-    /// A source whose every stream is slow, so that several of them bring more.
+    /// A source of slow streams, so that several of them are faster.
     struct Paced {
         memory: Memory,
         conduct: Conduct,
@@ -384,17 +383,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_blob_comes_in_parts_and_no_byte_twice() {
+    async fn slow_blob_is_downloaded_in_ranges_without_overlap() {
         let scene = Scene::new(|_, _| Fate::Good);
         let report = scene.saves().await;
         assert!(scene.asked().len() >= 4, "{:?}", scene.asked());
-        // What streams had in hand when others took over is all that may come in vain.
+        // Only what streams had in flight when others took over may be received twice.
         let vain = report.bytes_fetched - SIZE;
         assert!(vain <= PIECE * scene.asked().len() as u64 + 10_000, "{vain} bytes came in vain");
     }
 
     #[tokio::test]
-    async fn whatever_becomes_of_parts_the_blob_is_right() {
+    async fn failing_ranges_still_give_the_right_blob() {
         let conducts: [(&str, Conduct); 7] =
             [
                 (
@@ -425,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_of_wrong_bytes_is_found_out_and_all_comes_in_one_stream() {
+    async fn damaged_range_is_recovered_over_one_stream() {
         let scene = Scene::new(|number, _| if number == 3 { Fate::Wrong } else { Fate::Good });
         scene.saves().await;
         let asked = scene.asked();
@@ -434,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_is_away_for_a_while_costs_no_byte_twice() {
+    async fn temporary_outage_costs_no_byte_twice() {
         let mut scene = Scene::new(|number, _| match number {
             1..=5 => Fate::Cut(20 * PIECE),
             6 | 7 => Fate::Refused(ErrorKind::Unavailable),
@@ -449,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_fails_for_good_is_given_up() {
+    async fn permanent_failure_ends_the_download() {
         let scene = Scene::new(|number, _| if number > 3 { Fate::Cut(0) } else { Fate::Cut(20 * PIECE) });
         let report = scene.run_until(&CancellationToken::new()).await;
         let error = report.images[0].error.as_ref().unwrap();
@@ -457,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_parts_have_brought_is_gone_on_with() {
+    async fn interrupted_ranges_are_resumed() {
         let scene = Scene::new(|_, _| Fate::Good);
         let cancel = CancellationToken::new();
         let stop = async {
@@ -478,7 +477,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_parts_where_none_are_wanted() {
+    async fn disabled_ranges_use_one_request() {
         let mut scene = Scene::new(|_, _| Fate::Good);
         scene.parts.least = u64::MAX;
         scene.saves().await;
@@ -497,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interruption_that_comes_too_late_ends_nothing() {
+    async fn late_cancellation_is_ignored() {
         let (scene, cancel) = (Scene::new(|_, _| Fate::Good), CancellationToken::new());
         let report = scene.run_observed(&cancel, Arc::new(Late(cancel.clone()))).await;
         assert!(cancel.is_cancelled() && report.is_success(), "{report:?}");

@@ -1,33 +1,33 @@
-//! What of a blob is still to come, and which of its parts are being brought.
+//! Tracks which bytes of a blob are missing and which streams download them.
 //!
-//! Every byte that is lacking belongs to exactly one part. A part is brought by one stream at a time or lies idle; its
-//! end moves towards its start when another stream takes over the rest.
+//! Every missing byte belongs to exactly one range. A range is downloaded by one stream at a time or idle; its end moves towards
+//! its start when another stream takes over the rest.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Parts end on the border of a page, so that no two streams write to one.
+/// Ranges end at page boundaries, so that no two streams write to one page.
 pub(super) const BORDER: u64 = 4 << 10;
 
-/// Names a part while it is brought.
-pub(super) type PartId = u64;
+/// Identifies a range while it exists.
+pub(super) type RangeId = u64;
 
-/// The lacking bytes of one blob.
+/// The missing bytes of one blob.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct MissingRanges {
     size: u64,
-    /// In order; disjoint, none empty.
+    /// In order, disjoint, none empty.
     parts: Vec<Part>,
-    next_id: PartId,
+    next_id: RangeId,
 }
 
 #[derive(Debug)]
 struct Part {
-    id: PartId,
-    /// The next byte that is lacking.
+    id: RangeId,
+    /// The next missing byte.
     at: u64,
     end: u64,
-    /// The stream that brings it.
+    /// The stream that downloads it.
     stream: Option<Stream>,
 }
 
@@ -38,7 +38,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Bytes a second so far.
+    /// The throughput so far, in bytes per second.
     fn rate(self, now: Instant) -> f64 {
         self.bytes as f64 / now.saturating_duration_since(self.since).as_secs_f64().max(0.001)
     }
@@ -49,15 +49,15 @@ impl Part {
         self.end - self.at
     }
 
-    /// How long its stream will need for what is left of it; nothing can be said of a stream that has brought nothing.
+    /// The time that its stream needs for the rest; unknown for a stream that has received nothing.
     fn time_left(&self, now: Instant) -> Option<Duration> {
         let stream = self.stream.filter(|stream| stream.bytes > 0)?;
         Duration::try_from_secs_f64(self.length() as f64 / stream.rate(now)).ok()
     }
 }
 
-impl Parts {
-    /// Those of a blob of `size` bytes of which `there` has come already.
+impl MissingRanges {
+    /// The missing ranges of a blob of `size` bytes that has the ranges `there`.
     pub(super) fn lacking(size: u64, there: impl IntoIterator<Item = Range<u64>>) -> Self {
         let mut parts = Self { size, parts: Vec::new(), next_id: 0 };
         let mut at = 0;
@@ -76,42 +76,42 @@ impl Parts {
         }
     }
 
-    fn new_id(&mut self) -> PartId {
+    fn new_id(&mut self) -> RangeId {
         self.next_id += 1;
         self.next_id
     }
 
-    fn index(&self, id: PartId) -> Option<usize> {
+    fn index(&self, id: RangeId) -> Option<usize> {
         self.parts.iter().position(|part| part.id == id)
     }
 
-    /// Up to where nothing is lacking.
+    /// The first missing byte.
     pub(super) fn front(&self) -> u64 {
         self.parts.first().map_or(self.size, |part| part.at)
     }
 
-    /// How many bytes are lacking.
+    /// The number of missing bytes.
     pub(super) fn missing(&self) -> u64 {
         self.parts.iter().map(Part::length).sum()
     }
 
-    /// How many streams there are.
+    /// The number of streams.
     pub(super) fn streams(&self) -> u64 {
         self.parts.iter().filter(|part| part.stream.is_some()).count() as u64
     }
 
-    /// Bytes a second of all streams together, each since it began.
+    /// The throughput of all streams together, in bytes per second.
     pub(super) fn rate(&self, now: Instant) -> f64 {
         self.parts.iter().filter_map(|part| part.stream).map(|stream| stream.rate(now)).sum()
     }
 
-    /// Where the first idle part begins.
+    /// The start of the first idle range.
     pub(super) fn first_idle(&self) -> Option<u64> {
         self.parts.iter().find(|part| part.stream.is_none()).map(|part| part.at)
     }
 
-    /// Gives the first idle part to a stream: all of it, or about `length` bytes where it has more by half.
-    pub(super) fn take(&mut self, length: u64, now: Instant) -> Option<(PartId, Range<u64>)> {
+    /// Assigns the first idle range to a stream: all of it, or about `length` bytes if it is longer by half.
+    pub(super) fn take(&mut self, length: u64, now: Instant) -> Option<(RangeId, Range<u64>)> {
         let index = self.parts.iter().position(|part| part.stream.is_none())?;
         if self.parts[index].length() > length.saturating_add(length / 2) {
             self.cut(index, self.parts[index].at + length);
@@ -121,21 +121,21 @@ impl Parts {
         Some((part.id, part.at..part.end))
     }
 
-    /// The part whose stream has longest to go, if that is at least `worth` and it is long enough for two of `least` bytes.
-    pub(super) fn slowest(&self, least: u64, worth: Duration, now: Instant) -> Option<PartId> {
+    /// The range whose stream has the most time left, if that is at least `worth` and the range can be split in two of `least` bytes.
+    pub(super) fn slowest(&self, least: u64, worth: Duration, now: Instant) -> Option<RangeId> {
         let long = self.parts.iter().filter(|part| part.length() / 2 >= least);
         let slowest = long.filter_map(|part| Some((part.time_left(now)?, part.id))).max();
         slowest.filter(|(left, _)| *left >= worth).map(|(_, id)| id)
     }
 
-    /// Makes two of a part. It keeps about `length` bytes, or half where it has not twice as much.
-    pub(super) fn split(&mut self, id: PartId, length: u64) {
+    /// Splits a range. It keeps about `length` bytes, or half of them if it is shorter than twice that.
+    pub(super) fn split(&mut self, id: RangeId, length: u64) {
         let Some(index) = self.index(id) else { return };
         let part = &self.parts[index];
         self.cut(index, part.at + length.min(part.length() / 2));
     }
 
-    /// Makes a part end at about `end`; the rest becomes an idle part.
+    /// Ends a range at about `end`; the rest becomes an idle range.
     fn cut(&mut self, index: usize, end: u64) {
         let id = self.new_id();
         let part = &mut self.parts[index];
@@ -148,13 +148,13 @@ impl Parts {
         self.parts.insert(index + 1, rest);
     }
 
-    /// Where the part is now: what is lacking of it. Nothing, once it is complete.
-    pub(super) fn span(&self, id: PartId) -> Option<Range<u64>> {
+    /// What is missing of a range; `None` once it is complete.
+    pub(super) fn span(&self, id: RangeId) -> Option<Range<u64>> {
         self.index(id).map(|index| self.parts[index].at..self.parts[index].end)
     }
 
-    /// So many bytes of the part came.
-    pub(super) fn advance(&mut self, id: PartId, bytes: u64) {
+    /// Records that the stream of the range received `bytes`.
+    pub(super) fn advance(&mut self, id: RangeId, bytes: u64) {
         let Some(index) = self.index(id) else { return };
         let part = &mut self.parts[index];
         part.at = (part.at + bytes).min(part.end);
@@ -166,8 +166,8 @@ impl Parts {
         }
     }
 
-    /// The stream has ended: what is lacking of its part lies idle, as one with what lies idle right behind it.
-    pub(super) fn release(&mut self, id: PartId) {
+    /// Records that the stream has ended: its range is idle, merged with an idle one directly behind it.
+    pub(super) fn release(&mut self, id: RangeId) {
         let Some(index) = self.index(id) else { return };
         self.parts[index].stream = None;
         let end = self.parts[index].end;
@@ -180,7 +180,7 @@ impl Parts {
         }
     }
 
-    /// No part can be had by itself: what lies idle right behind a stream's part becomes that stream's again.
+    /// Ranges cannot be requested separately: merges idle ranges into the stream's range directly before them.
     pub(super) fn give_back(&mut self) {
         for index in (1..self.parts.len()).rev() {
             let (left, right) = (&self.parts[index - 1], &self.parts[index]);
@@ -191,8 +191,8 @@ impl Parts {
         }
     }
 
-    /// One stream brings everything from where the part is to the blob's end, what is there already included.
-    pub(super) fn take_all(&mut self, id: PartId) {
+    /// One stream downloads everything from the range's position to the end of the blob, including what is present.
+    pub(super) fn take_all(&mut self, id: RangeId) {
         if let Some(index) = self.index(id) {
             self.parts[index].end = self.size;
             self.parts.truncate(index + 1);
@@ -207,12 +207,12 @@ mod tests {
 
     const PAGE: u64 = BORDER;
 
-    fn spans(parts: &Parts) -> Vec<(u64, u64, bool)> {
+    fn spans(parts: &MissingRanges) -> Vec<(u64, u64, bool)> {
         parts.parts.iter().map(|part| (part.at, part.end, part.stream.is_some())).collect()
     }
 
     #[test]
-    fn what_lies_between_islands_is_lacking() {
+    fn gaps_between_extents_are_missing() {
         for (there, expect) in [
             (&[][..], &[(0, 100)][..]),
             (&[(0, 10)], &[(10, 100)]),
@@ -221,16 +221,16 @@ mod tests {
             (&[(0, 100)], &[]),
             (&[(0, 50), (20, 30), (99, 200)], &[(50, 99)]),
         ] {
-            let parts = Parts::lacking(100, there.iter().map(|(start, end)| *start..*end));
+            let parts = MissingRanges::lacking(100, there.iter().map(|(start, end)| *start..*end));
             let found: Vec<_> = parts.parts.iter().map(|part| (part.at, part.end)).collect();
             assert_eq!(found, expect, "{there:?}");
         }
     }
 
     #[test]
-    fn the_stream_with_longest_to_go_gives_up_its_rest() {
+    fn slowest_stream_is_split() {
         let begun = Instant::now();
-        let mut parts = Parts::lacking(100 * PAGE, []);
+        let mut parts = MissingRanges::lacking(100 * PAGE, []);
         let (one, span) = parts.take(u64::MAX, begun).unwrap();
         assert_eq!(span, 0..100 * PAGE);
         let now = begun + Duration::from_secs(1);
@@ -244,7 +244,7 @@ mod tests {
         let (other, span) = parts.take(20 * PAGE, now).unwrap();
         assert_eq!(span, 30 * PAGE..50 * PAGE);
         parts.advance(other, 1);
-        // The second is slower by far; it has not twice what a part should have, so it keeps half.
+        // The second stream is much slower; its range is shorter than twice the preferred size, so it keeps half.
         let now = now + Duration::from_secs(1);
         assert_eq!(parts.slowest(PAGE, Duration::from_secs(1), now), Some(other));
         parts.split(other, 20 * PAGE);
@@ -252,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_nobody_can_have_go_back_to_the_left() {
+    fn idle_ranges_merge_into_the_stream_before_them() {
         let now = Instant::now();
-        let mut parts = Parts::lacking(100 * PAGE, std::iter::once(60 * PAGE..70 * PAGE));
+        let mut parts = MissingRanges::lacking(100 * PAGE, std::iter::once(60 * PAGE..70 * PAGE));
         let (one, _) = parts.take(20 * PAGE, now).unwrap();
         let (two, _) = parts.take(20 * PAGE, now).unwrap();
         parts.advance(two, PAGE);
@@ -276,19 +276,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is split, given up and taken again: every byte comes exactly once.
+        /// Whatever is split, abandoned and taken again: every byte is received exactly once.
         #[test]
-        fn every_byte_comes_once(steps in proptest::collection::vec((0u8..5, 0u64..40), 0..200), gap in 1u64..50) {
-            // In pieces of 512 bytes, eight a page.
+        fn every_byte_is_received_exactly_once(steps in proptest::collection::vec((0u8..5, 0u64..40), 0..200), gap in 1u64..50) {
+            // Pieces of 512 bytes, eight to a page.
             const PIECE: u64 = 512;
             let mut came = [false; 50 * 8 + 1];
             let size = came.len() as u64 * PIECE;
             came[..1].fill(true);
             let island = gap * 8..(gap * 8 + 9).min(came.len() as u64);
             came[island.start as usize..island.end as usize].fill(true);
-            let mut parts = Parts::lacking(size, [0..PIECE, island.start * PIECE..island.end * PIECE]);
+            let mut parts = MissingRanges::lacking(size, [0..PIECE, island.start * PIECE..island.end * PIECE]);
             let begun = Instant::now();
-            let mut streams: Vec<PartId> = Vec::new();
+            let mut streams: Vec<RangeId> = Vec::new();
             for (number, (what, amount)) in steps.into_iter().enumerate() {
                 let now = begun + Duration::from_millis(number as u64);
                 match what {

@@ -11,9 +11,9 @@ use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest};
 use crate::transfer::Engine;
-use crate::transfer::blob::{PROGRESS, Shown, check_length, cut, trickles};
+use crate::transfer::blob::{PROGRESS, BlobProgress, check_length, truncated, too_slow};
 use crate::transfer::event::Event;
-use crate::transfer::stats::Tally;
+use crate::transfer::stats::ImageStats;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use std::ops::Range;
@@ -83,7 +83,7 @@ struct Recovery<'a, K: Sink, S> {
     engine: &'a Engine<K>,
     from: &'a Origin<'a, S>,
     writer: Arc<K::Writer>,
-    tally: &'a Tally,
+    stats: &'a ImageStats,
     /// Bytes in a chunk; the last one may have fewer.
     length: u64,
     chunks: Vec<Chunk>,
@@ -101,17 +101,17 @@ impl<K: Sink> Engine<K> {
         &self,
         from: &Origin<'_, S>,
         writer: K::Writer,
-        tally: &Tally,
+        stats: &ImageStats,
     ) -> Result<(K::Writer, Digest)> {
         let blob = from.blob;
-        let shown = Shown::start(self, from.reference, blob, 0);
+        let shown = BlobProgress::start(self, from.reference, blob, 0);
         let length = CHUNK.max(blob.size.div_ceil(MAX_CHUNKS));
         let count = usize::try_from(blob.size.div_ceil(length)).unwrap_or_default();
         let mut recovery = Recovery {
             engine: self,
             from,
             writer: Arc::new(writer),
-            tally,
+            stats,
             length,
             chunks: vec![Chunk::Single; count],
             compared: 0,
@@ -130,7 +130,7 @@ impl<K: Sink> Engine<K> {
         shown.complete(digest == blob.digest);
         match Arc::try_unwrap(recovery.writer) {
             Ok(writer) => Ok((writer, digest)),
-            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the blob is still being read")),
+            Err(_) => Err(Error::new(ErrorKind::Storage, blob.digest, "the file is still being read")),
         }
     }
 }
@@ -142,7 +142,7 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
         let mut next = 0;
         while let Some(run) = open_run(&self.chunks, next) {
             next = run.start;
-            let slot = self.tally.lane.requests.acquire().await;
+            let slot = self.stats.lane.requests.acquire().await;
             let received = self.receive(&run, &mut next).await;
             drop(slot);
             if let Err(error) = received {
@@ -152,7 +152,7 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
                 if (next - run.start) as u64 * self.length >= PROGRESS {
                     attempts.progress();
                 }
-                self.engine.again(&mut attempts, self.tally, &self.from.blob.digest, error).await?;
+                self.engine.again(&mut attempts, self.stats, &self.from.blob.digest, error).await?;
             }
         }
         Ok(())
@@ -175,9 +175,9 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
         let mut trickle = Trickle::new(&self.engine.options.retry);
         while let Some(bytes) = stream.chunks.next().await {
             let mut bytes = bytes?;
-            self.tally.fetched(bytes.len() as u64);
+            self.stats.fetched(bytes.len() as u64);
             if trickle.is_too_slow(bytes.len() as u64) {
-                return Err(trickles(blob, at));
+                return Err(too_slow(blob, at));
             }
             skip -= take(&mut bytes, skip).len() as u64;
             while !bytes.is_empty() {
@@ -195,7 +195,7 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
                 }
             }
         }
-        if *next < run.end { Err(cut(blob, at)) } else { Ok(()) }
+        if *next < run.end { Err(truncated(blob, at)) } else { Ok(()) }
     }
 
     /// Compares a copy of chunk `index` with the file, and writes it there if it is to replace what the file has.
@@ -226,7 +226,7 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
     }
 
     async fn digest(&self) -> Result<Digest> {
-        self.engine.hasher.follow(self.writer.clone(), self.from.blob.size).finish().await
+        self.engine.hasher.job(self.writer.clone(), self.from.blob.size).finish().await
     }
 
     /// Tells the user how much arrived damaged.
@@ -235,7 +235,7 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
         let damaged: usize = self.chunks.iter().map(Chunk::damaged).sum();
         let message = damage(*digest, damaged, self.length, size + self.compared);
         tracing::warn!(reference = %self.from.reference, "{message}");
-        self.tally.warn(message);
+        self.stats.warn(message);
     }
 }
 

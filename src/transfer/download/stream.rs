@@ -1,16 +1,16 @@
-//! One stream of a large blob: asked for, checked, and written where its bytes belong.
+//! One stream of a large blob: requests a range, checks the response and writes it at its offset.
 
 use super::Origin;
-use super::ranges::{BORDER, PartId, Parts};
+use super::ranges::{BORDER, RangeId, MissingRanges};
 use crate::content::retry::Trickle;
 use crate::content::{BlobStream, BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Descriptor;
 use crate::transfer::Engine;
-use crate::transfer::blob::{check_length, cut, trickles};
+use crate::transfer::blob::{check_length, truncated, too_slow};
 use crate::transfer::event::Event;
-use crate::transfer::hasher::Followed;
-use crate::transfer::stats::Tally;
+use crate::transfer::hasher::HashJob;
+use crate::transfer::stats::ImageStats;
 use bytes::Bytes;
 use futures::StreamExt;
 use std::ops::Range;
@@ -18,45 +18,101 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// One blob being received.
-pub(super) struct Receiving<'a, K: Sink, S> {
+/// The download of one blob.
+pub(super) struct Download<'a, K: Sink, S> {
     pub(super) engine: &'a Engine<K>,
     pub(super) from: &'a Origin<'a, S>,
     pub(super) writer: &'a K::Writer,
-    pub(super) followed: &'a Followed<K::Writer>,
-    pub(super) tally: &'a Tally,
-    pub(super) parts: Mutex<Parts>,
-    /// Bytes that came, in all.
+    pub(super) hashing: &'a HashJob<K::Writer>,
+    pub(super) stats: &'a ImageStats,
+    pub(super) parts: Mutex<MissingRanges>,
+    /// The number of bytes received.
     pub(super) came: AtomicU64,
-    /// How long the last stream took to begin, in microseconds.
+    /// The time that the last stream took to start, in microseconds.
     pub(super) beginning: AtomicU64,
-    /// Whether there ever was more than one stream.
-    pub(super) spread_out: AtomicBool,
-    /// Whether the source has answered with a stream since one last failed with nobody else at work.
+    /// Whether the source has sent a response since a stream last failed with no other active.
     pub(super) answered: AtomicBool,
-    /// Whether the next stream is to bring the whole blob, what is there already included.
-    pub(super) whole: AtomicBool,
+    /// What the next requests are for.
+    pub(super) mode: Mutex<Mode>,
 }
 
-/// How a stream ended that did not fail.
+/// What a download requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Mode {
+    /// One stream requests what is missing. `split` if there were several before.
+    Single { split: bool },
+    /// Further streams may be added. `split` if there were several.
+    Ranges { split: bool },
+    /// One stream requests the whole blob, because range requests were answered without progress; `ranges` if they may be tried
+    /// again after that.
+    Whole { ranges: bool },
+}
+
+impl Mode {
+    pub(super) fn new(ranges: bool) -> Self {
+        if ranges { Self::Ranges { split: false } } else { Self::Single { split: false } }
+    }
+
+    pub(super) fn may_add_streams(self) -> bool {
+        matches!(self, Self::Ranges { .. })
+    }
+
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::Whole { .. })
+    }
+
+    /// A further stream was added.
+    pub(super) fn stream_added(&mut self) {
+        if let Self::Ranges { split } = self {
+            *split = true;
+        }
+    }
+
+    /// The source ignores or refuses ranges: no more streams.
+    pub(super) fn ranges_refused(&mut self) {
+        *self = match *self {
+            Self::Single { split } | Self::Ranges { split } => Self::Single { split },
+            Self::Whole { .. } => Self::Whole { ranges: false },
+        };
+    }
+
+    /// The last stream failed. A source that responds to ranges without any progress (`is_stuck`) may still have the whole
+    /// blob; if that fails too, what is missing is requested again.
+    pub(super) fn last_stream_failed(&mut self, is_stuck: bool) {
+        *self = match *self {
+            Self::Whole { ranges: true } => Self::Ranges { split: true },
+            Self::Whole { ranges: false } => Self::Single { split: true },
+            Self::Ranges { split: true } if is_stuck => Self::Whole { ranges: true },
+            Self::Single { split: true } if is_stuck => Self::Whole { ranges: false },
+            same => same,
+        };
+    }
+}
+
+/// How a stream ended without failing.
 pub(super) enum Ended {
-    /// As far as was asked for, or as its part still reached.
+    /// At the end of its range.
     Done,
-    /// The source sends the whole blob whatever is asked, and others are at work.
-    NoParts,
+    /// The source ignores ranges, and other streams are active.
+    RangesIgnored,
 }
 
-impl<K: Sink, S: Source> Receiving<'_, K, S> {
-    pub(super) fn parts(&self) -> MutexGuard<'_, Parts> {
+impl<K: Sink, S: Source> Download<'_, K, S> {
+    pub(super) fn mode(&self) -> MutexGuard<'_, Mode> {
+        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn parts(&self) -> MutexGuard<'_, MissingRanges> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One stream: `span` of the blob, or less where others take over some of it.
-    pub(super) async fn bring(&self, id: PartId, span: Range<u64>) -> Result<Ended> {
+    /// Downloads `span` of the blob, or less if other streams take over some of it.
+    pub(super) async fn bring(&self, id: RangeId, span: Range<u64>) -> Result<Ended> {
         let Origin { source, reference, blob } = self.from;
-        let (from, to) = match self.whole.load(Ordering::Relaxed) {
-            true => (0, None),
-            false => (span.start, Some(span.end).filter(|end| *end < blob.size)),
+        let (from, to) = if self.mode().is_whole() {
+            (0, None)
+        } else {
+            (span.start, Some(span.end).filter(|end| *end < blob.size))
         };
         let begun = Instant::now();
         let stream = source.blob(&reference.repository, blob, from, to).await?;
@@ -64,14 +120,14 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
             .store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.answered.store(true, Ordering::Relaxed);
         if stream.start > span.start {
-            let wrong = format!("bytes from {} on were asked for, {} on were sent", span.start, stream.start);
+            let wrong = format!("requested bytes from {}, received bytes from {}", span.start, stream.start);
             return Err(Error::new(ErrorKind::Unavailable, blob.digest, wrong).on(Side::Source));
         }
         let mut asked = span.end;
         if stream.start < span.start || (to.is_none() && span.end < blob.size) {
             let mut parts = self.parts();
             if parts.streams() > 1 {
-                return Ok(Ended::NoParts);
+                return Ok(Ended::RangesIgnored);
             }
             parts.take_all(id);
             asked = blob.size;
@@ -81,20 +137,20 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         self.write(id, span.start, asked, stream).await
     }
 
-    /// Writes what comes, from byte `from` on: up to byte `asked`, or to where the part ends by then.
-    async fn write(&self, id: PartId, from: u64, asked: u64, mut stream: BlobStream) -> Result<Ended> {
+    /// Writes the response from byte `from` up to byte `asked`, or to the end of the range by then.
+    async fn write(&self, id: RangeId, from: u64, asked: u64, mut stream: BlobStream) -> Result<Ended> {
         let blob = self.from.blob;
-        // A source that sends the blob from its start again: what is there already is passed over.
+        // A source without ranges sends the blob from its start: skips what is present.
         let mut skip = from - stream.start;
         let mut at = from;
-        // What came and waits for the rest of its page.
+        // Received bytes that wait for the rest of their page.
         let mut held = Bytes::new();
         let mut trickle = Trickle::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
-            self.tally.fetched(chunk.len() as u64);
+            self.stats.fetched(chunk.len() as u64);
             if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(trickles(blob, at));
+                return Err(too_slow(blob, at));
             }
             let passed = skip.min(chunk.len() as u64);
             skip -= passed;
@@ -108,19 +164,19 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
             at += came;
             held = chunk.slice(usize::try_from(came).unwrap_or(chunk.len())..);
             if at == end && end < blob.size {
-                // What this one would bring now is another stream's, or was not asked for.
+                // The rest belongs to another stream, or was not requested.
                 return Ok(Ended::Done);
             }
             trickle.excuse(began.elapsed());
         }
-        if at < asked && self.parts().span(id).is_some() { Err(cut(blob, at)) } else { Ok(Ended::Done) }
+        if at < asked && self.parts().span(id).is_some() { Err(truncated(blob, at)) } else { Ok(Ended::Done) }
     }
 
-    /// Writes a chunk that belongs at `at`, as far as the part reaches and its last page can be whole; answers how much that was, and
-    /// where the part ends.
-    async fn keep(&self, id: PartId, at: u64, chunk: &[u8], blob: &Descriptor) -> Result<(u64, u64)> {
+    /// Writes `chunk` at `at`, up to the end of the range and only whole pages there. Returns the number of bytes written, and the
+    /// end of the range.
+    async fn keep(&self, id: RangeId, at: u64, chunk: &[u8], blob: &Descriptor) -> Result<(u64, u64)> {
         let Some(span) = self.parts().span(id) else {
-            // The part is complete, yet more comes.
+            // The range is complete, yet more bytes arrive.
             check_length(blob, blob.size, chunk.len())?;
             return Ok((0, at));
         };
@@ -143,17 +199,17 @@ impl<K: Sink, S: Source> Receiving<'_, K, S> {
         let event = Event::BlobAdvanced { digest: blob.digest, bytes: came };
         self.engine.observer.event(&event);
         match front {
-            // Whoever has the front waits for the hash; a stream that is done does not keep its slot for that.
-            Some(front) if front == at + came => self.followed.advance(front).await,
-            Some(front) => self.followed.reached(front),
+            // The stream at the front waits for hashing; one that is done does not hold its slot for that.
+            Some(front) if front == at + came => self.hashing.advance(front).await,
+            Some(front) => self.hashing.reached(front),
             None => {}
         }
         Ok((came, span.end))
     }
 }
 
-/// How many of `length` bytes at `at` are to be written of a part that ends at `end`. Its last page comes whole or not at all: were it half
-/// done when the process is killed, no hole would tell it from the part behind it.
+/// The number of bytes, of `length` at `at`, to write in a range that ends at `end`. Its last page is written as a whole: if the
+/// process were killed with half of it written, no hole would separate it from the next range.
 fn writable(at: u64, length: u64, end: u64) -> u64 {
     let last_page = end.saturating_sub(1) / BORDER * BORDER;
     match at + length {
@@ -162,7 +218,7 @@ fn writable(at: u64, length: u64, end: u64) -> u64 {
     }
 }
 
-/// One piece of two, the first of which is short and mostly empty.
+/// Joins two pieces, the first of which is short and mostly empty.
 fn joined(held: Bytes, chunk: Bytes) -> Bytes {
     if held.is_empty() { chunk } else { [held, chunk].concat().into() }
 }
@@ -172,7 +228,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_page_of_a_part_is_written_whole_or_not_at_all() {
+    fn mode_requests_the_whole_only_after_ranges_made_no_progress() {
+        let mut mode = Mode::new(true);
+        mode.last_stream_failed(true);
+        assert!(mode.may_add_streams(), "one stream alone requests all that is missing anyway");
+        mode.stream_added();
+        mode.last_stream_failed(false);
+        assert!(!mode.is_whole(), "it made progress");
+        mode.last_stream_failed(true);
+        assert!(mode.is_whole() && !mode.may_add_streams());
+        mode.last_stream_failed(true);
+        assert_eq!(mode, Mode::Ranges { split: true });
+        mode.ranges_refused();
+        assert!(!mode.may_add_streams());
+        mode.last_stream_failed(true);
+        assert!(mode.is_whole());
+        mode.last_stream_failed(false);
+        assert_eq!(mode, Mode::Single { split: true });
+        let mut single = Mode::new(false);
+        single.stream_added();
+        single.last_stream_failed(true);
+        assert_eq!(single, Mode::Single { split: false });
+    }
+
+    #[test]
+    fn last_page_of_a_range_is_written_whole() {
         for (at, length, end, expect) in [
             (0, 100, 8192, 100),
             (0, 4096, 8192, 4096),

@@ -29,7 +29,7 @@ fn failures(report: &Report) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_images_and_one_request_in_three_failing_somehow_and_all_are_saved() {
+async fn two_hundred_images_survive_failing_requests() {
     let mut scene = Scene::start().await;
     let names = fleet(&scene, 200 * scale(), &[3000]);
     let (large, _) = scene.sized("large", 5 * LARGE);
@@ -107,12 +107,12 @@ async fn flipped(place: Where, one_in: u64, rounds: usize, all_saved: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_byte_in_a_million_flipped_and_no_wrong_byte_is_ever_at_a_final_path() {
+async fn flipped_bytes_are_never_published() {
     flipped(Where::Bodies, 1_000_000, scale(), true).await;
 }
 
 /// Heads too, and far more often: what a flipped head makes of an image is left open, but not what is in the tree.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flips_in_heads_and_bodies_alike_leave_no_wrong_byte() {
+async fn flips_in_headers_and_bodies_publish_no_wrong_byte() {
     flipped(Where::Anywhere, 100_000, scale(), false).await;
 }

@@ -26,7 +26,7 @@ fn raw(image: &Image, media_type: Option<&str>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_manifest_without_media_type_is_saved_byte_for_byte() {
+async fn manifest_without_media_type_is_saved_unchanged() {
     for served_as in [media_type::OCI_MANIFEST, "application/json", ""] {
         let scene = Scene::start().await;
         let image = scene.image("other", &[b"a layer"]);
@@ -38,7 +38,7 @@ async fn a_manifest_without_media_type_is_saved_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn schema_1_is_refused_by_name() {
+async fn schema_1_manifest_is_unsupported() {
     let scene = Scene::start().await;
     let document = json!({
         "schemaVersion": 1, "name": "team/app", "tag": "v1", "architecture": "amd64",
@@ -51,7 +51,7 @@ async fn schema_1_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_chart_version_s_plus_is_its_tag_s_underscore() {
+async fn chart_version_plus_becomes_underscore() {
     let scene = Scene::start().await;
     let error = format!("{}/charts/x:1.2.3+build.5", scene.server.registry());
     let error = error.parse::<saver::oci::Reference>().unwrap_err();
@@ -73,7 +73,7 @@ async fn a_chart_version_s_plus_is_its_tag_s_underscore() {
 }
 
 #[tokio::test]
-async fn a_manifest_over_4_mib_is_refused() {
+async fn manifest_over_4_mib_is_refused() {
     for chunked in [false, true] {
         let scene = Scene::start().await;
         let image = scene.image("other", &[b"a layer"]);
@@ -89,7 +89,7 @@ async fn a_manifest_over_4_mib_is_refused() {
 }
 
 #[tokio::test]
-async fn a_large_manifest_below_the_limit_is_saved() {
+async fn large_manifest_below_the_limit_is_saved() {
     let scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     let mut document: Value = serde_json::from_slice(&raw(&image, Some(media_type::OCI_MANIFEST))).unwrap();
@@ -113,7 +113,7 @@ fn nested(scene: &Scene, name: &str, depth: usize) {
 }
 
 #[tokio::test]
-async fn indexes_nested_deeper_than_anybody_nests_them_are_refused() {
+async fn deeply_nested_indexes_are_refused() {
     let scene = Scene::start().await;
     nested(&scene, "two", 2);
     scene.saves("two").await;
@@ -124,42 +124,45 @@ async fn indexes_nested_deeper_than_anybody_nests_them_are_refused() {
 }
 
 #[tokio::test]
-async fn json_as_deep_as_the_document_is_long_does_no_harm() {
+async fn deeply_nested_json_is_refused() {
     let scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     let text = String::from_utf8(raw(&image, Some(media_type::OCI_MANIFEST))).unwrap();
     for open in ["[", "{\"a\":"] {
         let deep = open.repeat((3 << 20) / open.len());
         put(&scene, "app", media_type::OCI_MANIFEST, text.replacen('{', &format!("{{\"x\":{deep},"), 1));
-        scene.fails("app", ErrorKind::Corrupt, "not a manifest").await;
+        scene.fails("app", ErrorKind::Unsupported, "not a manifest").await;
     }
 }
 
 #[tokio::test]
-async fn duplicate_keys_that_readers_could_take_differently_are_refused() {
+async fn duplicate_json_keys_are_refused() {
     let scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     let text = String::from_utf8(raw(&image, Some(media_type::OCI_MANIFEST))).unwrap();
     for key in ["\"layers\":[]", "\"schemaVersion\":2", "\"mediaType\":\"x\""] {
         put(&scene, "app", media_type::OCI_MANIFEST, text.replacen('{', &format!("{{{key},"), 1));
-        scene.fails("app", ErrorKind::Corrupt, "duplicate").await;
+        let before = scene.server.count("GET", "/team/app/manifests/");
+        scene.fails("app", ErrorKind::Unsupported, "duplicate").await;
+        // The bytes have the right digest: another request would return the same.
+        assert_eq!(scene.server.count("GET", "/team/app/manifests/") - before, 1);
     }
 }
 
 #[tokio::test]
-async fn a_document_that_is_both_index_and_image_is_refused() {
+async fn document_of_both_kinds_is_refused() {
     let scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     for served_as in [media_type::OCI_MANIFEST, media_type::OCI_INDEX] {
         let mut document: Value = serde_json::from_slice(&raw(&image, Some(served_as))).unwrap();
         document["manifests"] = json!([entry(image.manifest, 10, "amd64")]);
         put(&scene, "app", served_as, document.to_string());
-        scene.fails("app", ErrorKind::Corrupt, "both an index and an image").await;
+        scene.fails("app", ErrorKind::Unsupported, "both an index and an image").await;
     }
 }
 
 #[tokio::test]
-async fn foreign_layers_are_left_where_they_are_unless_asked_for() {
+async fn foreign_layers_are_fetched_only_on_request() {
     for fetched in [false, true] {
         let mut scene = Scene::start().await;
         scene.save.transfer.foreign_layers = fetched;
@@ -179,7 +182,7 @@ async fn foreign_layers_are_left_where_they_are_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn a_wrong_docker_content_digest_is_never_believed() {
+async fn wrong_docker_content_digest_is_detected() {
     // Of a HEAD: what it names is not there, and nothing else is taken for it.
     let scene = Scene::start().await;
     scene.image("app", &[b"a layer"]);
@@ -198,7 +201,7 @@ async fn a_wrong_docker_content_digest_is_never_believed() {
 }
 
 #[tokio::test]
-async fn a_manifest_of_other_bytes_than_asked_for_is_asked_for_again_and_never_kept() {
+async fn wrong_manifest_bytes_are_never_kept() {
     let scene = Scene::start().await;
     scene.image("app", &[b"a layer"]);
     scene.server.on("GET", "/v2/team/app/manifests/").answer(Fault::Flip(40));
@@ -210,7 +213,7 @@ async fn a_manifest_of_other_bytes_than_asked_for_is_asked_for_again_and_never_k
 }
 
 #[tokio::test]
-async fn an_index_that_lies_of_its_child_s_size_is_corrupt() {
+async fn wrong_child_size_is_corrupt() {
     let scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     let bytes = raw(&image, Some(media_type::OCI_MANIFEST));
@@ -225,7 +228,7 @@ async fn an_index_that_lies_of_its_child_s_size_is_corrupt() {
 }
 
 #[tokio::test]
-async fn an_index_with_a_child_that_is_gone_is_not_tagged_and_the_platform_that_is_there_can_be_had() {
+async fn index_with_missing_child_is_not_tagged() {
     let mut scene = Scene::start().await;
     let image = scene.image("other", &[b"a layer"]);
     let bytes = raw(&image, Some(media_type::OCI_MANIFEST));
@@ -240,12 +243,12 @@ async fn an_index_with_a_child_that_is_gone_is_not_tagged_and_the_platform_that_
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_none_is_corrupt() {
+async fn invalid_config_is_an_artifact() {
     let scene = Scene::start().await;
     let config = scene.server.add_blob(media_type::OCI_CONFIG, &b"[1, 2"[..]);
     let document = json!({
         "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [],
     });
     put(&scene, "app", media_type::OCI_MANIFEST, document.to_string());
-    scene.fails("app", ErrorKind::Corrupt, "not an image configuration").await;
+    scene.saves("app").await;
 }

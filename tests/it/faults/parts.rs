@@ -42,7 +42,7 @@ impl Slow {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_giant_layer_comes_over_several_connections() {
+async fn large_layer_uses_several_connections() {
     let slow = Slow::start().await;
     let report = slow.saves().await;
     let asked = slow.ranges();
@@ -53,7 +53,7 @@ async fn a_giant_layer_comes_over_several_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_that_is_cut_is_asked_for_again_and_the_others_go_on() {
+async fn cut_range_is_requested_again() {
     let slow = Slow::start().await;
     slow.scene.server.on("GET", &slow.layer()).skip(1).times(3).answer(Fault::Cut(30_000));
     let report = slow.saves().await;
@@ -62,7 +62,7 @@ async fn a_part_that_is_cut_is_asked_for_again_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parts_that_are_refused_cost_no_image() {
+async fn refused_ranges_fail_no_image() {
     for fault in [Fault::retry_after(429, "0"), Fault::status(503), Fault::status(416), Fault::Close] {
         let slow = Slow::start().await;
         slow.scene.server.on("GET", &slow.layer()).skip(1).times(3).answer(fault);
@@ -71,7 +71,7 @@ async fn parts_that_are_refused_cost_no_image() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_has_no_parts_sends_the_whole_once() {
+async fn server_without_ranges_sends_the_layer_once() {
     let slow = Slow::start().await;
     slow.scene.server.on("GET", &slow.layer()).answer(Fault::IgnoreRange);
     let report = slow.saves().await;
@@ -80,7 +80,7 @@ async fn a_server_that_has_no_parts_sends_the_whole_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_of_wrong_bytes_costs_one_whole_stream() {
+async fn damaged_range_costs_one_more_download() {
     let slow = Slow::start().await;
     slow.scene.server.on("GET", &slow.layer()).skip(2).times(1).answer(Fault::Flip(100));
     slow.saves().await;
@@ -91,7 +91,7 @@ async fn a_part_of_wrong_bytes_costs_one_whole_stream() {
 
 /// The process itself is killed: the file has to tell which parts came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_in_mid_parts_the_next_run_asks_for_what_is_lacking() {
+async fn killed_run_is_resumed_in_mid_ranges() {
     let scene = Scene::start().await;
     let size = 48 << 20;
     let (image, _) = scene.sized("app", size);

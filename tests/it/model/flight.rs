@@ -100,7 +100,7 @@ fn statuses(report: &Report) -> Vec<Status> {
 
 /// The next image goes on where the failed one left off, and from its own registry.
 #[tokio::test]
-async fn a_failed_owner_hands_the_blob_on() {
+async fn failed_owner_passes_the_blob_on() {
     let shared = noise("shared", 900 << 10);
     let (first, second) = (
         Made::single("first", std::slice::from_ref(&shared), &[]),
@@ -126,7 +126,7 @@ async fn a_failed_owner_hands_the_blob_on() {
 
 /// An owner that is given up, because another of its blobs is gone, while it waits for ever in the shared one.
 #[tokio::test]
-async fn an_owner_given_up_hands_the_blob_on() {
+async fn cancelled_owner_passes_the_blob_on() {
     let (shared, gone) = (noise("shared", 900 << 10), noise("gone", 1000));
     let first = Made::single("first", &[shared.clone(), gone.clone()], &[]);
     let second = Made::single("second", std::slice::from_ref(&shared), &[]);
@@ -155,7 +155,7 @@ fn lying(image: &Made, size: usize, lie: usize) -> Made {
 
 /// Two images of one repository name one blob; the one that lies about its size fails alone, whichever is first.
 #[tokio::test]
-async fn a_wrong_size_fails_only_who_declares_it() {
+async fn wrong_declared_size_fails_only_its_image() {
     for size in [5000, 600 << 10] {
         for lie in [size - 1000, size + 1000, 10, 2 << 20] {
             let shared = noise("shared", size);

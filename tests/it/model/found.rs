@@ -55,7 +55,7 @@ fn kept(contents: &Contents, digest: Digest) -> Vec<String> {
 
 /// One manifest for several platforms: an image of nothing but data, say.
 #[tokio::test]
-async fn platforms_that_share_a_manifest_are_all_there() {
+async fn platforms_sharing_a_manifest_are_all_saved() {
     let data = Made::single("data", &[noise("data", 500)], &[]);
     let raw = data.manifests[0].clone();
     let root = index(&[entry(&raw, Some("s390x")), entry(&raw, Some("amd64")), entry(&raw, Some("arm64"))]);
@@ -75,7 +75,7 @@ async fn platforms_that_share_a_manifest_are_all_there() {
 
 /// The same manifest, named by the index and by an index in it, is one manifest.
 #[tokio::test]
-async fn a_manifest_met_twice_can_be_flattened_to() {
+async fn manifest_named_twice_can_be_flattened() {
     let app = Made::single("app", &[noise("app", 500)], &[]);
     let raw = app.manifests[0].clone();
     let inner = index(&[entry(&raw, Some("amd64"))]);
@@ -86,7 +86,7 @@ async fn a_manifest_met_twice_can_be_flattened_to() {
 
 /// A layer whose bytes are a manifest of the same image is linked as a layer too.
 #[tokio::test]
-async fn a_manifest_that_is_also_a_layer_is_linked_as_one() {
+async fn manifest_that_is_also_a_layer_is_linked() {
     let inner = Made::single("inner", &[noise("inner", 500)], &[]);
     let raw = inner.manifests[0].clone();
     let outer = Made::single("outer", std::slice::from_ref(&raw.bytes), &[]);
@@ -98,7 +98,7 @@ async fn a_manifest_that_is_also_a_layer_is_linked_as_one() {
 
 /// Two manifests of one image that tell different sizes of one blob: one of them is wrong.
 #[tokio::test]
-async fn two_sizes_of_one_blob_in_one_image_are_noticed() {
+async fn conflicting_sizes_of_one_blob_are_corrupt() {
     let blob = noise("blob", 700);
     let (first, second) =
         (Made::single("first", std::slice::from_ref(&blob), &[]), Made::single("second", &[blob], &[]));

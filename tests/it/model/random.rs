@@ -543,7 +543,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_happens_the_tree_is_true_and_the_next_run_completes_it(case in case()) {
+    fn random_faults_leave_a_consistent_tree(case in case()) {
         Trial::new(&case).check();
     }
 }

@@ -85,7 +85,7 @@ async fn mirror_with_a_corrupt_blob_is_not_used_for_it_again() {
     pair.mirror.on("GET", "/blobs/").answer(Fault::Flip(3));
     let (_, wrong) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
     assert_ne!(wrong, LAYER);
-    pair.session.refuted(&repository(), &pair.layer.digest);
+    pair.session.report_corrupt(&repository(), &pair.layer.digest);
     let (_, right) = fetch(&pair.session, &pair.layer, 0, None).await.unwrap();
     assert_eq!(right, LAYER);
     assert_eq!(pair.mirror.count("GET", "/blobs/"), 1);
