@@ -36,7 +36,9 @@ pub async fn resolve<S: Source>(source: &S, reference: &Reference, policy: &Retr
             let resolved = retrying(policy, || source.resolve(&reference.repository, tag)).await?;
             Ok(resolved.digest)
         }
-        (None, None) => Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest")),
+        (None, None) => {
+            Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest"))
+        }
     }
 }
 
@@ -73,8 +75,10 @@ pub async fn config<S: Source>(
     policy: &RetryPolicy,
 ) -> Result<ImageConfig> {
     if descriptor.size > MAX_CONFIG_SIZE {
-        let message =
-            format!("the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}", descriptor.size);
+        let message = format!(
+            "the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}",
+            descriptor.size
+        );
         return Err(Error::new(ErrorKind::TooLarge, descriptor.digest, message).on(Side::Source));
     }
     let bytes = retrying(policy, || config_once(source, repository, descriptor)).await?;
@@ -92,10 +96,7 @@ async fn config_once<S: Source>(
     while let Some(chunk) = stream.chunks.next().await {
         bytes.extend_from_slice(&chunk?);
         if bytes.len() as u64 > descriptor.size {
-            return Err(wrong(
-                digest,
-                &format!("it has more than the announced {} bytes", descriptor.size),
-            ));
+            return Err(wrong(digest, &format!("it has more than the announced {} bytes", descriptor.size)));
         }
     }
     let found = Digest::of(&bytes);
@@ -107,7 +108,8 @@ async fn config_once<S: Source>(
 }
 
 fn wrong(digest: Digest, why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, digest, format!("the content does not match its descriptor: {why}")).on(Side::Source)
+    Error::new(ErrorKind::Corrupt, digest, format!("the content does not match its descriptor: {why}"))
+        .on(Side::Source)
 }
 
 #[cfg(test)]

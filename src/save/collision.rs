@@ -88,9 +88,11 @@ impl<S: Source> Member<S> {
             (Some(Resolution::Known(resolved)), _) => resolved.clone().map(Some),
             (Some(Resolution::Pending(resolved)), _) => resolved.clone().await,
             (None, _) if self.reference.digest.is_some() => Ok(None),
-            (None, None) => {
-                Err(Error::new(ErrorKind::InvalidInput, &self.reference, "the name has neither tag nor digest"))
-            }
+            (None, None) => Err(Error::new(
+                ErrorKind::InvalidInput,
+                &self.reference,
+                "the name has neither tag nor digest",
+            )),
             (None, Some(tag)) => {
                 let resolve = || self.source.resolve(&self.reference.repository, tag);
                 document::retrying(retry, resolve).await.map(Some)

@@ -135,8 +135,7 @@ impl NameRule {
                 return Ok(place);
             }
         }
-        Err(Error::new(ErrorKind::NotFound, reference, "no such image in the tree")
-            .with_hint(WHERE_TO_LOOK))
+        Err(Error::new(ErrorKind::NotFound, reference, "no such image in the tree").with_hint(WHERE_TO_LOOK))
     }
 
     /// Finds the repository of `reference` in a tree, as [`find`](Self::find) does.

@@ -24,7 +24,7 @@ impl<K: Sink> Engine<K> {
         let started = Instant::now();
         self.observer.event(&Event::RunStarted { images: images.len() });
         let (engine, token) = (self.clone(), cancel.clone());
-        let work = move |image, turn| {
+        let work = move |image, slot| {
             let (engine, token) = (engine.clone(), token.clone());
             async move { engine.plan_image(image, &token, slot).await }
         };
@@ -39,7 +39,12 @@ impl<K: Sink> Engine<K> {
         }
     }
 
-    async fn foresee<S: Source>(&self, image: Image<S>, token: &CancellationToken, slot: ImageSlot) -> ImagePlan {
+    async fn plan_image<S: Source>(
+        &self,
+        image: Image<S>,
+        token: &CancellationToken,
+        slot: ImageSlot,
+    ) -> ImagePlan {
         let stats = ImageStats::new(slot.lane);
         let mut warnings = image.warnings.clone();
         let result = tokio::select! {

@@ -208,7 +208,8 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             let FetchedManifest { raw, says } = found;
             self.count(&raw)?;
             if let Some(entry) = entries.iter().find(|entry| entry.size != raw.bytes.len() as u64) {
-                let wrong = format!("the index announces {} bytes, but it has {}", entry.size, raw.bytes.len());
+                let wrong =
+                    format!("the index announces {} bytes, but it has {}", entry.size, raw.bytes.len());
                 return Err(Error::new(ErrorKind::Corrupt, format!("manifest {}", raw.digest), wrong)
                     .on(Side::Source));
             }
@@ -366,8 +367,10 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     /// Reads an image's configuration from the sink if it has it, else from the source; verified.
     async fn config(&self, config: &Descriptor) -> Result<Bytes> {
         if config.size > MAX_CONFIG_SIZE {
-            let large =
-                format!("the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}", config.size);
+            let large = format!(
+                "the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}",
+                config.size
+            );
             return Err(Error::new(ErrorKind::Unsupported, config.digest, large));
         }
         let found = self.engine.sink.content(&config.digest, MAX_CONFIG_SIZE).await?;

@@ -275,9 +275,11 @@ impl<W: BlobWriter> Job<W> {
         let offset = self.hashed.load(Ordering::Acquire);
         let failure = match writer.read_at(offset, &mut buffer[..want]) {
             Ok(length) if length == want => return want,
-            Ok(_) => {
-                Error::new(ErrorKind::Storage, "partial blob", "the file became shorter while it was read back")
-            }
+            Ok(_) => Error::new(
+                ErrorKind::Storage,
+                "partial blob",
+                "the file became shorter while it was read back",
+            ),
             Err(error) => error,
         };
         // Before the waiter in `advance` is woken: the hash will not advance again.

@@ -67,7 +67,7 @@ impl<K: Sink> Engine<K> {
         self.observer.event(&Event::RunStarted { images: images.len() });
         let stop = Arc::new(Stop::new(cancel, self.options.fail_fast));
         let (engine, shared) = (self.clone(), stop.clone());
-        let work = move |image, turn| {
+        let work = move |image, slot| {
             let (engine, stop) = (engine.clone(), shared.clone());
             async move { engine.copy(image, &stop, slot).await }
         };
@@ -207,7 +207,9 @@ impl<K: Sink> Engine<K> {
         let ask = || async {
             match &reference.tag {
                 Some(tag) => image.source.resolve(&reference.repository, tag).await,
-                None => Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest")),
+                None => {
+                    Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest"))
+                }
             }
         };
         let Some(pinned) = reference.digest else {
@@ -224,7 +226,9 @@ impl<K: Sink> Engine<K> {
                     ));
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    warnings.push(format!("the tag {tag} no longer exists at the registry; the pinned digest is used"));
+                    warnings.push(format!(
+                        "the tag {tag} no longer exists at the registry; the pinned digest is used"
+                    ));
                 }
                 _ => {}
             }
@@ -355,7 +359,12 @@ impl<K: Sink> Engine<K> {
     }
 
     /// Whether `home` has every manifest.
-    async fn are_revisions(&self, home: &Repository, content: &ImageContent, stats: &ImageStats) -> Result<bool> {
+    async fn are_revisions(
+        &self,
+        home: &Repository,
+        content: &ImageContent,
+        stats: &ImageStats,
+    ) -> Result<bool> {
         let asked = content.manifests.iter().map(|manifest| async move {
             let digest = &manifest.digest;
             self.attempt(stats, digest, || self.sink.is_revision(home, digest)).await
@@ -364,7 +373,12 @@ impl<K: Sink> Engine<K> {
     }
 
     /// Whether all revisions and links exist and all manifests have the right bytes.
-    async fn is_published(&self, content: &ImageContent, places: &[Place], stats: &ImageStats) -> Result<bool> {
+    async fn is_published(
+        &self,
+        content: &ImageContent,
+        places: &[Place],
+        stats: &ImageStats,
+    ) -> Result<bool> {
         let read_back = |manifest: &&Arc<RawManifest>| {
             K::SHARES_BLOBS_ACROSS_REPOSITORIES && !content.there.contains(&manifest.digest)
         };
@@ -388,7 +402,12 @@ impl<K: Sink> Engine<K> {
     }
 
     /// Downloads every blob that the sink lacks, largest first; semaphores bound how many at a time.
-    async fn fetch_all<S: Source>(&self, image: &Image<S>, prepared: &PreparedImage, stats: &ImageStats) -> Result<()> {
+    async fn fetch_all<S: Source>(
+        &self,
+        image: &Image<S>,
+        prepared: &PreparedImage,
+        stats: &ImageStats,
+    ) -> Result<()> {
         let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
         let mut lacking: Vec<&(Repository, Descriptor)> = prepared.lacking.iter().collect();
         lacking.sort_by_key(|(_, blob)| Reverse(blob.size));

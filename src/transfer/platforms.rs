@@ -90,10 +90,8 @@ impl<'a> Platforms<'a> {
     pub(super) fn several(&self, count: usize, selected: &[Platform]) -> Error {
         let selected: BTreeSet<String> = selected.iter().map(Platform::to_string).collect();
         let selected: Vec<String> = selected.into_iter().collect();
-        let message = format!(
-            "one platform's manifest is needed, and {count} match: {}",
-            selected.join(", ")
-        );
+        let message =
+            format!("one platform's manifest is needed, and {count} match: {}", selected.join(", "));
         Error::new(ErrorKind::InvalidInput, self.reference, message)
             .with_hint("request one platform with --arch, or keep the index with --index keep or prune where the format has one")
     }

@@ -12,7 +12,8 @@ use serde_json::Value;
 /// # Errors
 /// `Corrupt` if `raw` is not an index.
 pub(crate) fn index(raw: &RawManifest, kept: &[(Descriptor, Descriptor)]) -> Result<RawManifest> {
-    let broken = || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot rewrite the index");
+    let broken =
+        || Error::new(ErrorKind::Corrupt, format!("index {}", raw.digest), "cannot rewrite the index");
     let mut document: Value = serde_json::from_slice(&raw.bytes).map_err(|_| broken())?;
     let entries = document.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(broken)?;
     let mut remaining: Vec<Option<&(Descriptor, Descriptor)>> = kept.iter().map(Some).collect();

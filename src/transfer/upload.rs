@@ -4,7 +4,7 @@
 //! earlier offset: every byte that is sent again is hashed again, and what is committed is what was hashed.
 
 use super::Engine;
-use super::blob::{PROGRESS, BlobProgress, check_length, mismatch, too_slow, truncated};
+use super::blob::{BlobProgress, PROGRESS, check_length, mismatch, too_slow, truncated};
 use super::event::Event;
 use super::stats::ImageStats;
 use crate::content::retry::{Attempts, Trickle};
@@ -113,7 +113,8 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
     async fn send(&mut self) -> Result<()> {
         let (blob, held) = (self.blob, self.upload.received().await?);
         if held > blob.size {
-            let wrong = format!("the upload already has {held} bytes, more than the {} of the blob", blob.size);
+            let wrong =
+                format!("the upload already has {held} bytes, more than the {} of the blob", blob.size);
             return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Sink));
         }
         self.hashed.back_to(held);

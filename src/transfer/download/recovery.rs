@@ -11,7 +11,7 @@ use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest};
 use crate::transfer::Engine;
-use crate::transfer::blob::{PROGRESS, BlobProgress, check_length, truncated, too_slow};
+use crate::transfer::blob::{BlobProgress, PROGRESS, check_length, too_slow, truncated};
 use crate::transfer::event::Event;
 use crate::transfer::stats::ImageStats;
 use bytes::{Bytes, BytesMut};

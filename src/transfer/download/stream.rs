@@ -1,13 +1,13 @@
 //! One stream of a large blob: requests a range, checks the response and writes it at its offset.
 
 use super::Origin;
-use super::ranges::{BORDER, RangeId, MissingRanges};
+use super::ranges::{BORDER, MissingRanges, RangeId};
 use crate::content::retry::Trickle;
 use crate::content::{BlobStream, BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Descriptor;
 use crate::transfer::Engine;
-use crate::transfer::blob::{check_length, truncated, too_slow};
+use crate::transfer::blob::{check_length, too_slow, truncated};
 use crate::transfer::event::Event;
 use crate::transfer::hasher::HashJob;
 use crate::transfer::stats::ImageStats;
