@@ -40,7 +40,22 @@ pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
         let rate = (report.bytes_fetched as f64 / report.seconds) as u64;
         rows.push(vec!["rate".into(), format!("{}/s", size(rate))]);
     }
-    table(&["images", &report.images.len().to_string()], &[false, true], &rows)
+    let complete = report.images.iter().filter(|image| image.status != Status::Failed);
+    let note = sparse_indexes(complete.map(|image| image.omitted.as_slice()));
+    table(&["images", &report.images.len().to_string()], &[false, true], &rows) + &note
+}
+
+/// A note on images whose index names manifests that were not saved: some clients need another index mode.
+fn sparse_indexes<'a>(omitted: impl Iterator<Item = &'a [String]>) -> String {
+    let images = omitted.filter(|names| !names.is_empty()).count();
+    if images == 0 {
+        return String::new();
+    }
+    format!(
+        "note: {} with an index that names more platforms than were selected. Docker, podman, crictl and skopeo\n\
+         pull these; ctr needs --skip-metadata; skopeo copy --all, oras cp and regctl need --index prune\n",
+        count(images, "image")
+    )
 }
 
 /// The table of a dry run. Names are shortened where it would be wider than `width`.
@@ -90,6 +105,7 @@ pub(crate) fn of_plan(
     if let Some(free) = free {
         text.push_str(&format!("free space: {}\n", output::size(free.bytes)));
     }
+    text.push_str(&sparse_indexes(plan.images.iter().map(|image| image.omitted.as_slice())));
     text
 }
 
