@@ -1,4 +1,4 @@
-//! What an image's name is made of: registry, repository, tag (the grammar of distribution/reference and OCI
+//! The components of an image name: registry, repository, tag (the grammar of distribution/reference and OCI
 //! distribution-spec "Pulling manifests").
 
 use crate::error::{Error, ErrorKind, Result};
@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The registry a name without a domain belongs to.
+/// The registry of names without a domain.
 pub const DOCKER_HUB: &str = "docker.io";
 
 pub(super) fn invalid(subject: impl fmt::Display, why: impl Into<String>) -> Error {
@@ -76,7 +76,7 @@ impl Registry {
         &*self.0 == DOCKER_HUB
     }
 
-    /// The host name or address, without port and without an IPv6 address's brackets.
+    /// The host name or address, without a port and without the brackets of an IPv6 address.
     #[must_use]
     pub fn host(&self) -> &str {
         if let Some(rest) = self.0.strip_prefix('[') {
@@ -85,7 +85,7 @@ impl Registry {
         self.0.split(':').next().unwrap_or(&self.0)
     }
 
-    /// Whether the host is this machine: `localhost`, 127.0.0.0/8 or ::1.
+    /// Whether the host is the loopback interface: `localhost`, 127.0.0.0/8 or ::1.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
@@ -202,7 +202,7 @@ impl Repository {
 }
 
 impl Tag {
-    /// The tag that a reference without one means.
+    /// The default tag.
     #[must_use]
     pub fn latest() -> Self {
         Self("latest".into())

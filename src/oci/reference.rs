@@ -12,24 +12,24 @@ use std::str::FromStr;
 /// A full image name: `registry/repository:tag@digest`, with a tag, a digest or both.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
-    /// Where the image is.
+    /// The registry.
     pub registry: Registry,
-    /// Its repository.
+    /// The repository.
     pub repository: Repository,
-    /// The tag. `latest` is filled in when neither tag nor digest was given.
+    /// The tag. `latest` is the default if there is neither tag nor digest.
     pub tag: Option<Tag>,
     /// The digest that pins it.
     pub digest: Option<Digest>,
 }
 
 impl Reference {
-    /// Parses a name in Docker's normal form, with an optional `docker://` or `oci://` before it.
+    /// Parses a name in Docker's normal form, optionally prefixed with `docker://` or `oci://`.
     ///
-    /// A name without a domain belongs to Docker Hub; one without a slash there is an official
-    /// image (`library/`). The first part is a domain when it has a dot or a port or is `localhost`.
+    /// A name without a domain belongs to Docker Hub; without a slash it is an official image there (`library/`). The first
+    /// component is a domain if it contains a dot or a port, or is `localhost`.
     ///
     /// # Errors
-    /// `InvalidInput` with the part that is wrong and why.
+    /// `InvalidInput`, naming the invalid part and the reason.
     pub fn parse(text: &str) -> Result<Self> {
         Self::parse_in(text, None)
     }
@@ -49,11 +49,11 @@ impl Reference {
         })
     }
 
-    /// Whether a tag is written in `text`, a name that can be parsed: without one [`parse`](Self::parse) adds `latest` where no digest is.
+    /// Whether `text`, a valid name, contains a tag; if it has no digest either, [`parse`](Self::parse) adds `latest`.
     #[must_use]
     pub fn has_written_tag(text: &str) -> bool {
         let name = text.split_once('@').map_or(text, |(name, _)| name);
-        // A colon before the last slash is a port's.
+        // A colon before the last slash belongs to a port.
         name.rsplit('/').next().is_some_and(|last| last.contains(':'))
     }
 
@@ -103,20 +103,20 @@ impl Reference {
     }
 }
 
-/// `text` for messages: should it hold credentials (`user:password@host/name`), without them. A digest,
-/// the one thing that may follow an `@`, has no slash.
+/// `text` for messages, without credentials (`user:password@host/name`). A digest, which may also follow an `@`, contains no
+/// slash.
 pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
     let Some(at) = text.rfind('@').filter(|at| text[*at..].contains('/')) else { return Cow::Borrowed(text) };
     let scheme = text[..at].find("://").map_or(0, |end| end + 3);
     Cow::Owned(format!("{}***{}", &text[..scheme], &text[at..]))
 }
 
-/// Whether a name's first part is a domain: Docker's rule.
+/// Whether the first component of a name is a domain, by Docker's rule.
 fn is_domain(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
 }
 
-/// Splits off the first part when it is a domain.
+/// Splits off the first component if it is a domain.
 fn split_domain(name: &str) -> Result<(Option<&str>, &str)> {
     if name.starts_with('[') {
         let end = name
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_parses_prints_as_what_parses_to_the_same() {
-        // Found by fuzzing: `library/` made a long name too long, and a home of one word became a part of the name.
+        // Found by fuzzing: `library/` made a long name too long, and a home of one word became a component of the name.
         let long = "a".repeat(250);
         assert!(Reference::parse(&long).unwrap_err().to_string().contains("255"));
         let home: Registry = "harbor".parse().unwrap();

@@ -1,14 +1,13 @@
-//! SHA-256 (FIPS 180-4) as a resumable state, and several states fed at once.
+//! SHA-256 (FIPS 180-4) with a resumable state, and several streams hashed at once.
 //!
-//! One stream of SHA-256 is bound by the *latency* of the processor's SHA instructions: each needs
-//! the result of the one before, so the unit stands idle for most of the time. Streams don't depend on
-//! each other, so a kernel that interleaves the rounds of several ("lanes") fills the gaps. On an AMD
-//! EPYC with SHA-NI a core needs 0.58 s/GiB with one lane, 0.38 with two, 0.33 with three and 0.32 with
-//! four; more lanes gain little, as the message schedules then no longer fit the registers. A processor
-//! without SHA instructions but with AVX2 takes eight streams at once, one in each 32-bit element of its registers.
+//! A single SHA-256 stream is bound by the latency of the CPU's SHA instructions: each needs the result of the one before,
+//! so that the unit is idle most of the time. A kernel that interleaves the rounds of several independent streams ("lanes")
+//! fills the gaps. On an AMD EPYC with SHA-NI a core needs 0.58 s/GiB with one lane, 0.38 with two, 0.33 with three and 0.32
+//! with four; with more, the message schedules no longer fit the registers. A CPU without SHA instructions but with AVX2
+//! hashes eight streams at once, one in each 32-bit element of its registers.
 //!
-//! [`Sha256State`] is the single path and owns the padding; [`update_lanes`] is an optimisation of it
-//! with equal results. Where the processor has neither both are the `sha2` crate.
+//! [`Sha256State`] is the single implementation and owns the padding; [`update_lanes`] is an optimisation with equal results.
+//! CPUs with neither use the `sha2` crate.
 
 use sha2::block_api::compress256;
 
@@ -33,13 +32,13 @@ type Chain = [u32; 8];
 const INITIAL: Chain =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// A SHA-256 computation that may be fed in pieces, kept, cloned and gone on with. 112 bytes, no heap.
+/// A SHA-256 computation that can be fed in pieces, cloned and resumed. 112 bytes, no heap.
 #[derive(Clone)]
 pub struct Sha256State {
     chain: Chain,
     /// The bytes after the last whole block; the first `len % BLOCK` of them count.
     tail: Block,
-    /// Bytes fed so far.
+    /// The number of bytes fed.
     len: u64,
 }
 
@@ -62,19 +61,19 @@ impl Sha256State {
         Self { chain: INITIAL, tail: [0; BLOCK], len: 0 }
     }
 
-    /// Bytes fed so far: where the next byte belongs in the stream.
+    /// The number of bytes fed: the stream offset of the next byte.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether nothing was fed yet.
+    /// Whether nothing was fed.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Feeds `data`, the bytes that follow those fed so far.
+    /// Hashes `data`, which follows the bytes fed so far.
     pub fn update(&mut self, data: &[u8]) {
         let (blocks, rest) = self.complete_tail(data).as_chunks::<BLOCK>();
         if !blocks.is_empty() {
@@ -84,7 +83,7 @@ impl Sha256State {
         self.complete_tail(rest);
     }
 
-    /// The digest of everything fed.
+    /// The digest of all bytes fed.
     #[must_use]
     pub fn finish(mut self) -> [u8; 32] {
         let used = self.used();
@@ -105,18 +104,18 @@ impl Sha256State {
         digest
     }
 
-    /// Bytes of `tail` that count.
+    /// The bytes of `tail` that count.
     const fn used(&self) -> usize {
         (self.len % BLOCK as u64) as usize
     }
 
-    /// Notes that `blocks` whole blocks were compressed into `chain`.
+    /// Records that `blocks` whole blocks were compressed into `chain`.
     const fn advance(&mut self, blocks: usize) {
         self.len += (blocks * BLOCK) as u64;
     }
 
-    /// Moves bytes from the front of `data` into a tail that waits for some, or that `data` can't
-    /// fill, and returns the others. Afterwards the tail is empty or what is returned is.
+    /// Moves bytes from the front of `data` into a partial tail, or all that `data` has if they do not fill it, and returns the
+    /// rest. Afterwards the tail or the rest is empty.
     fn complete_tail<'d>(&mut self, data: &'d [u8]) -> &'d [u8] {
         let used = self.used();
         if used == 0 && data.len() >= BLOCK {
@@ -132,20 +131,19 @@ impl Sha256State {
     }
 }
 
-/// How many streams at once pay off in [`update_lanes`] on this processor: 4 with SHA-NI, 8 with AVX2, else 1.
-/// More or fewer are right too, only not faster.
+/// The number of streams for which [`update_lanes`] is fastest on this CPU: 4 with SHA-NI, 8 with AVX2, else 1. Any other
+/// number is correct too.
 #[must_use]
 pub fn lanes() -> usize {
     Kernel::best().lanes()
 }
 
-/// Feeds each stream its own data. Equal to calling [`Sha256State::update`] on each, in any order, but
-/// interleaved where the processor gains by it. Any number of streams and any lengths will do; the gain
-/// is largest for [`lanes`] streams or more, of at least some KiB each.
+/// Feeds each stream its own data. Equal to calling [`Sha256State::update`] on each, but interleaved where that is faster.
+/// Accepts any number of streams and any lengths; the gain is largest for at least [`lanes`] streams of at least some KiB.
 ///
-/// The slices are used as cursors: on return all of them are empty.
+/// The slices are cursors: they are empty on return.
 pub fn update_lanes(streams: &mut [(&mut Sha256State, &[u8])]) {
-    // Unoptimised, every intrinsic is a call, and the kernel fifty times slower than the optimised crate.
+    // In unoptimised builds every intrinsic is a call, and the kernel is fifty times slower than the optimised crate.
     let kernel = if cfg!(debug_assertions) { Kernel::SINGLE } else { Kernel::best() };
     kernel.update(streams);
 }
@@ -165,7 +163,7 @@ mod tests {
         sha2::Sha256::digest(data).into()
     }
 
-    /// Bytes that differ between streams and don't repeat with the block.
+    /// Bytes that differ between streams and do not repeat with the block.
     fn pattern(seed: usize, len: usize) -> Vec<u8> {
         (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 7) ^ seed.wrapping_mul(101)) as u8).collect()
     }

@@ -1,33 +1,33 @@
-//! Eight streams at once on processors without SHA instructions: every 32-bit word of the algorithm is a register of
-//! eight, one element for each stream.
+//! Eight streams at once on CPUs without SHA instructions: every 32-bit word of the algorithm is a register of eight, one
+//! element for each stream.
 //!
-//! The same code is compiled a second time for processors with AVX-512VL (most servers that lack SHA instructions
-//! have it): the compiler then has rotations and three-operand logic as single instructions. With all eight lanes a
-//! core of an AMD EPYC needs 0.81 s/GiB, 0.51 with AVX-512VL; the `sha2` crate's portable code needs 2.30.
+//! The same code is compiled a second time for CPUs with AVX-512VL (most servers without SHA instructions have it), which has
+//! rotations and three-operand logic as single instructions. With all eight lanes a core of an AMD EPYC needs 0.81 s/GiB, or
+//! 0.51 with AVX-512VL; the portable code of the `sha2` crate needs 2.30.
 
 use super::kernel::K;
 use super::{BLOCK, Block, Chain};
 use std::arch::x86_64::*;
 
-/// How many streams the kernel takes, always.
+/// The number of streams that the kernel takes.
 pub(super) const LANES: usize = 8;
 
 /// A message block's words.
 const WORDS: usize = BLOCK / 4;
 
-/// Proof that this processor has the instructions that the kernel uses.
+/// Proof that this CPU has the instructions that the kernel uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Available {
+pub(super) struct Avx2 {
     avx512: bool,
 }
 
-impl Available {
-    /// The best that the processor has.
+impl Avx2 {
+    /// The best that the CPU has.
     pub(super) fn detect() -> Option<Self> {
         Self::all().last()
     }
 
-    /// All that the processor has, the best last.
+    /// All that the CPU has, the best last.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let avx2 = is_x86_feature_detected!("avx2");
         let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
@@ -35,7 +35,7 @@ impl Available {
         found.into_iter().flatten()
     }
 
-    /// How it is called in benchmarks.
+    /// Its name in benchmarks.
     pub(super) fn name(self) -> &'static str {
         if self.avx512 { "avx512vl" } else { "avx2" }
     }
@@ -45,17 +45,16 @@ impl Available {
         if self.avx512 { 2 } else { 3 }
     }
 
-    /// Compresses the blocks of each lane into its chain: as many as the shortest lane has.
+    /// Compresses blocks of each lane into its chain: as many as the shortest lane has.
     pub(super) fn compress(self, chains: &mut [Chain; LANES], blocks: [&[Block]; LANES]) {
-        // SAFETY: a value of this type exists only where `all` has found the features that the function chosen is
-        // compiled with.
+        // SAFETY: a value of this type exists only if `all` detected the features that the function was compiled
+        // with.
         unsafe { if self.avx512 { compress_avx512(chains, blocks) } else { compress_avx2(chains, blocks) } }
     }
 }
 
-// Of the state's registers none is moved from round to round: what A to H are called moves on by one instead, so every
-// index is a constant. The body is a macro because it is compiled for each set of features, and whether a function of
-// this size is inlined is not to be relied on.
+// No state register is moved from round to round: the names A to H rotate instead, so that every index is a constant. The
+// body is a macro because it is compiled for each set of features, and inlining a function of this size is not guaranteed.
 macro_rules! kernel {
     ($name:ident, $features:literal, $($round:literal)*) => {
         #[target_feature(enable = $features)]
@@ -105,7 +104,7 @@ macro_rules! kernel {
 kernel!(compress_avx2, "avx2", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 kernel!(compress_avx512, "avx2,avx512f,avx512vl", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 
-/// One round (FIPS 180-4, section 6.2.2, step 3): the new E, to stand where D was, and the new A, where H was.
+/// One round (FIPS 180-4, section 6.2.2, step 3): writes the new E in the place of D, and the new A in that of H.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn round([a, b, c, d, e, f, g, h]: [__m256i; 8], wk: __m256i) -> [__m256i; 2] {
@@ -151,7 +150,7 @@ fn splat(word: u32) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load(words: &[u8; 32]) -> __m256i {
-    // SAFETY: the array has the 32 bytes that are read, and the load has no alignment to keep.
+    // SAFETY: the array has the 32 bytes that are read, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 
@@ -181,7 +180,7 @@ fn load_blocks(blocks: [&[Block]; LANES], at: usize) -> [__m256i; WORDS] {
 fn load_chains(chains: &[Chain; LANES]) -> [__m256i; 8] {
     let mut rows = [_mm256_setzero_si256(); LANES];
     for lane in 0..LANES {
-        // SAFETY: a chain has the 32 bytes that are read, and the load has no alignment to keep.
+        // SAFETY: a chain has the 32 bytes that are read, and the load needs no alignment.
         rows[lane] = unsafe { _mm256_loadu_si256(chains[lane].as_ptr().cast()) };
     }
     transpose(rows)
@@ -192,12 +191,12 @@ fn load_chains(chains: &[Chain; LANES]) -> [__m256i; 8] {
 fn store_chains(chains: &mut [Chain; LANES], state: [__m256i; 8]) {
     let rows = transpose(state);
     for lane in 0..LANES {
-        // SAFETY: a chain has the 32 bytes that are written, and the store has no alignment to keep.
+        // SAFETY: a chain has the 32 bytes that are written, and the store needs no alignment.
         unsafe { _mm256_storeu_si256(chains[lane].as_mut_ptr().cast(), rows[lane]) };
     }
 }
 
-/// Rows become columns.
+/// Transposes rows and columns.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {

@@ -1,14 +1,14 @@
-//! The ways to compress blocks of several streams, and which of them a processor has.
+//! Kernels that compress blocks of several streams, and their detection.
 
 use super::Sha256State;
 #[cfg(target_arch = "x86_64")]
 use super::{BLOCK, Block, INITIAL, avx2, sha_ni};
 
-/// The most streams that any kernel takes at once.
+/// The maximum number of streams of any kernel.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the lanes of x86 take steps"))]
 pub(super) const MAX_LANES: usize = 8;
-/// Blocks that lanes advance together before the longest streams are picked anew: small enough that
-/// streams of different lengths end at about the same time, large enough (16 KiB) that picking is free.
+/// Blocks that lanes advance together before the longest streams are picked again: small enough that streams of different
+/// lengths end at about the same time, large enough (16 KiB) that picking costs nothing.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only the lanes of x86 take steps"))]
 pub(super) const STEP: usize = 256;
 
@@ -33,7 +33,7 @@ pub(super) static K: [[u32; 4]; 16] = [
     [0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
 ];
 
-/// A way to compress blocks of several streams. All give the same digests.
+/// A kernel. All give the same digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel(Way);
 
@@ -43,42 +43,41 @@ enum Way {
     Single,
     /// Two to four streams interleaved.
     #[cfg(target_arch = "x86_64")]
-    ShaNi(sha_ni::Available),
-    /// Eight streams, one in each element of a register; fewer leave elements idle.
+    ShaNi(sha_ni::ShaNi),
+    /// Eight streams, one in each element of a register; with fewer, elements are idle.
     #[cfg(target_arch = "x86_64")]
-    Vector(avx2::Available),
+    Vector(avx2::Avx2),
 }
 
 impl Kernel {
-    /// One stream after the other, by the `sha2` crate: right on every processor.
+    /// One stream after the other with the `sha2` crate, which works on every CPU.
     pub const SINGLE: Self = Self(Way::Single);
 
-    /// The best one that this processor has. The standard library remembers what it detects, so this
-    /// costs a few loads and tests.
+    /// The best kernel of this CPU. The standard library caches detection, so that this costs a few loads and tests.
     #[must_use]
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(available) = sha_ni::Available::detect() {
+        if let Some(available) = sha_ni::ShaNi::detect() {
             return Self(Way::ShaNi(available));
-        } else if let Some(available) = avx2::Available::detect() {
+        } else if let Some(available) = avx2::Avx2::detect() {
             return Self(Way::Vector(available));
         }
         Self::SINGLE
     }
 
-    /// All that this processor has, so that tests and benchmarks can compare them.
+    /// All kernels of this CPU, for tests and benchmarks.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::SINGLE];
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(avx2::Available::all().map(|available| Self(Way::Vector(available))));
-            all.extend(sha_ni::Available::detect().map(|available| Self(Way::ShaNi(available))));
+            all.extend(avx2::Avx2::all().map(|available| Self(Way::Vector(available))));
+            all.extend(sha_ni::ShaNi::detect().map(|available| Self(Way::ShaNi(available))));
         }
         all
     }
 
-    /// How it is called in benchmarks.
+    /// Its name in benchmarks.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -90,7 +89,7 @@ impl Kernel {
         }
     }
 
-    /// How many streams at once it is fastest with.
+    /// The number of streams for which it is fastest.
     #[must_use]
     pub fn lanes(self) -> usize {
         match self.0 {
@@ -102,7 +101,7 @@ impl Kernel {
         }
     }
 
-    /// Whether these are the processor's own SHA instructions: one core then hashes what two receive.
+    /// Whether it uses the CPU's SHA instructions: one core then hashes what two receive.
     #[must_use]
     pub fn has_sha_instructions(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -129,7 +128,7 @@ impl Kernel {
                 if picked.len() < available.fewest() {
                     return false;
                 }
-                // An idle element does the first stream's work once more, and nobody looks at it.
+                // An idle element repeats the work of the first stream; its result is ignored.
                 let mut lanes = [picked[0]; avx2::LANES];
                 lanes[..picked.len()].copy_from_slice(picked);
                 step(streams, lanes, |chains, blocks| available.compress(chains, blocks))
@@ -141,7 +140,7 @@ impl Kernel {
     }
 }
 
-/// Takes the longest streams, at most `width`, a step further until `step` declines.
+/// Advances the longest streams, at most `width`, until `step` declines.
 #[cfg(target_arch = "x86_64")]
 fn together<'s, 'd>(
     streams: &mut [(&'s mut Sha256State, &'d [u8])],
@@ -159,8 +158,8 @@ fn together<'s, 'd>(
     }
 }
 
-/// The indices of the `width` streams with the most data left, longest first, and how many they are. Streams
-/// with less than a block don't count. Picking the longest keeps all lanes busy until the end.
+/// The indices of the `width` streams with the most data left, longest first, and their number. Streams with less than a
+/// block do not count. Picking the longest keeps all lanes busy until the end.
 #[cfg(target_arch = "x86_64")]
 fn longest(streams: &[(&mut Sha256State, &[u8])], width: usize) -> ([usize; MAX_LANES], usize) {
     let mut picked = [0; MAX_LANES];
@@ -180,8 +179,8 @@ fn longest(streams: &[(&mut Sha256State, &[u8])], width: usize) -> ([usize; MAX_
     (picked, count)
 }
 
-/// Compresses as many blocks as the streams in `lanes` all have, at most [`STEP`]. A stream that stands in several
-/// lanes moves once.
+/// Compresses as many blocks as all streams in `lanes` have, at most [`STEP`]. A stream that is in several lanes advances
+/// once.
 #[cfg(target_arch = "x86_64")]
 fn step<const N: usize>(
     streams: &mut [(&mut Sha256State, &[u8])],

@@ -1,35 +1,35 @@
-//! The interleaved kernel on x86's SHA extensions (Intel SDM volume 1, "Intel SHA Extensions"). The
-//! register layout is the one that the instructions want: one holds A, B, E, F, the other C, D, G, H.
+//! The interleaved kernel for x86's SHA extensions (Intel SDM volume 1, "Intel SHA Extensions"). The register layout is that of
+//! the instructions: one holds A, B, E, F, the other C, D, G, H.
 
 use super::kernel::K;
 use super::{Block, Chain};
 use std::arch::x86_64::*;
 
-/// The most streams that the kernel takes at once.
+/// The maximum number of streams of the kernel.
 pub(super) const LANES: usize = 4;
 
-/// Proof that this processor has the instructions that the kernel uses.
+/// Proof that this CPU has the instructions that the kernel uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Available(());
+pub(super) struct ShaNi(());
 
-impl Available {
-    /// Asks the processor. Small cores that have the SHA instructions and no AVX (Intel's Goldmont and Tremont) hash one stream after
-    /// the other, which `sha2` does with these instructions too.
+impl ShaNi {
+    /// Detects the features. Small cores with SHA instructions but no AVX (Intel's Goldmont and Tremont) hash one stream after the
+    /// other, for which `sha2` uses the same instructions.
     pub(super) fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("sha") && is_x86_feature_detected!("avx");
         has.then_some(Self(()))
     }
 
-    /// Compresses the blocks of each lane into its chain: as many as the shortest lane has.
+    /// Compresses blocks of each lane into its chain: as many as the shortest lane has.
     pub(super) fn compress<const N: usize>(self, chains: &mut [Chain; N], blocks: [&[Block]; N]) {
-        // SAFETY: a value of this type exists only where `detect` has found all features that
+        // SAFETY: a value of this type exists only if `detect` found all features that
         // the kernel is compiled with.
         unsafe { compress(chains, blocks) }
     }
 }
 
-/// What is to be done for each lane, lane after lane, its number a constant. A loop would have to be unrolled, which a build for
-/// size does not do: the registers of all lanes would live in memory, and two lanes take longer than one after the other.
+/// Repeats a statement for each lane, with its number as a constant. A loop would have to be unrolled, which a build for size
+/// does not do: the registers of all lanes would live in memory, and two lanes take longer than one after the other.
 macro_rules! each_lane {
     ($lane:ident => $body:expr) => {
         each_lane!(0 1 2 3; $lane => $body)
@@ -42,11 +42,11 @@ macro_rules! each_lane {
     )*};
 }
 
-// Neighbouring instructions belong to different lanes. What doesn't fit the 16 registers is spilled, and the
-// spare load ports hide it: measured, neither AVX-512's 32 registers nor a schedule computed ahead
-// in memory were faster. AVX is for its three operands: without it a tenth of the time is moves from register to register.
-// The shape matters, each by about a tenth: `map` or `zip` over registers (a closure is no part of this function until
-// late, so the arrays must exist in memory) and a bounds check between the lanes' loads both cost spills.
+// Neighbouring instructions belong to different lanes. What does not fit the 16 registers is spilled, which the spare load
+// ports hide: measured, neither AVX-512's 32 registers nor a schedule computed in memory were faster. AVX is used for its
+// three operands: without it a tenth of the time is moves between registers. The shape matters, each by about a tenth: `map` or
+// `zip` over registers (a closure is inlined late, so the arrays must exist in memory) and a bounds check between the lanes'
+// loads both cost spills.
 #[target_feature(enable = "sha,avx")]
 fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
     const { assert!(N <= LANES && LANES == 4, "`each_lane` names four") };
@@ -63,7 +63,7 @@ fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
     for at in 0..count {
         let (abef_before, cdgh_before) = (abef, cdgh);
         let mut schedule = [[_mm_setzero_si128(); 4]; N];
-        // A macro and no loop: the indices must be constants for the schedule to live in registers.
+        // A macro, not a loop: the indices must be constants for the schedule to live in registers.
         macro_rules! rounds {
             ($($quad:literal)*) => {$(
                 let k = words(K[$quad]);
@@ -71,7 +71,7 @@ fn compress<const N: usize>(chains: &mut [Chain; N], blocks: [&[Block]; N]) {
                     let w = schedule[lane];
                     schedule[lane][$quad % 4] = if $quad < 4 {
                         // SAFETY: `at` is below the length of every lane's slice, four quads are
-                        // one block, and the load has no alignment to keep.
+                        // one block, and the load needs no alignment.
                         let quad = unsafe {
                             _mm_loadu_si128(starts[lane].add(at).cast::<__m128i>().add($quad % 4))
                         };
