@@ -258,8 +258,12 @@ mod tests {
 
     /// An archive of one image whose configuration lists `diff_id` for its only layer.
     fn archive(layer: &[u8], diff_id: &Digest) -> File {
+        listed(r#"[{"Config":"c","RepoTags":["a.io/b:1"],"Layers":["l"]}]"#, layer, diff_id)
+    }
+
+    /// As `archive`, with this `manifest.json`.
+    fn listed(listing: &str, layer: &[u8], diff_id: &Digest) -> File {
         let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
-        let listing = r#"[{"Config":"c","RepoTags":["a.io/b:1"],"Layers":["l"]}]"#;
         let file = tempfile::tempfile().unwrap();
         let mut archive = tar::Builder::new(&file);
         for (name, content) in [("c", config.as_bytes()), (MANIFEST, listing.as_bytes()), ("l", layer)] {
@@ -270,6 +274,18 @@ mod tests {
         archive.finish().unwrap();
         drop(archive);
         file
+    }
+
+    /// Docker, which ignores case, would load other layers than saver.
+    #[test]
+    fn manifest_json_with_folded_keys_is_refused() {
+        for (key, good) in [("Other", true), ("layers", false), ("config", false), ("repoTags", false)] {
+            let listing = format!(r#"[{{"Config":"c","Layers":["l"],"{key}":[]}}]"#);
+            let file = listed(&listing, b"layer", &Digest::of(b"layer"));
+            let index = TarIndex::read(&file).unwrap();
+            let listing = index.find(MANIFEST).unwrap().unwrap();
+            assert_eq!(read(&file, &index, listing).is_ok(), good, "{key}");
+        }
     }
 
     #[test]

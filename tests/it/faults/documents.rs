@@ -193,7 +193,7 @@ async fn wrong_docker_content_digest_is_detected() {
     scene.server.behave();
     scene.server.on("HEAD", "/v2/team/app/manifests/v1").answer(Fault::status(405));
     scene.server.on("GET", "/v2/team/app/manifests/v1").answer(wrong.clone());
-    scene.fails("app", ErrorKind::Corrupt, "as the registry says").await;
+    scene.fails("app", ErrorKind::Corrupt, "Docker-Content-Digest header").await;
     // Of a GET by digest the digest asked for is what counts.
     scene.server.behave();
     scene.server.on("GET", "/v2/team/app/manifests/sha256").answer(wrong);
