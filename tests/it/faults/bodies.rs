@@ -328,8 +328,8 @@ async fn petabyte_layer_fails_only_its_image() {
     // What no disk has room for, and what no content has.
     for (size, kind, words) in [
         (1_u64 << 44, ErrorKind::Corrupt, "differs from its descriptor"),
-        (1 << 50, ErrorKind::Corrupt, "no content has more"),
-        (u64::MAX, ErrorKind::Corrupt, "no content has more"),
+        (1 << 50, ErrorKind::Unsupported, "the most that is accepted"),
+        (u64::MAX, ErrorKind::Unsupported, "the most that is accepted"),
     ] {
         let scene = Scene::start().await;
         let (image, _) = scene.sized("whole", LARGE);
