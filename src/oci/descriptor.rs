@@ -94,7 +94,9 @@ impl DescriptorDocument {
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        DescriptorDocument::deserialize(from)?.supported().map_err(|entry| serde::de::Error::custom(entry.error))
+        DescriptorDocument::deserialize(from)?
+            .supported()
+            .map_err(|entry| serde::de::Error::custom(entry.error))
     }
 }
 
