@@ -4,7 +4,7 @@ use super::publish::ManifestUpload;
 use super::{Inner, Pusher};
 use crate::content::{Place, Publication, Target};
 use crate::error::Result;
-use crate::oci::manifest::lacking;
+use crate::oci::manifest::omitted;
 use crate::oci::{Digest, RawManifest, Repository};
 use std::sync::atomic::Ordering;
 
@@ -37,7 +37,7 @@ pub(super) async fn check(pusher: &Pusher, image: &Publication) -> Result<()> {
 
 /// The first index of `image` that names manifests which are not part of it, and these manifests.
 fn sparse_index(image: &Publication) -> Option<(&RawManifest, Vec<Digest>)> {
-    image.manifests.iter().find_map(|raw| Some((&**raw, lacking(raw, &image.manifests)?.digests)))
+    image.manifests.iter().find_map(|raw| Some((&**raw, omitted(raw, &image.manifests)?.digests)))
 }
 
 fn inner(pusher: &Pusher) -> &Inner {
