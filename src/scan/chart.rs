@@ -7,13 +7,13 @@ mod render;
 pub use render::{ChartRenderer, RenderFailure, RenderInput};
 
 use super::archive::{self, ChartFiles, MAX_CHART_BYTES, MAX_CHART_FILES};
-use super::{Discovery, DoubtReason, heuristics};
+use super::{Discovery, Doubt, DoubtReason, heuristics};
 use crate::oci::Reference;
 use crate::yaml::{self, YamlNode};
 use reading::ChartReading;
 use render::{render, scan_rendered};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walkdir::WalkDir;
@@ -272,26 +272,42 @@ pub(super) fn scan(found: &mut Discovery, chart: &Chart, renderer: Option<&dyn C
             _ => found.doubts.push(doubt),
         }
     }
-    let name = |image: &Reference| format!("{}/{}", image.registry, image.repository);
-    let known: BTreeSet<String> =
-        found.images[first_image..].iter().map(|entry| name(&entry.reference)).collect();
-    found.doubts.extend(
-        candidates.into_iter().filter(|doubt| !is_part_of(&doubt.text, doubt.reference.as_ref(), &known)),
-    );
+    let known = KnownNames::of(found.images[first_image..].iter().map(|entry| &entry.reference));
+    found.doubts.extend(candidates.into_iter().filter(|doubt| !known.explain(doubt)));
 }
 
-/// Whether a value is a part of a name that is known: the values hold the repository, and the template adds a registry or a suffix.
-fn is_part_of(text: &str, reference: Option<&Reference>, known: &BTreeSet<String>) -> bool {
-    let Some(reference) = reference else { return false };
-    let full = format!("{}/{}", reference.registry, reference.repository);
-    let written = text.split('@').next().unwrap_or(text);
-    let written = if Reference::has_written_tag(written) {
-        written.rsplit_once(':').map_or(written, |(name, _)| name)
-    } else {
-        written
-    };
-    let is_suffixed = known.range(full.clone()..).next().is_some_and(|name| name.starts_with(&full));
-    is_suffixed || known.iter().any(|name| name.ends_with(&format!("/{written}")))
+/// The names that a chart is known to use.
+struct KnownNames {
+    names: BTreeSet<String>,
+    /// The names without their registries, and without the first parts of their paths.
+    suffixes: HashSet<String>,
+}
+
+impl KnownNames {
+    fn of<'a>(images: impl Iterator<Item = &'a Reference>) -> Self {
+        let names: BTreeSet<String> =
+            images.map(|image| format!("{}/{}", image.registry, image.repository)).collect();
+        let after_slash = |name: &String| -> Vec<String> {
+            name.match_indices('/').map(|(slash, _)| name[slash + 1..].to_owned()).collect()
+        };
+        let suffixes = names.iter().flat_map(after_slash).collect();
+        Self { names, suffixes }
+    }
+
+    /// Whether a value is a part of a name that is known: the values hold the repository, and the template adds a registry, a
+    /// path or a suffix.
+    fn explain(&self, doubt: &Doubt) -> bool {
+        let Some(reference) = &doubt.reference else { return false };
+        let full = format!("{}/{}", reference.registry, reference.repository);
+        let written = doubt.text.split('@').next().unwrap_or_default();
+        let written = match written.rsplit_once(':') {
+            Some((name, _)) if Reference::has_written_tag(written) => name,
+            _ => written,
+        };
+        let longer = self.names.range(full.clone()..).next().and_then(|name| name.strip_prefix(&full));
+        longer.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.', '/']))
+            || self.suffixes.contains(written)
+    }
 }
 
 /// Whether a file is in this directory of its chart or subchart.

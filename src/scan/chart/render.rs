@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How often a chart is rendered without the templates that fail.
-const MAX_ATTEMPTS: usize = 8;
+const MAX_ATTEMPTS: usize = 5;
 
 /// Renders charts as `helm template` does.
 pub trait ChartRenderer {
