@@ -82,8 +82,12 @@ impl Rules<'_> {
             self.oci_repository(document);
         }
         let is_list = |name: &Arc<YamlNode>| name.text().and_then(whole_name).is_some();
-        let is_bare_list = !document.items().is_empty() && document.items().iter().all(is_list);
-        if !is_bare_list || !self.images(document) {
+        // Ports and the like have the form of a name too.
+        let has_path = |name: &Arc<YamlNode>| name.text().is_some_and(|text| text.contains('/'));
+        let is_evident =
+            document.items().iter().any(has_path) || document.file.to_ascii_lowercase().contains("image");
+        let is_bare_list = is_evident && document.items().iter().all(is_list);
+        if !is_bare_list || document.items().is_empty() || !self.images(document) {
             self.node(document, Position::default());
         }
         self.document = outer;
@@ -400,6 +404,7 @@ mod tests {
             ("K\nadditionalImages: {x: \"busybox:1\"}\n", true, None),
             ("[\"busybox:1\", \"a.io/b:1\"]\n", true, None),
             ("[\"busybox:1\", other]\n", false, None),
+            ("[\"localhost:8080\", \"db:5432\"]\n", false, None),
             ("K\nimage: \"\"\n", false, None),
             ("K\nimage: ~\n", false, None),
             ("K\ndata: {x: \"{\\\"image\\\": \\\"a.io/b:1\\\"}\"}\n", true, None),
