@@ -116,6 +116,7 @@ const FLAGS: &[&str] = &[
     "missing-platform",
     "retries",
     "timeout",
+    "max-images",
     "connect-timeout",
     "idle-timeout",
     "config",
@@ -207,7 +208,7 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         (&["--dir", "d", "--arch", "all", "--jobs", "x", "nginx:1"], "a number from 1 to 256"),
         (
             &["--dir", "d", "--arch", "amd64,arm64", "--index", "flatten", "nginx:1"],
-            "--index flatten: one platform",
+            "--index flatten: only one platform",
         ),
         (&["--dir", "d", "lss"], "did you mean saver ls?"),
         (&["--dir", "d", "--arch", "all", "--report", "-", "nginx:1"], "stdout is not supported"),

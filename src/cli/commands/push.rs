@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Images to push, by the names that they were saved under or have in the directory (default: all), then the registry and
     /// an optional prefix of their names there
     #[arg(value_name = "[IMAGE]... REGISTRY[/PREFIX]", help_heading = "Images")]
-    pub(crate) names: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// Lists of images.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     pub(crate) dir: DirArgs,
     /// Names.
     #[command(flatten)]
-    pub(crate) rule: NamesArgs,
+    pub(crate) names: NamesArgs,
     /// What is sent, and how.
     #[command(flatten)]
     pub(crate) sending: SendArgs,
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 /// `InvalidInput` naming what is wrong on the command line; whatever keeps the run from continuing.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let dir = args.dir.path()?;
-    let Some((destination, images)) = args.names.split_last() else {
+    let Some((destination, images)) = args.targets.split_last() else {
         let hint = "saver push --dir DIR [IMAGE]... REGISTRY[/PREFIX]; without images, all of DIR is pushed";
         return Err(missing_argument("REGISTRY", hint));
     };
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     lists::require_one_reader_of_stdin(&args.lists, sending.registry.password_stdin)?;
     let entries = lists::read(&args.lists.list, images, context)?;
     let mut options = PushOptions::new(dir, destination);
-    options.names = args.rule.rule()?;
+    options.names = args.names.rule()?;
     sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([options.destination.registry.clone()]);
     options.access = registry_args::resolve(&sending.registry, context, &registries)?;
