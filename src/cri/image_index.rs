@@ -436,10 +436,10 @@ mod tests {
         assert_eq!(count(&images).unwrap(), 1);
         let (_, second) = tree.image(b"other");
         for layer in [first, second] {
-            *broken.lock().unwrap() = Some(layer);
+            *broken.lock() = Some(layer);
             assert!(count(&images).is_err());
         }
-        *broken.lock().unwrap() = None;
+        *broken.lock() = None;
         assert_eq!(count(&images).unwrap(), 2);
     }
 

@@ -220,7 +220,7 @@ impl Newest {
         matching: Vec<(Option<TagVersion>, Tag)>,
         others: &mut Vec<(Tag, NotSelected)>,
     ) -> Vec<(Option<TagVersion>, Tag)> {
-        let mut groups: BTreeMap<(String, [u64; 2]), Vec<(TagVersion, Tag)>> = BTreeMap::new();
+        let mut groups: BTreeMap<_, Vec<(TagVersion, Tag)>> = BTreeMap::new();
         for (version, tag) in matching {
             let Some(version) = version else { continue };
             let [major, minor, _] = version.core;
