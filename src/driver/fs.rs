@@ -500,7 +500,8 @@ impl Driver for FsDriver {
 
     fn free_space(&self) -> io::Result<Option<FreeSpace>> {
         let found = rustix::fs::fstatvfs(self.confined.root())?;
-        Ok(space_of(found.f_blocks, found.f_bavail, found.f_frsize, (found.f_files, found.f_favail)))
+        let inodes = (found.f_files, found.f_favail);
+        Ok(FreeSpace::from_counts(found.f_blocks, found.f_bavail, found.f_frsize, inodes))
     }
 
     fn location(&self, path: &str) -> String {
@@ -532,29 +533,5 @@ impl Drop for FsDriver {
             // If this fails, the next process removes the area.
             let _ = rustix::fs::unlinkat(self.confined.root(), path, AtFlags::REMOVEDIR);
         }
-    }
-}
-
-/// The space of a file system with these counts of blocks and inodes (total and available). `None` for one without blocks, as
-/// some FUSE, overlay and object file systems report.
-fn space_of(blocks: u64, available: u64, block_size: u64, inodes: (u64, u64)) -> Option<FreeSpace> {
-    (blocks > 0).then(|| FreeSpace {
-        bytes: available.saturating_mul(block_size),
-        total: blocks.saturating_mul(block_size),
-        inodes: (inodes.0 > 0).then_some(inodes.1),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn space_without_blocks_is_unknown() {
-        assert_eq!(space_of(0, 0, 4096, (0, 0)), None);
-        assert_eq!(space_of(0, 0, 4096, (100, 50)), None);
-        let space = |inodes| FreeSpace { bytes: 5 << 12, total: 10 << 12, inodes };
-        assert_eq!(space_of(10, 5, 4096, (0, 0)), Some(space(None)));
-        assert_eq!(space_of(10, 5, 4096, (100, 0)), Some(space(Some(0))));
     }
 }

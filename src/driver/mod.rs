@@ -17,6 +17,7 @@
 mod confined;
 mod dirty;
 mod extents;
+mod free_space;
 pub mod fs;
 mod fs_partial;
 pub mod memory;
@@ -26,6 +27,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
+pub use free_space::FreeSpace;
 pub use fs::FsDriver;
 pub use memory::MemoryDriver;
 
@@ -277,17 +279,6 @@ pub enum EntryKind {
 /// The path without its last component; empty for a single component.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-/// Space left on the medium.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FreeSpace {
-    /// Bytes available to an unprivileged process.
-    pub bytes: u64,
-    /// Size of the whole file system in bytes.
-    pub total: u64,
-    /// Inodes available, or `None` if the file system has no fixed number of inodes.
-    pub inodes: Option<u64>,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod plain;
 mod sections;
 mod selection;
 mod skopeo;
+mod tag_version;
 mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};

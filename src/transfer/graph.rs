@@ -5,7 +5,7 @@ use super::manifests::Cell;
 use super::node::{Gathered, ImageContent, ManifestNode, NodeKind};
 use super::oci_media_types;
 use super::options::{IndexMode, MediaTypes, MissingPlatform};
-use super::platforms::Platforms;
+use super::platforms::{Platforms, one_of_several};
 use super::stats::ImageStats;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
@@ -15,7 +15,7 @@ use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
@@ -419,25 +419,6 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         self.warn(one_of_several(&platforms, first, taken.raw.digest));
         Ok(taken)
     }
-}
-
-/// The warning for several manifests of one platform, of which the one at `taken` is used.
-pub(crate) fn one_of_several(platforms: &[Platform], taken: usize, digest: Digest) -> String {
-    let others: BTreeSet<String> = platforms
-        .iter()
-        .map(ToString::to_string)
-        .filter(|name| *name != platforms[taken].to_string())
-        .collect();
-    let choose = match others.into_iter().collect::<Vec<_>>().join(", ") {
-        others if others.is_empty() => "; pin another by its digest".to_owned(),
-        others => format!("; --arch selects another: {others}"),
-    };
-    let count = platforms.len();
-    let platform = &platforms[taken];
-    format!(
-        "{count} manifests for one platform: using the first, {platform} ({}), as container runtimes do{choose}",
-        digest.short()
-    )
 }
 
 #[cfg(test)]

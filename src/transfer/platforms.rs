@@ -1,7 +1,7 @@
 //! Compares the requested platforms of an image with those it has.
 
 use crate::error::{Detail, Error, ErrorKind, Side};
-use crate::oci::{Descriptor, Index, Platform, PlatformSet, Reference};
+use crate::oci::{Descriptor, Digest, Index, Platform, PlatformSet, Reference};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -95,6 +95,25 @@ impl<'a> Platforms<'a> {
         Error::new(ErrorKind::InvalidInput, self.reference, message)
             .with_hint("request one platform with --arch, or keep the index with --index keep or prune where the format has one")
     }
+}
+
+/// The warning for several manifests of one platform, of which the one at `taken` is used.
+pub(super) fn one_of_several(platforms: &[Platform], taken: usize, digest: Digest) -> String {
+    let others: BTreeSet<String> = platforms
+        .iter()
+        .map(ToString::to_string)
+        .filter(|name| *name != platforms[taken].to_string())
+        .collect();
+    let choose = match others.into_iter().collect::<Vec<_>>().join(", ") {
+        others if others.is_empty() => "; pin another by its digest".to_owned(),
+        others => format!("; --arch selects another: {others}"),
+    };
+    let count = platforms.len();
+    let platform = &platforms[taken];
+    format!(
+        "{count} manifests for one platform: using the first, {platform} ({}), as container runtimes do{choose}",
+        digest.short()
+    )
 }
 
 #[cfg(test)]

@@ -418,19 +418,19 @@ fn registry_and_saver_share_a_tree() {
 }
 
 #[test]
-fn tree_is_readable_by_other_users_under_any_umask() {
+fn modes_of_the_tree_follow_the_umask() {
     let source = Registry::serve(&samples());
     let (home, dir) = (Home::new(), temporary());
     let tree = dir.path().join("made/by/saver");
     let mut shell = Command::new("sh");
-    shell.args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_saver")]);
+    shell.args(["-c", "umask 027; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_saver")]);
     shell.args(["--progress", "none", "--arch", "amd64", "--dir"]).arg(&tree).args(images(&source.address));
     super::support::program::run(shell.env_clear().env("HOME", home.path("")).env("PATH", "/usr/bin:/bin"))
         .expect(0);
     let mut seen = [0, 0];
     for entry in walkdir::WalkDir::new(&tree) {
         let entry = entry.unwrap();
-        let (which, expected) = if entry.file_type().is_dir() { (0, 0o755) } else { (1, 0o644) };
+        let (which, expected) = if entry.file_type().is_dir() { (0, 0o750) } else { (1, 0o640) };
         if entry.path().starts_with(tree.join("docker")) {
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, expected, "{}: {mode:o}", entry.path().display());

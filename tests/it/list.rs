@@ -81,6 +81,7 @@ fn selections_without_a_match_or_above_the_limit_are_refused() {
         assert!(!home.path("d/docker").exists(), "{line}");
     }
     home.write("l.list", "nginx:*\n");
-    let ran = run(&mut home.saver(["push", "--list", "l.list", "--dir", ".", "127.0.0.1:1"])).expect(2);
+    let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/registry");
+    let ran = run(&mut home.saver(["push", "--list", "l.list", "--dir", tree, "127.0.0.1:1"])).expect(2);
     assert!(ran.stderr.contains("this command does not select tags"), "{}", ran.stderr);
 }

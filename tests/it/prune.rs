@@ -47,6 +47,7 @@ fn made() -> Made {
     let other = tree.image("other", "linux/amd64", &[b"shared", b"other only"]);
     tree.tag("other", "1", &other.digest);
     let pinned = tree.image("pinned", "linux/amd64", &[b"pinned"]);
+    std::fs::create_dir_all(tree.repository("pinned").join("_manifests/tags")).unwrap();
     tree.content(b"left over");
     Made { tree, index, amd64, signature, sbom, of_sbom, pinned }
 }
@@ -159,6 +160,10 @@ pub(super) fn in_memory(files: &Files) -> MemoryDriver {
     for (path, content) in files {
         driver.stage("staged", content).unwrap();
         driver.publish("staged", path).unwrap();
+        // An empty directory of tags is no file.
+        if let Some((repository, _)) = path.split_once("/_manifests/") {
+            driver.create_dir(&format!("{repository}/_manifests/tags")).unwrap();
+        }
     }
     driver
 }

@@ -353,7 +353,7 @@ async fn manifest_changed_by_registry_is_an_error() {
     let other = Digest::of(b"other").to_string();
     for (method, part, fault, word) in [
         ("PUT", "/blobs/uploads/", Fault::header("Docker-Content-Digest", &other), "stored other content"),
-        ("PUT", "/manifests/", Fault::header("Docker-Content-Digest", &other), "changed the bytes"),
+        ("PUT", "/manifests/", Fault::header("Docker-Content-Digest", &other), "it changed the content"),
         ("PUT", "/manifests/", Fault::status(204), "204"),
         ("PUT", "/manifests/", Fault::status(206), "206"),
     ] {

@@ -394,7 +394,8 @@ async fn collision_check_holds_up_no_other_image() {
 async fn serve(tree: &Tree) -> (String, tokio::sync::oneshot::Sender<()>) {
     use saver::serve::http::{RegistryServer, ServeOptions};
     let store = Store::open_read_only(tree.dir()).unwrap();
-    let server = RegistryServer::bind(store, ([127, 0, 0, 1], 0).into(), ServeOptions::default()).await.unwrap();
+    let server =
+        RegistryServer::bind(store, ([127, 0, 0, 1], 0).into(), ServeOptions::default()).await.unwrap();
     let address = server.local_addr().to_string();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(server.run(async {

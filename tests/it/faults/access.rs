@@ -77,7 +77,7 @@ async fn mislabelled_captive_portal_is_no_image() {
     let scene = Scene::start().await;
     let (image, _) = scene.sized("app", LARGE);
     scene.server.on("GET", &of(&image.layers[0])).answer(Fault::Body(noise("a page", LARGE)));
-    scene.fails("app", ErrorKind::Corrupt, "Docker-Content-Digest").await;
+    scene.fails("app", ErrorKind::Corrupt, "does not match its digest").await;
     scene.server.behave();
     scene.server.on("", "/v2/team/app/manifests/").answer(Fault::Body("<html>Log in</html>".into()));
     scene.fails("app", ErrorKind::Unsupported, "web page").await;

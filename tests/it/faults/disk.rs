@@ -292,7 +292,9 @@ fn missing_permission_is_reported_with_the_path() {
         })
     };
     let ran = nobody(&disk.dir);
-    ran.assert_stopped("Permission denied", "with write permission");
+    let is_root = rustix::process::geteuid().is_root();
+    let hint = if is_root { "belongs to user root" } else { "with write permission" };
+    ran.assert_stopped("Permission denied", hint);
     assert!(ran.err.contains(disk.dir.to_str().unwrap()), "{}", ran.err);
     let missing = disk.dir.join("deep/er");
     let ran = nobody(&missing);
@@ -305,7 +307,7 @@ fn missing_permission_is_reported_with_the_path() {
     std::fs::remove_dir_all(part.join("team/app0")).unwrap();
     let ran = nobody(&disk.dir);
     if rustix::process::geteuid().is_root() {
-        ran.assert_stopped("Permission denied", "with write permission");
+        ran.assert_stopped("Permission denied", "belongs to user root");
     }
     disk.completes();
 }

@@ -67,7 +67,8 @@ async fn unavailable_mirror_is_skipped_for_a_while() {
     let pair = pair(Credential::Anonymous).await;
     pair.mirror.on("", "").answer(Fault::status(503));
     all(&pair).await;
-    assert_eq!(pair.mirror.seen().len(), 1);
+    // A HEAD that fails with 500 is decided by one GET; after that the mirror is left alone.
+    assert_eq!(pair.mirror.seen().len(), 2);
 }
 
 #[tokio::test]
@@ -129,7 +130,8 @@ async fn origin_error_is_reported_with_mirror_failures() {
         assert!(error.to_string().contains(&told), "{error}");
         assert!(error.to_string().contains("500"), "{error}");
     }
-    assert_eq!(pair.mirror.seen().len(), 1);
+    // A HEAD that fails with 500 is decided by one GET; after that the mirror is left alone.
+    assert_eq!(pair.mirror.seen().len(), 2);
 }
 
 #[tokio::test]

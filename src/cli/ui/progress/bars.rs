@@ -225,7 +225,8 @@ mod tests {
             ("one two three", 8, "one …"),
             ("one two three", 2, "…"),
             ("one", 0, ""),
-            ("日本 語", 7, "日本 …"),
+            ("日本 語", 7, "日本 語"),
+            ("日本 語", 6, "日本 …"),
         ] {
             assert_eq!(fit(text, width), expected, "{width}");
             assert!(width_of(&fit(text, width)) <= width);
