@@ -51,6 +51,8 @@ struct Chosen {
     at: usize,
     below: Vec<Chosen>,
     attests: bool,
+    /// The platform of an image: the one that its index states, else its own.
+    platform: Option<usize>,
 }
 
 struct Walk<'a> {
@@ -66,7 +68,11 @@ impl Walk<'_> {
     fn visit(&mut self, node: usize, at: usize, stated: Option<usize>, attests: bool) -> Option<Chosen> {
         let here = &self.world.nodes[node];
         self.manifests.insert(here.raw.digest);
-        let mut chosen = Chosen { node, at, below: Vec::new(), attests };
+        let platform = match here.kind {
+            Kind::Leaf { platform, artifact: false, .. } => Some(stated.unwrap_or(platform)),
+            _ => stated,
+        };
+        let mut chosen = Chosen { node, at, below: Vec::new(), attests, platform };
         match &here.kind {
             Kind::Index { entries, .. } => {
                 let mut taken = vec![false; entries.len()];
@@ -151,11 +157,17 @@ impl Walk<'_> {
         (digest, value)
     }
 
-    fn leaves<'c>(&self, chosen: &'c Chosen, into: &mut BTreeMap<Digest, &'c Chosen>) {
+    /// The images below, each once, in the order of the index.
+    fn leaves<'c>(&self, chosen: &'c Chosen, into: &mut Vec<&'c Chosen>) {
         match self.world.nodes[chosen.node].kind {
             Kind::Index { .. } => chosen.below.iter().for_each(|below| self.leaves(below, into)),
             Kind::Leaf { .. } if chosen.attests => {}
-            Kind::Leaf { .. } => drop(into.insert(self.world.nodes[chosen.node].raw.digest, chosen)),
+            Kind::Leaf { .. } => {
+                let digest = |chosen: &Chosen| self.world.nodes[chosen.node].raw.digest;
+                if into.iter().all(|leaf| digest(leaf) != digest(chosen)) {
+                    into.push(chosen);
+                }
+            }
         }
     }
 
@@ -173,10 +185,16 @@ impl Walk<'_> {
         let mut closure = Closure::default();
         let is_index = matches!(self.world.nodes[root.node].kind, Kind::Index { .. });
         if self.choice.index == IndexMode::Flatten && is_index {
-            let mut leaves = BTreeMap::new();
+            let mut leaves = Vec::new();
             self.leaves(&root, &mut leaves);
-            let mut leaves = leaves.into_values();
-            let (Some(only), None) = (leaves.next(), leaves.next()) else { return Verdict::Fail };
+            // Of several manifests for one platform the first is taken.
+            let class =
+                |leaf: &&Chosen| leaf.platform.map(|at| (PLATFORMS[at].0, PLATFORMS[at].1, PLATFORMS[at].2));
+            let Some(only) = leaves.first() else { return Verdict::Fail };
+            let are_one = class(only).is_some() && leaves.iter().all(|leaf| class(leaf) == class(only));
+            if leaves.len() > 1 && !are_one {
+                return Verdict::Fail;
+            }
             self.gather(only, &mut closure);
         } else {
             self.gather(&root, &mut closure);
