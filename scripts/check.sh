@@ -15,9 +15,9 @@ cargo clippy --locked --all-targets --all-features -- -D warnings
 
 step "features"
 # The library alone, and with each feature alone.
-cargo check --locked --lib --no-default-features
+cargo clippy --locked --lib --no-default-features -- -D warnings
 for feature in archive scan serve cri; do
-    cargo check --locked --lib --no-default-features --features "$feature"
+    cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
 done
 
 step "documentation"

@@ -16,6 +16,6 @@ if [ -n "${CI:-}" ]; then
     profile=ci
 fi
 # First the documentation's examples, so that nextest's summary is the last thing seen.
-cargo test --locked --doc
+cargo test --locked --doc --features schema
 # With the feature `schema` the JSON Schema files are compared with what the code generates.
 cargo nextest run --locked --features schema --profile "$profile" "$@"

@@ -1,7 +1,7 @@
 //! The command line: the only part of saver that prints, exits, and reads the environment and the home directory.
 //!
-//! [`command_line`] and [`args`] define what can be written, [`grammar`] and [`config`] turn it into settings, the file of each
-//! command in [`commands`] resolves these into the library's options and calls the library, and [`ui`] shows what happens.
+//! `command_line` and `args` define what can be written, `grammar` and `config` turn it into settings, the file of each
+//! command in `commands` resolves these into the library's options and calls the library, and `ui` shows what happens.
 
 mod args;
 mod command_line;

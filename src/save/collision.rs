@@ -33,6 +33,7 @@ pub(crate) fn guard<S: Source>(images: &mut [Image<S>], index: IndexMode, retry:
 ///
 /// # Errors
 /// `InvalidInput` naming both images.
+#[cfg(feature = "archive")]
 pub(crate) fn check<S: Source>(images: &[Image<S>], index: IndexMode) -> Result<()> {
     for numbers in sharing(images) {
         let mut known: Option<(Member<S>, Digest)> = None;

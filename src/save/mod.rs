@@ -8,6 +8,7 @@ mod pull;
 mod selection;
 
 #[cfg(feature = "archive")]
+#[cfg(feature = "archive")]
 pub(crate) use collision::check as check_collisions;
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
@@ -63,7 +64,7 @@ impl SaveOptions {
         }
     }
 
-    /// Saves these platforms: a [`PlatformSet`](crate::oci::PlatformSet), or text such as `"amd64,arm64"` or `"all"`.
+    /// Saves these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
     ///
     /// # Errors
     /// `InvalidInput` for text that names no platform.

@@ -27,6 +27,7 @@ pub use chart::{ChartRenderer, RenderFailure, RenderInput};
 pub use doubt::{Doubt, DoubtReason};
 pub use ignore::IgnoreList;
 pub use report::{ReportedDoubt, ReportedImage, ScanReport};
+#[cfg(feature = "cli")]
 pub(crate) use walk::NOT_REGULAR;
 pub use walk::{ScanOptions, build_context, path};
 
