@@ -395,18 +395,20 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         }
         let mut leaves = Vec::new();
         root.into_leaves(&mut leaves);
+        leaves.retain(|leaf| !leaf.is_attestation());
+        // Before duplicates go: an index may list one manifest for two platforms.
+        let mut selected = Vec::new();
+        leaves.iter().for_each(|leaf| {
+            leaf.platforms(&mut selected);
+        });
         let mut once = HashSet::new();
-        leaves.retain(|leaf| !leaf.is_attestation() && once.insert(leaf.raw.digest));
+        leaves.retain(|leaf| once.insert(leaf.raw.digest));
         if leaves.is_empty() {
             return Err(self.platforms.not_found(self.platforms.named()));
         }
         if leaves.len() == 1 {
             return Ok(leaves.remove(0));
         }
-        let mut selected = Vec::new();
-        leaves.iter().for_each(|leaf| {
-            leaf.platforms(&mut selected);
-        });
         let kinds: HashSet<Platform> =
             selected.iter().map(|platform| platform.normal().without_os_version()).collect();
         // Several manifests for one platform: other compressions, or versions of Windows.

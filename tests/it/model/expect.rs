@@ -157,17 +157,12 @@ impl Walk<'_> {
         (digest, value)
     }
 
-    /// The images below, each once, in the order of the index.
+    /// The images below in the order of the index, once for each entry.
     fn leaves<'c>(&self, chosen: &'c Chosen, into: &mut Vec<&'c Chosen>) {
         match self.world.nodes[chosen.node].kind {
             Kind::Index { .. } => chosen.below.iter().for_each(|below| self.leaves(below, into)),
             Kind::Leaf { .. } if chosen.attests => {}
-            Kind::Leaf { .. } => {
-                let digest = |chosen: &Chosen| self.world.nodes[chosen.node].raw.digest;
-                if into.iter().all(|leaf| digest(leaf) != digest(chosen)) {
-                    into.push(chosen);
-                }
-            }
+            Kind::Leaf { .. } => into.push(chosen),
         }
     }
 
@@ -187,12 +182,17 @@ impl Walk<'_> {
         if self.choice.index == IndexMode::Flatten && is_index {
             let mut leaves = Vec::new();
             self.leaves(&root, &mut leaves);
-            // Of several manifests for one platform the first is taken.
-            let class =
-                |leaf: &&Chosen| leaf.platform.map(|at| (PLATFORMS[at].0, PLATFORMS[at].1, PLATFORMS[at].2));
             let Some(only) = leaves.first() else { return Verdict::Fail };
-            let are_one = class(only).is_some() && leaves.iter().all(|leaf| class(leaf) == class(only));
-            if leaves.len() > 1 && !are_one {
+            let digest = |leaf: &Chosen| self.world.nodes[leaf.node].raw.digest;
+            let manifests: BTreeSet<Digest> = leaves.iter().map(|leaf| digest(leaf)).collect();
+            let class = |at: usize| (PLATFORMS[at].0, PLATFORMS[at].1, PLATFORMS[at].2);
+            let classes: BTreeSet<_> = leaves.iter().filter_map(|leaf| leaf.platform).map(class).collect();
+            let named = |manifest: &Digest| {
+                leaves.iter().any(|leaf| digest(leaf) == *manifest && leaf.platform.is_some())
+            };
+            // Of several manifests for one platform the first is taken.
+            let are_one = classes.len() == 1 && manifests.iter().all(named);
+            if manifests.len() > 1 && !are_one {
                 return Verdict::Fail;
             }
             self.gather(only, &mut closure);
