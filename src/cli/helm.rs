@@ -4,6 +4,7 @@ use crate::cli::config::Environment;
 use crate::cli::interrupt::CleanupGuard;
 use crate::error::Result as Outcome;
 use crate::scan::{ChartRenderer, MAX_CHART_BYTES, RenderFailure, RenderInput};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 #[cfg(target_os = "linux")]
 use rustix::process::{Resource, Rlimit};
@@ -13,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Maximum time for one chart.
@@ -72,7 +73,7 @@ impl Helm {
         let running = self.running.clone();
         CleanupGuard::listen(move || {
             // Held until the process exits, so that nothing new is started.
-            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            let running = running.lock();
             if let Some(running) = &*running {
                 end(running.group);
                 // A failure cannot be reported any more.
@@ -97,7 +98,7 @@ impl Helm {
 
     /// Runs a command to its end and returns whether it succeeded.
     fn run(&self, command: &mut Command, home: &Path, printed: &[&File]) -> Result<bool, RenderFailure> {
-        let lock = || self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.running.lock();
         let mut running = lock();
         let mut child = command.spawn().map_err(|cause| failure(format!("cannot start helm: {cause}")))?;
         let group = Pid::from_child(&child);

@@ -30,10 +30,11 @@ use crate::registry::{Access, Credential, CredentialSource};
 use docker_config::{CredentialLocation, DockerConfig};
 use futures::future::BoxFuture;
 use helper::HelperError;
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -185,7 +186,7 @@ impl Credentials {
     ) -> Result<Credential> {
         let key = (name.to_owned(), server.to_owned());
         let answer = {
-            let mut answers = self.helper_answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut answers = self.helper_answers.lock();
             Arc::clone(answers.entry(key).or_default())
         };
         answer.get_or_init(|| self.run_helper(file, name, server, own)).await.clone()
@@ -212,7 +213,7 @@ impl Credentials {
     }
 
     fn record_failure(&self, registry: &Registry, repository: &Repository, error: Error) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         if failures.logged.insert(error.to_string()) {
             tracing::warn!("cannot read the credentials for {registry}: {error}; continuing without them");
         }
@@ -221,7 +222,7 @@ impl Credentials {
 
     /// Whether a helper has answered with a credential for the server.
     fn helper_has_answered(&self, name: String, server: String) -> bool {
-        let answers = self.helper_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = self.helper_answers.lock();
         let answer = answers.get(&(name, server)).and_then(|answer| answer.get());
         answer.is_some_and(|answer| matches!(answer, Ok(known) if *known != Credential::Anonymous))
     }
@@ -258,7 +259,7 @@ impl CredentialSource for Credentials {
     }
 
     fn failure(&self, host: &Registry, repository: &Repository) -> Option<Error> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.lock();
         failures.by_repository.get(&(host.clone(), repository.clone())).cloned()
     }
 }

@@ -11,10 +11,11 @@ use crate::error::Result;
 use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
+use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a lookup may use the last scan. What was asked for is checked in the tree itself; only other names of the same image
@@ -84,7 +85,7 @@ impl ImageIndex {
     /// # Errors
     /// `Storage` when the tree cannot be read.
     pub(super) fn snapshot(&self, asked: u64) -> Result<Arc<ImageSnapshot>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if last.number <= asked {
             let number = self.scans_started.fetch_add(1, Ordering::SeqCst) + 1;
             let changes = self.changes();
@@ -115,13 +116,13 @@ impl ImageIndex {
 
     /// The last snapshot, unless it is too old or the service has changed the tree since.
     fn recent(&self) -> Option<Arc<ImageSnapshot>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         let is_recent = last.started.is_some_and(|started| started.elapsed() < MAX_SCAN_AGE);
         (is_recent && last.changes == self.changes()).then(|| last.snapshot.clone())
     }
 
     fn known_manifest(&self, digest: &Digest) -> Option<Arc<ManifestSummary>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).manifests.get(digest).cloned()
+        self.last.lock().manifests.get(digest).cloned()
     }
 
     /// Whether the tree still has the image at one of the places where the scan found it.

@@ -3,10 +3,11 @@
 use crate::error::{Error, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ where
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let (outcome, _waiter) = {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut running = self.running.lock();
             let shared = running.entry(key.clone()).or_insert_with(|| self.start(key.clone(), work));
             shared.waiters += 1;
             let waiter = Waiter { single_flight: self.clone(), key, identity: shared.identity.clone() };
@@ -67,7 +68,7 @@ where
         let work = work(cancel.clone());
         let single_flight = self.clone();
         let own = identity.clone();
-        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.tasks.lock() += 1;
         let task = tokio::spawn(async move {
             let task = RunningTask(single_flight);
             let outcome = work.await;
@@ -79,7 +80,7 @@ where
     }
 
     fn forget(&self, key: &K, identity: &Arc<()>) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         if running.get(key).is_some_and(|shared| Arc::ptr_eq(&shared.identity, identity)) {
             running.remove(key);
         }
@@ -87,7 +88,7 @@ where
 
     /// Cancels all work.
     pub(super) fn cancel_all(&self) {
-        for shared in self.running.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for shared in self.running.lock().values() {
             shared.cancel.cancel();
         }
     }
@@ -97,7 +98,7 @@ where
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
             ended.as_mut().enable();
-            if *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) == 0 {
+            if *self.tasks.lock() == 0 {
                 return;
             }
             ended.await;
@@ -110,7 +111,7 @@ struct RunningTask<K, T>(Arc<SingleFlight<K, T>>);
 
 impl<K, T> Drop for RunningTask<K, T> {
     fn drop(&mut self) {
-        *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *self.0.tasks.lock() -= 1;
         self.0.ended.notify_waiters();
     }
 }
@@ -124,7 +125,7 @@ struct Waiter<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for Waiter<K, T> {
     fn drop(&mut self) {
-        let mut running = self.single_flight.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.single_flight.running.lock();
         let Some(shared) = running.get_mut(&self.key) else { return };
         if !Arc::ptr_eq(&shared.identity, &self.identity) {
             return;
@@ -172,7 +173,7 @@ mod tests {
         let single_flight = Arc::new(SingleFlight::<u8, ()>::default());
         let tokens = Arc::new(Mutex::new(Vec::<CancellationToken>::new()));
         let wait = |token: CancellationToken| {
-            tokens.lock().unwrap().push(token.clone());
+            tokens.lock().push(token.clone());
             async move {
                 token.cancelled().await;
                 Err(Error::new(ErrorKind::Cancelled, "", "cancelled"))
@@ -182,9 +183,9 @@ mod tests {
         let mut two = Box::pin(single_flight.join(1, wait));
         assert!(futures::poll!(&mut one).is_pending() && futures::poll!(&mut two).is_pending());
         drop(one);
-        assert!(!tokens.lock().unwrap()[0].is_cancelled() && futures::poll!(&mut two).is_pending());
+        assert!(!tokens.lock()[0].is_cancelled() && futures::poll!(&mut two).is_pending());
         drop(two);
-        assert!(tokens.lock().unwrap()[0].is_cancelled());
+        assert!(tokens.lock()[0].is_cancelled());
         single_flight.idle().await;
         single_flight.join(1, |_| async { Ok(()) }).await.unwrap();
         let panics = single_flight.join(1, |_| async { std::panic::resume_unwind(Box::new("x")) }).await;

@@ -5,9 +5,10 @@ use crate::content::Place;
 use crate::error::{Error, ErrorKind};
 use crate::oci::Reference;
 use crate::transfer::{ArchiveStep, Event, ImageReport, Observer, Report};
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Passes the engine's events on to the caller's observer.
@@ -33,7 +34,7 @@ impl DeferredObserver {
     /// Reports the end of the deferred images, with their rows in the final `report`.
     pub(super) fn finish<'p>(&self, report: &Report, places: impl Iterator<Item = &'p Place>) {
         for (image, place) in report.images.iter().zip(places) {
-            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reported = self.reported.lock();
             let is_new = reported.insert(place.clone());
             drop(reported);
             if is_new {
@@ -55,7 +56,7 @@ impl Observer for DeferredObserver {
             set_name(&mut image, requested);
         }
         self.observer.event(&Event::ImageFinished { image: &image });
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        self.reported.lock().insert(place);
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
         fn event(&self, event: &Event<'_>) {
             if let Event::ImageFinished { image } = event {
                 let line = format!("{} {} {:?}", image.reference, image.repository, image.status);
-                self.0.lock().unwrap().push(line);
+                self.0.lock().push(line);
             }
         }
     }
@@ -163,7 +164,7 @@ mod tests {
         let observer = DeferredObserver::new(recorder.clone(), pairs, true);
         observer.event(&Event::ImageFinished { image: &row(&places[0], Status::Exported) });
         observer.event(&Event::ImageFinished { image: &row(&places[1], Status::Failed) });
-        assert_eq!(*recorder.0.lock().unwrap(), ["a.io:5000/b:1 b Failed"]);
+        assert_eq!(*recorder.0.lock(), ["a.io:5000/b:1 b Failed"]);
         let mut images = places.each_ref().map(|place| row(place, Status::Failed)).to_vec();
         images.iter_mut().zip(&names).for_each(|(row, requested)| set_name(row, requested));
         let report = Report {
@@ -175,6 +176,6 @@ mod tests {
             aborted: None,
         };
         observer.finish(&report, places.iter());
-        assert_eq!(recorder.0.lock().unwrap()[1..], ["a.io:5000/a:1 a Failed"]);
+        assert_eq!(recorder.0.lock()[1..], ["a.io:5000/a:1 a Failed"]);
     }
 }

@@ -6,9 +6,9 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::store::Store;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 
 /// Records the publications of images whose content is in a tree.
 pub(super) struct RecordingSink {
@@ -24,7 +24,7 @@ impl RecordingSink {
 
     /// Removes and returns what was recorded.
     pub(super) fn take(&self) -> BTreeMap<String, Publication> {
-        std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recorded.lock())
     }
 }
 
@@ -75,7 +75,7 @@ impl Sink for RecordingSink {
     }
 
     async fn publish(&self, image: Publication) -> Result<()> {
-        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock();
         for place in &image.places {
             recorded.insert(place.to_string(), image.clone());
         }

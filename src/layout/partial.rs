@@ -6,9 +6,10 @@ use crate::driver::Partial;
 use crate::driver::resumable::ResumableFile;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// The number of committed blobs at which they are renamed into place before another is started: each keeps a file
@@ -38,7 +39,7 @@ struct CommittedFile {
 
 impl LayoutClaims {
     fn lock(&self) -> MutexGuard<'_, ClaimState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Claims `digest` for writing, unless another writer of this process has claimed it.

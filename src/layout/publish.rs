@@ -8,11 +8,12 @@ use crate::content::{Place, Publication};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::{self, EntryName, INDEX, LayoutIndex, MARKER, MARKER_CONTENT};
 use crate::oci::{Digest, RawManifest};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
 /// The images waiting to be published, and what has been published.
@@ -38,10 +39,6 @@ struct QueuedImage {
     done: oneshot::Sender<Result<()>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl LayoutPublisher {
     /// The directory of staged files, if any file was staged.
     pub(super) fn area(&self) -> Option<String> {
@@ -50,7 +47,7 @@ impl LayoutPublisher {
 
     fn enqueue(&self, image: Publication) -> oneshot::Receiver<Result<()>> {
         let (done, outcome) = oneshot::channel();
-        lock(&self.queue).push(QueuedImage { image, done });
+        self.queue.lock().push(QueuedImage { image, done });
         outcome
     }
 }
@@ -71,15 +68,15 @@ impl Inner {
     /// `Storage`; `Corrupt` for an invalid `index.json`.
     pub(super) fn reachable(&self) -> Result<MutexGuard<'_, ReachableContent>> {
         if let Some(reachable) = self.publisher.reachable.get() {
-            return Ok(lock(reachable));
+            return Ok(reachable.lock());
         }
         let scanned = Mutex::new(self.scan()?);
-        Ok(lock(self.publisher.reachable.get_or_init(|| scanned)))
+        Ok(self.publisher.reachable.get_or_init(|| scanned).lock())
     }
 
     fn publish_queue(&self) {
-        let mut state = lock(&self.publisher.state);
-        let queue = std::mem::take(&mut *lock(&self.publisher.queue));
+        let mut state = self.publisher.state.lock();
+        let queue = std::mem::take(&mut *self.publisher.queue.lock());
         if queue.is_empty() {
             return;
         }
@@ -123,7 +120,7 @@ impl Inner {
     /// # Errors
     /// `Storage`, and the same error from then on.
     pub(super) fn rename_if(&self, due: fn(&LayoutClaims) -> bool) -> Result<()> {
-        let mut state = lock(&self.publisher.state);
+        let mut state = self.publisher.state.lock();
         if let Some(error) = &state.failed {
             return Err(error.clone());
         }

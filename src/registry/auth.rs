@@ -9,10 +9,11 @@ use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderValue};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -187,7 +188,7 @@ impl Auth {
     fn learn(&self, headers: &HeaderMap) -> Option<Challenge> {
         let challenge = Challenge::from_headers(headers);
         if let Some(challenge) = &challenge {
-            *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+            *self.challenge.lock() = Some(challenge.clone());
         }
         challenge
     }
@@ -217,11 +218,11 @@ impl Auth {
     }
 
     fn known_challenge(&self) -> Option<Challenge> {
-        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.challenge.lock().clone()
     }
 
     fn access(&self, repository: &Repository, beside: Option<&Repository>) -> Arc<RepositoryAuth> {
-        let mut repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut repositories = self.repositories.lock();
         Arc::clone(repositories.entry((repository.clone(), beside.cloned())).or_default())
     }
 

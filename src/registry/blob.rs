@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE};
 use reqwest::{Method, Response};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use url::Url;
 
@@ -132,7 +131,7 @@ impl Endpoint {
     /// Counts a server error in response to a range. The first may be transient and is retried; from the second on, the range
     /// itself may be the cause.
     fn range_keeps_failing(&self, wanted: Wanted<'_>) -> bool {
-        let mut errors = self.range_errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut errors = self.range_errors.lock();
         if errors.len() >= MAX_BLOB_URLS {
             errors.clear();
         }
@@ -178,7 +177,7 @@ impl Endpoint {
             return Ok(Opened::RangeFailed);
         }
         self.failed_ranges.store(0, Ordering::Relaxed);
-        self.range_errors.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.descriptor.digest);
+        self.range_errors.lock().remove(&wanted.descriptor.digest);
         check_length(wanted, &answer.response, length)?;
         Ok(Opened::Stream(self.stream(wanted, answer, wanted.from, length, None)))
     }
@@ -192,7 +191,7 @@ impl Endpoint {
         decoder: Option<BlobDecoder>,
     ) -> BlobStream {
         if answer.elsewhere {
-            let mut known = self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.blob_urls.lock();
             if known.len() >= MAX_BLOB_URLS {
                 known.clear();
             }

@@ -4,7 +4,7 @@
 //! timeout. If every request were to time out by itself, a long list would take days.
 
 use crate::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Tracks whether an endpoint responds.
@@ -40,7 +40,7 @@ impl CircuitBreaker {
     }
 
     fn state(&self) -> MutexGuard<'_, Unresponsive> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

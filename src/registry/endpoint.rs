@@ -14,11 +14,12 @@ use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Version};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use url::Url;
@@ -384,7 +385,7 @@ impl Endpoint {
             return self.exchange(request, url, None).await;
         };
         let auth = {
-            let mut redirected = self.redirected.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut redirected = self.redirected.lock();
             if redirected.len() >= MAX_REDIRECTED {
                 redirected.clear();
             }
@@ -472,11 +473,11 @@ impl Endpoint {
 
     /// The URL that a request for `digest` was redirected to before.
     pub(super) fn blob_url(&self, digest: &Digest) -> Option<Url> {
-        self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+        self.blob_urls.lock().get(digest).cloned()
     }
 
     pub(super) fn forget_blob_url(&self, digest: &Digest) {
-        self.blob_urls.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        self.blob_urls.lock().remove(digest);
     }
 }
 

@@ -7,8 +7,9 @@
 //! Until the first failure, each success raises the limit while it is low or connections are cheap: plain HTTP, or HTTP/2,
 //! where one connection carries many requests. A TLS handshake takes longer than a short response.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// An adaptive concurrency limit between 1 and a maximum.
@@ -141,7 +142,7 @@ impl Limiter {
     }
 
     fn state(&self) -> MutexGuard<'_, LimiterState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     #[cfg(test)]
@@ -214,7 +215,7 @@ mod tests {
             let (limiter, order) = (limiter.clone(), order.clone());
             waiting.push(tokio::spawn(async move {
                 let _permit = limiter.acquire(priority).await;
-                order.lock().unwrap().push(name);
+                order.lock().push(name);
             }));
             tokio::task::yield_now().await;
         }
@@ -224,7 +225,7 @@ mod tests {
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), ["old", "older", "new", "newer"]);
+        assert_eq!(*order.lock(), ["old", "older", "new", "newer"]);
         assert_eq!(free(&limiter), 1);
     }
 

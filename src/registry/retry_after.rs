@@ -1,7 +1,7 @@
 //! Retry-After: the header, and the gate that holds requests back until then.
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
@@ -52,7 +52,7 @@ impl RetryAfterGate {
     }
 
     fn backoff_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.backoff_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backoff_until.lock()
     }
 }
 

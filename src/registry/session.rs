@@ -8,9 +8,10 @@ use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
 use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Registry, Repository, Tag};
 use futures::stream::StreamExt;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -101,7 +102,7 @@ impl Inner {
     /// The mirrors that are not backing off.
     fn available_mirrors(&self) -> impl Iterator<Item = (usize, &Mirror)> {
         self.mirrors.iter().enumerate().filter(|(_, mirror)| {
-            let backoff = mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let backoff = mirror.backoff_until.lock();
             backoff.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
         })
     }
@@ -109,7 +110,7 @@ impl Inner {
     /// The failures of the mirrors that are backing off.
     fn backoff_causes(&self) -> Vec<Error> {
         let why = |mirror: &Mirror| {
-            let backoff = mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let backoff = mirror.backoff_until.lock();
             backoff.as_ref().filter(|(until, _)| *until > Instant::now()).map(|(_, why)| why.clone())
         };
         self.mirrors.iter().filter_map(why).collect()
@@ -122,14 +123,13 @@ impl Inner {
         let why = error.clone().with_subject(format!("mirror {}", mirror.endpoint.registry));
         if error.kind().is_retryable() {
             let backoff = error.retry_after().unwrap_or_default().max(MIRROR_BACKOFF);
-            *mirror.backoff_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((Instant::now() + backoff, why.clone()));
+            *mirror.backoff_until.lock() = Some((Instant::now() + backoff, why.clone()));
         }
         why
     }
 
     fn trust(&self) -> MutexGuard<'_, Trust> {
-        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trust.lock()
     }
 
     fn mark_corrupt(&self, index: usize, digest: Digest) {

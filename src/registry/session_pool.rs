@@ -3,9 +3,10 @@
 use super::{Anonymous, CredentialSource, Pusher, Session, SessionOptions};
 use crate::error::Result;
 use crate::oci::Registry;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Settings of individual registries.
 pub trait SettingsSource: Send + Sync {
@@ -71,7 +72,7 @@ impl Sessions {
     /// # Errors
     /// As [`Session::new`].
     pub fn with(&self, registry: &Registry) -> Result<Arc<Session>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         if let Some(session) = open.get(registry) {
             return Ok(session.clone());
         }

@@ -8,10 +8,11 @@ use super::certificate;
 use super::error::{self, failure};
 use super::options::SessionOptions;
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::{Certificate, Client, Identity, Proxy, Response};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -63,7 +64,7 @@ impl Peers {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, IpAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -101,7 +102,7 @@ impl Transport {
     /// `InvalidInput` for certificates or proxies that can't be read.
     pub(super) fn client(&self, purpose: Purpose, url: &Url) -> Result<Client> {
         let key = (purpose, self.peer(url));
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients.lock();
         if let Some((_, client)) = clients.iter().find(|(known, _)| *known == key) {
             return Ok(client.clone());
         }

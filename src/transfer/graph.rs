@@ -15,8 +15,9 @@ use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 /// The maximum nesting depth of indexes; real ones have one level, rarely two.
@@ -84,7 +85,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     }
 
     fn warn(&self, message: String) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.warnings.lock().push(message);
     }
 
     /// Reads the manifests from the root `digest` down and selects by platform. `known` is the root, if it was fetched already.
@@ -125,17 +126,17 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             let mut seen = Gathered::default();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
         }
-        content.warnings = std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner));
+        content.warnings = std::mem::take(&mut self.warnings.lock());
         if self.engine.options.media_types == MediaTypes::Oci {
             content.manifests = oci_media_types::rewrite(content.manifests)?;
         }
-        content.there = std::mem::take(&mut self.there.lock().unwrap_or_else(PoisonError::into_inner));
+        content.there = std::mem::take(&mut self.there.lock());
         Ok(content)
     }
 
     /// Counts a manifest, so that a hostile index ends the walk before it fills the memory.
     fn count(&self, raw: &RawManifest) -> Result<()> {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut met = self.met.lock();
         *met = (met.0 + 1, met.1 + raw.bytes.len() as u64);
         if met.0 <= MAX_MANIFESTS && met.1 <= MAX_MANIFEST_BYTES {
             return Ok(());
@@ -165,7 +166,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     /// Reads the manifest `digest` from the sink if it has it, else from the source; verified either way.
     async fn manifest(&self, digest: Digest) -> Result<FetchedManifest> {
         let cell = {
-            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cells = self.cells.lock();
             cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
         };
         let mut says = None;
@@ -173,7 +174,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
             if let Some(Ok(Some((raw, manifest)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
                 says = Some(manifest);
-                self.there.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+                self.there.lock().insert(digest);
                 return Ok::<_, Error>(Arc::new(raw));
             }
             let repository = &self.reference.repository;
@@ -358,7 +359,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     /// of them must not fill the memory.
     fn worth_keeping(&self, config: &Bytes) -> bool {
         let length = config.len() as u64;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         let keep = length <= SMALL && *kept + length <= MAX_KEPT_CONFIGS;
         *kept += if keep { length } else { 0 };
         keep

@@ -8,10 +8,11 @@ use crate::content::BlobWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use crate::oci::sha256::{self, Sha256State};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
 /// The number of bytes that are read back and hashed at a time.
@@ -78,10 +79,6 @@ pub(crate) struct HashJob<W: BlobWriter> {
     done: oneshot::Receiver<Result<Digest>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<W: BlobWriter> Hasher<W> {
     /// Starts `threads` hashing threads.
     ///
@@ -121,7 +118,7 @@ impl<W: BlobWriter> Hasher<W> {
 
 impl<W> Drop for Hasher<W> {
     fn drop(&mut self) {
-        lock(&self.queue.ready).closed = true;
+        self.queue.ready.lock().closed = true;
         self.queue.work.notify_all();
     }
 }
@@ -193,7 +190,7 @@ impl<W> Job<W> {
 impl<W: BlobWriter> Queue<W> {
     fn offer(&self, job: &Arc<Job<W>>) {
         if job.is_ready() && !job.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.ready).jobs.push_back(job.clone());
+            self.ready.lock().jobs.push_back(job.clone());
             self.work.notify_one();
         }
     }
@@ -211,7 +208,7 @@ impl<W: BlobWriter> Queue<W> {
 
     /// Waits for work and takes up to `lanes` blobs; `None` when the engine is gone.
     fn take(&self, lanes: usize) -> Option<Vec<Arc<Job<W>>>> {
-        let mut ready = lock(&self.ready);
+        let mut ready = self.ready.lock();
         loop {
             if ready.closed {
                 return None;
@@ -220,13 +217,13 @@ impl<W: BlobWriter> Queue<W> {
                 let count = lanes.min(ready.jobs.len());
                 return Some(ready.jobs.drain(..count).collect());
             }
-            ready = self.work.wait(ready).unwrap_or_else(PoisonError::into_inner);
+            self.work.wait(&mut ready);
         }
     }
 
     /// Hashes one piece of each job, in lanes, and queues those again that have more.
     fn hash(&self, jobs: &[Arc<Job<W>>], buffers: &mut [Vec<u8>]) {
-        let mut guards: Vec<_> = jobs.iter().map(|job| lock(&job.work)).collect();
+        let mut guards: Vec<_> = jobs.iter().map(|job| job.work.lock()).collect();
         let mut lengths = vec![0; jobs.len()];
         for ((job, buffer), (length, work)) in
             jobs.iter().zip(buffers.iter_mut()).zip(lengths.iter_mut().zip(&mut guards))
@@ -291,7 +288,7 @@ impl<W: BlobWriter> Job<W> {
     /// Fails the job after a panic.
     fn fail(&self) {
         self.over.store(true, Ordering::Release);
-        lock(&self.work).close(Err(Error::internal("hashing")));
+        self.work.lock().close(Err(Error::internal("hashing")));
         self.moved.notify_waiters();
     }
 }
@@ -308,13 +305,13 @@ mod tests {
             0
         }
         fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-            let mut held = lock(&self.0);
+            let mut held = self.0.lock();
             assert_eq!(held.len() as u64, offset);
             held.extend_from_slice(bytes);
             Ok(())
         }
         fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-            let held = lock(&self.0);
+            let held = self.0.lock();
             let rest = &held[usize::try_from(offset).unwrap()..];
             let length = rest.len().min(buffer.len());
             buffer[..length].copy_from_slice(&rest[..length]);

@@ -13,10 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
+use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -468,13 +469,13 @@ impl Stop {
             }
             _ => return,
         };
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
+        self.cause.lock().get_or_insert(cause);
         self.token.cancel();
     }
 
     /// Why the run ended early.
     fn cause(&self, cancel: &CancellationToken) -> Option<Error> {
-        let own = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let own = self.cause.lock().take();
         own.or_else(|| {
             cancel.is_cancelled().then(|| Error::new(ErrorKind::Cancelled, "", "the run was interrupted"))
         })

@@ -1,8 +1,9 @@
 //! Shares manifest requests between the images of a run.
 
 use crate::oci::{Digest, RawManifest};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use tokio::sync::OnceCell;
 
 /// A manifest that is known or being requested.
@@ -34,7 +35,7 @@ struct Entry {
 impl Manifests {
     /// The cell of `digest`.
     pub(crate) fn cell(&self, digest: Digest) -> Cell {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         // Amortised: the number of live entries may be large.
         if entries.by_digest.len() >= MANY.max(entries.used * 2) {
             entries
@@ -54,7 +55,7 @@ impl Manifests {
 
     /// Remembers `manifest` for as long as somebody holds it.
     pub(crate) fn keep(&self, manifest: &Arc<RawManifest>) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         entries.by_digest.entry(manifest.digest).or_default().manifest = Arc::downgrade(manifest);
     }
 }
@@ -84,7 +85,7 @@ mod tests {
         for number in 0..5 * MANY {
             manifests.cell(digest(used.len() + number));
         }
-        assert!(manifests.entries.lock().unwrap().by_digest.len() <= 3 * MANY);
+        assert!(manifests.entries.lock().by_digest.len() <= 3 * MANY);
         for (number, cell) in used.iter().enumerate() {
             assert!(Arc::ptr_eq(cell, &manifests.cell(digest(number))), "{number}");
         }

@@ -2,8 +2,8 @@
 
 use crate::error::{Detail, Error, ErrorKind, Side};
 use crate::oci::{Descriptor, Digest, Index, Platform, PlatformSet, Reference};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MISSING_HINT: &str = "request a platform that it has (--arch, or platform= in the list), or skip such images with --missing-platform skip";
 
@@ -42,7 +42,7 @@ impl<'a> Platforms<'a> {
     }
 
     fn offered(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.offered.lock()
     }
 
     /// The platforms that were requested by name.

@@ -2,11 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Registry, Repository};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 /// Where a blob is requested from, and the size that its manifest claims. Part of the key of failures: a wrong size in one
@@ -36,7 +37,7 @@ type Failed = (Provenance, Option<Repository>, Error);
 impl BlobFlights {
     /// Whether no image of this run has claimed `digest` before.
     pub(crate) fn claim(&self, digest: Digest) -> bool {
-        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blobs = self.blobs.lock();
         match blobs.entry(digest) {
             Entry::Occupied(_) => false,
             Entry::Vacant(place) => {
@@ -64,7 +65,7 @@ impl BlobFlights {
         F: Future<Output = Result<u64>>,
     {
         let blob = {
-            let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut blobs = self.blobs.lock();
             blobs.entry(digest).or_default().clone()
         };
         let bring = || blob.fetch(&origin, apart, &fetch);
@@ -85,7 +86,7 @@ impl BlobFlights {
 
 impl Blob {
     fn apart(&self, repository: &Repository) -> Arc<OnceCell<u64>> {
-        let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut apart = self.apart.lock();
         apart.entry(repository.clone()).or_default().clone()
     }
 
@@ -104,13 +105,13 @@ impl Blob {
         let result = fetch().await;
         if let Err(error) = &result {
             let failed = (origin.clone(), to.cloned(), error.clone());
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(failed);
+            self.failed.lock().push(failed);
         }
         result
     }
 
     fn failure_at(&self, origin: &Provenance, to: Option<&Repository>) -> Option<Error> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.failed.lock();
         let same = |(from, apart, _): &&Failed| from == origin && apart.as_ref() == to;
         failed.iter().find(same).map(|(.., error)| error.clone())
     }
@@ -177,9 +178,9 @@ mod tests {
             async move {
                 let repository: Repository = name.parse().unwrap();
                 let fetch = || async {
-                    order.lock().unwrap().push(format!("{name} begins"));
+                    order.lock().push(format!("{name} begins"));
                     tokio::task::yield_now().await;
-                    order.lock().unwrap().push(format!("{name} ends"));
+                    order.lock().push(format!("{name} ends"));
                     Ok(1)
                 };
                 flight.bring(digest, Some(&repository), origin("a"), fetch).await
@@ -187,7 +188,7 @@ mod tests {
         };
         let all = futures::future::join_all(["one", "two", "one", "three"].map(ask)).await;
         assert!(all.iter().all(|size| *size.as_ref().unwrap() == 1));
-        let order = order.into_inner().unwrap();
+        let order = order.into_inner();
         assert_eq!(order[..2], ["one begins", "one ends"], "{order:?}");
         assert_eq!(order.len(), 6, "{order:?}");
     }

@@ -2,8 +2,9 @@
 
 use super::scheduler::Lane;
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts one image's bytes and attempts, from many tasks.
 pub(crate) struct ImageStats {
@@ -22,12 +23,12 @@ impl ImageStats {
 
     /// Adds a warning to the report.
     pub(crate) fn warn(&self, message: String) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.warnings.lock().push(message);
     }
 
     /// The warnings for the report.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.warnings.lock().clone()
     }
 
     /// Counts `bytes` received over the network.

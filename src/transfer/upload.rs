@@ -197,8 +197,9 @@ mod tests {
     use crate::content::{Ingest, Place, Publication};
     use crate::oci::{RawManifest, Repository, Tag};
     use crate::transfer::{Image, Report, Silent, TransferOptions};
+    use parking_lot::Mutex;
     use std::convert::Infallible;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
@@ -229,7 +230,7 @@ mod tests {
         async fn write(&mut self, bytes: Bytes) -> Result<()> {
             assert!(!self.broken, "written to after a failure");
             self.bytes.extend_from_slice(&bytes);
-            let mut faults = self.registry.faults.lock().unwrap();
+            let mut faults = self.registry.faults.lock();
             if let Some((after, kept)) = faults.first().copied()
                 && self.bytes.len() as u64 >= after
             {
@@ -244,7 +245,7 @@ mod tests {
         async fn commit(&mut self, digest: &Digest) -> Result<()> {
             assert_eq!(Digest::of(&self.bytes), *digest, "committed what was not hashed");
             self.registry.memory.insert_blob(&self.repository, std::mem::take(&mut self.bytes));
-            *self.registry.uploads.lock().unwrap() += 1;
+            *self.registry.uploads.lock() += 1;
             Ok(())
         }
     }
@@ -351,12 +352,12 @@ mod tests {
             vec![(MARK + 9, MARK + 9), (2 * MARK, MARK + 3), (3 * MARK, 0), (10, 7)],
         ] {
             let (source, sink) = (source(&[layer(1, size)]), Registry::default());
-            *sink.faults.lock().unwrap() = faults;
+            *sink.faults.lock() = faults;
             let report = copy(&source, &sink, &["x"]).await;
             assert!(report.is_success(), "{:?}", report.images[0].error);
             let there: Contents = sink.memory.contents();
             assert_eq!(there.blobs, source.contents().blobs);
-            assert!(sink.faults.lock().unwrap().is_empty());
+            assert!(sink.faults.lock().is_empty());
         }
     }
 
@@ -365,7 +366,7 @@ mod tests {
         let (source, sink) = (source(&[layer(1, 1000), layer(2, 300_000)]), Registry::default());
         let report = copy(&source, &sink, &["x", "y", "z"]).await;
         assert!(report.is_success(), "{:?}", report.images);
-        assert_eq!(*sink.uploads.lock().unwrap(), 3);
+        assert_eq!(*sink.uploads.lock(), 3);
         let there = sink.memory.contents();
         assert_eq!((there.links.len(), there.tags.len()), (9, 3));
         let again = copy(&source, &sink, &["x", "y", "z"]).await;

@@ -2,9 +2,10 @@
 
 use super::output::{self, Paint, TerminalSize, width_of};
 use crate::cli::args::output::LogFormat;
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -28,7 +29,7 @@ impl Terminal {
     }
 
     fn footer(&self) -> MutexGuard<'_, Vec<String>> {
-        self.footer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.footer.lock()
     }
 
     /// Prints a line above the footer. Text from elsewhere must be clean already.

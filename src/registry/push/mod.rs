@@ -16,12 +16,13 @@ use crate::content::{Ingest, Publication, Sink, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Registry, Repository, Tag};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::StatusCode;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The client of a registry that images are pushed to in one run. Clones share one client.
 ///
@@ -127,7 +128,7 @@ impl Inner {
     }
 
     fn known(&self) -> MutexGuard<'_, KnownContent> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn note_blob(&self, repository: &Repository, blob: &Descriptor) {

@@ -2,8 +2,9 @@
 
 use crate::oci::{Digest, RawManifest};
 use hyper::header::HeaderValue;
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A manifest with its response headers.
 pub(super) struct ReadyManifest {
@@ -37,7 +38,7 @@ impl ManifestCache {
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<Arc<ReadyManifest>> {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self.generations.lock();
         if let Some(found) = generations.young.get(digest) {
             return Some(Arc::clone(found));
         }
@@ -47,7 +48,7 @@ impl ManifestCache {
     }
 
     pub(super) fn insert(&self, ready: Arc<ReadyManifest>) {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner).insert(ready, self.limit);
+        self.generations.lock().insert(ready, self.limit);
     }
 }
 

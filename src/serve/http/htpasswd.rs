@@ -3,11 +3,11 @@
 use crate::error::{Error, ErrorKind, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 /// The size limit of a file of users, in bytes.
 const MAX_FILE_SIZE: u64 = 4 << 20;
@@ -91,7 +91,7 @@ impl Htpasswd {
     pub(super) fn authenticate(&self, header: &str) -> Option<String> {
         let (user, password) = credentials(header)?;
         let digest = self.digest(&password);
-        if self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&user) == Some(&digest) {
+        if self.verified.lock().get(&user) == Some(&digest) {
             return Some(user);
         }
         let hash = self.hashes.get(&user);
@@ -99,14 +99,14 @@ impl Htpasswd {
         if !matches || hash.is_none() {
             return None;
         }
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(user.clone(), digest);
+        self.verified.lock().insert(user.clone(), digest);
         Some(user)
     }
 
     /// The user, if these credentials were verified before.
     pub(super) fn recall(&self, header: &str) -> Option<String> {
         let (user, password) = credentials(header)?;
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = self.verified.lock();
         (verified.get(&user) == Some(&self.digest(&password))).then_some(user)
     }
 

@@ -1,9 +1,9 @@
 //! Counters of requests, in the Prometheus text format.
 
 use super::access_log::AccessRecord;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The upper bounds of the duration histogram, in milliseconds.
@@ -33,7 +33,7 @@ impl Metrics {
         let method = METHODS.into_iter().find(|method| *method == record.method).unwrap_or("other");
         let millis = record.duration.as_millis();
         let bucket = BUCKETS.iter().position(|bound| millis <= u128::from(*bound)).unwrap_or(BUCKETS.len());
-        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.0.lock();
         *counters.requests.entry((method, record.status)).or_default() += 1;
         counters.bytes += record.bytes;
         counters.durations[bucket] += 1;
@@ -42,7 +42,7 @@ impl Metrics {
 
     /// All counters as text.
     pub(super) fn render(&self) -> String {
-        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = self.0.lock();
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: String| {
             // Writing to a string does not fail.

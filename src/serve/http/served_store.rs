@@ -3,10 +3,10 @@
 use super::error::ApiError;
 use crate::error::{Error, Result};
 use crate::store::Store;
+use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// A store, or the directory that it is opened in.
 pub(super) enum ServedStore {
@@ -67,7 +67,7 @@ impl ServedStore {
             Self::Fixed(store) => return Ok(store.clone()),
             Self::Directory { path, opened } => (path, opened),
         };
-        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = opened.lock();
         if DirectoryIdentity::read(path).ok() != Some(opened.identity) {
             *opened = OpenedStore::open(path).map_err(|error| ApiError::unavailable(&error))?;
             tracing::warn!(dir = %path.display(), "the directory was replaced: serving the new one");

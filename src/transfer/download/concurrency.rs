@@ -3,7 +3,7 @@
 //! Whole blobs may use all slots. Further ranges of a blob use idle slots only, and only as many as have improved throughput: the
 //! number grows in steps as long as each step pays off.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The initial number of streams, and the factor by which it grows.
@@ -59,7 +59,7 @@ impl Default for StreamLimit {
 
 impl StreamLimit {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Whether one more stream may be added to `streams`, with slots for `most`, when `fetched` bytes have been received in total

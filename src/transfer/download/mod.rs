@@ -19,10 +19,11 @@ use crate::transfer::stats::ImageStats;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use ranges::{MissingRanges, RangeId};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stream::{Download, Ended, Mode};
 use tokio::sync::SemaphorePermit;
@@ -281,7 +282,7 @@ mod tests {
                 return self.memory.blob(repository, blob, from, to).await;
             }
             let number = {
-                let mut asked = self.asked.lock().unwrap();
+                let mut asked = self.asked.lock();
                 asked.push((from, to));
                 asked.len()
             };
@@ -378,7 +379,7 @@ mod tests {
         }
 
         fn asked(&self) -> Vec<(u64, Option<u64>)> {
-            self.source.asked.lock().unwrap().clone()
+            self.source.asked.lock().clone()
         }
     }
 

@@ -13,9 +13,9 @@ use crate::transfer::hasher::HashJob;
 use crate::transfer::stats::ImageStats;
 use bytes::Bytes;
 use futures::StreamExt;
+use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// The download of one blob.
@@ -99,11 +99,11 @@ pub(super) enum Ended {
 
 impl<K: Sink, S: Source> Download<'_, K, S> {
     pub(super) fn mode(&self) -> MutexGuard<'_, Mode> {
-        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mode.lock()
     }
 
     pub(super) fn parts(&self) -> MutexGuard<'_, MissingRanges> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock()
     }
 
     /// Downloads `span` of the blob, or less if other streams take over some of it.

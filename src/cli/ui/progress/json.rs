@@ -5,10 +5,10 @@ use crate::cli::ui::{failures, output};
 use crate::error::ErrorReport;
 use crate::oci::Digest;
 use crate::transfer::{ArchiveStep, Event, ImagePlan, Plan, Report, Status};
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -102,14 +102,14 @@ impl EventWriter {
                 let _ = output::stdout(&line);
             }
         });
-        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        *self.lines.lock() = Some(sender);
+        *self.writer.lock() = Some(writer);
     }
 
     /// Writes the waiting lines, and stops.
     pub(super) fn close(&self) {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lines.lock().take();
+        let writer = self.writer.lock().take();
         if let Some(writer) = writer {
             // A writer that panicked has nothing more to write.
             let _ = writer.join();
@@ -147,8 +147,8 @@ impl EventWriter {
         }
     }
 
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<Advancing, (Instant, u64)>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> parking_lot::MutexGuard<'_, HashMap<Advancing, (Instant, u64)>> {
+        self.pending.lock()
     }
 
     /// The pending bytes of something that has finished.
@@ -197,7 +197,7 @@ impl EventWriter {
         if let Ok(line) = serde_json::to_string(&Line { elapsed, event }) {
             let mut line = output::clean_json(&line).into_owned().into_bytes();
             line.push(b'\n');
-            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let lines = self.lines.lock().clone();
             if let Some(lines) = lines {
                 // The writer runs until the sender is dropped.
                 let _ = lines.send(line);

@@ -17,10 +17,11 @@ use crate::cli::args::output::ProgressMode;
 use crate::cli::context::Context;
 use crate::transfer::{Event, ImageReport, Observer, Plan, Report, Status};
 use crate::verify::VerifyObserver;
+use parking_lot::{Mutex, MutexGuard};
 use state::RunState;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -218,7 +219,7 @@ impl HashingProgress {
             let state = Arc::clone(&state);
             let terminal = Arc::clone(&terminal);
             Drawing::start(FRAME, move || {
-                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = state.lock();
                 if state.has_step() {
                     draw(&mut state, &mut 0, &terminal);
                 }
@@ -228,7 +229,7 @@ impl HashingProgress {
     }
 
     fn state(&self) -> MutexGuard<'_, RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -258,7 +259,7 @@ impl Observer for ProgressObserver {
             return shared.events.event(event);
         }
         let is_finished = matches!(event, Event::ImageFinished { .. });
-        let counting = is_finished.then(|| shared.counting.lock().unwrap_or_else(PoisonError::into_inner));
+        let counting = is_finished.then(|| shared.counting.lock());
         let (done, total) = {
             let mut state = shared.state();
             state.note(event, Instant::now());
