@@ -128,7 +128,7 @@ impl ImageSnapshot {
             let entry = self.entry(summary);
             entry.tags.push((repository.clone(), tag.clone()));
             entry.repo_digests.push(format!("{full}@{digest}"));
-            entry.is_listed |= !is_referrers_tag(&tag);
+            entry.is_listed |= tag.referrers_subject().is_none();
             let target = NameTarget { id: summary.id, form, places: vec![(repository.clone(), digest)] };
             insert_name(&mut self.tags, (full.clone(), tag), target);
         }
@@ -181,12 +181,6 @@ fn insert_name<K: std::hash::Hash + Eq>(names: &mut HashMap<K, NameTarget>, key:
             names.insert(key, new);
         }
     }
-}
-
-/// Whether `tag` follows the referrers tag schema (`sha256-<hex>`, with or without a suffix such as `.sig`).
-fn is_referrers_tag(tag: &Tag) -> bool {
-    let hex = tag.as_str().strip_prefix("sha256-").and_then(|rest| rest.get(..64));
-    hex.is_some_and(|hex| Digest::from_hex(hex).is_ok())
 }
 
 fn sort_unique<T: Ord>(items: &mut Vec<T>) {

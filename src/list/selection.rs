@@ -152,7 +152,7 @@ impl TagSelection {
         let mut matching: Vec<(Option<TagVersion>, Tag)> = Vec::new();
         for tag in tags {
             let version = TagVersion::parse(tag.as_str());
-            match self.refusal(tag.as_str(), version.as_ref()) {
+            match self.refusal(tag, version.as_ref()) {
                 Some(why) => selected.others.push((tag.clone(), why)),
                 None => matching.push((version, tag.clone())),
             }
@@ -170,7 +170,7 @@ impl TagSelection {
         selected
     }
 
-    fn refusal(&self, tag: &str, version: Option<&TagVersion>) -> Option<NotSelected> {
+    fn refusal(&self, tag: &Tag, version: Option<&TagVersion>) -> Option<NotSelected> {
         if is_artifact(tag) {
             return Some(NotSelected::Artifact);
         }
@@ -178,7 +178,7 @@ impl TagSelection {
         if compares && version.is_none() {
             return Some(NotSelected::NotAVersion);
         }
-        if !self.pattern.matches(tag, version) {
+        if !self.pattern.matches(tag.as_str(), version) {
             return Some(NotSelected::NoMatch);
         }
         // A pattern that names prereleases asks for them.
@@ -186,7 +186,7 @@ impl TagSelection {
         if compares && !wants_prereleases && version.is_some_and(|version| !version.prerelease.is_empty()) {
             return Some(NotSelected::Prerelease);
         }
-        let is_excepted = self.except.iter().any(|except| except.matches(tag, version));
+        let is_excepted = self.except.iter().any(|except| except.matches(tag.as_str(), version));
         is_excepted.then_some(NotSelected::Excepted)
     }
 }
@@ -348,11 +348,8 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// Whether a tag holds something about an image and not an image.
-fn is_artifact(tag: &str) -> bool {
-    let is_digest = tag
-        .strip_prefix("sha256-")
-        .is_some_and(|rest| rest.len() >= 64 && rest.as_bytes()[..64].iter().all(u8::is_ascii_hexdigit));
-    is_digest || ARTIFACT_ENDINGS.iter().any(|ending| tag.ends_with(ending))
+fn is_artifact(tag: &Tag) -> bool {
+    tag.referrers_subject().is_some() || ARTIFACT_ENDINGS.iter().any(|ending| tag.as_str().ends_with(ending))
 }
 
 #[cfg(test)]

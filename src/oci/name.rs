@@ -1,6 +1,7 @@
 //! The components of an image name: registry, repository, tag (the grammar of distribution/reference and OCI
 //! distribution-spec "Pulling manifests").
 
+use super::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -207,6 +208,22 @@ impl Tag {
     pub fn latest() -> Self {
         Self("latest".into())
     }
+
+    /// The tag that lists the referrers of `subject` where the referrers API is missing: `sha256-<hex>` (OCI
+    /// distribution-spec, "Referrers Tag Schema").
+    #[must_use]
+    pub fn referrers(subject: &Digest) -> Self {
+        Self(format!("sha256-{}", subject.hex()).into())
+    }
+
+    /// The digest that a tag of the referrers tag schema refers to: `sha256-<hex>`, or that with a suffix, as cosign
+    /// writes it (`sha256-<hex>.sig`).
+    #[must_use]
+    pub fn referrers_subject(&self) -> Option<Digest> {
+        let (hex, suffix) = self.0.strip_prefix("sha256-")?.split_at_checked(64)?;
+        let is_separated = suffix.is_empty() || suffix.starts_with(['.', '-', '_']);
+        is_separated.then(|| Digest::from_hex(hex).ok()).flatten()
+    }
 }
 
 impl FromStr for Tag {
@@ -256,5 +273,23 @@ mod tests {
         assert_eq!(official("library/mysql").as_deref(), Some("mysql"));
         assert_eq!(official("library/a/b"), None);
         assert_eq!(official("bitnami/mysql"), None);
+    }
+
+    #[test]
+    fn referrers_tags_name_their_subject() {
+        let digest = Digest::of(b"x");
+        let hex = digest.hex();
+        for (tag, has_subject) in [
+            (Tag::referrers(&digest).to_string(), true),
+            (format!("sha256-{hex}.sig"), true),
+            (format!("sha256-{hex}.att"), true),
+            (format!("sha256-{hex}0"), false),
+            (format!("sha256-{}", &hex[..63]), false),
+            (format!("sha512-{hex}"), false),
+            ("v1".into(), false),
+        ] {
+            let subject = tag.parse::<Tag>().unwrap().referrers_subject();
+            assert_eq!(subject, has_subject.then_some(digest), "{tag}");
+        }
     }
 }

@@ -189,7 +189,8 @@ impl Graph<'_> {
     /// The tags and manifests that refer to one of `these` and are not among them.
     fn referrers(&self, these: &BTreeSet<Digest>, tags: &BTreeSet<Tag>) -> (BTreeSet<Tag>, BTreeSet<Digest>) {
         let fallback = self.repository.tags.keys().filter(|tag| !tags.contains(tag));
-        let fallback = fallback.filter(|tag| referred(tag).is_some_and(|digest| these.contains(&digest)));
+        let fallback =
+            fallback.filter(|tag| tag.referrers_subject().is_some_and(|digest| these.contains(&digest)));
         let fallback: BTreeSet<Tag> = fallback.cloned().collect();
         let named = fallback.iter().filter_map(|tag| self.current(tag));
         let refer = self.repository.revisions.keys().filter(|digest| {
@@ -273,38 +274,5 @@ impl Graph<'_> {
             && gone.len() == self.repository.revisions.len()
             && layers.len() == self.repository.layers.len();
         Ok(RepositoryPlan { name: self.repository.name.clone(), tags, revisions, layers, empty, unclear })
-    }
-}
-
-/// The digest that a fallback tag refers to: `sha256-<hex>` (OCI distribution-spec, "Referrers Tag Schema"), or that with a suffix, as
-/// cosign writes it.
-fn referred(tag: &Tag) -> Option<Digest> {
-    let rest = tag.as_str().strip_prefix("sha256-")?;
-    let hex = rest.get(..64)?;
-    matches!(rest.as_bytes().get(64), None | Some(b'.' | b'-' | b'_'))
-        .then(|| Digest::from_hex(hex).ok())
-        .flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fallback_tags_are_recognised() {
-        let digest = Digest::of(b"x");
-        let hex = digest.hex();
-        for (tag, refers) in [
-            (format!("sha256-{hex}"), true),
-            (format!("sha256-{hex}.sig"), true),
-            (format!("sha256-{hex}.att"), true),
-            (format!("sha256-{hex}0"), false),
-            (format!("sha256-{}", &hex[..63]), false),
-            (format!("sha512-{hex}"), false),
-            ("v1".into(), false),
-        ] {
-            let tag: Tag = tag.parse().unwrap();
-            assert_eq!(referred(&tag), refers.then_some(digest), "{tag}");
-        }
     }
 }
