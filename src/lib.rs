@@ -266,6 +266,7 @@ pub mod inspect;
 pub mod layout;
 pub mod list;
 pub mod ls;
+pub mod mirror_config;
 pub mod oci;
 pub mod prune;
 pub mod push;

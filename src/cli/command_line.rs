@@ -3,7 +3,8 @@
 use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
-    build_context, copy, cri, digest, export, import, inspect, ls, prune, push, rm, scan, serve, tags, verify,
+    build_context, copy, cri, digest, export, import, inspect, ls, mirror_config, prune, push, rm, scan, serve, tags,
+    verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -128,6 +129,12 @@ pub(crate) enum Command {
     /// Docker, containerd, podman, skopeo and helm can pull from it. Ctrl-C or SIGTERM stops it once the requests in progress are
     /// complete.
     Serve(serve::Args),
+    /// Print the configuration with which nodes pull original image names from a mirror
+    ///
+    /// For the registries of the images in a directory, and a registry that serves it (saver serve, registry:2): prints the files, or
+    /// writes them below the directory of --output. Where the client allows it, the original registry is never contacted.
+    #[command(override_usage = "saver mirror-config CLIENT --endpoint URL --dir DIR [OPTIONS]")]
+    MirrorConfig(mirror_config::Args),
     /// Find the images that Kubernetes manifests, Helm charts, templates and lists name
     ///
     /// Prints a list for --list, with the file and line of each image in a comment. Doubtful finds are commented out, with the reason.
@@ -189,8 +196,8 @@ mod tests {
                 let name = format!("{} {}", command.get_name(), arg.get_id());
                 let long = arg.get_long().unwrap_or_else(|| panic!("{name}"));
                 let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
-                // An address in one command and a socket in another.
-                if matches!(long, "listen" | "max-connections") {
+                // An address in one command and a socket in another; an archive in one and a directory in another.
+                if matches!(long, "listen" | "max-connections" | "output") {
                     continue;
                 }
                 let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());

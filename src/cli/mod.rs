@@ -66,6 +66,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Export(args)) => commands::export::run(args, context).await,
         Some(Command::Import(args)) => commands::import::run(args, context).await,
         Some(Command::Serve(args)) => commands::serve::run(args, context).await,
+        Some(Command::MirrorConfig(args)) => commands::mirror_config::run(args, context),
         Some(Command::Scan(args)) => commands::scan::run(args, context),
         Some(Command::BuildContext(args)) => commands::build_context::run(args, context).await,
         Some(Command::Cri(args)) => commands::cri::run(args, context).await,

@@ -109,6 +109,42 @@ impl NameRule {
         (folder(&registry) == first).then_some((registry, rest.parse().ok()?))
     }
 
+    /// What precedes the names of all repositories of `registry` in the tree, without slashes at its ends: `quay.io` for
+    /// [`NameRule::Domain`], and nothing for [`NameRule::Strip`]. `None` if a template does more than that.
+    #[must_use]
+    pub fn prefix(&self, registry: &Registry) -> Option<String> {
+        match self {
+            Self::Strip => Some(String::new()),
+            Self::Domain => Some(folder(registry)),
+            Self::Template(template) => {
+                let prefix = template.strip_suffix("{repository}")?;
+                let is_prefix = !prefix.contains("{repository}") && !prefix.contains("{tag}");
+                let prefix = prefix.replace("{domain}", &folder(registry));
+                match prefix.strip_suffix('/') {
+                    Some(prefix) if is_prefix => Some(prefix.to_owned()),
+                    _ => (is_prefix && prefix.is_empty()).then(String::new),
+                }
+            }
+        }
+    }
+
+    /// The registry of the images in `repository` of the tree, if its name contains it.
+    #[must_use]
+    pub fn registry_of(&self, repository: &Repository) -> Option<Registry> {
+        let with_domain = match self {
+            Self::Strip => return None,
+            Self::Domain => repository.clone(),
+            Self::Template(template) => {
+                let (before, after) = template.split_once("{domain}")?;
+                if after != "/{repository}" {
+                    return None;
+                }
+                repository.as_str().strip_prefix(before)?.parse().ok()?
+            }
+        };
+        Self::origin(&with_domain).map(|(registry, _)| registry)
+    }
+
     /// The second place of an image, if it has one.
     #[must_use]
     pub fn alias(&self, reference: &Reference) -> Option<Place> {
@@ -198,6 +234,29 @@ mod tests {
             let rule: NameRule = rule.parse().unwrap();
             let place = rule.place(&Reference::parse(reference).unwrap()).unwrap();
             assert_eq!(place.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn prefix_precedes_every_name_of_a_registry() {
+        for (rule, registry, prefix, of_place) in [
+            ("strip", "quay.io", Some(""), None),
+            ("domain", "quay.io", Some("quay.io"), Some("quay.io")),
+            ("domain", "localhost:5000", Some("localhost_5000"), Some("localhost:5000")),
+            ("mirror/{domain}/{repository}", "quay.io", Some("mirror/quay.io"), Some("quay.io")),
+            ("mirror/{repository}", "quay.io", Some("mirror"), None),
+            ("{repository}", "quay.io", Some(""), None),
+            ("x-{repository}", "quay.io", None, None),
+            ("{repository}/{domain}", "quay.io", None, None),
+            ("{tag}/{repository}", "quay.io", None, None),
+        ] {
+            let rule: NameRule = rule.parse().unwrap();
+            let registry: Registry = registry.parse().unwrap();
+            assert_eq!(rule.prefix(&registry).as_deref(), prefix, "{rule:?}");
+            let reference = Reference::parse(&format!("{registry}/a/b:v1")).unwrap();
+            let place = rule.place(&reference).unwrap().repository;
+            let found = rule.registry_of(&place).map(|registry| registry.to_string());
+            assert_eq!(found.as_deref(), of_place, "{rule:?}");
         }
     }
 

@@ -24,9 +24,9 @@ mod list;
 mod ls;
 mod messages;
 mod model;
+mod nodes;
 mod prune;
 mod push;
-
 mod registry;
 mod repair;
 mod samples;

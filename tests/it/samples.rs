@@ -7,6 +7,7 @@ use super::support::peers::registry::{Registry, RegistryOptions, garbage_collect
 use super::support::peers::tls::Tls;
 use super::support::peers::token::{TokenOptions, TokenServer};
 use super::support::peers::{run, samples, succeed};
+use super::support::tree::copy_tree;
 
 /// The references of testdata/imageList, without the registry and what may stand around them.
 fn listed() -> Vec<String> {
@@ -16,19 +17,6 @@ fn listed() -> Vec<String> {
         .filter(|line| !line.is_empty())
         .map(|line| line.split_once("localhost:5000/").expect("the placeholder").1.to_owned())
         .collect()
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("a readable directory") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
-        }
-    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub(super) mod import;
 pub(super) mod inspect;
 mod lookup;
 pub(super) mod ls;
+pub(super) mod mirror_config;
 pub(super) mod prune;
 pub(super) mod push;
 pub(super) mod rm;

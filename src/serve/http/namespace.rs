@@ -28,8 +28,11 @@ pub(super) fn locate(store: &Store, host: &str, repository: &Repository) -> Resu
     let registry: Registry = host.parse().map_err(|_| unknown())?;
     let reference = Reference { registry, repository: repository.clone(), tag: None, digest: None };
     let with_host = NameRule::Domain.place(&reference).map(|place| place.repository);
-    // A name that starts with a host belongs to that host, and not to the one in the query.
-    let without_host = NameRule::origin(repository).is_none().then(|| repository.clone());
+    // A name that starts with a host belongs to that host, and not to another one in the query. A mirror with `override_path`
+    // requests such names.
+    let origin = NameRule::origin(repository);
+    let is_of_host = origin.is_none_or(|(registry, _)| registry == reference.registry);
+    let without_host = is_of_host.then(|| repository.clone());
     for candidate in with_host.into_iter().chain(without_host) {
         if store.has_repository(&candidate).map_err(|error| ApiError::of_store(&error))? {
             return Ok(candidate);

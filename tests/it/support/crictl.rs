@@ -20,7 +20,12 @@ pub(crate) struct Crictl {
 impl Crictl {
     /// For `api`, `v1` or `v1alpha2`; with the socket's path as the authority, as old ones have it, unless another is given.
     pub(crate) fn new(cri: &Cri, api: &str, authority: Option<&str>) -> Self {
-        let endpoint = format!("unix://{}", cri.socket().display());
+        Self::at(&cri.socket(), api, authority)
+    }
+
+    /// For the service of another program.
+    pub(crate) fn at(socket: &Path, api: &str, authority: Option<&str>) -> Self {
+        let endpoint = format!("unix://{}", socket.display());
         let mut options = vec!["--image-endpoint".to_owned(), endpoint, "--api".to_owned(), api.to_owned()];
         options.extend(authority.into_iter().flat_map(|name| ["--authority".to_owned(), name.to_owned()]));
         Self { program: built(), options }

@@ -1,5 +1,6 @@
 //! containerd with its own state in a temporary directory, and its client `ctr`.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -16,12 +17,27 @@ pub(crate) struct Containerd {
 impl Containerd {
     /// Starts containerd without its CRI service, which would want a network of its own.
     pub(crate) fn start() -> Self {
+        Self::configured("disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n", "")
+    }
+
+    /// Starts containerd with its CRI service, which reads the configuration of registries from `hosts`. It complains that it has
+    /// no network, and serves images all the same.
+    pub(crate) fn with_cri(hosts: &Path) -> Self {
+        let hosts = hosts.to_str().expect("a path in UTF-8");
+        let cri = format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\"]\n  disable_tcp_service = true\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"native\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"{hosts}\"\n"
+        );
+        Self::configured("disabled_plugins = [\"io.containerd.internal.v1.opt\"]\n", &cri)
+    }
+
+    fn configured(head: &str, tail: &str) -> Self {
         let state = tempfile::tempdir().expect("a temporary directory");
         let dir = state.path().to_str().expect("a path in UTF-8");
         let config = format!(
-            "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
-             [grpc]\n  address = \"{dir}/grpc.sock\"\n[ttrpc]\n  address = \"{dir}/ttrpc.sock\"\n"
+            "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n{head}\
+             [grpc]\n  address = \"{dir}/grpc.sock\"\n[ttrpc]\n  address = \"{dir}/ttrpc.sock\"\n{tail}"
         );
         let file = state.path().join("config.toml");
         std::fs::write(&file, config).expect("a configuration");
@@ -30,6 +46,11 @@ impl Containerd {
             line.contains("successfully booted").then_some(())
         });
         Self { socket, _daemon: daemon, _state: state }
+    }
+
+    /// The socket of its API, and of its CRI service.
+    pub(crate) fn socket(&self) -> PathBuf {
+        PathBuf::from(&self.socket)
     }
 
     /// Pulls and unpacks an image over plain HTTP; the digest that containerd gives it.
