@@ -3,8 +3,8 @@
 use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
-    build_context, copy, cri, digest, export, import, inspect, ls, mirror_config, prune, push, rm, scan, serve, tags,
-    verify,
+    build_context, copy, cri, digest, export, import, inspect, ls, mirror_config, prune, push, rm, scan,
+    serve, tags, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};

@@ -11,7 +11,8 @@ const DIRECTORY: &str = "/etc/docker";
 pub(super) fn files(options: &MirrorOptions) -> Result<MirrorConfig> {
     let is_renamed = options.names.prefix(&Registry::docker_hub()).is_none_or(|prefix| !prefix.is_empty());
     if is_renamed || options.endpoint.has_prefix() {
-        let why = "Docker sends a mirror the original name, and this directory or endpoint has another name for it";
+        let why =
+            "Docker sends a mirror the original name, and this directory or endpoint has another name for it";
         return Err(Error::new(ErrorKind::Unsupported, "docker", why).with_hint(
             "use a directory saved with --names strip and an endpoint without a path, or saver rewrite",
         ));

@@ -53,8 +53,9 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |why: String| {
-            Error::new(ErrorKind::InvalidInput, format!("--endpoint {text:?}"), why)
-                .with_hint("write http:// or https://, the host and the port: --endpoint http://10.0.0.5:5000")
+            Error::new(ErrorKind::InvalidInput, format!("--endpoint {text:?}"), why).with_hint(
+                "write http:// or https://, the host and the port: --endpoint http://10.0.0.5:5000",
+            )
         };
         let (scheme, rest) =
             text.split_once("://").ok_or_else(|| refuse("the URL has no scheme".to_owned()))?;

@@ -118,8 +118,12 @@ pub fn mirror_config(client: MirrorClient, options: &MirrorOptions) -> Result<Mi
 /// The registries to redirect, of which there is at least one.
 fn upstreams(client: MirrorClient, options: &MirrorOptions) -> Result<Vec<Upstream>> {
     if options.all_registries && !client.has_wildcard() {
-        return Err(Error::new(ErrorKind::Unsupported, "--all-registries", "this client has no such setting")
-            .with_hint("name the registries with --registry HOST"));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "--all-registries",
+            "this client has no such setting",
+        )
+        .with_hint("name the registries with --registry HOST"));
     }
     let upstreams = Upstream::of_options(options)?;
     if upstreams.is_empty() && !options.all_registries {

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 /// Writes the files for `client` and returns the directory that they are in.
 fn configure(home: &Home, client: &str, dir: &Path, names: &str, endpoint: &str, more: &[&str]) -> PathBuf {
     let output = home.path(&format!("{client}-{names}"));
-    let mut command = home.saver(["mirror-config", client, "--names", names, "--endpoint", endpoint, "--dir"]);
+    let mut command =
+        home.saver(["mirror-config", client, "--names", names, "--endpoint", endpoint, "--dir"]);
     command.arg(dir).arg("--output").arg(&output).args(more);
     if names == "strip" && !more.contains(&"--all-registries") {
         command.args(REGISTRIES.iter().flat_map(|host| ["--registry", host]));

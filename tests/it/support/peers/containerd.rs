@@ -17,7 +17,10 @@ pub(crate) struct Containerd {
 impl Containerd {
     /// Starts containerd without its CRI service, which would want a network of its own.
     pub(crate) fn start() -> Self {
-        Self::configured("disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n", "")
+        Self::configured(
+            "disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n",
+            "",
+        )
     }
 
     /// Starts containerd with its CRI service, which reads the configuration of registries from `hosts`. It complains that it has
