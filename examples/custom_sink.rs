@@ -136,6 +136,7 @@ async fn main() -> Result<()> {
         reference,
         platforms: Some(arch.parse()?),
         resolved: None,
+        origin: None,
         warnings: Vec::new(),
     };
     let sink = Arc::new(FlatDirectory(dir.into()));

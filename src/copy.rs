@@ -129,6 +129,7 @@ fn prepare(
         place: Place { repository: to.repository, tag: to.tag },
         alias: None,
         resolved: None,
+        origin: None,
         warnings: Vec::new(),
     };
     Ok((Arc::new(engine), image))

@@ -142,9 +142,8 @@
 ```no_run
 # async fn example() -> saver::Result<()> {
 use saver::export::{ExportFrom, ExportOptions, ExportTo, Format, export};
-use saver::save::NameRule;
 
-let from = ExportFrom::Tree("/var/lib/registry".into(), NameRule::default());
+let from = ExportFrom::Tree("/var/lib/registry".into(), None);
 let options = ExportOptions::new(Format::DockerArchive, from).with_platforms("amd64")?;
 let exported = export(["nginx:1.27"], ExportTo::Path("nginx.tar".into()), options).await?;
 assert!(exported.report.is_success());
@@ -212,6 +211,7 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //!     reference,
 //!     platforms: Some("amd64".parse()?),
 //!     resolved: None,
+//!     origin: None,
 //!     warnings: Vec::new(),
 //! };
 //! let sink = Arc::new(Memory::new());

@@ -11,7 +11,7 @@ pub mod memory;
 pub mod retry;
 
 use crate::error::Result;
-use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::convert::Infallible;
@@ -227,6 +227,16 @@ pub trait Sink: Send + Sync + 'static {
         let _ = image;
         std::future::ready(Ok(()))
     }
+
+    /// Called instead of [`publish`](Self::publish) for an image of which nothing has changed. A sink that records where images
+    /// come from adds what it does not know yet.
+    ///
+    /// # Errors
+    /// As `publish`.
+    fn record_origin(&self, image: &Publication) -> impl Future<Output = Result<()>> + Send {
+        let _ = image;
+        std::future::ready(Ok(()))
+    }
 }
 
 /// The space of a sink, in bytes.
@@ -361,6 +371,21 @@ pub struct Publication {
     pub manifests: Vec<Arc<RawManifest>>,
     /// The configurations and layers to link, without duplicates.
     pub blobs: Vec<Digest>,
+    /// Where it comes from, if its source has a name for it.
+    pub origin: Option<ImageOrigin>,
+}
+
+/// Where an image comes from, for sinks that record it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOrigin {
+    /// Its name at the source.
+    pub reference: Reference,
+    /// The digest that it has at the source.
+    pub digest: Digest,
+    /// The platforms that are transferred.
+    pub platforms: Vec<String>,
+    /// How its index is published: `keep`, `prune` or `flatten`.
+    pub index: &'static str,
 }
 
 impl Publication {

@@ -295,7 +295,7 @@ pub(super) fn user(image: &ImageSummary) -> (Option<i64>, String) {
 
 /// Completes options so that pulls store images under the names that [`name::full`] reads.
 pub(super) fn pull_options(mut options: SaveOptions, platforms: PlatformSet) -> SaveOptions {
-    options.names = NameRule::Domain;
+    options.names = Some(NameRule::Domain);
     options.transfer.platforms = platforms;
     options.transfer.filter_pinned_manifests = false;
     let retry = &mut options.transfer.retry;

@@ -10,11 +10,14 @@
 //! The directory itself may be a symbolic link, and file systems may be mounted below it as long as `docker` and `.saver` are on
 //! the same one. Symbolic links below it are rejected for writing and treated as absent for reading.
 
+mod locked;
+
 use super::confined::ConfinedRoot;
 use super::dirty::{DirtyPaths, syncfs_is_trusted};
 use super::fs_partial::{FsPartial, read_full};
 use super::parent;
 use super::{DirectoryEntry, Driver, EntryKind, FreeSpace, Partial, Stamp};
+use locked::is_own_file;
 use parking_lot::Mutex;
 use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -447,39 +450,27 @@ impl Driver for FsDriver {
     }
 
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         loop {
-            let fd = self.with_directories(|| {
-                self.ensure(parent(path), true)?;
-                Ok(self.confined.open(path, flags, FILE_MODE)?)
-            })?;
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-            let found = rustix::fs::fstat(&fd)?;
-            // The previous holder of the lock may have published or discarded this file; then it must not be written to.
-            let named = match rustix::fs::statat(self.confined.root(), path, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(named) => (named.st_dev, named.st_ino) == (found.st_dev, found.st_ino),
-                Err(Errno::NOENT) => false,
-                Err(error) => return Err(error.into()),
-            };
-            if !named {
-                continue;
-            }
+            let Some((fd, found)) = self.open_locked(path)? else { return Ok(None) };
             let length = u64::try_from(found.st_size).unwrap_or(0);
-            // Writes to a file with a second hard link would be visible under that name.
-            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile
-                || length > size
-                || found.st_nlink != 1
-            {
+            if length > size || !is_own_file(&found) {
                 self.remove(path)?;
                 continue;
             }
             let partial = FsPartial::new(fd.into(), path.to_owned(), length, size, self.dirty.clone());
             return Ok(Some(Box::new(partial)));
         }
+    }
+
+    fn log(&self, path: &str) -> io::Result<Option<Box<dyn Partial>>> {
+        let Some((fd, found)) = self.open_locked(path)?.filter(|(_, found)| is_own_file(found)) else {
+            return Ok(None);
+        };
+        let length = u64::try_from(found.st_size).unwrap_or(0);
+        if let Some(dirty) = &self.dirty {
+            dirty.directory(parent(path));
+        }
+        Ok(Some(Box::new(FsPartial::growing(fd.into(), path.to_owned(), length, self.dirty.clone()))))
     }
 
     fn barrier(&self) -> io::Result<()> {

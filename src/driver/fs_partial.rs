@@ -51,6 +51,12 @@ impl FsPartial {
         Self { file, path, length, size, dirty, reserved: AtomicU64::new(length), since: AtomicU64::new(0) }
     }
 
+    /// As [`new`](Self::new), for a file that grows for as long as there is something to add: no space is preallocated.
+    pub(super) fn growing(file: File, path: String, length: u64, dirty: Option<DirtyPaths>) -> Self {
+        let reserved = AtomicU64::new(u64::MAX);
+        Self { file, path, length, size: u64::MAX, dirty, reserved, since: AtomicU64::new(0) }
+    }
+
     /// Preallocates space up to `end` and beyond. This costs less than growing the file with every write, and reduces fragmentation.
     fn reserve(&self, end: u64) -> io::Result<()> {
         let reserved = self.reserved.load(Ordering::Relaxed);

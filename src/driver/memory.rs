@@ -22,6 +22,7 @@ struct MemoryTree {
     directories: BTreeSet<String>,
     /// Partial files that are open for writing.
     locked: BTreeSet<String>,
+    barriers: u64,
 }
 
 impl MemoryTree {
@@ -71,6 +72,12 @@ impl MemoryDriver {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Number of barriers so far.
+    #[must_use]
+    pub fn barriers(&self) -> u64 {
+        self.tree.lock().barriers
     }
 
     /// Every file with its content.
@@ -193,6 +200,7 @@ impl Driver for MemoryDriver {
     }
 
     fn barrier(&self) -> io::Result<()> {
+        self.tree.lock().barriers += 1;
         Ok(())
     }
 

@@ -168,6 +168,15 @@ pub trait Driver: Send + Sync + 'static {
     /// As for [`read`](Self::read). A medium that already knows that `size` bytes do not fit says so here.
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>>;
 
+    /// Opens or creates the file at `path`, exclusively, for adding to its end. What it holds stays. Returns `None` while another
+    /// writer has it open, and for a file that must not be written to.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    fn log(&self, path: &str) -> io::Result<Option<Box<dyn Partial>>> {
+        self.partial(path, u64::MAX)
+    }
+
     /// Waits until everything done before is on stable storage.
     ///
     /// # Errors

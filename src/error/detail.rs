@@ -39,6 +39,15 @@ pub enum Detail {
         /// The platforms that the image has.
         available: Vec<String>,
     },
+    /// A tag of the directory holds an image from another source.
+    SourceConflict {
+        /// The tag: `repository:tag`.
+        place: String,
+        /// Where its image comes from.
+        recorded: String,
+        /// The image that was to replace it.
+        requested: String,
+    },
     /// A local file operation failed.
     Io {
         /// The file or directory.

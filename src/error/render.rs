@@ -24,6 +24,9 @@ impl fmt::Display for Detail {
             },
             Self::Mismatch { expected, actual } => write!(f, "expected {expected}, got {actual}"),
             Self::Platform { wanted, available } => platform(f, wanted, available),
+            Self::SourceConflict { place, recorded, .. } => {
+                write!(f, "{place} in the directory comes from {recorded}")
+            }
             Self::Io { operation, reason, .. } => write!(f, "cannot {operation}: {reason}"),
         }
     }

@@ -43,9 +43,8 @@ use tokio_util::sync::CancellationToken;
 /// ```no_run
 /// # async fn example() -> saver::Result<()> {
 /// use saver::export::{ExportFrom, ExportOptions, ExportTo, Format, export};
-/// use saver::save::NameRule;
 ///
-/// let from = ExportFrom::Tree("/var/lib/registry".into(), NameRule::default());
+/// let from = ExportFrom::Tree("/var/lib/registry".into(), None);
 /// let options = ExportOptions::new(Format::OciArchive, from).with_platforms("amd64")?;
 /// export(["nginx:1.27"], ExportTo::Path("nginx.tar".into()), options).await?;
 /// # Ok(())
@@ -60,10 +59,18 @@ where
     I: IntoIterator,
     I::Item: TryInto<SaveImage, Error: Into<Error>>,
 {
-    let images = convert(images)?;
+    let mut images: Vec<SaveImage> = convert(images)?;
+    let requested = images.iter().map(|image| image.reference.clone()).collect();
+    if let ExportFrom::Tree(dir, names) = &options.from {
+        let store = Store::open_read_only(dir)?;
+        let names = NameRule::of(&store, names.as_ref())?;
+        for image in &mut images {
+            use_source_name(&mut image.reference, &store, &names)?;
+        }
+    }
     let places = places(&images, options.ref_names)?;
     let token = options.cancel.clone();
-    let export = Export { images, places, options, token };
+    let export = Export { images, requested, places, options, token };
     match (export.options.format, to) {
         (Format::OciLayout, ExportTo::Path(dir)) => export.to_layout(&dir).await,
         (Format::OciLayout, ExportTo::Stream(_)) => {
@@ -73,6 +80,23 @@ where
         }
         (_, to) => export.to_archive(to).await,
     }
+}
+
+/// Replaces the name of an image by the one that it was saved from, if that is recorded.
+fn use_source_name(reference: &mut Reference, store: &Store, names: &NameRule) -> Result<()> {
+    let Ok(place) = names.find(store, reference) else { return Ok(()) };
+    let digest = match (&reference.digest, &place.tag) {
+        (Some(digest), _) => Some(*digest),
+        (None, Some(tag)) => store.read_tag(&place.repository, tag)?,
+        (None, None) => None,
+    };
+    let Some(digest) = digest else { return Ok(()) };
+    if let Some(record) = store.source_of(&place, &digest)? {
+        reference.registry = record.source.registry;
+        reference.repository = record.source.repository;
+        reference.tag = record.source.tag;
+    }
+    Ok(())
 }
 
 /// The place of each image. No two may have the same name, or the same tag if entries are named by tag.
@@ -100,7 +124,10 @@ fn places(images: &[SaveImage], ref_names: RefNameStyle) -> Result<Vec<Place>> {
 }
 
 struct Export {
+    /// The images, by the names that they were saved from where these are recorded.
     images: Vec<SaveImage>,
+    /// Their names as requested.
+    requested: Vec<Reference>,
     places: Vec<Place>,
     options: ExportOptions,
     token: CancellationToken,
@@ -118,7 +145,8 @@ impl Export {
         let report = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
-                let images = self.tree_images(&store, names);
+                let names = NameRule::of(&store, names.as_ref())?;
+                let images = self.tree_images(&store, &names);
                 engine.run(images, &self.token).await
             }
             ExportFrom::Registries { access, .. } => {
@@ -170,6 +198,7 @@ impl Export {
             reference,
             platforms: image.platforms.clone(),
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         }
     }
@@ -177,13 +206,13 @@ impl Export {
     /// The images by their names in the tree. A missing one fails when the engine reaches it.
     fn tree_images(&self, store: &Store, names: &NameRule) -> Vec<Image<Store>> {
         let source = Arc::new(store.clone());
-        let images = self.places.iter().zip(&self.images);
-        let found = images.map(|(place, requested)| {
-            let mut image = self.image(source.clone(), place, requested, requested.reference.clone());
-            match names.find(store, &requested.reference) {
+        let images = self.places.iter().zip(&self.images).zip(&self.requested);
+        let found = images.map(|((place, image), requested)| {
+            let mut image = self.image(source.clone(), place, image, image.reference.clone());
+            match names.find(store, requested) {
                 Ok(found) => {
                     image.reference.repository = found.repository;
-                    image.reference.tag = found.tag.filter(|_| requested.reference.tag.is_some());
+                    image.reference.tag = found.tag.filter(|_| requested.tag.is_some());
                 }
                 Err(error) => image.resolved = Some(Resolution::Known(Err(error))),
             }
@@ -211,7 +240,8 @@ impl Export {
         let exported = match &self.options.from {
             ExportFrom::Tree(tree, names) => {
                 let store = Store::open_read_only(tree)?;
-                self.archive(&store, names, output, observer.clone()).await?
+                let names = NameRule::of(&store, names.as_ref())?;
+                self.archive(&store, &names, output, observer.clone()).await?
             }
             ExportFrom::Registries { access, staging } => {
                 self.archive_from_registries(access, staging, output, observer.clone()).await?
@@ -231,7 +261,7 @@ impl Export {
     ) -> Result<Exported> {
         let mut options = SaveOptions::new(staging);
         options.transfer = self.copy_options();
-        options.names = NameRule::Domain;
+        options.names = Some(NameRule::Domain);
         options.durability = Durability::None;
         options.access = access.clone();
         options.cancel = self.token.clone();

@@ -25,7 +25,7 @@ pub enum Format {
 #[derive(Clone)]
 pub enum ExportFrom {
     /// A tree, and how images are named in it.
-    Tree(PathBuf, NameRule),
+    Tree(PathBuf, Option<NameRule>),
     /// Registries. For an archive, images are first saved into `staging`: an existing one is resumed, and it is
     /// removed once all images are exported.
     Registries {

@@ -35,8 +35,10 @@ pub struct ImportOptions {
     pub dir: PathBuf,
     /// Platforms and limits. Entries of an index whose content the source does not contain are skipped.
     pub transfer: TransferOptions,
-    /// How images are named in the tree.
-    pub names: NameRule,
+    /// How images are named in the tree; `None` for the rule that it was saved with, and the default in a new one.
+    pub names: Option<NameRule>,
+    /// Whether a tag may be replaced by an image from another registry or repository.
+    pub replace: bool,
     /// Replaces the names that the images have in the source.
     pub rename: Option<NewName>,
     /// What an imported image survives.
@@ -59,7 +61,8 @@ impl ImportOptions {
                 retry: RetryPolicy::local(),
                 ..TransferOptions::default()
             },
-            names: NameRule::default(),
+            names: None,
+            replace: false,
             rename: None,
             durability: Durability::default(),
             observer: Arc::new(Silent),
@@ -70,7 +73,7 @@ impl ImportOptions {
     /// Uses these names in the directory.
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
-        Self { names, ..self }
+        Self { names: Some(names), ..self }
     }
 
     /// Sends progress events to `observer`.
@@ -123,16 +126,20 @@ pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> 
     // Opened before the tree is created, so that a wrong path does not leave a directory behind.
     let opened_name = name.clone();
     let input = blocking(&name, token, move || ImportInput::open(from, &opened_name)).await?;
-    let store = Store::open(
-        &options.dir,
-        StoreOptions { durability: options.durability, ..StoreOptions::default() },
-    )?;
+    let store = Store::open(&options.dir, StoreOptions::default())?;
+    let names = NameRule::of(&store, options.names.as_ref())?;
+    let store = store.with_options(StoreOptions {
+        durability: options.durability,
+        names: Some(names.to_string()),
+        replace: options.replace,
+        ..StoreOptions::default()
+    });
     // Shared: others may save at the same time, but nothing may be removed.
     let _lock = store.lock_shared(std::time::Duration::ZERO)?;
     let dir = options.dir.clone();
     let source_name = name.clone();
     let source = blocking(&name, token, move || input.into_source(&source_name, &dir)).await?;
-    let import = Import { name, store, options: &options, token };
+    let import = Import { name, store, names, options: &options, token };
     match source {
         ImportSource::Layout(layout, images) => import.run(layout, images).await,
         ImportSource::Archive(archive) => {
@@ -168,6 +175,7 @@ struct Import<'a> {
     /// The name of the source in messages.
     name: String,
     store: Store,
+    names: NameRule,
     options: &'a ImportOptions,
     token: &'a CancellationToken,
 }
@@ -183,11 +191,12 @@ impl Import<'_> {
                 .map(|root| Resolved { digest: root.digest, manifest: None });
             images.push(Image {
                 source: source.clone(),
-                place: self.options.names.place(&reference)?,
-                alias: self.options.names.alias(&reference),
+                place: self.names.place(&reference)?,
+                alias: self.names.alias(&reference),
                 reference,
                 platforms: None,
                 resolved: Some(Resolution::Known(resolved)),
+                origin: listed.reference.clone(),
                 warnings: Vec::new(),
             });
         }
@@ -223,6 +232,7 @@ impl Import<'_> {
                     // Their platform, if they state one, is not that of an image.
                     platforms: Some(PlatformSet::All),
                     resolved: Some(Resolution::Known(Ok(Resolved { digest, manifest: None }))),
+                    origin: None,
                     warnings: Vec::new(),
                 };
                 let known = |image: &Image<S>| {

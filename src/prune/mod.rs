@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PruneOptions {
-    /// The rule that maps image names to names in the tree, as used for saving.
-    pub names: NameRule,
+    /// The rule that maps image names to names in the tree; `None` for the one that it was saved with.
+    pub names: Option<NameRule>,
     /// Whether to report what would be removed without removing anything.
     pub dry_run: bool,
 }
@@ -88,9 +88,10 @@ pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Resul
     let tree = StoredTree::read(store)?;
     let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
     let mut absent = Vec::new();
+    let names = NameRule::of(store, options.names.as_ref())?;
     for reference in keep {
         let mut found = false;
-        for place in places(reference, &options.names)? {
+        for place in places(reference, &names)? {
             found |= is_there(&tree.inventory, &place, reference.digest);
             let entry = named.entry(place.repository).or_default();
             entry.tags.extend(place.tag);
@@ -120,10 +121,11 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
     let _lock = (!options.dry_run).then(|| store.lock_exclusive("rm", Duration::ZERO)).transpose()?;
     let tree = StoredTree::read(store)?;
     let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
+    let names = NameRule::of(store, options.names.as_ref())?;
     for reference in images {
         let mut found = false;
         let mut main = None;
-        for place in places(reference, &options.names)? {
+        for place in places(reference, &names)? {
             let at = named_by(&tree.inventory, &place);
             // A short name may belong to another image by now: it is removed only if it points to the same digest.
             let same = main.is_none_or(|main| main == at);

@@ -1,8 +1,10 @@
 //! Carries out a plan, from the top down.
 
-use super::plan::{PrunePlan, StoredTree};
+use super::plan::{PrunePlan, RepositoryPlan, StoredTree};
 use crate::error::Result;
+use crate::oci::{Digest, Repository};
 use crate::store::Store;
+use std::collections::{HashMap, HashSet};
 
 /// Removes what is in `plan`. If it is interrupted, the tree is consistent, and the next prune finds the rest.
 pub(super) fn run(store: &Store, tree: &StoredTree, plan: &PrunePlan) -> Result<()> {
@@ -30,5 +32,23 @@ pub(super) fn run(store: &Store, tree: &StoredTree, plan: &PrunePlan) -> Result<
     for repository in plan.repositories.iter().filter(|repository| repository.empty) {
         store.remove_repository(&repository.name)?;
     }
-    store.sync()
+    let rewritten = forget_sources(store, plan)?;
+    store.sync()?;
+    store.remove_source_files(&rewritten)
+}
+
+/// Drops the records of where the removed images come from.
+fn forget_sources(store: &Store, plan: &PrunePlan) -> Result<Vec<u64>> {
+    let plans: HashMap<&Repository, &RepositoryPlan> =
+        plan.repositories.iter().map(|repository| (&repository.name, repository)).collect();
+    let gone = |plan: &RepositoryPlan| -> HashSet<Digest> { plan.revisions.iter().copied().collect() };
+    let revisions: HashMap<&Repository, HashSet<Digest>> =
+        plans.iter().map(|(name, plan)| (*name, gone(plan))).collect();
+    store.forget_sources(&|record| {
+        let is_untagged =
+            |plan: &&RepositoryPlan| record.tag.as_ref().is_some_and(|tag| plan.tags.contains(tag));
+        let is_removed = |removed: &HashSet<Digest>| removed.contains(&record.digest);
+        plans.get(&record.repository).is_some_and(is_untagged)
+            || revisions.get(&record.repository).is_some_and(is_removed)
+    })
 }

@@ -26,8 +26,8 @@ pub struct PushOptions {
     pub dir: PathBuf,
     /// The registry to push to.
     pub destination: Destination,
-    /// The names of images in the directory: the rule that they were saved with.
-    pub names: NameRule,
+    /// The names of images in the directory; `None` for the rule that they were saved with.
+    pub names: Option<NameRule>,
     /// Platforms, index mode, retries and limits. By default each image is pushed with the platforms that were saved.
     pub transfer: TransferOptions,
     /// Connections and credentials.
@@ -45,7 +45,7 @@ impl PushOptions {
         Self {
             dir: dir.into(),
             destination,
-            names: NameRule::default(),
+            names: None,
             transfer: TransferOptions { sparse: true, ..TransferOptions::default() },
             access: Access::default(),
             observer: Arc::new(Silent),
@@ -56,7 +56,7 @@ impl PushOptions {
     /// Finds images by these names in the directory.
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
-        Self { names, ..self }
+        Self { names: Some(names), ..self }
     }
 
     /// Uses these connections and credentials.
@@ -219,11 +219,12 @@ impl ImagePusher {
     fn prepare(&self, images: Vec<PushImage>) -> Result<Vec<Image<PrefixedStore>>> {
         let tree = self.tree();
         let mut prepared = Vec::with_capacity(images.len());
+        let names = NameRule::of(&self.store, self.options.names.as_ref())?;
         for PushImage { reference, platforms } in images {
-            let (place, missing) = match self.options.names.find(&self.store, &reference) {
+            let (place, missing) = match names.find(&self.store, &reference) {
                 Ok(place) => (place, None),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    (self.options.names.place(&reference)?, Some(Resolution::Known(Err(error))))
+                    (names.place(&reference)?, Some(Resolution::Known(Err(error))))
                 }
                 Err(error) => return Err(error),
             };
@@ -260,6 +261,7 @@ impl ImagePusher {
             place: Place { repository, tag: place.tag.clone() },
             alias: None,
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         })
     }

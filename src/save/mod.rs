@@ -37,8 +37,10 @@ pub struct SaveOptions {
     pub dir: PathBuf,
     /// Platforms, retries and limits.
     pub transfer: TransferOptions,
-    /// The names of images in the directory.
-    pub names: NameRule,
+    /// The names of images in the directory; `None` for those that it was saved with, and the default in a new one.
+    pub names: Option<NameRule>,
+    /// Whether a tag may be replaced by an image from another registry or repository.
+    pub replace: bool,
     /// When saved images are synced to disk.
     pub durability: Durability,
     /// Connections and credentials. Credentials of a [`SaveImage`] take precedence.
@@ -56,7 +58,8 @@ impl SaveOptions {
         Self {
             dir: dir.into(),
             transfer: TransferOptions::default(),
-            names: NameRule::default(),
+            names: None,
+            replace: false,
             durability: Durability::default(),
             access: Access::default(),
             observer: Arc::new(Silent),
@@ -79,7 +82,7 @@ impl SaveOptions {
     /// Uses these names in the directory.
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
-        Self { names, ..self }
+        Self { names: Some(names), ..self }
     }
 
     /// Uses these connections and credentials.
@@ -167,6 +170,7 @@ impl From<list::ListEntry> for SaveImage {
 #[derive(Clone)]
 pub struct ImageSaver {
     options: SaveOptions,
+    names: NameRule,
     store: Store,
 }
 
@@ -174,11 +178,17 @@ impl ImageSaver {
     /// Opens `options.dir`.
     ///
     /// # Errors
-    /// `Storage` when the directory cannot be created or opened.
+    /// `Storage` when the directory cannot be created or opened; `InvalidInput` when it was saved with another rule of names.
     pub fn new(options: SaveOptions) -> Result<Self> {
-        let store_options = StoreOptions { durability: options.durability, ..StoreOptions::default() };
-        let store = Store::open(&options.dir, store_options)?;
-        Ok(Self { options, store })
+        let store = Store::open(&options.dir, StoreOptions::default())?;
+        let names = NameRule::of(&store, options.names.as_ref())?;
+        let store = store.with_options(StoreOptions {
+            durability: options.durability,
+            names: Some(names.to_string()),
+            replace: options.replace,
+            ..StoreOptions::default()
+        });
+        Ok(Self { options, names, store })
     }
 
     /// The same saver with another cancellation token.
@@ -243,8 +253,9 @@ impl ImageSaver {
         for image in images {
             prepared.push(Image {
                 source: sessions.with(&image.reference.registry)?,
-                place: self.options.names.place(&image.reference)?,
-                alias: self.options.names.alias(&image.reference),
+                place: self.names.place(&image.reference)?,
+                alias: self.names.alias(&image.reference),
+                origin: Some(image.reference.clone()),
                 reference: image.reference,
                 platforms: image.platforms,
                 resolved: None,

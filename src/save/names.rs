@@ -2,13 +2,13 @@
 
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Reference, Registry, Repository};
+use crate::oci::{Digest, Reference, Registry, Repository};
 use crate::store::Store;
+use crate::store::provenance::names_conflict;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-const WHERE_TO_LOOK: &str =
-    "saver ls --dir DIR lists the images; --names must be the same as when the tree was saved";
+const WHERE_TO_LOOK: &str = "saver ls --dir DIR lists the images";
 
 /// How the name of an image at its registry becomes its name in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,36 @@ impl FromStr for NameRule {
     }
 }
 
+impl std::fmt::Display for NameRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Strip => "strip",
+            Self::Domain => "domain",
+            Self::Template(template) => template,
+        })
+    }
+}
+
 impl NameRule {
+    /// The rule of the tree in `store`: the one recorded there, else `requested`, else the default. A tree without images takes any.
+    ///
+    /// # Errors
+    /// `InvalidInput` if another rule is requested than the tree was saved with; `Storage` if the tree cannot be read.
+    pub fn of(store: &Store, requested: Option<&Self>) -> Result<Self> {
+        let recorded = store.recorded_names()?;
+        let recorded: Option<Self> = recorded.and_then(|text| text.parse().ok());
+        match (recorded, requested) {
+            (Some(recorded), None) => Ok(recorded),
+            (Some(recorded), Some(requested)) if recorded != *requested => {
+                if store.repositories()?.is_empty() {
+                    return Ok(requested.clone());
+                }
+                Err(names_conflict(&recorded.to_string(), &requested.to_string()))
+            }
+            (_, requested) => Ok(requested.cloned().unwrap_or_default()),
+        }
+    }
+
     /// The place of `reference`.
     ///
     /// # Errors
@@ -156,20 +185,31 @@ impl NameRule {
     }
 
     /// Finds `reference` in a tree: at the place that the rule gives it, at its short name, or at the name as written, which may be
-    /// its name in the tree.
+    /// its name in the tree. An image that was saved from another registry than the one that `reference` names is not meant.
     ///
     /// # Errors
     /// `NotFound` if it is at none of them; `Storage` if the tree cannot be read.
     pub fn find(&self, store: &Store, reference: &Reference) -> Result<Place> {
+        let mut other = None;
         for place in self.places(reference) {
-            let there = match (&reference.digest, &place.tag) {
+            let is_there = match (&reference.digest, &place.tag) {
                 (Some(digest), _) => store.has_revision(&place.repository, digest)?,
-                (None, Some(tag)) => store.read_tag(&place.repository, tag)?.is_some(),
+                (None, Some(tag)) => match store.read_tag(&place.repository, tag)? {
+                    Some(digest) => {
+                        other = other_source(store, &place, &digest, reference)?;
+                        other.is_none()
+                    }
+                    None => false,
+                },
                 (None, None) => false,
             };
-            if there {
+            if is_there {
                 return Ok(place);
             }
+        }
+        if let Some((place, source)) = other {
+            let message = format!("no such image in the tree: {place} comes from {source}");
+            return Err(Error::new(ErrorKind::NotFound, reference, message).with_hint(WHERE_TO_LOOK));
         }
         Err(Error::new(ErrorKind::NotFound, reference, "no such image in the tree").with_hint(WHERE_TO_LOOK))
     }
@@ -193,6 +233,22 @@ impl NameRule {
         let written = Place { repository: reference.repository.clone(), tag: reference.tag.clone() };
         [self.place(reference).ok(), self.alias(reference), Some(written)].into_iter().flatten()
     }
+}
+
+/// The source of what is at `place`, if `reference` names another registry. A name without a registry, which is one of Docker Hub,
+/// may be meant as the name in the tree.
+fn other_source(
+    store: &Store,
+    place: &Place,
+    digest: &Digest,
+    reference: &Reference,
+) -> Result<Option<(Place, Reference)>> {
+    if reference.registry.is_docker_hub() {
+        return Ok(None);
+    }
+    let source = store.source_of(place, digest)?.map(|record| record.source);
+    let other = source.filter(|source| source.registry != reference.registry);
+    Ok(other.map(|source| (place.clone(), source)))
 }
 
 fn unusable(reference: &Reference, error: &Error) -> Error {

@@ -37,7 +37,7 @@ impl ImageSaver {
     /// # Errors
     /// `Storage` when the directory cannot be read.
     pub fn digest(&self, image: &Reference) -> Result<Option<Digest>> {
-        digest_in(&self.store, image, &self.options.names)
+        digest_in(&self.store, image, &self.names)
     }
 }
 
@@ -77,8 +77,6 @@ where
 
 /// The digest of `image` in the directory `dir`; `None` when it was not saved. Does not contact the registry.
 ///
-/// Use [`ImageSaver::digest`] for directories with other names than the default ones.
-///
 /// # Errors
 /// `InvalidInput` for a name that cannot be parsed; `Storage` when the directory cannot be read.
 pub fn local_digest<R>(image: R, dir: impl AsRef<Path>) -> Result<Option<Digest>>
@@ -87,5 +85,5 @@ where
 {
     let image = image.try_into().map_err(Into::into)?;
     let store = Store::open_read_only(dir.as_ref())?;
-    digest_in(&store, &image, &NameRule::default())
+    digest_in(&store, &image, &NameRule::of(&store, None)?)
 }

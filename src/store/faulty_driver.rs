@@ -67,6 +67,9 @@ impl Driver for FaultyDriver {
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
         self.0.partial(path, size)
     }
+    fn log(&self, path: &str) -> io::Result<Option<Box<dyn Partial>>> {
+        self.0.log(path)
+    }
     fn barrier(&self) -> io::Result<()> {
         self.0.barrier()
     }

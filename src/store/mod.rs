@@ -22,6 +22,7 @@ pub mod lock;
 mod partial;
 pub(crate) mod path;
 mod preflight;
+pub mod provenance;
 mod publish;
 mod read;
 mod remove;
@@ -34,13 +35,15 @@ pub use partial::StoreWriter;
 
 use crate::driver::{Driver, FsDriver};
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use partial::BlobClaims;
+use provenance::KnownSources;
 use publish::GroupCommit;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Options of a store.
 #[derive(Clone, Debug)]
@@ -50,11 +53,20 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// How long to wait for another process that is downloading the same blob without making progress.
     pub peer_timeout: Duration,
+    /// The rule by which images are named, which is recorded with the source of each image.
+    pub names: Option<String>,
+    /// Whether a tag may be replaced by an image from another registry or repository.
+    pub replace: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { durability: Durability::default(), peer_timeout: Duration::from_secs(120) }
+        Self {
+            durability: Durability::default(),
+            peer_timeout: Duration::from_secs(120),
+            names: None,
+            replace: false,
+        }
     }
 }
 
@@ -79,6 +91,11 @@ struct StoreInner {
     claims: Arc<BlobClaims>,
     commit: GroupCommit,
     peer_timeout: Duration,
+    names: Option<String>,
+    replace: bool,
+    /// When it was opened, in seconds since 1970.
+    opened: u64,
+    sources: Mutex<KnownSources>,
     /// The directory for staged files, once it exists.
     area: OnceLock<String>,
     /// Number of files and directories staged so far, from which they get their names.
@@ -131,10 +148,15 @@ impl Store {
     /// A tree on any medium.
     #[must_use]
     pub fn with_driver(driver: Arc<dyn Driver>, options: StoreOptions) -> Self {
+        let opened = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let inner = StoreInner {
             claims: Arc::default(),
-            commit: GroupCommit::new(driver.clone(), options.durability),
+            commit: GroupCommit::new(driver.clone(), options.durability, options.names.clone()),
             peer_timeout: options.peer_timeout,
+            names: options.names,
+            replace: options.replace,
+            opened: opened.as_secs(),
+            sources: Mutex::default(),
             area: OnceLock::new(),
             staged: AtomicU64::new(0),
             one_by_one: tokio::sync::Mutex::new(()),
@@ -142,6 +164,12 @@ impl Store {
             driver,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same tree with other options.
+    #[must_use]
+    pub fn with_options(&self, options: StoreOptions) -> Self {
+        Self::with_driver(self.inner.driver.clone(), options)
     }
 
     /// Runs file-system work on a thread that may block.

@@ -13,6 +13,7 @@
 //! .saver/                                              internal to saver, mode 0700; ignored by registries
 //!   partial/sha256/<hex>.<size>                        a blob that is being downloaded, or an interrupted download
 //!   damaged/<path in the tree>                         files that a repair moved out of the tree
+//!   sources/<n>.jsonl                                  where images come from, see `provenance`
 //!   stage/<area>/<n>                                   files and tag directories before they are published; an area per process
 //!   lock                                               the store-wide lock
 //! ```
@@ -37,6 +38,8 @@ pub(crate) const STAGE: &str = ".saver/stage";
 pub(crate) const PARTIAL: &str = ".saver/partial/sha256";
 /// The directory for files that a repair moves out of the tree.
 pub(crate) const DAMAGED: &str = ".saver/damaged";
+/// The directory of the records of where images come from.
+pub(crate) const SOURCES: &str = ".saver/sources";
 /// The store-wide lock.
 pub(crate) const LOCK: &str = ".saver/lock";
 
@@ -149,6 +152,17 @@ pub(crate) fn tag_index(repository: &Repository, name: &Tag, digest: &Digest) ->
 pub(crate) fn tag_files(digest: &Digest) -> [String; 2] {
     let current = ["current", LINK].join("/");
     [["index", SHA256, &digest.hex(), LINK].join("/"), current]
+}
+
+/// One file of records of where images come from.
+pub(crate) fn sources(number: u64) -> String {
+    format!("{SOURCES}/{number}.jsonl")
+}
+
+/// The number of a file in [`SOURCES`].
+pub(crate) fn sources_number(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".jsonl")?.parse().ok()?;
+    (format!("{number}.jsonl") == name).then_some(number)
 }
 
 /// Where the blob `digest` is downloaded. The announced size is part of the name, so that a false size cannot spoil the

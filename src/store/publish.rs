@@ -8,11 +8,14 @@
 //! 3. one barrier later, tags. A new tag appears with all of its files at once;
 //! 4. one barrier later, the publication is reported as done.
 //!
+//! Where an image comes from is recorded before the barrier that precedes its first step ([`provenance`](super::provenance)).
+//!
 //! So no step depends on the order in which the file system writes out changes: between two barriers it may keep any
 //! subset of them. The steps of successive images overlap, and work queues up while a barrier runs, so a long run pays for
 //! about one sync per [`INTERVAL`].
 
 use super::partial::{BlobClaims, CommittedBlob};
+use super::provenance::log::SourceLog;
 use super::{Durability, path, storage};
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -89,6 +92,8 @@ pub(super) struct StagedImage {
     pub(super) tags: Vec<String>,
     /// The blobs that it needs. If one of them could not be published, the image cannot be either.
     pub(super) blobs: Vec<Digest>,
+    /// The lines that record where it comes from.
+    pub(super) sources: String,
     pub(super) done: oneshot::Sender<Result<()>>,
 }
 
@@ -101,6 +106,8 @@ pub(super) struct GroupCommit {
 struct Shared {
     driver: Arc<dyn Driver>,
     durability: Durability,
+    /// The rule by which the directory names images.
+    names: Option<String>,
     queue: Mutex<CommitQueue>,
     wake: Condvar,
 }
@@ -114,19 +121,26 @@ struct CommitQueue {
     /// Number of images in progress that change a `current` link, by its path.
     changing: HashMap<String, usize>,
     closing: bool,
+    /// The number of the file that sources were last recorded in.
+    source_file: Option<u64>,
     /// The error of a failed barrier. The kernel may have dropped any data since, so nothing more can be published.
     broken: Option<Error>,
 }
 
 impl GroupCommit {
-    pub(super) fn new(driver: Arc<dyn Driver>, durability: Durability) -> Self {
-        let shared = Shared { driver, durability, queue: Mutex::default(), wake: Condvar::new() };
+    pub(super) fn new(driver: Arc<dyn Driver>, durability: Durability, names: Option<String>) -> Self {
+        let shared = Shared { driver, durability, names, queue: Mutex::default(), wake: Condvar::new() };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
     /// What is guaranteed about published images.
     pub(super) fn durability(&self) -> Durability {
         self.shared.durability
+    }
+
+    /// The number of the file that sources were last recorded in.
+    pub(super) fn source_file(&self) -> Option<u64> {
+        self.shared.queue.lock().source_file
     }
 
     /// Counts a blob writer as open until the returned guard is dropped or commits.
@@ -164,7 +178,7 @@ impl GroupCommit {
         if thread.is_none() {
             let shared = self.shared.clone();
             let spawned = std::thread::Builder::new().name("store-publisher".into()).spawn(move || {
-                CommitThread { shared, images: VecDeque::new(), failed: HashMap::new() }.run();
+                CommitThread::new(shared).run();
             });
             *thread =
                 Some(spawned.map_err(|error| {
@@ -220,18 +234,24 @@ struct CommitThread {
     images: VecDeque<StagedImage>,
     /// Blobs that were committed but could not be published.
     failed: HashMap<Digest, Error>,
+    sources: SourceLog,
 }
 
 impl CommitThread {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, images: VecDeque::new(), failed: HashMap::new(), sources: SourceLog::default() }
+    }
+
     fn run(mut self) {
         let mut last: Option<Instant> = None;
         while let Some((blobs, images)) = self.next(last) {
             last = Some(Instant::now());
-            self.images.extend(images);
+            self.record_sources(images);
             if let Err(error) = self.barrier() {
                 self.fail_all(&error, blobs);
                 continue;
             }
+            self.sources.settle(&*self.shared.driver);
             for blob in blobs {
                 self.publish_blob(blob);
             }
@@ -271,6 +291,25 @@ impl CommitThread {
         }
         let driver = &*self.shared.driver;
         driver.barrier().map_err(|error| storage(driver, "", "sync to stable storage", error))
+    }
+
+    /// Records where `images` come from, before the barrier that their first step waits for. Images that it can't be recorded for fail,
+    /// the others are in progress then.
+    fn record_sources(&mut self, images: Vec<StagedImage>) {
+        let lines: String = images.iter().map(|image| image.sources.as_str()).collect();
+        let shared = self.shared.clone();
+        let recorded = match lines.as_str() {
+            "" => Ok(()),
+            lines => self.sources.append(&*shared.driver, lines, shared.names.as_deref()).map(|number| {
+                shared.queue.lock().source_file = Some(number);
+            }),
+        };
+        for image in images {
+            match &recorded {
+                Err(error) if !image.sources.is_empty() => self.finish(image, Err(error.clone())),
+                _ => self.images.push_back(image),
+            }
+        }
     }
 
     fn publish_blob(&mut self, blob: CommittedBlob) {
@@ -397,16 +436,25 @@ mod tests {
 
     fn empty() -> (StagedImage, oneshot::Receiver<Result<()>>) {
         let (done, outcome) = oneshot::channel();
-        (StagedImage { steps: VecDeque::new(), tags: Vec::new(), blobs: Vec::new(), done }, outcome)
+        (
+            StagedImage {
+                steps: VecDeque::new(),
+                tags: Vec::new(),
+                blobs: Vec::new(),
+                sources: String::new(),
+                done,
+            },
+            outcome,
+        )
     }
 
     #[test]
     fn publication_fails_when_the_thread_is_gone() {
-        let commit = GroupCommit::new(Arc::new(MemoryDriver::new()), Durability::None);
+        let commit = GroupCommit::new(Arc::new(MemoryDriver::new()), Durability::None, None);
         let (queued, outcome) = empty();
         commit.shared.queue.lock().images.push(queued);
         let shared = commit.shared.clone();
-        drop(CommitThread { shared, images: VecDeque::new(), failed: HashMap::new() });
+        drop(CommitThread::new(shared));
         assert!(outcome.blocking_recv().is_err());
         let (error, _) = commit.publish(empty().0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Storage);

@@ -192,6 +192,26 @@ impl Sink for Store {
         }
     }
 
+    async fn preflight(&self, image: &Publication) -> Result<()> {
+        let image = image.clone();
+        self.lookup(move |store| store.check_origin(&image)).await
+    }
+
+    async fn record_origin(&self, image: &Publication) -> Result<()> {
+        let image = image.clone();
+        let record = move |store: &Self| {
+            if !store.lacks_source(&image)? {
+                return Ok(None);
+            }
+            let sources = store.source_lines(&image)?;
+            queue(store, ImageSteps::default(), sources, Vec::new()).map(Some)
+        };
+        match self.lookup(record).await? {
+            Some(outcome) => outcome.await.unwrap_or_else(|_| Err(publisher_lost())),
+            None => Ok(()),
+        }
+    }
+
     async fn publish(&self, image: Publication) -> Result<()> {
         let scarce = self.lookup(|store| store.is_short_of_inodes()).await?;
         let _turn = if scarce { Some(self.inner.one_by_one.lock().await) } else { None };
@@ -202,22 +222,36 @@ impl Sink for Store {
 
 /// Stages everything of `image` that the tree lacks and queues it for publication.
 fn stage_and_queue(store: &Store, image: Publication) -> Result<oneshot::Receiver<Result<()>>> {
-    let inner = &*store.inner;
-    let mut staging = Staging { inner, steps: ImageSteps::default() };
+    // Again, since another process may have published the tag in the meantime.
+    store.check_origin(&image)?;
+    let mut staging = Staging { inner: &store.inner, steps: ImageSteps::default() };
     if let Err(error) = stage_image(store, &mut staging, &image) {
         staging.undo();
         return Err(error);
     }
-    let ImageSteps { content, links, tags, current_links } = staging.steps;
+    let sources = store.source_lines(&image)?;
+    queue(store, staging.steps, sources, image.blobs)
+}
+
+/// Queues an image for publication: its steps, the lines that record where it comes from, and the blobs that it needs.
+fn queue(
+    store: &Store,
+    steps: ImageSteps,
+    sources: String,
+    blobs: Vec<Digest>,
+) -> Result<oneshot::Receiver<Result<()>>> {
+    let inner = &*store.inner;
+    let ImageSteps { content, links, tags, current_links } = steps;
     // The content step is needed, even if it is empty, while a blob is not published yet: the links rely on it.
-    let waits_for_blobs = any_in_progress(&inner.claims, &image.blobs);
+    let waits_for_blobs = any_in_progress(&inner.claims, &blobs);
     let steps = [(content, waits_for_blobs), (links, false), (tags, false)];
     let steps = steps.into_iter().filter(|(step, is_needed)| *is_needed || !step.is_empty());
     let (done, outcome) = oneshot::channel();
     let staged = StagedImage {
         steps: steps.map(|(step, _)| step).collect(),
         tags: current_links,
-        blobs: image.blobs,
+        blobs,
+        sources,
         done,
     };
     if let Err((error, staged)) = inner.commit.publish(staged) {

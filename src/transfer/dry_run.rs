@@ -8,7 +8,7 @@ use super::stats::ImageStats;
 use super::{Engine, Image, elapsed_seconds};
 use crate::content::{Sink, Source};
 use crate::error::ErrorReport;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::omitted;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,7 +50,7 @@ impl<K: Sink> Engine<K> {
         let result = tokio::select! {
             biased;
             () = token.cancelled() => Err(Error::new(ErrorKind::Cancelled, &image.reference, "the run was interrupted")),
-            prepared = self.prepare(&image, &stats, &mut warnings) => prepared,
+            prepared = self.prepare_to_plan(&image, &stats, &mut warnings) => prepared,
         };
         if let Ok(Preparation::Ready(prepared)) = &result {
             warnings.extend(prepared.content.warnings.iter().cloned());
@@ -78,6 +78,23 @@ impl<K: Sink> Engine<K> {
             Err(error) => plan.error = Some(ErrorReport::from(&error)),
         }
         plan
+    }
+
+    /// Prepares an image, and has a local sink check what a run would make it check.
+    async fn prepare_to_plan<S: Source>(
+        &self,
+        image: &Image<S>,
+        stats: &ImageStats,
+        warnings: &mut Vec<String>,
+    ) -> Result<Preparation> {
+        let preparation = self.prepare(image, stats, warnings).await?;
+        if let Preparation::Ready(prepared) = &preparation
+            && !prepared.unchanged
+            && K::SHARES_BLOBS_ACROSS_REPOSITORIES
+        {
+            self.sink.preflight(&self.publication(image, prepared)).await?;
+        }
+        Ok(preparation)
     }
 
     /// A warning for an index that would be pushed without some of its manifests, if the sink does not have them either.

@@ -470,6 +470,7 @@ mod tests {
             place: Place { repository, tag: Some(tag) },
             alias: None,
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         };
         let report = Arc::new(engine).run(vec![image], &CancellationToken::new()).await;
@@ -490,6 +491,7 @@ mod tests {
             place: Place { repository: "a".parse().unwrap(), tag: None },
             alias: None,
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         };
         let stats = ImageStats::new(Arc::new(crate::transfer::scheduler::Lane::new(1)));
@@ -528,6 +530,7 @@ mod tests {
                 place: Place { repository: repository.clone(), tag: Some(tag.clone()) },
                 alias: None,
                 resolved: None,
+                origin: None,
                 warnings: Vec::new(),
             };
             let report = Arc::new(engine).run(vec![image], &CancellationToken::new()).await;

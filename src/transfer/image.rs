@@ -7,7 +7,7 @@ use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, ImageSlot};
 use super::stats::ImageStats;
 use super::{Engine, Image, Resolution, elapsed_seconds};
-use crate::content::{Place, Publication, Resolved, Sink, Source};
+use crate::content::{ImageOrigin, Place, Publication, Resolved, Sink, Source};
 use crate::error::ErrorReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
@@ -122,7 +122,7 @@ impl<K: Sink> Engine<K> {
             let preparation = self.prepare(image, stats, warnings).await?;
             if let Preparation::Ready(prepared) = &preparation {
                 if !prepared.unchanged {
-                    self.sink.preflight(&publication(prepared)).await?;
+                    self.sink.preflight(&self.publication(image, prepared)).await?;
                 }
                 self.fetch_all(image, prepared, stats).await?;
             }
@@ -137,12 +137,12 @@ impl<K: Sink> Engine<K> {
             },
         };
         drop(in_hand);
+        let publication = self.publication(image, &prepared);
         if prepared.unchanged {
+            self.sink.record_origin(&publication).await?;
             return Ok(Outcome::Done(prepared, Status::Unchanged));
         }
-        let publication = publication(&prepared);
-        let publish = || self.sink.publish(publication.clone());
-        let published = self.attempt(stats, &image.reference, publish);
+        let published = self.attempt(stats, &image.reference, || self.sink.publish(publication.clone()));
         if K::SHARES_BLOBS_ACROSS_REPOSITORIES {
             published.await?;
         } else {
@@ -154,6 +154,22 @@ impl<K: Sink> Engine<K> {
             }
         }
         Ok(Outcome::Done(prepared, self.verb.done()))
+    }
+
+    /// What to publish for an image.
+    pub(super) fn publication<S>(&self, image: &Image<S>, prepared: &PreparedImage) -> Publication {
+        let origin = image.origin.as_ref().map(|reference| ImageOrigin {
+            reference: reference.clone(),
+            digest: prepared.source_digest,
+            platforms: names(&prepared.content),
+            index: self.options.index.as_str(),
+        });
+        Publication {
+            places: prepared.places.clone(),
+            manifests: prepared.content.manifests.clone(),
+            blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
+            origin,
+        }
     }
 
     /// Resolves an image, selects its content and compares it with the sink.
@@ -417,15 +433,6 @@ impl<K: Sink> Engine<K> {
             self.bring(&*image.source, &image.reference, home, blob, ready, stats)
         });
         futures::future::try_join_all(blobs).await.map(drop)
-    }
-}
-
-/// What to publish for an image.
-fn publication(prepared: &PreparedImage) -> Publication {
-    Publication {
-        places: prepared.places.clone(),
-        manifests: prepared.content.manifests.clone(),
-        blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Image<S> {
     pub alias: Option<Place>,
     /// The digest that its tag names, if it was requested already.
     pub resolved: Option<Resolution>,
+    /// The name to record as its source, if it has one there.
+    pub origin: Option<Reference>,
     /// Warnings to include in the report.
     pub warnings: Vec<String>,
 }

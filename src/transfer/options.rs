@@ -16,6 +16,18 @@ pub enum IndexMode {
     Flatten,
 }
 
+impl IndexMode {
+    /// Its name on the command line and in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Prune => "prune",
+            Self::Flatten => "flatten",
+        }
+    }
+}
+
 /// What happens to an image that lacks a requested platform.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissingPlatform {

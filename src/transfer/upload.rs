@@ -337,6 +337,7 @@ mod tests {
             place: Place { repository: to.parse().unwrap(), tag: Some("v1".parse().unwrap()) },
             alias: None,
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         };
         Arc::new(engine).run(to.iter().map(image).collect(), &CancellationToken::new()).await

@@ -47,9 +47,35 @@ fn assert_true(files: &Files, images: &[Image], published: &[bool], context: &st
     }
 }
 
+/// Tags and pinned images of the tree of which it is not recorded that they come from where `images` do.
+fn unrecorded(driver: impl Driver, contents: &Contents, images: &[Image]) -> Vec<String> {
+    let records = open(driver).provenance().unwrap();
+    let mut unrecorded = Vec::new();
+    for image in images {
+        for place in &image.places {
+            let is_there = match &place.tag {
+                Some(tag) => {
+                    contents.tags.get(&(place.repository.clone(), tag.clone())) == Some(&image.root())
+                }
+                None => contents.revisions.contains(&(place.repository.clone(), image.root())),
+            };
+            let source = records.source(place, &image.root()).map(|record| &record.source);
+            if is_there && source != Some(&image.origin().reference) {
+                unrecorded.push(format!("{place}: {source:?}"));
+            }
+        }
+    }
+    unrecorded
+}
+
 /// A directory that is quick to fill and empty often, where the system has such a place.
 fn in_memory_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Whether a file is one that the next run should have removed.
+fn is_left_over(path: &str) -> bool {
+    path.starts_with(".saver/") && !path.starts_with(".saver/sources/")
 }
 
 /// Runs until the `stop`-th write, then again to the end. Answers whether the first run was stopped at all.
@@ -68,6 +94,7 @@ async fn stop_and_go_on<D: Driver>(
     let published: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
     assert_true(&files(), images, &published, &format!("stopped after {stop} writes"));
     check();
+    assert_eq!(unrecorded(driver(), &tree::read(&files()).0, images), [""; 0], "stopped after {stop} writes");
 
     let second = Count::new(i64::MAX);
     let store = open(Stopping::new(driver(), &second));
@@ -78,6 +105,7 @@ async fn stop_and_go_on<D: Driver>(
     let (contents, problems) = tree::read(&files());
     assert!(problems.is_empty(), "after {stop} writes and another run: {problems:#?}");
     assert_eq!(&contents, expect, "after {stop} writes and another run");
+    assert_eq!(unrecorded(driver(), &contents, images), [""; 0], "after {stop} writes and another run");
     assert_eq!(first.bytes() + second.bytes(), total(images), "fetched twice, after {stop} writes");
     first.has_stopped()
 }
@@ -117,8 +145,7 @@ async fn stop_after_any_write_on_disk_is_recoverable() {
         {
             break;
         }
-        let left: Vec<_> =
-            tree::files(dir.path()).into_keys().filter(|path| path.starts_with(".saver/")).collect();
+        let left: Vec<_> = tree::files(dir.path()).into_keys().filter(|path| is_left_over(path)).collect();
         assert!(left.is_empty(), "stopped after {stop} writes, the next run left {left:?}");
         stop += 1;
     }
@@ -157,6 +184,8 @@ async fn cut_and_go_on(
         let after = disk.after_loss(random, keep);
         let (contents, problems) = tree::read(&after.files());
         wrong.extend(problems);
+        let lost = unrecorded(after.clone(), &contents, images);
+        wrong.extend(lost.into_iter().map(|place| format!("no source recorded: {place}")));
         for (image, outcome) in images.iter().zip(&outcomes) {
             for place in image.places.iter().filter(|_| outcome.is_ok()) {
                 if !contents.revisions.contains(&(place.repository.clone(), image.root())) {
@@ -168,7 +197,9 @@ async fn cut_and_go_on(
         let (again, _) = deliver_all(&store, images).await;
         drop(store);
         wrong.extend(again.into_iter().filter_map(|outcome| Some(outcome.err()?.to_string())));
-        wrong.extend(tree::read(&after.files()).1);
+        let (contents, problems) = tree::read(&after.files());
+        wrong.extend(problems);
+        wrong.extend(unrecorded(after, &contents, images));
     }
     (count.has_stopped(), wrong)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use saver::export::{ExportFrom, ExportOptions, ExportTo, Format, export};
 use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference};
-use saver::save::{NameRule, SaveImage};
+use saver::save::SaveImage;
 use saver::transfer::IndexMode;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -342,7 +342,7 @@ async fn export_contains_what_its_index_lists() {
             }
             let name = format!("{format:?} {index:?} {arch} attestations: {attestations}");
             let case = Case { name, listed, contained };
-            let from = ExportFrom::Tree(samples(), NameRule::default());
+            let from = ExportFrom::Tree(samples(), None);
             let mut options = ExportOptions::new(format, from);
             options.transfer.index = index;
             options.transfer.attestations = attestations;

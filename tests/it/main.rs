@@ -25,6 +25,7 @@ mod ls;
 mod messages;
 mod model;
 mod nodes;
+mod provenance;
 mod prune;
 mod push;
 mod registry;

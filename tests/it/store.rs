@@ -182,7 +182,7 @@ async fn damaged_files_are_replaced_by_the_next_save() {
     let dir = tempfile::tempdir().unwrap();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
-    let whole = tree::files(dir.path());
+    let whole = tree::files(&dir.path().join("docker"));
     for (path, content) in &whole {
         let mut damages = vec![Vec::new(), content[..content.len() / 2].to_vec()];
         if path.ends_with("/link") {
@@ -190,13 +190,13 @@ async fn damaged_files_are_replaced_by_the_next_save() {
             damages.push(content.iter().map(|byte| byte ^ 1).collect());
         }
         for damage in damages.iter().filter(|damage| *damage != content) {
-            std::fs::write(dir.path().join(path), damage).unwrap();
+            std::fs::write(dir.path().join("docker").join(path), damage).unwrap();
             fill(&open(dir.path()), &images).await;
-            assert_eq!(tree::files(dir.path()), whole, "{path} damaged to {damage:?}");
+            assert_eq!(tree::files(&dir.path().join("docker")), whole, "{path} damaged to {damage:?}");
         }
-        std::fs::remove_file(dir.path().join(path)).unwrap();
+        std::fs::remove_file(dir.path().join("docker").join(path)).unwrap();
         fill(&open(dir.path()), &images).await;
-        assert_eq!(tree::files(dir.path()), whole, "{path} removed");
+        assert_eq!(tree::files(&dir.path().join("docker")), whole, "{path} removed");
     }
 }
 
@@ -276,18 +276,27 @@ async fn planted_file_symlinks_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
-    let whole = tree::files(dir.path());
+    let docker = dir.path().join("docker");
+    let whole = tree::files(&docker);
     let secret = tempfile::NamedTempFile::new().unwrap();
     for (path, content) in &whole {
         // What it leads to is even right: it could be another file a moment later.
         std::fs::write(secret.path(), content).unwrap();
-        std::fs::remove_file(dir.path().join(path)).unwrap();
-        symlink(secret.path(), dir.path().join(path)).unwrap();
+        std::fs::remove_file(docker.join(path)).unwrap();
+        symlink(secret.path(), docker.join(path)).unwrap();
         fill(&open(dir.path()), &images).await;
-        assert!(dir.path().join(path).symlink_metadata().unwrap().is_file(), "{path}");
+        assert!(docker.join(path).symlink_metadata().unwrap().is_file(), "{path}");
         assert_eq!(std::fs::read(secret.path()).unwrap(), *content, "{path}");
     }
-    assert_eq!(tree::files(dir.path()), whole);
+    assert_eq!(tree::files(&docker), whole);
+    // Nothing is added to a file that a link leads to.
+    let sources = dir.path().join(".saver/sources/0.jsonl");
+    std::fs::rename(&sources, secret.path()).unwrap();
+    symlink(secret.path(), &sources).unwrap();
+    let before = std::fs::read(secret.path()).unwrap();
+    fill(&open(dir.path()), &images).await;
+    assert_eq!(std::fs::read(secret.path()).unwrap(), before);
+    assert!(dir.path().join(".saver/sources/1.jsonl").exists());
 }
 
 #[tokio::test]
@@ -329,8 +338,8 @@ async fn concurrent_stores_share_a_directory() {
     }
     assert_eq!(checked(dir.path()), memory.contents());
     assert_eq!(written, 0, "a blob was written more than once");
-    let left: Vec<_> =
-        tree::files(dir.path()).into_keys().filter(|path| path.starts_with(".saver/")).collect();
+    let is_left_over = |path: &String| path.starts_with(".saver/") && !path.starts_with(".saver/sources/");
+    let left: Vec<_> = tree::files(dir.path()).into_keys().filter(is_left_over).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

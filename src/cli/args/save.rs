@@ -5,7 +5,7 @@ use super::output::{FailedListArgs, ReportArgs};
 use super::platforms::{IndexArgs, MissingPlatformArgs, PlatformArgs};
 use super::registry::RegistryArgs;
 use super::transfer::{DryRunArgs, TransferArgs};
-use super::tree::{DirArgs, NamesArgs};
+use super::tree::{DirArgs, NamesArgs, ReplaceArgs};
 use clap::ValueEnum;
 
 /// The arguments of `save`.
@@ -49,6 +49,9 @@ pub(crate) struct RunArgs {
     /// Names.
     #[command(flatten)]
     pub(crate) names: NamesArgs,
+    /// Images from elsewhere.
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     /// When data is synced.
     #[command(flatten)]
     pub(crate) durability: DurabilityArgs,

@@ -53,19 +53,28 @@ pub(crate) struct NamesArgs {
     /// Repository names in the directory: strip, domain, or a template with {domain} {repository} {tag}
     ///
     /// strip removes the registry's domain (library/nginx), domain keeps it (docker.io/library/nginx), and a template such as
-    /// mirror/{repository} builds the name. Commands that read a directory need the value that it was saved with.
-    #[arg(long, value_name = "NAMES", default_value = "strip")]
-    pub(crate) names: String,
+    /// mirror/{repository} builds the name. A directory keeps the value that it was first saved with [default: strip].
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) names: Option<String>,
 }
 
 impl NamesArgs {
-    /// The rule.
+    /// The rule; `None` for the one that the directory was saved with.
     ///
     /// # Errors
     /// `InvalidInput` for a template without `{repository}`.
-    pub(crate) fn rule(&self) -> error::Result<NameRule> {
-        self.names.parse()
+    pub(crate) fn rule(&self) -> error::Result<Option<NameRule>> {
+        self.names.as_deref().map(str::parse).transpose()
     }
+}
+
+/// Whether images from elsewhere may replace what is there.
+#[derive(clap::Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Directory")]
+pub(crate) struct ReplaceArgs {
+    /// Let a tag be replaced by an image from another registry or repository
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 fn missing_dir() -> error::Error {

@@ -3,7 +3,7 @@
 use crate::cli::args::missing_argument;
 use crate::cli::args::output::ReportArgs;
 use crate::cli::args::platforms::{MissingPlatformArgs, PlatformArgs};
-use crate::cli::args::tree::{DirArgs, NamesArgs, local_path};
+use crate::cli::args::tree::{DirArgs, NamesArgs, ReplaceArgs, local_path};
 use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output_files::OutputFiles;
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Names.
     #[command(flatten)]
     pub(crate) names: NamesArgs,
+    /// Images from elsewhere.
+    #[command(flatten)]
+    pub(crate) replace: ReplaceArgs,
     /// Which platforms.
     #[command(flatten)]
     pub(crate) platforms: PlatformArgs,
@@ -51,6 +54,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     options.transfer.platforms = args.platforms.selected_or_all()?;
     options.transfer.missing_platform = args.missing.missing_platform.into();
     options.names = args.names.rule()?;
+    options.replace = args.replace.replace;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
     let files = OutputFiles::prepare(None, args.report.report.as_deref(), None)?;
     let from = if path.as_os_str() != "-" {

@@ -10,6 +10,7 @@ use crate::content::retry::RetryPolicy;
 use crate::error::Result;
 use crate::oci::Reference;
 use crate::registry::{Session, Sessions};
+use crate::save::NameRule;
 use crate::store::Store;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl LookupArgs {
             return Ok((End::Registry(session), asked.clone()));
         };
         let store = tree::open(dir)?;
-        let names = self.names.rule()?;
+        let names = NameRule::of(&store, self.names.rule()?.as_ref())?;
         let repository = if is_image {
             names.find(&store, asked)?.repository
         } else {

@@ -11,6 +11,7 @@ use crate::mirror_config::{
     ConfigFile, GENERATED, MAX_CA_BYTES, MirrorClient, MirrorConfig, MirrorOptions, mirror_config, registries,
 };
 use crate::oci::Registry;
+use crate::save::NameRule;
 use clap::{ArgAction, ValueEnum};
 use std::fs;
 use std::io::Read;
@@ -92,8 +93,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let endpoint = args.endpoint.as_deref().ok_or_else(|| {
         missing_option("--endpoint", "add --endpoint URL, the registry that serves the directory")
     })?;
-    let names = args.names.rule()?;
     let store = tree::open(args.dir.path()?)?;
+    let names = NameRule::of(&store, args.names.rule()?.as_ref())?;
     let registries = if args.registry.is_empty() {
         registries(&store, &names)?
     } else {

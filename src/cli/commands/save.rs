@@ -62,6 +62,7 @@ impl SaveJob {
         let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
         options.transfer.platforms = platforms(args, &requested)?;
         options.names = args.names.rule()?;
+        options.replace = args.replace.replace;
         options.durability = match args.durability.durability {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,

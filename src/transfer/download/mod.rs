@@ -365,6 +365,7 @@ mod tests {
                 place: Place { repository: "x".parse().unwrap(), tag: Some("v1".parse().unwrap()) },
                 alias: None,
                 resolved: None,
+                origin: None,
                 warnings: Vec::new(),
             };
             Arc::new(engine).run(vec![image], cancel).await

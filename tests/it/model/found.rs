@@ -41,6 +41,7 @@ async fn save(made: &[&Made], roots: &[&RawManifest], arch: &str, mode: IndexMod
         place,
         alias: None,
         resolved: None,
+        origin: None,
         warnings: Vec::new(),
     };
     let report = Arc::new(engine).run(vec![image], &CancellationToken::new()).await;

@@ -247,6 +247,7 @@ impl Trial {
             place,
             alias,
             resolved: None,
+            origin: None,
             warnings: Vec::new(),
         };
         Row { number, image, expected: expect(world, node, &choice), fate: Fate::Either }

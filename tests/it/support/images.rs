@@ -1,8 +1,8 @@
 //! Small images made in memory, and the loop that gives them to a sink.
 
 use bytes::Bytes;
-use saver::content::{BlobWriter, Ingest, Place, Publication, Sink};
-use saver::oci::{Descriptor, Digest, RawManifest};
+use saver::content::{BlobWriter, ImageOrigin, Ingest, Place, Publication, Sink};
+use saver::oci::{Descriptor, Digest, RawManifest, Reference};
 use saver::{Error, Result};
 use std::sync::Arc;
 
@@ -95,11 +95,24 @@ impl Image {
         self.manifests.last().unwrap().digest
     }
 
+    /// Where it is said to come from.
+    pub(crate) fn origin(&self) -> ImageOrigin {
+        let place = &self.places[0];
+        let reference = format!("source.example/{place}@{}", self.root());
+        ImageOrigin {
+            reference: Reference::parse(&reference).unwrap(),
+            digest: self.root(),
+            platforms: vec!["linux/amd64".to_owned()],
+            index: "keep",
+        }
+    }
+
     pub(crate) fn publication(&self) -> Publication {
         Publication {
             places: self.places.clone(),
             manifests: self.manifests.clone(),
             blobs: self.blobs.iter().map(|blob| Digest::of(blob)).collect(),
+            origin: Some(self.origin()),
         }
     }
 }

@@ -124,8 +124,13 @@ impl<D: Driver> Driver for Stopping<D> {
     fn partial(&self, path: &str, size: u64) -> io::Result<Option<Box<dyn Partial>>> {
         self.count.pass()?;
         let file = self.inner.partial(path, size)?;
-        let count = &self.count;
-        Ok(file.map(|file| Box::new(StoppingPartial { file, count: count.clone() }) as Box<dyn Partial>))
+        Ok(file.map(|file| StoppingPartial::open(file, &self.count, true)))
+    }
+
+    fn log(&self, path: &str) -> io::Result<Option<Box<dyn Partial>>> {
+        self.count.pass()?;
+        let file = self.inner.log(path)?;
+        Ok(file.map(|file| StoppingPartial::open(file, &self.count, false)))
     }
 
     fn barrier(&self) -> io::Result<()> {
@@ -149,6 +154,14 @@ impl<D: Driver> Driver for Stopping<D> {
 struct StoppingPartial {
     file: Box<dyn Partial>,
     count: Arc<Count>,
+    /// Whether it is a blob, whose bytes are counted.
+    is_blob: bool,
+}
+
+impl StoppingPartial {
+    fn open(file: Box<dyn Partial>, count: &Arc<Count>, is_blob: bool) -> Box<dyn Partial> {
+        Box::new(Self { file, count: count.clone(), is_blob })
+    }
 }
 
 impl Partial for StoppingPartial {
@@ -168,7 +181,9 @@ impl Partial for StoppingPartial {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let share = self.count.share(bytes.len());
         self.file.write_at(offset, &bytes[..share])?;
-        self.count.bytes.fetch_add(share as u64, Ordering::SeqCst);
+        if self.is_blob {
+            self.count.bytes.fetch_add(share as u64, Ordering::SeqCst);
+        }
         if share < bytes.len() { Err(stopped()) } else { Ok(()) }
     }
 
