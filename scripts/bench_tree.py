@@ -9,13 +9,15 @@ from pathlib import Path
 
 from bench_report import Bar, print_table
 from bench_save import in_turn
-from bench_source import ACCEPT, Source, data_path, realistic
+from bench_source import ACCEPT, Source, data_path, realistic, tiny
 from loopback import Cost, measure
 
 # At least.
 VERIFY_RATE = 0.9
 SENDFILE = 0.8
 REQUESTS = 20
+OFFLINE = 2.0
+"""Seconds, at most."""
 BIG = 8 << 20
 """Blobs of so many bytes count as big."""
 
@@ -37,6 +39,27 @@ def verify(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     print_table(rounds)
     rate = rounds.part("xargs -P2 sha256sum", "saver")
     return [Bar("verify --deep, of sha256sum's rate", rate, VERIFY_RATE, at_least=True)]
+
+
+def offline(args: argparse.Namespace, scratch: Path) -> list[Bar]:
+    """`saver diff` and `saver verify --list` of the most images of `--counts`, against their list and themselves."""
+    count = max(args.counts)
+    source = tiny(args.work, count)
+    source.warm()
+    images = scratch / "images"
+    images.write_text("".join(f"registry.example/{name}:{tag}\n" for name, tag in source.images()))
+    listed = ["--list", images, "--arch", "all"]
+    log = scratch / "offline.log"
+    ways = {
+        "diff": [args.saver, "diff", source.root, source.root],
+        "verify --list": [args.saver, "verify", "--dir", source.root, *listed],
+    }
+    rounds = in_turn(args.rounds, [
+        lambda name=name, command=command: {name: measure(command, log)} for name, command in ways.items()])
+    print(f"\n{count} images, offline, medians of {args.rounds}\n")
+    print_table(rounds)
+    medians = rounds.medians()
+    return [Bar(f"seconds, {name} of {count} images", medians[name].wall, OFFLINE) for name in ways]
 
 
 def serve(args: argparse.Namespace, scratch: Path) -> list[Bar]:

@@ -253,6 +253,7 @@ pub mod copy;
 pub mod credentials;
 #[cfg(feature = "cri")]
 pub mod cri;
+pub mod diff;
 #[doc(hidden)]
 pub mod driver;
 pub mod error;

@@ -3,8 +3,8 @@
 use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
-    build_context, copy, cri, digest, export, import, inspect, ls, mirror_config, prune, push, rm, scan,
-    serve, tags, verify,
+    build_context, copy, cri, diff, digest, export, gc, import, inspect, ls, mirror_config, prune, push, rm,
+    scan, serve, tags, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     /// Checks structure, sizes, links, and that each tag is complete; prints the image, digest and path of each problem, and exits with 1 if
     /// there is any. Directories written by other tools can be checked too, and saver may be adding images meanwhile. --repair restores
     /// links, removes incomplete tags, and moves damaged content to DIR/.saver/damaged; the exit code is 1 if a tag was lost.
+    /// With --list, the images and platforms of the lists that the directory lacks are problems, too; no registry is contacted.
     Verify(Box<verify::Args>),
     /// Remove the images that no list names, then unreferenced content
     ///
@@ -103,6 +104,18 @@ pub(crate) enum Command {
     ///
     /// name@digest removes the manifest and every tag that resolves to it.
     Rm(rm::Args),
+    /// Remove content that no image needs
+    ///
+    /// Removes what no tag and no image saved by digest needs, interrupted downloads, and what a repair moved to DIR/.saver/damaged.
+    /// Fails while another saver is running. A registry that serves the directory may keep running, and has to be restarted to
+    /// forget what it has cached; one that receives pushes must not.
+    Gc(gc::Args),
+    /// Compare two directories, reports or lists of images
+    ///
+    /// Prints the images that were added, removed and moved to another digest, and how much content a directory lacks. The exit code
+    /// is 0 if there is no difference, 1 if there is one, and 2 for what is neither a directory of images nor a report nor a list.
+    #[command(override_usage = "saver diff [OPTIONS] A B")]
+    Diff(diff::Args),
     /// Push the images of a directory, or some of them, to a registry
     ///
     /// Content that the registry has is not uploaded again; content of its other repositories is mounted. Of an image that was saved for

@@ -142,13 +142,11 @@ pub(crate) fn misplaced_option(root: &Command, matches: &ArgMatches) -> Option<E
     Some(Error::new(ErrorKind::InvalidInput, "", why).with_hint(format!("write saver {command} {name} ...")))
 }
 
-/// A list that is given to a check has no effect without a repair. As a setting, it is meant for other commands.
-pub(crate) fn list_without_repair(matches: &ArgMatches) -> Option<Error> {
-    let verify = matches.subcommand_matches("verify")?;
-    let is_given = verify.value_source("list") == Some(ValueSource::CommandLine);
-    let error =
-        || Error::new(ErrorKind::InvalidInput, "--list", "images are saved again only after a repair");
-    (is_given && !verify.get_flag("repair")).then(|| error().with_hint("add --repair"))
+/// Whether a check without a repair gets its list from a setting, which is meant for other commands.
+pub(crate) fn is_list_of_other_commands(matches: &ArgMatches) -> bool {
+    matches.subcommand_matches("verify").is_some_and(|verify| {
+        !verify.get_flag("repair") && verify.value_source("list") != Some(ValueSource::CommandLine)
+    })
 }
 
 /// A rejection by clap in the form of every other error: what is wrong, and on a line of its own what to do.

@@ -60,6 +60,8 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Digest(args)) => commands::digest::run(args, context).await,
         Some(Command::Verify(args)) => commands::verify::run(args, context).await,
         Some(Command::Prune(args)) => commands::prune::run(args, context),
+        Some(Command::Gc(args)) => commands::gc::run(args, context),
+        Some(Command::Diff(args)) => commands::diff::run(args, context),
         Some(Command::Rm(args)) => commands::rm::run(args, context),
         Some(Command::Push(args)) => commands::push::run(args, context).await,
         Some(Command::Copy(args)) => commands::copy::run(args, context).await,
@@ -102,12 +104,15 @@ fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
         _ => fail(&grammar::rejected(&error, verb)),
     };
     let matches = command.try_get_matches_from(argv).map_err(reject)?;
-    let unusable =
-        grammar::misplaced_option(&root, &matches).or_else(|| grammar::list_without_repair(&matches));
-    if let Some(error) = unusable {
+    if let Some(error) = grammar::misplaced_option(&root, &matches) {
         return Err(fail(&error));
     }
-    let cli = Cli::from_arg_matches(&matches).map_err(reject)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(reject)?;
+    if let Some(Command::Verify(args)) = &mut cli.command
+        && grammar::is_list_of_other_commands(&matches)
+    {
+        args.lists.list.clear();
+    }
     let images: &[String] = match &cli.command {
         None => &cli.save.images,
         Some(_) => &[],

@@ -3,6 +3,7 @@
 use super::commands::digest::ResolvedDigest;
 use super::commands::tags::TagList;
 use super::ui::progress::EventLines;
+use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::ls::Listing;
 use crate::prune::PruneReport;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("digest", schema::<ResolvedDigest>()),
         ("verify", schema::<VerifyReport>()),
         ("repair", schema::<Repair>()),
+        ("diff", schema::<Diff>()),
         ("prune", schema::<PruneReport>()),
         ("scan", schema::<ScanReport>()),
     ]

@@ -266,7 +266,7 @@ impl TagPattern {
 
     fn matches(&self, tag: &str, version: Option<&TagVersion>) -> bool {
         match self {
-            Self::Glob(pattern) => glob(pattern.as_bytes(), tag.as_bytes()),
+            Self::Glob(pattern) => glob(pattern, tag),
             Self::Regex { regex, .. } => regex.is_match(tag),
             Self::Semver { ranges, .. } => {
                 let Some(version) = version else { return false };
@@ -324,7 +324,8 @@ fn parse_range(text: &str) -> Result<VersionReq, String> {
 }
 
 /// Whether a text matches a pattern with `*` and `?`.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let mut at = (0, 0);
     // Where to go on after the last star, with one more byte for it.
     let mut star: Option<(usize, usize)> = None;

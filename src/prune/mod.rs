@@ -1,13 +1,17 @@
-//! Removes images from a tree: all except those on a list ([`prune`]), or some by name ([`remove`]).
+//! Removes images from a tree: all except those on a list ([`prune`]), some by name ([`remove`]), or none but what no image needs
+//! ([`collect_garbage`]).
 //!
 //! Removal goes from the top down: tags, then links to manifests (indexes first), then links to blobs, then blobs that nothing
 //! links to. So the tree is consistent after every single removal. Whatever a kept image needs stays: the manifests below an index,
 //! and its referrers, which are found by their `subject` or their fallback tag (`sha256-<hex>`, with or without a suffix such as `.sig`).
 //!
-//! Both need exclusive access to the tree ([`Store::lock_exclusive`]).
+//! All need exclusive access to the tree ([`Store::lock_exclusive`]).
 
+mod gc;
 mod plan;
 mod sweep;
+
+pub use gc::collect_garbage;
 
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,6 +63,9 @@ pub struct PruneReport {
     pub unclear: Vec<Repository>,
     /// Files outside the tree, which are kept: interrupted downloads, and what a repair moved away.
     pub internal: InternalFiles,
+    /// Such files that were removed, which only garbage collection does.
+    #[serde(default)]
+    pub internal_removed: InternalFiles,
     /// Duration in seconds.
     pub seconds: f64,
 }

@@ -110,6 +110,7 @@ impl PrunePlan {
             absent: Vec::new(),
             unclear: each().filter(|one| one.unclear).map(|one| one.name.clone()).collect(),
             internal: InternalFiles::default(),
+            internal_removed: InternalFiles::default(),
             seconds: 0.0,
         }
     }

@@ -357,6 +357,16 @@ impl Store {
         }
     }
 
+    /// The blobs and their lengths in bytes, whether anything links to them or not.
+    ///
+    /// # Errors
+    /// `Storage` if something can't be read.
+    pub fn blobs(&self) -> Result<BTreeMap<Digest, u64>> {
+        let mut inventory = Inventory::default();
+        self.blob_inventory(&mut inventory)?;
+        Ok(inventory.blobs)
+    }
+
     fn count_files(&self, directory: &str) -> Result<FileCount> {
         let driver = &*self.inner.driver;
         let mut count = FileCount::default();

@@ -40,6 +40,14 @@ impl Store {
         Ok(tags)
     }
 
+    /// The digests that the tag points or has pointed to, sorted.
+    ///
+    /// # Errors
+    /// `Storage` if the tree can't be read.
+    pub fn tag_history(&self, repository: &Repository, tag: &Tag) -> Result<Vec<Digest>> {
+        self.digests_in(&path::tag_history(repository, tag))
+    }
+
     /// The digests that the repository serves as manifests, sorted.
     ///
     /// # Errors

@@ -74,6 +74,15 @@ impl Store {
         Ok(())
     }
 
+    /// Removes interrupted downloads, and what a repair moved out of the tree.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn remove_internal_files(&self) -> Result<()> {
+        self.remove_all(path::PARTIAL)?;
+        self.remove_all(path::DAMAGED)
+    }
+
     /// Moves the entry at `path` out of the tree, to the same path below `.saver/damaged`. Returns the new path.
     ///
     /// # Errors

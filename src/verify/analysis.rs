@@ -2,11 +2,13 @@
 
 use super::report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 use super::repository::{RepositoryCheck, RepositoryFindings};
-use super::{VerifyObserver, VerifyOptions, hash};
+use super::{VerifyObserver, VerifyOptions, expected, hash};
+use crate::content::Place;
 use crate::error::Result;
-use crate::oci::Digest;
+use crate::oci::{Digest, Reference};
+use crate::save::NameRule;
 use crate::store::document::{ContentFault, ManifestContent, StoredManifest};
-use crate::store::inventory::{Inventory, RepositoryInventory, StrayKind};
+use crate::store::inventory::{Inventory, LinkState, RepositoryInventory, StrayKind};
 use crate::store::{Store, path};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -43,6 +45,10 @@ pub(super) fn inspect(
     // A blob that was removed in the meantime is missing, not damaged.
     faults.retain(|_, fault| *fault != ContentFault::Missing);
     let mut found = check(store, inventory, &manifests, faults)?;
+    if let Some(images) = &options.expected {
+        let names = NameRule::of(store, options.names.as_ref())?;
+        found.report.expected = Some(expected::check(store, &found.inventory, &manifests, &names, images)?);
+    }
     found.report.deep = options.deep;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
@@ -154,6 +160,7 @@ fn report(
     }));
     problems.extend(stray_problems(inventory));
     problems.sort();
+    let sources = sources(store, inventory, &problems)?;
     let tags = |repository: &RepositoryInventory| repository.tags.len();
     Ok(VerifyReport {
         schema: VerifyReport::SCHEMA,
@@ -165,9 +172,38 @@ fn report(
         blob_bytes: inventory.blobs.values().sum(),
         problems,
         notes: notes(store, inventory, repositories)?,
+        expected: None,
+        sources,
         broken: repositories.iter().flat_map(RepositoryFindings::broken_tags).collect(),
         seconds: 0.0,
     })
+}
+
+/// Where the affected images come from, as far as that is recorded, by their names in the tree.
+fn sources(
+    store: &Store,
+    inventory: &Inventory,
+    problems: &[Problem],
+) -> Result<BTreeMap<String, Reference>> {
+    let affected: BTreeSet<&String> = problems.iter().flat_map(|problem| &problem.images).collect();
+    let mut sources = BTreeMap::new();
+    if affected.is_empty() {
+        return Ok(sources);
+    }
+    let provenance = store.provenance()?;
+    for repository in &inventory.repositories {
+        for (tag, links) in &repository.tags {
+            let place = Place { repository: repository.name.clone(), tag: Some(tag.clone()) };
+            let name = place.to_string();
+            if let Some(LinkState::Valid(digest)) = &links.current
+                && affected.contains(&name)
+                && let Some(record) = provenance.source(&place, digest)
+            {
+                sources.insert(name, record.source.clone());
+            }
+        }
+    }
+    Ok(sources)
 }
 
 /// Stray entries on which registries fail.

@@ -5,15 +5,18 @@
 //! Which manifests of an index are stored is up to whoever saved it; but one that is linked must be complete.
 
 mod analysis;
+mod expected;
 mod hash;
 mod repair;
 mod report;
 mod repository;
 
+pub use expected::{Completeness, ExpectedImage, MissingImage, MissingKind};
 pub use repair::{Repair, Taken, repair};
 pub use report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 
 use crate::error::Result;
+use crate::save::NameRule;
 use crate::store::Store;
 
 /// Options of a verification.
@@ -24,11 +27,16 @@ pub struct VerifyOptions {
     pub deep: bool,
     /// Number of hashing threads.
     pub threads: usize,
+    /// The images that the tree should have; `None` to check only what is there.
+    pub expected: Option<Vec<ExpectedImage>>,
+    /// The rule of the names in the tree, for these; `None` for the one that it was saved with.
+    pub names: Option<NameRule>,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        Self { deep: false, threads: std::thread::available_parallelism().map_or(1, usize::from) }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { deep: false, threads, expected: None, names: None }
     }
 }
 
@@ -54,9 +62,12 @@ impl VerifyObserver for () {}
 /// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read. Problems of the tree are not errors.
 pub fn verify(store: &Store, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<VerifyReport> {
     store.check_is_tree()?;
-    let found = analysis::inspect(store, options, observer)?;
+    let mut found = analysis::inspect(store, options, observer)?;
     if found.report.is_clean() {
         return Ok(found.report);
     }
-    Ok(analysis::confirm(store, found, options)?.report)
+    let expected = found.report.expected.take();
+    let mut report = analysis::confirm(store, found, options)?.report;
+    report.expected = expected;
+    Ok(report)
 }

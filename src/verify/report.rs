@@ -1,7 +1,9 @@
 //! The report of a verification. Its JSON form is the output of `saver verify --json`.
 
-use crate::oci::Digest;
+use super::expected::Completeness;
+use crate::oci::{Digest, Reference};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The result of a verification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +30,12 @@ pub struct VerifyReport {
     pub notes: Vec<Note>,
     /// The tags that can't be pulled completely: `repository:tag`.
     pub broken: Vec<String>,
+    /// Which of the expected images the tree has, if it was compared with a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Completeness>,
+    /// The names that the affected images were saved from, by their names in the tree, where that is recorded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Reference>,
     /// Duration in seconds.
     pub seconds: f64,
 }
@@ -40,6 +48,12 @@ impl VerifyReport {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// Whether none of the expected images is missing. If it was not compared with a list, none is expected.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.expected.as_ref().is_none_or(|expected| expected.missing.is_empty())
     }
 }
 

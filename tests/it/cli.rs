@@ -112,6 +112,7 @@ const FLAGS: &[&str] = &[
     "cert-dir",
     "mirror",
     "names",
+    "replace",
     "index",
     "missing-platform",
     "retries",

@@ -2,7 +2,7 @@
 
 use super::support::handmade::{Tree, write};
 use super::support::peers::samples;
-use saver::ls::{ContentKind, list};
+use saver::ls::{ContentKind, ListOptions, list};
 use saver::oci::{Descriptor, Digest, Repository};
 use saver::store::Store;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn listing(tree: &Tree) -> saver::ls::Listing {
-    list(&Store::open_read_only(tree.dir()).unwrap(), &[]).unwrap()
+    list(&Store::open_read_only(tree.dir()).unwrap(), &ListOptions::default()).unwrap()
 }
 
 /// The only tag of a tree.
@@ -97,7 +97,7 @@ fn charts_and_artifacts_are_distinguished() {
         .repositories
         .iter()
         .flat_map(|repository| &repository.tags)
-        .map(|tag| (tag.tag.as_str(), tag.kind, tag.artifact_type.as_deref()))
+        .map(|tag| (tag.tag.as_ref().unwrap().as_str(), tag.kind, tag.artifact_type.as_deref()))
         .collect();
     assert_eq!(
         kinds,
@@ -117,7 +117,7 @@ fn tag_without_current_link_is_not_listed() {
     tree.tag("app", "1", &image.digest);
     tree.tag("app", "unfinished", &image.digest);
     fs::remove_file(tree.tag_link("app", "unfinished")).unwrap();
-    assert_eq!(only_tag(&tree).tag.as_str(), "1");
+    assert_eq!(only_tag(&tree).tag.unwrap().as_str(), "1");
     assert_eq!(saver_ls(tree.dir(), &[]).0, Some(0));
     let store = Store::open_read_only(tree.dir()).unwrap();
     let tags = store.tags(&"app".parse().unwrap()).unwrap();
@@ -217,7 +217,11 @@ fn control_characters_are_escaped_on_the_terminal() {
 #[test]
 fn repositories_can_be_selected() {
     let store = Store::open_read_only(&samples()).unwrap();
-    let names = |text: &str| vec![text.parse::<Repository>().unwrap()];
+    let names = |text: &str| {
+        let mut options = ListOptions::default();
+        options.repositories.push(text.parse::<Repository>().unwrap());
+        options
+    };
     let listing = list(&store, &names("helm-charts/mysql")).unwrap();
     assert_eq!((listing.totals.tags, listing.repositories[0].tags[0].kind), (1, ContentKind::HelmChart));
     let error = list(&store, &names("no/such")).unwrap_err();

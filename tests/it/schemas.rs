@@ -91,6 +91,11 @@ fn output_of_local_commands_matches_the_schemas() {
     assert_valid("tags", &run(&["tags", "--dir", dir, "--json", "team/app"]));
     assert_valid("digest", &run(&["digest", "--dir", dir, "--json", "team/app:1"]));
     assert_valid("verify", &run(&["verify", "--dir", dir, "--json"]));
+    assert_valid("prune", &run(&["gc", "--dir", dir, "--json"]));
+    assert_valid("diff", &run(&["diff", "--json", dir, dir]));
+    let list = home.write("images", "quay.io/team/app:1\n");
+    let listed = ["verify", "--dir", dir, "--json", "--arch", "amd64", "--list", list.to_str().unwrap()];
+    assert_valid("verify", &run(&listed));
     assert_valid("prune", &run(&["rm", "--dir", dir, "--json", "team/app:2"]));
     std::fs::write(tree.dir().join("docker/registry/v2/repositories/team/app/_layers/stray"), "x").unwrap();
     assert_valid("repair", &run(&["verify", "--dir", dir, "--repair", "--json"]));

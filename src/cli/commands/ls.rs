@@ -6,8 +6,9 @@ use crate::cli::tree;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ls::{Listing, TagListing};
+use crate::ls::{ListOptions, Listing, SortOrder, TagListing, Totals};
 use crate::oci::Repository;
+use clap::{ArgAction, ValueEnum};
 use std::path::Path;
 
 /// The arguments of `ls`.
@@ -19,9 +20,27 @@ pub(crate) struct Args {
     /// Where the images are.
     #[command(flatten)]
     pub(crate) dir: DirArgs,
+    /// List only images whose name matches PATTERN, with * and ?; may be repeated
+    ///
+    /// The names are those in the directory and those that the images were saved from: demo/app, demo/app:1.0,
+    /// quay.io/demo/app:1.0.
+    #[arg(long = "match", value_name = "PATTERN", action = ArgAction::Append, help_heading = "Images")]
+    pub(crate) patterns: Vec<String>,
+    /// Order of the images
+    #[arg(long, value_name = "KEY", default_value = "name", help_heading = "Output")]
+    pub(crate) sort: SortArg,
     /// What is printed.
     #[command(flatten)]
     pub(crate) json: JsonArgs,
+}
+
+/// `--sort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortArg {
+    /// By name
+    Name,
+    /// Largest first
+    Size,
 }
 
 impl Args {
@@ -46,8 +65,15 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<Exit> {
     let (dir, names) = args.split()?;
     let store = tree::open(dir)?;
-    let only = names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
-    let listing = crate::ls::list(&store, &only)?;
+    let options = ListOptions {
+        repositories: names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?,
+        patterns: args.patterns.clone(),
+        sort: match args.sort {
+            SortArg::Name => SortOrder::Name,
+            SortArg::Size => SortOrder::Size,
+        },
+    };
+    let listing = crate::ls::list(&store, &options)?;
     let text = if args.json.json { json(&listing) } else { table(&listing).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if listing.totals.damaged > 0 => Exit::SomeFailed,
@@ -56,47 +82,75 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
 }
 
 fn table(listing: &Listing) -> String {
-    let heads = ["REPOSITORY", "TAG", "DIGEST", "KIND", "PLATFORMS", "SIZE"];
-    let right = [false, false, false, false, false, true];
-    let tags = || {
+    let heads = ["REPOSITORY", "TAG", "DIGEST", "KIND", "PLATFORMS", "SIZE", "UNIQUE", "SOURCE"];
+    let right = [false, false, false, false, false, true, true, false];
+    let images = || {
         let repositories = listing.repositories.iter();
-        repositories.flat_map(|listed| listed.tags.iter().map(move |tag| (&listed.repository, tag)))
+        repositories.flat_map(|listed| listed.images().map(move |image| (&listed.repository, image)))
     };
-    let rows: Vec<Vec<String>> = tags().map(|(repository, tag)| row(repository, tag)).collect();
+    let rows: Vec<Vec<String>> = images().map(|(repository, image)| row(repository, image)).collect();
     let mut text = output::table(&heads, &right, &rows);
-    let damaged: Vec<_> = tags().filter(|(_, tag)| !tag.problems.is_empty()).collect();
+    let damaged: Vec<_> = images().filter(|(_, image)| !image.problems.is_empty()).collect();
     if !damaged.is_empty() {
         text.push_str("\nDamaged:\n");
     }
-    for (repository, tag) in damaged {
-        for problem in &tag.problems {
-            text.push_str(&format!("  {repository}:{}: {}\n", tag.tag, clean(problem)));
+    for (repository, image) in damaged {
+        let name = match (&image.tag, &image.digest) {
+            (Some(tag), _) => format!("{repository}:{tag}"),
+            (None, Some(digest)) => format!("{repository}@{}", digest.short()),
+            (None, None) => repository.to_string(),
+        };
+        for problem in &image.problems {
+            text.push_str(&format!("  {name}: {}\n", clean(problem)));
         }
     }
-    let totals = &listing.totals;
-    let repositories = match totals.repositories {
-        1 => "1 repository".to_owned(),
-        number => format!("{number} repositories"),
-    };
-    let tags = output::count(totals.tags, "tag");
-    text.push_str(&format!(
-        "\n{repositories}, {tags}, {} in total (shared content counted once)\n",
-        output::size(totals.bytes)
-    ));
+    text.push_str(&totals(&listing.totals));
     text.push_str(&output::internal_files(&listing.internal));
     text
 }
 
-fn row(repository: &Repository, tag: &TagListing) -> Vec<String> {
-    let present: Vec<_> =
-        tag.platforms.iter().filter(|listed| listed.present).map(|listed| listed.platform.as_str()).collect();
-    let kind = if tag.problems.is_empty() { tag.kind.as_str() } else { "DAMAGED" };
+fn totals(totals: &Totals) -> String {
+    let repositories = match totals.repositories {
+        1 => "1 repository".to_owned(),
+        number => format!("{number} repositories"),
+    };
+    let untagged = match totals.untagged {
+        0 => String::new(),
+        number => format!(", {} without a tag", output::count(number, "image")),
+    };
+    let mut text = format!(
+        "\n{repositories}, {}{untagged}, {} in total (shared content counted once)\n",
+        output::count(totals.tags, "tag"),
+        output::size(totals.bytes)
+    );
+    let unreferenced = &totals.unreferenced;
+    if unreferenced.files > 0 {
+        let blobs = output::count(usize::try_from(unreferenced.files).unwrap_or(usize::MAX), "blob");
+        text.push_str(&format!(
+            "in no image: {blobs}, {}; saver gc removes them\n",
+            output::size(unreferenced.bytes)
+        ));
+    }
+    text
+}
+
+fn row(repository: &Repository, image: &TagListing) -> Vec<String> {
+    let present: Vec<_> = image
+        .platforms
+        .iter()
+        .filter(|listed| listed.present)
+        .map(|listed| listed.platform.as_str())
+        .collect();
+    let kind = if image.problems.is_empty() { image.kind.as_str() } else { "DAMAGED" };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     vec![
         repository.to_string(),
-        tag.tag.to_string(),
-        tag.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
+        or_dash(image.tag.as_ref().map(ToString::to_string)),
+        or_dash(image.digest.map(|digest| digest.short())),
         kind.to_owned(),
         if present.is_empty() { "-".to_owned() } else { clean(&present.join(" ")).into_owned() },
-        output::size(tag.bytes),
+        output::size(image.bytes),
+        output::size(image.unique_bytes),
+        or_dash(image.source.as_ref().map(ToString::to_string)),
     ]
 }

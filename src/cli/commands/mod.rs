@@ -3,8 +3,10 @@
 pub(super) mod build_context;
 pub(super) mod copy;
 pub(super) mod cri;
+pub(super) mod diff;
 pub(super) mod digest;
 pub(super) mod export;
+pub(super) mod gc;
 pub(super) mod import;
 pub(super) mod inspect;
 mod lookup;

@@ -87,6 +87,13 @@ fn text(report: &PruneReport) -> String {
         output::size(report.bytes_freed),
         output::count(report.tags_kept, "tag"),
     ));
+    let removed = &report.internal_removed;
+    for (files, what) in [(removed.partial, "interrupted download"), (removed.damaged, "damaged file")] {
+        if files.files > 0 {
+            let count = output::count(usize::try_from(files.files).unwrap_or(usize::MAX), what);
+            text.push_str(&format!("{verb} {count}, {}\n", output::size(files.bytes)));
+        }
+    }
     text.push_str(&output::internal_files(&report.internal));
     text
 }

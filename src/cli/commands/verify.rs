@@ -13,9 +13,13 @@ use crate::cli::ui::output::{self, clean, json};
 use crate::cli::ui::progress::HashingProgress;
 use crate::cli::{lists, tree};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::Tag;
+use crate::oci::{Reference, Tag};
 use crate::store::Store;
-use crate::verify::{Note, Problem, Repair, Taken, VerifyOptions, VerifyReport, repair, verify};
+use crate::verify::{
+    Completeness, ExpectedImage, MissingImage, Note, Problem, Repair, Taken, VerifyOptions, VerifyReport,
+    repair, verify,
+};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Paths of a note beyond these are only counted; the JSON form has all.
@@ -32,13 +36,14 @@ pub(crate) struct Args {
     pub(crate) deep: bool,
     /// Repair the directory: restore links, remove incomplete tags, move damaged content to DIR/.saver/damaged
     ///
-    /// With --list, the images of the lists are then saved again, as saver save does with the same options and settings.
+    /// With --list, the images of the lists are then saved again, as saver save does with the same options and settings. Without
+    /// --repair, the directory is compared with the lists.
     #[arg(long, help_heading = "Check")]
     pub(crate) repair: bool,
     /// What is printed.
     #[command(flatten)]
     pub(crate) json: JsonArgs,
-    /// Images to save again.
+    /// Images that should be there, or to save again.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
     /// Maximum number of images that the tag selections of lists may select
@@ -58,15 +63,34 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.repair {
         return repair_and_save(args, context).await;
     }
+    let options =
+        VerifyOptions { expected: expected(args, context)?, names: args.run.names.rule()?, ..options(args) };
     let progress = HashingProgress::start(context);
     let store = tree::open_unchecked(dir)?;
-    let report = tokio::task::block_in_place(|| verify(&store, &options(args), &progress))?;
+    let report = tokio::task::block_in_place(|| verify(&store, &options, &progress))?;
     drop(progress);
     let text = if args.json.json { json(&report) } else { text(&report, context.is_quiet()).into_bytes() };
     Ok(match output::stdout(&text) {
-        Exit::Done if !report.is_clean() => Exit::SomeFailed,
+        Exit::Done if !report.is_clean() || !report.is_complete() => Exit::SomeFailed,
         exit => exit,
     })
+}
+
+/// The images of the lists, which should be in the directory.
+fn expected(args: &Args, context: &Context<'_>) -> Result<Option<Vec<ExpectedImage>>> {
+    if args.lists.list.is_empty() {
+        return Ok(None);
+    }
+    let context = if args.json.json { &context.quietly() } else { context };
+    let selected = args.run.platforms.selected()?;
+    let mut expected = Vec::new();
+    for entry in lists::read(&args.lists.list, &[], context)? {
+        let platforms = entry.platforms.or_else(|| selected.clone()).ok_or_else(|| {
+            missing_option("--arch", "add the platforms that should be there: --arch amd64, for example")
+        })?;
+        expected.push(ExpectedImage { reference: entry.reference, platforms });
+    }
+    Ok(Some(expected))
 }
 
 fn options(args: &Args) -> VerifyOptions {
@@ -132,7 +156,10 @@ fn save_args(args: &Args, context: &Context<'_>) -> Result<SaveArgs> {
 fn text(report: &VerifyReport, quiet: bool) -> String {
     let mut text = String::new();
     for problem in &report.problems {
-        text.push_str(&problem_text(problem));
+        text.push_str(&problem_text(problem, &report.sources));
+    }
+    for missing in report.expected.iter().flat_map(|expected| &expected.missing) {
+        text.push_str(&missing_text(missing));
     }
     if quiet {
         return text;
@@ -141,11 +168,35 @@ fn text(report: &VerifyReport, quiet: bool) -> String {
         text.push_str(&note_text(note));
     }
     text.push_str(&summary(report));
+    if let Some(Completeness { images, missing, .. }) = &report.expected {
+        let images = output::count(*images, "image");
+        text.push_str(&match missing.len() {
+            0 => format!("complete: {images} of the list\n"),
+            number => format!("incomplete: {number} of {images} of the list\n"),
+        });
+    }
+    if !report.deep {
+        text.push_str("not checked: the content of layers and configurations; --deep hashes it\n");
+    }
     text
 }
 
+fn missing_text(missing: &MissingImage) -> String {
+    let reference = &missing.reference;
+    match (&missing.source, missing.platforms.as_slice()) {
+        (Some(source), _) => {
+            format!("missing image: {reference}\n  the image in its place comes from {source}\n")
+        }
+        (None, []) => format!("missing image: {reference}\n"),
+        (None, platforms) => format!("missing platform: {reference}\n  {}\n", platforms.join("\n  ")),
+    }
+}
+
 fn repair_text(repair: &Repair, quiet: bool) -> String {
-    let mut text: String = repair.before.problems.iter().map(problem_text).collect();
+    let problems = |report: &VerifyReport| -> String {
+        report.problems.iter().map(|problem| problem_text(problem, &report.sources)).collect()
+    };
+    let mut text = problems(&repair.before);
     for taken in &repair.taken {
         text.push_str(&match taken {
             Taken::Mended { path } => format!("repaired: {}\n", clean(path)),
@@ -156,7 +207,7 @@ fn repair_text(repair: &Repair, quiet: bool) -> String {
     for image in &repair.lost {
         text.push_str(&format!("lost: {}\n", clean(image)));
     }
-    text.push_str(&repair.after.problems.iter().map(problem_text).collect::<String>());
+    text.push_str(&problems(&repair.after));
     if !quiet {
         if !repair.before.is_clean() {
             let problems = output::count(repair.before.problems.len(), "problem");
@@ -170,14 +221,15 @@ fn repair_text(repair: &Repair, quiet: bool) -> String {
     text
 }
 
-fn problem_text(problem: &Problem) -> String {
+fn problem_text(problem: &Problem, sources: &BTreeMap<String, Reference>) -> String {
     let mut text = format!("{}: {}\n", problem.kind.as_str(), clean(&problem.path));
     text.push_str(&format!("  {}\n", clean(&problem.message)));
     if let Some(digest) = &problem.digest {
         text.push_str(&format!("  digest {digest}\n"));
     }
     for image in &problem.images {
-        text.push_str(&format!("  image  {}\n", clean(image)));
+        let source = sources.get(image).map(|source| format!(" (from {source})"));
+        text.push_str(&format!("  image  {}{}\n", clean(image), source.unwrap_or_default()));
     }
     text
 }
@@ -228,7 +280,7 @@ mod tests {
             images: vec!["a:1".into(), "b:2".into()],
             message: "it is empty".into(),
         };
-        let text = problem_text(&problem);
+        let text = problem_text(&problem, &BTreeMap::new());
         assert_eq!(
             text,
             format!(
