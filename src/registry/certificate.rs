@@ -43,9 +43,19 @@ pub(super) fn client_config(named: &[Vec<u8>], identity: Option<&[u8]>) -> Resul
     }
 }
 
+/// The reason that webpki gave for a refusal that rustls has no variant for.
+///
+/// Both must use the same version of webpki, which `named_self_signed_certificate_is_trusted` notices.
+pub(super) fn webpki_reason(error: &CertificateError) -> Option<&webpki::Error> {
+    match error {
+        CertificateError::Other(cause) => cause.0.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// Whether a certificate was refused only because it is an authority's certificate.
 pub(super) fn is_authority_itself(error: &CertificateError) -> bool {
-    matches!(error, CertificateError::Other(cause) if cause.0.to_string() == "CaUsedAsEndEntity")
+    matches!(webpki_reason(error), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// The platform's verifier, extended by the named certificates.

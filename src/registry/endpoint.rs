@@ -21,9 +21,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::Url;
 
+mod scheme;
 mod upload;
 
 pub(super) use upload::{UploadRange, UploadStart};
@@ -62,6 +64,8 @@ pub(super) struct Endpoint {
     /// Consecutive server errors in response to range requests, by blob.
     pub(super) range_errors: Mutex<HashMap<Digest, u32>>,
     requests: AtomicU64,
+    /// Whether a server that was addressed with plain HTTP speaks TLS.
+    speaks_tls: OnceCell<bool>,
     pub(super) is_mirror: bool,
 }
 
@@ -187,6 +191,7 @@ impl Endpoint {
             failed_ranges: AtomicU32::new(0),
             range_errors: Mutex::default(),
             requests: AtomicU64::new(0),
+            speaks_tls: OnceCell::new(),
             is_mirror: false,
             options,
         }
@@ -345,7 +350,9 @@ impl Endpoint {
             // Credentials are sent to the origin that they are for, and nowhere else.
             let own = redirect::same_origin(&url, base);
             let response = if own {
-                self.exchange(request, &url, authorization.map(|known| known.value.clone())).await?
+                let value = authorization.map(|known| known.value.clone());
+                let result = self.exchange(request, &url, value).await;
+                self.check_scheme(request.subject, &url, result).await?
             } else {
                 self.exchange_redirected(request, &url, name).await?
             };

@@ -1,5 +1,6 @@
 //! Turns failed requests and error responses into [`Error`]s.
 
+use super::resolver::is_unknown_host;
 use super::retry_after::retry_after;
 use super::tls_error::tls_failure;
 use crate::error::{Detail, Error, ErrorKind, Phase, RegistryError, Side};
@@ -36,6 +37,15 @@ pub(super) fn shown_url(url: &Url) -> String {
     shown.set_query(None);
     shown.set_fragment(None);
     shown.to_string()
+}
+
+/// The host of `url`, with its port if it has one.
+pub(super) fn place(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
 }
 
 /// A server's text made safe to print: one line, bounded, without control and direction characters.
@@ -220,22 +230,14 @@ pub(super) fn without_response(
 /// The error that a failed exchange means.
 pub(super) fn from_transport(subject: &str, url: &Url, error: reqwest::Error) -> Error {
     let host = url.host_str().unwrap_or_default().to_owned();
-    let place = match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.clone(),
-    };
+    let place = place(url);
     let cause = root_cause(&error);
     if let Some(tls) = find_in_chain::<rustls::Error>(&error) {
         return tls_failure(subject, &host, &place, tls);
     }
-    if error.is_dns() || cause.contains("failed to lookup address") {
-        // How glibc and musl report a name that does not exist; the standard library keeps only their text.
-        let unknown = ["Name or service not known", "No address associated", "Name does not resolve"];
-        let kind = if unknown.iter().any(|words| cause.contains(words)) {
-            ErrorKind::UnknownHost
-        } else {
-            ErrorKind::Unavailable
-        };
+    if error.is_dns() {
+        let is_unknown = find_in_chain(&error).is_some_and(is_unknown_host);
+        let kind = if is_unknown { ErrorKind::UnknownHost } else { ErrorKind::Unavailable };
         let summary = format!("cannot resolve {host}: {cause}");
         return without_response(kind, subject, url, Phase::Connect, summary).with_hint(format!(
             "check the host name {host}, this machine's DNS, and whether HTTPS_PROXY is needed"
@@ -309,6 +311,32 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Resolves no name: fails with a code of `getaddrinfo`.
+    struct FailingResolver(i32);
+
+    impl reqwest::dns::Resolve for FailingResolver {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            let error = dns_lookup::LookupError::new(self.0);
+            Box::pin(async move { Err(error.into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn name_that_does_not_exist_is_an_unknown_host() {
+        let url = Url::parse("http://r.example/v2/").unwrap();
+        for (code, expect) in [
+            (libc::EAI_NONAME, ErrorKind::UnknownHost),
+            (libc::EAI_NODATA, ErrorKind::UnknownHost),
+            (libc::EAI_AGAIN, ErrorKind::Unavailable),
+        ] {
+            let client = reqwest::Client::builder().no_proxy().dns_resolver(FailingResolver(code));
+            let failed = client.build().unwrap().get(url.clone()).send().await.unwrap_err();
+            let error = from_transport("x", &url, failed);
+            assert_eq!(error.kind(), expect, "{error}");
+            assert!(error.to_string().contains("cannot resolve r.example: "), "{error}");
+        }
+    }
 
     #[test]
     fn url_is_shown_without_secrets() {

@@ -1,4 +1,4 @@
-//! Detects whether a loopback registry speaks TLS, by sending a ClientHello.
+//! Detects whether a server speaks TLS, by sending a ClientHello.
 //!
 //! A TLS server answers with a handshake or alert record (RFC 8446, 5.1); a plain HTTP server answers with text or closes the
 //! connection. No certificate is verified and no data is sent, so this decides only about the scheme.
@@ -23,7 +23,7 @@ pub(super) enum Speaks {
     Nothing,
 }
 
-/// Probes `host:port` (loopback only).
+/// Probes `host:port`.
 ///
 /// # Errors
 /// When connecting fails, or there is no answer within `timeout`.

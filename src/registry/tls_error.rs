@@ -1,6 +1,6 @@
 //! Describes failed TLS handshakes.
 
-use super::certificate::is_authority_itself;
+use super::certificate::{is_authority_itself, webpki_reason};
 use super::error::{failure, quotable};
 use crate::error::{Error, ErrorKind};
 use rustls::pki_types::UnixTime;
@@ -77,7 +77,7 @@ fn refusal(host: &str, reason: &CertificateError) -> (String, String) {
         Reason::InvalidPurpose | Reason::InvalidPurposeContext { .. } => {
             ("it is not a server certificate".into(), other)
         }
-        Reason::Other(cause) if cause.0.to_string() == "UnsupportedCertVersion" => {
+        reason if matches!(webpki_reason(reason), Some(webpki::Error::UnsupportedCertVersion)) => {
             ("it is not an X.509 version 3 certificate".into(), other)
         }
         _ => ("it fails the checks of RFC 5280".into(), other),

@@ -7,6 +7,7 @@
 use super::certificate;
 use super::error::{self, failure};
 use super::options::SessionOptions;
+use super::resolver::SystemResolver;
 use crate::error::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use reqwest::{Certificate, Client, Identity, Proxy, Response};
@@ -136,6 +137,7 @@ impl Transport {
             // A connection that died quietly would otherwise be used again for every retry.
             .http2_keep_alive_interval(Duration::from_secs(15))
             .http2_keep_alive_timeout(Duration::from_secs(10))
+            .dns_resolver(SystemResolver)
             .no_proxy();
         let proxies = options.proxy.clone();
         builder = builder.proxy(Proxy::custom(move |url| proxies.proxy_for(url).cloned()));
@@ -197,7 +199,7 @@ impl Transport {
     }
 
     /// `HOST:PORT` of the proxy for `url`.
-    fn proxy_for(&self, url: &Url) -> Option<String> {
+    pub(super) fn proxy_for(&self, url: &Url) -> Option<String> {
         let proxy = self.options.proxy.proxy_for(url)?;
         let host = proxy.host_str()?;
         Some(match proxy.port_or_known_default() {
