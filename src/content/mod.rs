@@ -240,8 +240,10 @@ pub trait Sink: Send + Sync + 'static {
 }
 
 /// The space of a sink, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
+    /// The directory on the disk.
+    pub directory: String,
     /// What is free.
     pub free: u64,
     /// The capacity.

@@ -146,6 +146,7 @@ mod tests {
             platforms: Vec::new(),
             omitted: Vec::new(),
             bytes_fetched: 0,
+            corrupt_chunks: 0,
             bytes_reused: 0,
             attempts: 1,
             seconds: 0.0,

@@ -69,7 +69,7 @@ impl Sink for Layout {
     async fn room(&self) -> Result<Option<Room>> {
         let driver = &*self.inner.driver;
         let space = driver.free_space().map_err(|error| storage(driver, "", "read the free space", error))?;
-        Ok(space.map(|space| Room { free: space.bytes, total: space.total }))
+        Ok(space.map(|space| Room { directory: driver.location(""), free: space.bytes, total: space.total }))
     }
 
     async fn ingest(

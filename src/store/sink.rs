@@ -156,7 +156,11 @@ impl Sink for Store {
 
     async fn room(&self) -> Result<Option<Room>> {
         let space = self.lookup(|store| store.free_space()).await?;
-        Ok(space.map(|space| Room { free: space.bytes, total: space.total }))
+        Ok(space.map(|space| Room {
+            directory: self.inner.driver.location(""),
+            free: space.bytes,
+            total: space.total,
+        }))
     }
 
     async fn ingest(

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::download::Origin;
 use super::event::Event;
+use super::source_copies::SourceCopies;
 use super::stats::ImageStats;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
@@ -56,19 +57,27 @@ impl<K: Sink> Engine<K> {
         let _open = stats.lane.writers.acquire().await;
         let mut attempts = Attempts::new(&self.options.retry);
         let mut alone = false;
+        let origin = Origin { source, reference, blob };
+        let mut copies = SourceCopies::default();
         loop {
             let ingest = || self.sink.ingest(home, blob);
             let writer = match self.attempt(stats, &blob.digest, ingest).await? {
                 Ingest::Present => return Ok(()),
                 Ingest::Write(writer) => writer,
                 Ingest::Upload(upload) => {
-                    match self.upload(source, reference, blob, ready.clone(), upload, stats).await {
-                        Err(error) if error.kind() == ErrorKind::Corrupt => {
-                            self.again(&mut attempts, stats, &blob.digest, error).await?;
-                            continue;
+                    let uploaded = self.upload(&origin, ready.clone(), upload, &mut copies, stats).await;
+                    let error = match uploaded {
+                        Err(error) if error.kind() == ErrorKind::Corrupt => error,
+                        done => {
+                            copies.report(blob, done.is_ok(), stats);
+                            return done;
                         }
-                        done => return done,
+                    };
+                    if let Err(error) = self.again(&mut attempts, stats, &blob.digest, error).await {
+                        copies.report(blob, false, stats);
+                        return Err(error);
                     }
+                    continue;
                 }
             };
             if blob.size <= SMALL {
@@ -80,7 +89,6 @@ impl<K: Sink> Engine<K> {
                 return writer.commit(&blob.digest);
             }
             let resumed = writer.received() > 0 || !writer.extents().is_empty();
-            let origin = Origin { source, reference, blob };
             let (mut writer, mut digest) = self.receive(&origin, writer, alone, stats).await?;
             if digest != blob.digest {
                 if !resumed {
@@ -114,12 +122,15 @@ impl<K: Sink> Engine<K> {
         }
         // A blob larger than the disk fails its own image only; a disk that is too full ends the run.
         let (kind, space, bytes) = if needed > room.total {
-            (ErrorKind::TooLarge, "the capacity of the disk", room.total)
+            (ErrorKind::TooLarge, "capacity of the disk", room.total)
         } else {
-            (ErrorKind::Storage, "the free space", room.free)
+            (ErrorKind::Storage, "free space", room.free)
         };
-        let excess = megabytes(needed - bytes);
-        let message = format!("does not fit: {} to download, {excess} more than {space}", megabytes(needed));
+        let (needed, excess) = (megabytes(needed), megabytes(needed - bytes));
+        let message = format!(
+            "does not fit: {needed} to download, {excess} more than the {space} of {}",
+            room.directory
+        );
         Err(Error::new(kind, blob.digest, message)
             .on(Side::Sink)
             .with_hint("free some space and run the same command again: it resumes"))

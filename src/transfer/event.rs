@@ -24,6 +24,9 @@ pub enum Event<'a> {
         fetch_bytes: u64,
         /// Bytes of blobs that are present or that another image of the run downloads.
         reuse_bytes: u64,
+        /// What its index names and is not transferred: platforms, or `attestation`. Empty unless the index is kept.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        omitted: &'a [String],
     },
     /// The download of a blob has started.
     BlobStarted {

@@ -341,7 +341,8 @@ impl<K: Sink> Engine<K> {
         }
         let tagged = places.iter().zip(&tags).all(|(place, now)| place.tag.is_none() || *now == Some(root));
         let unchanged = lacking.is_empty() && tagged && self.is_published(&content, &places, stats).await?;
-        self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes });
+        let omitted: Vec<String> = content.omitted.iter().cloned().collect();
+        self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes, omitted: &omitted });
         let replaced = tags.first().copied().flatten().filter(|now| *now != root);
         Ok(PreparedImage {
             root,
@@ -468,8 +469,11 @@ impl Stop {
     /// Ends the run if `error` of `reference` concerns more than its own image.
     fn record_failure(&self, reference: &Reference, error: &Error) {
         let cause = match error.kind() {
-            // A failing disk fails every image.
-            ErrorKind::Storage => error.clone(),
+            // A failing disk fails every image. The message names the file and the first image that it failed.
+            ErrorKind::Storage => match error.subject() {
+                "" => error.clone().with_subject(reference),
+                file => error.clone().context(file).with_subject(reference),
+            },
             ErrorKind::Cancelled => return,
             _ if self.fail_fast => {
                 error.clone().with_subject(reference).context("stopped at the first failure")
@@ -515,6 +519,7 @@ fn row<S>(
         platforms: Vec::new(),
         omitted: Vec::new(),
         bytes_fetched: stats.bytes_fetched(),
+        corrupt_chunks: stats.corrupt_chunks(),
         bytes_reused: 0,
         attempts: stats.attempts(),
         seconds,

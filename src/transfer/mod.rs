@@ -20,6 +20,7 @@ pub mod report;
 mod rewrite;
 mod scheduler;
 mod single_flight;
+mod source_copies;
 mod stats;
 mod upload;
 

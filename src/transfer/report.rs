@@ -115,6 +115,9 @@ pub struct ImageReport {
     pub omitted: Vec<String>,
     /// Bytes received over the network for it: blobs and manifests.
     pub bytes_fetched: u64,
+    /// Chunks of its layers that arrived corrupt and were downloaded again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub corrupt_chunks: u64,
     /// Bytes of its blobs that were present or that another image of the run downloaded.
     pub bytes_reused: u64,
     /// The highest attempt count of any request for this image; 1 means no retries.
@@ -220,6 +223,10 @@ pub struct Report {
     /// Why the run ended early, if it did: the disk is full, the run was interrupted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted: Option<ErrorReport>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Report {

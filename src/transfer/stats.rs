@@ -12,13 +12,20 @@ pub(crate) struct ImageStats {
     pub(crate) lane: Arc<Lane>,
     fetched: AtomicU64,
     attempts: AtomicU32,
+    corrupt_chunks: AtomicU64,
     warnings: Mutex<Vec<String>>,
 }
 
 impl ImageStats {
     /// Zero, in `lane`.
     pub(crate) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, fetched: AtomicU64::new(0), attempts: AtomicU32::new(0), warnings: Mutex::default() }
+        Self {
+            lane,
+            fetched: AtomicU64::new(0),
+            attempts: AtomicU32::new(0),
+            corrupt_chunks: AtomicU64::new(0),
+            warnings: Mutex::default(),
+        }
     }
 
     /// Adds a warning to the report.
@@ -40,6 +47,16 @@ impl ImageStats {
     /// Records that a request took `attempts` attempts.
     pub(crate) fn tried(&self, attempts: u32) {
         self.attempts.fetch_max(attempts, Ordering::Relaxed);
+    }
+
+    /// Counts chunks of layers that arrived corrupt.
+    pub(crate) fn count_corrupt(&self, chunks: u64) {
+        self.corrupt_chunks.fetch_add(chunks, Ordering::Relaxed);
+    }
+
+    /// The chunks of layers that arrived corrupt.
+    pub(crate) fn corrupt_chunks(&self) -> u64 {
+        self.corrupt_chunks.load(Ordering::Relaxed)
     }
 
     /// The bytes received over the network.

@@ -5,13 +5,15 @@
 
 use super::Engine;
 use super::blob::{BlobProgress, PROGRESS, check_length, mismatch, too_slow, truncated};
+use super::download::Origin;
 use super::event::Event;
+use super::source_copies::SourceCopies;
 use super::stats::ImageStats;
 use crate::content::retry::{Attempts, Trickle};
 use crate::content::{BlobStream, BlobUpload, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::oci::Digest;
 use crate::oci::sha256::Sha256State;
-use crate::oci::{Descriptor, Digest, Reference};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::time::Instant;
@@ -56,9 +58,8 @@ impl Hashed {
 /// An upload in progress.
 struct Sender<'a, K: Sink, S> {
     engine: &'a Engine<K>,
-    source: &'a S,
-    reference: &'a Reference,
-    blob: &'a Descriptor,
+    from: &'a Origin<'a, S>,
+    copies: &'a mut SourceCopies,
     /// The whole blob, if it is in memory.
     ready: Option<Bytes>,
     stats: &'a ImageStats,
@@ -69,23 +70,22 @@ struct Sender<'a, K: Sink, S> {
 }
 
 impl<K: Sink> Engine<K> {
-    /// Uploads a blob completely, with retries on both sides, and commits it.
+    /// Uploads a blob completely, with retries on both sides, and commits it. `copies` is what earlier calls for the same blob
+    /// received.
     ///
     /// # Errors
     /// `Corrupt` if the content does not have its digest, at the source or at the sink; a new upload may succeed.
     pub(super) async fn upload<S: Source>(
         &self,
-        source: &S,
-        reference: &Reference,
-        blob: &Descriptor,
+        from: &Origin<'_, S>,
         ready: Option<Bytes>,
         upload: K::Upload,
+        copies: &mut SourceCopies,
         stats: &ImageStats,
     ) -> Result<()> {
-        let shown = BlobProgress::start(self, reference, blob, 0);
+        let shown = BlobProgress::start(self, from.reference, from.blob, 0);
         let (hashed, furthest) = (Hashed::default(), 0);
-        let mut sender =
-            Sender { engine: self, source, reference, blob, ready, stats, upload, hashed, furthest };
+        let mut sender = Sender { engine: self, from, copies, ready, stats, upload, hashed, furthest };
         let mut attempts = Attempts::new(&self.options.retry);
         loop {
             let before = sender.furthest;
@@ -103,7 +103,7 @@ impl<K: Sink> Engine<K> {
             if sender.furthest - before >= PROGRESS {
                 attempts.progress();
             }
-            self.again(&mut attempts, stats, &blob.digest, error).await?;
+            self.again(&mut attempts, stats, &from.blob.digest, error).await?;
         }
     }
 }
@@ -111,51 +111,67 @@ impl<K: Sink> Engine<K> {
 impl<K: Sink, S: Source> Sender<'_, K, S> {
     /// One attempt: from what the sink holds to the end.
     async fn send(&mut self) -> Result<()> {
-        let (blob, held) = (self.blob, self.upload.received().await?);
+        let (blob, held) = (self.from.blob, self.upload.received().await?);
         if held > blob.size {
             let wrong =
                 format!("the upload already has {held} bytes, more than the {} of the blob", blob.size);
             return Err(Error::new(ErrorKind::Corrupt, blob.digest, wrong).on(Side::Sink));
         }
         self.hashed.back_to(held);
-        if self.hashed.len() < blob.size {
+        while self.hashed.len() < blob.size {
             self.stream(held).await?;
         }
         let digest = self.hashed.digest();
         if digest != blob.digest {
-            self.source.report_corrupt(&self.reference.repository, &blob.digest);
+            self.copies.record_failure();
+            self.from.source.report_corrupt(&self.from.reference.repository, &blob.digest);
             return Err(mismatch(blob, digest));
         }
         self.upload.commit(&digest).await
     }
 
-    /// Hashes the source's bytes, and sends those beyond `held`.
+    /// Hashes the source's bytes, and sends those beyond `held`: all of them, or those before a chunk that must be requested
+    /// again because it differs from earlier copies.
     async fn stream(&mut self, held: u64) -> Result<()> {
-        let (blob, from) = (self.blob, self.hashed.len());
+        let blob = self.from.blob;
+        let from = self.copies.start(self.hashed.len());
         let mut stream = self.open(from).await?;
         if stream.start > from {
             let wrong = format!("requested bytes from {from}, received bytes from {}", stream.start);
             return Err(Error::new(ErrorKind::Unavailable, blob.digest, wrong).on(Side::Source));
         }
         let mut skip = from - stream.start;
+        let (mut received, mut at) = (from, from);
         let mut trickle = Trickle::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
             if trickle.is_too_slow(chunk.len() as u64) {
-                return Err(too_slow(blob, self.hashed.len()));
+                return Err(too_slow(blob, received));
             }
             skip -= drop_front(&mut chunk, skip);
-            let at = self.hashed.len();
-            check_length(blob, at, chunk.len())?;
+            check_length(blob, received, chunk.len())?;
+            received += chunk.len() as u64;
             let sending = Instant::now();
-            self.hashed.update(&chunk);
-            drop_front(&mut chunk, held.saturating_sub(at));
-            if !chunk.is_empty() {
-                self.write(chunk).await?;
+            while let Some(piece) = self.copies.take(&mut chunk, at, blob) {
+                if !self.copies.accept(&piece, at, blob)? {
+                    return Ok(());
+                }
+                let length = piece.len() as u64;
+                self.forward(piece, at, held).await?;
+                at += length;
             }
             trickle.excuse(sending.elapsed());
         }
-        if self.hashed.len() < blob.size { Err(truncated(blob, self.hashed.len())) } else { Ok(()) }
+        if received < blob.size { Err(truncated(blob, received)) } else { Ok(()) }
+    }
+
+    /// Hashes what is new of the bytes at `offset`, and sends what the sink does not hold.
+    async fn forward(&mut self, mut bytes: Bytes, offset: u64, held: u64) -> Result<()> {
+        let hashed = self.hashed.len();
+        drop_front(&mut bytes, hashed - offset);
+        self.hashed.update(&bytes);
+        drop_front(&mut bytes, held.saturating_sub(hashed));
+        if bytes.is_empty() { Ok(()) } else { self.write(bytes).await }
     }
 
     async fn open(&mut self, from: u64) -> Result<BlobStream> {
@@ -164,7 +180,10 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
                 let length = Some(bytes.len() as u64);
                 Ok(BlobStream { start: 0, length, chunks: futures::stream::iter([Ok(bytes)]).boxed() })
             }
-            None => self.source.blob(&self.reference.repository, self.blob, from, None).await,
+            None => {
+                let Origin { source, reference, blob } = self.from;
+                source.blob(&reference.repository, blob, from, None).await
+            }
         }
     }
 
@@ -175,7 +194,7 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
         let more = self.hashed.len().saturating_sub(self.furthest);
         self.furthest += more;
         if more > 0 {
-            let event = Event::BlobAdvanced { digest: self.blob.digest, bytes: more };
+            let event = Event::BlobAdvanced { digest: self.from.blob.digest, bytes: more };
             self.engine.observer.event(&event);
         }
         Ok(())

@@ -35,6 +35,11 @@ pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
     }
     rows.push(vec![wording.moved.into(), size(report.bytes_fetched)]);
     rows.push(vec!["reused".into(), size(report.bytes_reused)]);
+    let corrupt: u64 = report.images.iter().map(|image| image.corrupt_chunks).sum();
+    if corrupt > 0 {
+        let every = size(report.bytes_fetched / corrupt);
+        rows.push(vec!["corrupt".into(), format!("{}, 1 in {every}", count(corrupt as usize, "chunk"))]);
+    }
     rows.push(vec!["time".into(), time(Duration::try_from_secs_f64(report.seconds).unwrap_or_default())]);
     if report.bytes_fetched > 0 && report.seconds > 0.0 {
         let rate = (report.bytes_fetched as f64 / report.seconds) as u64;
@@ -45,16 +50,19 @@ pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
     table(&["images", &report.images.len().to_string()], &[false, true], &rows) + &note
 }
 
+/// Which clients can use an index that names manifests that are not there.
+pub(super) const SPARSE_INDEX_CLIENTS: &str = "Docker, podman, crictl and skopeo
+pull these; ctr needs --skip-metadata; skopeo copy --all, oras cp and regctl need --index prune";
+
 /// A note on images whose index names manifests that were not saved: some clients need another index mode.
 fn sparse_indexes<'a>(omitted: impl Iterator<Item = &'a [String]>) -> String {
     let images = omitted.filter(|names| !names.is_empty()).count();
     if images == 0 {
         return String::new();
     }
+    let images = count(images, "image");
     format!(
-        "note: {} with an index that names more platforms than were selected. Docker, podman, crictl and skopeo\n\
-         pull these; ctr needs --skip-metadata; skopeo copy --all, oras cp and regctl need --index prune\n",
-        count(images, "image")
+        "note: {images} with an index that names more platforms than were selected. {SPARSE_INDEX_CLIENTS}\n"
     )
 }
 
@@ -136,6 +144,7 @@ pub(crate) mod tests {
             platforms: Vec::new(),
             omitted: Vec::new(),
             bytes_fetched: 0,
+            corrupt_chunks: 0,
             bytes_reused: 0,
             attempts: 1,
             seconds: 1.0,

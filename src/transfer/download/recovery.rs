@@ -13,6 +13,7 @@ use crate::oci::{Descriptor, Digest};
 use crate::transfer::Engine;
 use crate::transfer::blob::{BlobProgress, PROGRESS, check_length, too_slow, truncated};
 use crate::transfer::event::Event;
+use crate::transfer::source_copies::damage;
 use crate::transfer::stats::ImageStats;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -124,9 +125,7 @@ impl<K: Sink> Engine<K> {
                 break;
             }
         }
-        if digest == blob.digest {
-            recovery.report();
-        }
+        recovery.report(digest == blob.digest);
         shown.complete(digest == blob.digest);
         match Arc::try_unwrap(recovery.writer) {
             Ok(writer) => Ok((writer, digest)),
@@ -229,24 +228,15 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
         self.engine.hasher.job(self.writer.clone(), self.from.blob.size).finish().await
     }
 
-    /// Tells the user how much arrived damaged.
-    fn report(&self) {
+    /// Counts what arrived damaged, and warns of it if the blob was repaired.
+    fn report(&self, is_repaired: bool) {
         let Descriptor { digest, size, .. } = self.from.blob;
-        let damaged: usize = self.chunks.iter().map(Chunk::damaged).sum();
-        let message = damage(*digest, damaged, self.length, size + self.compared);
-        tracing::warn!(reference = %self.from.reference, "{message}");
-        self.stats.warn(message);
+        let damaged = self.chunks.iter().map(Chunk::damaged).sum::<usize>() as u64;
+        self.stats.count_corrupt(damaged);
+        if is_repaired {
+            self.stats.warn(damage(*digest, damaged, self.length, size + self.compared));
+        }
     }
-}
-
-fn damage(digest: Digest, damaged: usize, length: u64, received: u64) -> String {
-    let every = received / (damaged as u64).max(1);
-    format!(
-        "layer {} arrived damaged and was repaired: {damaged} chunks of {} KiB, about one in {:.0} MB received; check the network and proxies to the registry",
-        digest.short(),
-        length >> 10,
-        every as f64 / 1e6
-    )
 }
 
 /// The first chunks in a row, from `next` on, that are not agreed on.

@@ -241,11 +241,19 @@ mod tests {
             Reference::parse("registry.example.com/team/application-server:1.2.3-debian").unwrap();
         state.note(&Event::RunStarted { images: 3 }, start);
         state.sample(start);
-        let planned = Event::ImagePlanned { reference: &reference, fetch_bytes: 12_000_000, reuse_bytes: 0 };
+        let planned = Event::ImagePlanned {
+            reference: &reference,
+            fetch_bytes: 12_000_000,
+            reuse_bytes: 0,
+            omitted: &[],
+        };
         state.note(&planned, start);
         for other in ["nginx", "redis"] {
             let reference = Reference::parse(other).unwrap();
-            state.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 5 }, start);
+            state.note(
+                &Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 5, omitted: &[] },
+                start,
+            );
         }
         for n in 0..12_u8 {
             let digest = Digest::of(&[n]);
@@ -292,7 +300,12 @@ mod tests {
         let reference = Reference::parse("nginx").unwrap();
         state.note(&Event::RunStarted { images: 1 }, start);
         state.note(
-            &Event::ImagePlanned { reference: &reference, fetch_bytes: 9_000_000, reuse_bytes: 0 },
+            &Event::ImagePlanned {
+                reference: &reference,
+                fetch_bytes: 9_000_000,
+                reuse_bytes: 0,
+                omitted: &[],
+            },
             start,
         );
         let digest = Digest::of(b"a");

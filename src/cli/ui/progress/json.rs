@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn event_is_a_flat_object() {
         let reference = crate::oci::Reference::parse("nginx").unwrap();
-        let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 1, reuse_bytes: 2 };
+        let event =
+            Event::ImagePlanned { reference: &reference, fetch_bytes: 1, reuse_bytes: 2, omitted: &[] };
         let line = serde_json::to_value(Line { elapsed: 0.5, event }).unwrap();
         assert_eq!(
             line,

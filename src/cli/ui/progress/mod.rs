@@ -21,6 +21,7 @@ use parking_lot::{Mutex, MutexGuard};
 use state::RunState;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ struct Shared {
     state: Mutex<RunState>,
     /// Held from counting an image to printing its line, so that the numbers of the lines ascend.
     counting: Mutex<()>,
+    /// Whether the note on sparse indexes was shown.
+    has_noted_sparse: AtomicBool,
     events: json::EventWriter,
 }
 
@@ -88,6 +91,7 @@ impl Progress {
             terminal: Arc::clone(&context.terminal),
             state: Mutex::new(RunState::new(now)),
             counting: Mutex::default(),
+            has_noted_sparse: AtomicBool::new(false),
             events: json::EventWriter::new(now),
         });
         let drawing = match shared.view {
@@ -269,6 +273,14 @@ impl Observer for ProgressObserver {
             Event::ImageFinished { image } if has_line(image, shared.view) => {
                 shared.state().last_line = Some(Instant::now());
                 shared.terminal.line(&image_line(image, done, total, shared));
+            }
+            // Before the bytes move: another index mode may be needed.
+            Event::ImagePlanned { fetch_bytes: 1.., omitted: [_, ..], .. }
+                if shared.view != View::Nothing && !shared.has_noted_sparse.swap(true, Ordering::Relaxed) =>
+            {
+                let clients = tables::SPARSE_INDEX_CLIENTS;
+                let note = format!("note: an index names more platforms than were selected. {clients}");
+                note.lines().for_each(|line| shared.terminal.line(line));
             }
             Event::Warning { reference: None, message } if !shared.is_quiet => {
                 let word = shared.terminal.paint().yellow("warning:");

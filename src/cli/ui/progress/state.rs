@@ -321,9 +321,15 @@ mod tests {
         let reference = Reference::parse("nginx").unwrap();
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         state.note(&Event::RunStarted { images: 2 }, start);
-        state.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 1 }, start);
+        state.note(
+            &Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 1, omitted: &[] },
+            start,
+        );
         assert_eq!(state.expected(start), None);
-        state.note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 0 }, start);
+        state.note(
+            &Event::ImagePlanned { reference: &reference, fetch_bytes: 1000, reuse_bytes: 0, omitted: &[] },
+            start,
+        );
         state.note(&Event::BlobStarted { reference: &reference, digest: a, size: 1000, resumed: 200 }, start);
         state.note(&Event::BlobStarted { reference: &reference, digest: b, size: 1000, resumed: 0 }, start);
         state.sample(start);
@@ -373,14 +379,17 @@ mod tests {
         state.note(&Event::RunStarted { images: 100 }, start);
         for number in 0..10 {
             let reference = Reference::parse(&format!("image{number}")).unwrap();
-            state
-                .note(&Event::ImagePlanned { reference: &reference, fetch_bytes: 50, reuse_bytes: 0 }, start);
+            state.note(
+                &Event::ImagePlanned { reference: &reference, fetch_bytes: 50, reuse_bytes: 0, omitted: &[] },
+                start,
+            );
         }
         assert_eq!(state.expected(start), None);
         assert_eq!(state.expected(start + FIRST_ESTIMATE), Some((5000, false)));
         for number in 10..100 {
             let reference = Reference::parse(&format!("image{number}")).unwrap();
-            let event = Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 9 };
+            let event =
+                Event::ImagePlanned { reference: &reference, fetch_bytes: 0, reuse_bytes: 9, omitted: &[] };
             state.note(&event, start);
         }
         assert_eq!(state.expected(start), Some((500, true)));
