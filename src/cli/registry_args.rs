@@ -1,6 +1,7 @@
 //! Resolves the options of registries: how each is reached, and with which credentials.
 
 use crate::cli::args::registry::RegistryArgs;
+use crate::cli::args::send::SendArgs;
 use crate::cli::config::Environment;
 use crate::cli::context::Context;
 use crate::cli::registries;
@@ -36,6 +37,34 @@ pub(super) fn resolve(
     let credentials = credentials(args, context.environment, registries)?;
     let limited = TimeLimited { settings, connect: args.connect_timeout, idle: args.idle_timeout };
     Ok(Access { own: Arc::new(limited), credentials, ..Access::default() })
+}
+
+/// Resolves the options for a command that uploads to and reads from `registries`.
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) fn resolve_for_upload(
+    args: &SendArgs,
+    context: &Context<'_>,
+    registries: &BTreeSet<Registry>,
+) -> Result<Access> {
+    let access = resolve(&args.registry, context, registries)?;
+    let own = ChunkedUploads { settings: access.own, chunk_size: args.upload_chunk_size };
+    Ok(Access { own: Arc::new(own), ..access })
+}
+
+/// Settings of registries with the chunk size of the command line.
+struct ChunkedUploads {
+    settings: Arc<dyn SettingsSource>,
+    chunk_size: Option<u64>,
+}
+
+impl SettingsSource for ChunkedUploads {
+    fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>> {
+        let mut options = self.settings.settings(registry)?.unwrap_or_default();
+        options.upload_chunk_size = self.chunk_size;
+        Ok(Some(options))
+    }
 }
 
 /// Settings of registries with the time limits of the command line.

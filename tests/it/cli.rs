@@ -1,23 +1,23 @@
 //! The real binary, as people and scripts call it.
 
+use crate::support::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use tempfile::TempDir;
 
 const EVENTS: &str = include_str!("../../docs/reference/report.md");
 
 /// A directory of its own and a clean environment.
 struct Place {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Place {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: Scratch::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -107,6 +107,7 @@ const FLAGS: &[&str] = &[
     "password-stdin",
     "authfile",
     "plain-http",
+    "upload-chunk-size",
     "insecure-tls",
     "ca-file",
     "cert-dir",

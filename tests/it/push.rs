@@ -8,18 +8,18 @@ use super::support::peers::token::{TokenOptions, TokenServer};
 use super::support::peers::{run as peer, samples, succeed};
 use super::support::program::{Home, Ran, Victim, run};
 use super::support::proxy::{Conduct, Proxy};
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 use saver::store::Store;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// The output of `htpasswd -nbB reader hunter2`.
 const PASSWORDS: &str = "reader:$2y$05$9pVdx45SxJAf7bV349BS0Ozv4QNt1gsym2bljk1C7h03Uxi/My3sW\n";
 
-fn writable(root: &TempDir) -> Registry {
+fn writable(root: &Scratch) -> Registry {
     Registry::start(root.path(), &RegistryOptions { writable: true, ..RegistryOptions::default() })
 }
 
@@ -66,7 +66,7 @@ fn tags(dir: &Path) -> Vec<(String, Digest)> {
 
 #[test]
 fn second_push_of_a_tree_sends_nothing() {
-    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let (home, root) = (Home::new(), Scratch::new());
     let registry = writable(&root);
     let to = format!("{}/team/x", registry.address);
     let (ran, first) = push(&home, &samples(), &[&to], 0);
@@ -92,7 +92,7 @@ fn second_push_of_a_tree_sends_nothing() {
 
 #[test]
 fn push_of_a_list_finds_images_by_saved_names() {
-    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let (home, root) = (Home::new(), Scratch::new());
     let registry = writable(&root);
     let list =
         home.write("list.txt", "hello:1.0\nquay.io/demo/app:1.0 platform=amd64\nquay.io/not/there:1\n");
@@ -110,7 +110,7 @@ fn push_of_a_list_finds_images_by_saved_names() {
 
 #[test]
 fn sparse_index_is_refused_with_advice_to_prune_or_flatten() {
-    let (home, root, work) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (home, root, work) = (Home::new(), Scratch::new(), Scratch::new());
     let source = Registry::serve(&samples());
     let image = format!("{}/demo/app:1.0", source.address);
     run(home.saving(work.path(), "amd64", &[image]).arg("--quiet")).expect(0);
@@ -137,8 +137,8 @@ fn sparse_index_is_refused_with_advice_to_prune_or_flatten() {
 /// An index of two indexes, of which only one has saved manifests.
 #[test]
 fn sparse_nested_index_is_pushed() {
-    let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
-    let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
+    let (source, root) = (Registry::serve(&samples()), Scratch::new());
+    let (registry, home, tree) = (writable(&root), Home::new(), Scratch::new());
     home.save(tree.path(), "amd64", &[format!("{}/demo/nested:1.0", source.address)], &[], 0);
     let (_, report) = push(&home, tree.path(), &["--index", "prune", &registry.address], 0);
     assert_eq!(rows(&report)[0]["platforms"], serde_json::json!(["linux/amd64"]));
@@ -155,7 +155,7 @@ fn sparse_nested_index_is_pushed() {
 
 #[test]
 fn push_authenticates_and_reports_missing_credentials() {
-    let (home, root, dir) = (Home::new(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (home, root, dir) = (Home::new(), Scratch::new(), Scratch::new());
     let passwords = dir.path().join("htpasswd");
     std::fs::write(&passwords, PASSWORDS).unwrap();
     let with_passwords =
@@ -237,6 +237,64 @@ async fn upload_that_is_too_large_continues_in_chunks() {
     pushed_in_spite(&server, &tree, &layer).await;
     let expect = [None, Some("0-1048575"), Some("1048576-2097151"), Some("2097152-2999999")];
     assert_eq!(content_ranges(&server), expect.map(|range| range.map(str::to_owned)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_blob_that_is_too_large_continues_in_chunks() {
+    let server = FaultServer::start().await;
+    let tree = Tree::new();
+    let layer = noise(9, 200_000);
+    let image = tree.image("big/app", "linux/amd64", &[&layer]);
+    tree.tag("big/app", "1.0", &image.digest);
+    // The configuration may be the one that is refused: it is as small as the smallest chunk and has no smaller ones.
+    let digest = format!("digest={}", Digest::of(&layer)).replace(':', "%3A");
+    server.on("PUT", &digest).times(1).answer(Fault::status(413));
+    pushed_in_spite(&server, &tree, &layer).await;
+    let expect = ["0-65535", "65536-131071", "131072-196607", "196608-199999"];
+    assert_eq!(content_ranges(&server), expect.map(|range| Some(range.to_owned())));
+}
+
+/// Registries that answer 200 in place of 202, and load balancers that redirect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upload_answered_200_or_redirected_completes() {
+    let (server, (tree, layer)) = (FaultServer::start().await, large());
+    let elsewhere = format!("{}/v2/big/app/blobs/uploads/1?node=2", server.url());
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::Redirect(elsewhere));
+    server.on("PATCH", "/blobs/uploads/").times(1).answer(Fault::As(200));
+    pushed_in_spite(&server, &tree, &layer).await;
+    let patches: Vec<String> =
+        server.seen().into_iter().filter(|seen| seen.method == "PATCH").map(|seen| seen.path).collect();
+    assert_eq!(patches.len(), 2);
+    assert!(patches[1].contains("node=2"), "{patches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upload_chunk_size_is_set_on_the_command_line_or_elsewhere() {
+    let tree = large().0;
+    let expect = ["0-999999", "1000000-1999999", "2000000-2999999"].map(|range| Some(range.to_owned()));
+    for (flag, environment, configuration) in [
+        (Some("1MB"), "2MB", ""),
+        (None, "1MB", "upload-chunk-size: 2MB\n"),
+        (None, "", "upload-chunk-size: 1MB\n"),
+    ] {
+        let server = FaultServer::start().await;
+        let (dir, to) = (tree.dir().to_owned(), server.registry().to_string());
+        tokio::task::spawn_blocking(move || {
+            let home = Home::new();
+            let mut command = home.saver(["push", "--progress", "none", "--dir"]);
+            command.arg(&dir).args(flag.map(|size| format!("--upload-chunk-size={size}"))).arg(&to);
+            command.arg("--config").arg(home.write("saver.yaml", configuration));
+            if !environment.is_empty() {
+                command.env("SAVER_UPLOAD_CHUNK_SIZE", environment);
+            }
+            run(&mut command).expect(0);
+        })
+        .await
+        .unwrap();
+        assert_eq!(content_ranges(&server), expect, "{flag:?} {environment} {configuration}");
+    }
+    let wrong = run(&mut Home::new().saver(["copy", "a/b", "c.io/d", "--upload-chunk-size", "10"])).expect(2);
+    assert!(wrong.stderr.contains("at least 64KiB is needed"), "{}", wrong.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -381,8 +439,8 @@ async fn push_over_plain_http_is_limited_to_loopback() {
 /// A dry run does not promise what docker-registry would refuse.
 #[test]
 fn dry_run_reports_sparse_index() {
-    let (source, root) = (Registry::serve(&samples()), tempfile::tempdir().unwrap());
-    let (registry, home, tree) = (writable(&root), Home::new(), tempfile::tempdir().unwrap());
+    let (source, root) = (Registry::serve(&samples()), Scratch::new());
+    let (registry, home, tree) = (writable(&root), Home::new(), Scratch::new());
     home.save(tree.path(), "amd64", &[format!("{}/demo/app:1.0", source.address)], &[], 0);
     let told = |more: &[&str]| {
         let (ran, plan) = push(&home, tree.path(), &[more, &["--dry-run", &registry.address]].concat(), 0);
@@ -418,7 +476,7 @@ async fn dry_run_of_push_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn push_survives_connections_cut_mid_upload() {
-    let (root, (tree, layer)) = (TempDir::new().unwrap(), large());
+    let (root, (tree, layer)) = (Scratch::new(), large());
     let registry = writable(&root);
     let broken = |number: usize, _: &mut fastrand::Rng| match number {
         0..9 => Conduct { takes: 700_000, ..Conduct::good() },
@@ -453,7 +511,7 @@ fn uploads(root: &Path) -> BTreeSet<PathBuf> {
 
 #[test]
 fn push_after_kill_sends_the_rest() {
-    let (home, root, fleet) = (Home::new(), TempDir::new().unwrap(), Fleet::make(6));
+    let (home, root, fleet) = (Home::new(), Scratch::new(), Fleet::make(6));
     let registry = writable(&root);
     let dir = fleet.tree.dir().to_str().unwrap().to_owned();
     let mut kills = 0;
@@ -478,7 +536,7 @@ fn push_after_kill_sends_the_rest() {
 
 #[test]
 fn copy_between_registries_and_mount_within_one() {
-    let (home, root) = (Home::new(), TempDir::new().unwrap());
+    let (home, root) = (Home::new(), Scratch::new());
     let (source, registry) = (Registry::serve(&samples()), writable(&root));
     let from = format!("{}/demo/app:1.0", source.address);
     let to = format!("{}/copied/app", registry.address);
@@ -521,4 +579,27 @@ fn invalid_push_arguments_are_refused_early() {
         let ran = run(&mut home.saver(arguments)).expect(2);
         assert!(ran.stderr.contains(words) && ran.stderr.contains("hint"), "{arguments:?}: {}", ran.stderr);
     }
+}
+
+/// Every copy of the layer is damaged, each at another place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_through_a_damaging_network_converges() {
+    const MIB: usize = 1 << 20;
+    let (source, target) = (FaultServer::start().await, FaultServer::start().await);
+    let layer = noise(11, 4 * MIB + 5);
+    source.add_image("big/app", "1.0", &[&layer]);
+    let path = format!("/blobs/{}", Digest::of(&layer));
+    // Offsets in what is sent. The third copy is compared with the second, and is requested again from the chunk on that differs.
+    for flip in [100, MIB + 7, 2 * MIB + 1, 3 * MIB] {
+        source.on("GET", &path).times(1).answer(Fault::Flip(flip));
+    }
+    let (from, to) =
+        (format!("{}/big/app:1.0", source.registry()), format!("{}/big/app:1.0", target.registry()));
+    let (ran, report) =
+        tokio::task::spawn_blocking(move || sends(&Home::new(), &["copy", &from, &to], 0)).await.unwrap();
+    assert_eq!(target.blob(&Digest::of(&layer)).as_deref(), Some(&layer[..]));
+    let row = &rows(&report)[0];
+    assert!(row["corrupt_chunks"].as_u64() >= Some(2), "{row}");
+    assert!(row["warnings"][0].as_str().unwrap().contains("arrived damaged and was repaired"), "{row}");
+    assert!(ran.stdout.contains("corrupt") && ran.stdout.contains(" chunks, 1 in "), "{}", ran.stdout);
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let mut options = CopyOptions::default();
     sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([source.registry.clone(), target.registry.clone()]);
-    options.access = registry_args::resolve(&sending.registry, context, &registries)?;
+    options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
     let files = OutputFiles::prepare(None, sending.report.report.as_deref(), None)?;
     let display =
         RunDisplay::start(COPYING, sending.report.progress, files, sending.registry.timeout, context)?;

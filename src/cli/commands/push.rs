@@ -61,7 +61,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     options.names = args.names.rule()?;
     sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([options.destination.registry.clone()]);
-    options.access = registry_args::resolve(&sending.registry, context, &registries)?;
+    options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
     let failed_list = args.failed.failed_list.as_deref();
     let files = OutputFiles::prepare(None, sending.report.report.as_deref(), failed_list)?;
     let display =

@@ -50,6 +50,8 @@ pub struct Upload {
     complete: bool,
     /// Whether the registry no longer knows the upload.
     lost: bool,
+    /// Whether the blob is sent in the request that completes the upload.
+    is_small: bool,
     /// A small blob, until it is sent.
     small: BytesMut,
     request: Option<StreamingRequest>,
@@ -75,6 +77,7 @@ impl Upload {
     ) -> Self {
         Self {
             subject: inner.subject(repository, blob.digest),
+            is_small: is_small(&inner, blob),
             inner,
             repository: repository.clone(),
             blob: blob.clone(),
@@ -89,10 +92,6 @@ impl Upload {
         }
     }
 
-    fn is_small(&self) -> bool {
-        self.blob.size <= SMALL
-    }
-
     /// The size of chunks, where this blob is sent in chunks.
     fn chunk_size(&self) -> Option<u64> {
         let size = self.inner.chunk_size.load(Ordering::Relaxed);
@@ -103,7 +102,7 @@ impl Upload {
     async fn resume(&mut self) -> Result<u64> {
         let (endpoint, subject, repository) = (&self.inner.endpoint, &self.subject, &self.repository);
         if !self.lost
-            && !self.is_small()
+            && !self.is_small
             && let Some((received, url)) = endpoint.upload_status(subject, repository, &self.url).await?
         {
             self.url = url;
@@ -207,7 +206,7 @@ impl Upload {
 
     async fn write_piece(&mut self, mut bytes: Bytes) -> Result<()> {
         self.dirty = true;
-        if self.is_small() {
+        if self.is_small {
             self.small.extend_from_slice(&bytes);
             return Ok(());
         }
@@ -277,7 +276,7 @@ impl Upload {
         if let Some(request) = self.request.take() {
             self.complete_request(request).await?;
         }
-        let body = self.is_small().then(|| self.small.split().freeze());
+        let body = self.is_small.then(|| self.small.split().freeze());
         let (endpoint, subject, repository) = (&self.inner.endpoint, &self.subject, &self.repository);
         let request = endpoint.finish_upload(subject, repository, &self.url, digest, body);
         let timeout =
@@ -303,6 +302,9 @@ impl Upload {
                 if status == StatusCode::NOT_FOUND && is_unknown_upload(&error) {
                     return Err(self.forgotten());
                 }
+                if status == StatusCode::PAYLOAD_TOO_LARGE && self.is_small {
+                    return Err(self.too_large(error, self.blob.size));
+                }
                 // An upload that was refused permanently is not resumed.
                 self.lost = !error.kind().is_retryable();
                 Err(if error.has_code("DIGEST_INVALID") {
@@ -312,6 +314,14 @@ impl Upload {
                 })
             }
         }
+    }
+}
+
+/// Whether a blob is small enough for one request.
+fn is_small(inner: &Inner, blob: &Descriptor) -> bool {
+    match inner.chunk_size.load(Ordering::Relaxed) {
+        0 => blob.size <= SMALL,
+        chunk => blob.size <= SMALL.min(chunk),
     }
 }
 
@@ -328,6 +338,7 @@ impl BlobUpload for Upload {
             self.small.clear();
             self.received = self.resume().await.map_err(of_sink)?;
             self.dirty = false;
+            self.is_small = is_small(&self.inner, &self.blob);
         }
         Ok(self.received)
     }

@@ -65,6 +65,8 @@ pub(crate) enum Fault {
     IgnoreRange,
     /// Status 206 and the right bytes under this Content-Range.
     ContentRange(String),
+    /// The right answer under this status.
+    As(u16),
     /// 307 to this address.
     Redirect(String),
     /// The right answer, after this long.

@@ -204,6 +204,7 @@ async fn spoil(reply: &mut Reply, fault: Fault) -> Option<Delivery> {
         }
         Fault::Chunked => return Some(Delivery::Chunked(usize::MAX)),
         Fault::ChunkedEnd(at) => return Some(Delivery::Chunked(at)),
+        Fault::As(status) => reply.status = status,
         Fault::Headers(headers) => {
             for (name, value) in headers {
                 reply.set(&name, &value);
