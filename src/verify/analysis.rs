@@ -288,3 +288,21 @@ fn notes(store: &Store, inventory: &Inventory, repositories: &[RepositoryFinding
     }
     Ok(notes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_that_is_gone_at_the_second_look_is_not_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("docker/registry/v2/repositories/app");
+        std::fs::create_dir_all(repository.join("_manifests/tags/removed")).unwrap();
+        let store = Store::open_read_only(dir.path()).unwrap();
+        let options = VerifyOptions::default();
+        let found = inspect(&store, &options, &()).unwrap();
+        assert!(!found.report.is_clean());
+        std::fs::remove_dir_all(&repository).unwrap();
+        assert!(confirm(&store, found, &options).unwrap().report.is_clean());
+    }
+}
