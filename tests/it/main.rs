@@ -5,6 +5,7 @@
 
 mod architecture;
 mod build_context;
+mod chaos;
 mod cli;
 mod completeness;
 mod concurrent_runs;
