@@ -1,5 +1,6 @@
 //! Several savers in one directory at once, and savers beside somebody who takes something away.
 
+use crate::support::scratch::Scratch;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -47,7 +48,7 @@ fn saves_with_overlapping_lists_share_downloads() {
     let relay = Relay::start(&source.address);
     let images = fleet.references(&relay.address);
     let home = Home::new();
-    let alone = tempfile::tempdir().unwrap();
+    let alone = Scratch::new();
     home.save(alone.path(), "amd64", &images, &[], 0);
     let once = blobs_asked(&relay);
     assert!(once.values().all(|count| *count == 1), "{once:?}");
@@ -56,7 +57,7 @@ fn saves_with_overlapping_lists_share_downloads() {
         relay.reset();
         // Slow enough for all of them to be at work together.
         relay.limit(30 << 20);
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut backwards = images.clone();
         backwards.reverse();
         let lists = [&images[..8], &images[4..], &images[..], &backwards[..]];
@@ -83,7 +84,7 @@ fn save_resumes_the_blobs_of_a_killed_save() {
     let relay = Relay::start(&source.address);
     relay.limit(8 << 20);
     let images = fleet.references(&relay.address);
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let first = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
     wait_until("the first has begun", || relay.passed() > 4 << 20);
     let second = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
@@ -118,7 +119,7 @@ async fn wait_for_another_save_is_logged_once() {
     let fleet = Fleet::make(2);
     let source = Registry::serve(fleet.tree.dir());
     let images = fleet.references(&source.address);
-    let (home, alone, dir) = (Home::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (home, alone, dir) = (Home::new(), Scratch::new(), Scratch::new());
     home.save(alone.path(), "amd64", &images, &[], 0);
     // Two of the blobs, in the hands of somebody who takes his time.
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
@@ -160,7 +161,7 @@ fn exclusive_lock_is_reported_until_its_holder_dies() {
     let fleet = Fleet::make(1);
     let source = Registry::serve(fleet.tree.dir());
     let images = fleet.references(&source.address);
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let mut holder = hold_alone(dir.path());
     let said = run(&mut home.saving(dir.path(), "amd64", &images)).expect(3);
     assert!(said.stderr.contains(&format!("(process {})", holder.id())), "{}", said.stderr);
@@ -186,7 +187,7 @@ fn running_save_blocks_removal_until_it_dies() {
     let relay = Relay::start(&source.address);
     // Slow enough to be still at it when it is killed.
     relay.limit(100_000);
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let images = fleet.references(&relay.address);
     let saver = Victim::start(&mut home.saving(dir.path(), "amd64", &images));
     wait_until("the saver has begun", || !relay.asked().is_empty());

@@ -3,6 +3,7 @@
 use crate::support::images::{Image, assortment, deliver_all};
 use crate::support::power_loss::PowerLoss;
 use crate::support::registry_model::assert_served;
+use crate::support::scratch::Scratch;
 use crate::support::stopping::{Count, Stopping};
 use crate::support::tree::{self, Files};
 use saver::content::memory::{Contents, Memory};
@@ -69,8 +70,8 @@ fn unrecorded(driver: impl Driver, contents: &Contents, images: &[Image]) -> Vec
 }
 
 /// A directory that is quick to fill and empty often, where the system has such a place.
-fn in_memory_dir() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+fn in_memory_dir() -> Scratch {
+    Scratch::in_memory()
 }
 
 /// Whether a file is one that the next run should have removed.

@@ -3,6 +3,7 @@
 use super::support::images::{Image, assortment, deliver, deliver_all, noise};
 use super::support::mount::{apart, mount_small, remount, unshare};
 use super::support::tree;
+use crate::support::scratch::Scratch;
 use saver::content::memory::Memory;
 use saver::content::{BlobWriter, Ingest, Sink};
 use saver::driver::{DirectoryEntry, Driver, EntryKind, FreeSpace, MemoryDriver, Partial};
@@ -40,7 +41,7 @@ fn check_modes(umask: u32) {
     apart(move || {
         unshare(libc::CLONE_FS).unwrap();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
-        let outer = tempfile::tempdir().unwrap();
+        let outer = Scratch::new();
         let dir = outer.path().join("dir");
         run(async {
             for outcome in deliver_all(&open(&dir), &assortment()).await.0 {
@@ -65,7 +66,7 @@ fn check_modes(umask: u32) {
 
 #[test]
 fn full_disk_at_any_write_is_reported_and_recoverable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     apart(move || {
         let dir = dir.path();
         if !mount_small(dir, "size=16k") {
@@ -99,7 +100,7 @@ fn full_disk_at_any_write_is_reported_and_recoverable() {
 
 #[test]
 fn blob_larger_than_the_disk_fails_at_its_first_write() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     apart(move || {
         if !mount_small(dir.path(), "size=4m") {
             return;
@@ -125,7 +126,7 @@ fn blob_larger_than_the_disk_fails_at_its_first_write() {
 
 #[test]
 fn read_only_file_system_is_reported() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     apart(move || {
         if !mount_small(dir.path(), "size=4m") {
             return;
@@ -145,7 +146,7 @@ fn read_only_file_system_is_reported() {
 
 #[test]
 fn missing_permission_is_reported() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     apart(move || {
         // SAFETY: changes whom the file system takes this thread for, and no memory. Without the right to, nothing changes.
@@ -169,7 +170,7 @@ fn missing_permission_is_reported() {
 fn file_in_place_of_a_directory_is_reported() {
     for way in ["docker", "docker/registry", "docker/registry/v2/repositories/tool", ".saver", ".saver/stage"]
     {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         std::fs::create_dir_all(dir.path().join(way).parent().unwrap()).unwrap();
         std::fs::write(dir.path().join(way), "in the way").unwrap();
         let error = first_error(run(deliver_all(&open(dir.path()), &assortment())).0);

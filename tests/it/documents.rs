@@ -2,6 +2,7 @@
 
 use super::support::peers::registry::{Registry, RegistryOptions};
 use super::support::samples::Samples;
+use crate::support::scratch::Scratch;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -66,8 +67,8 @@ fn serves(dir: &Path, command: &str) {
 }
 
 /// A directory in which the commands of a page can run: a list, a build context, archives, a saved registry.
-fn workplace(samples: &Samples) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+fn workplace(samples: &Samples) -> Scratch {
+    let dir = Scratch::new();
     let path = |name: &str| dir.path().join(name);
     fs::create_dir(path("bin")).unwrap();
     std::os::unix::fs::symlink(SAVER, path("bin/saver")).unwrap();
@@ -166,7 +167,7 @@ fn command_line_reference_is_the_help_of_the_program() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn report_has_exactly_the_documented_fields() {
     let samples = Samples::serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let report = dir.path().join("report.json");
     let images = ["demo/app:1.0", "demo/app:gone"].map(|name| format!("{}/{name}", samples.host()));
     let status = Command::new(SAVER)

@@ -1,5 +1,6 @@
 //! `saver export` with the real binary, read by podman, skopeo, umoci and containerd.
 
+use crate::support::scratch::Scratch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -12,7 +13,6 @@ use saver::oci::{Digest, Manifest, PlatformSet, RawManifest, Reference};
 use saver::save::SaveImage;
 use saver::transfer::IndexMode;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::interop::{manifest, parse, with_storage};
 use super::support::mount::{apart, mount_small};
@@ -25,16 +25,12 @@ use super::support::program::{Home, Ran, Victim, run};
 pub(super) struct Bench {
     source: Registry,
     pub(super) home: Home,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let bench = Self {
-            source: Registry::serve(&samples()),
-            home: Home::new(),
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let bench = Self { source: Registry::serve(&samples()), home: Home::new(), dir: Scratch::new() };
         let images =
             ["demo/app:1.0", "demo/single:1.0", "demo/tool:2.1", "demo/zstd:1.0", "helm-charts/mysql:8.8.19"];
         let images = images.map(|name| bench.name(name));
@@ -322,7 +318,7 @@ fn check_docker_archive(case: &Case, files: &BTreeMap<String, Vec<u8>>) {
 
 #[tokio::test]
 async fn export_contains_what_its_index_lists() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let mut number = 0;
     for format in [Format::OciArchive, Format::OciLayout, Format::DockerArchive] {
         for (index, arch, attestations, listed, contained) in [
@@ -557,7 +553,7 @@ fn export_to_full_disk_fails_and_leaves_no_archive() {
     let bench = Bench::new();
     let image = large(&bench, 12);
     apart(move || {
-        let disk = tempfile::tempdir().unwrap();
+        let disk = Scratch::new();
         if !mount_small(disk.path(), "size=8m") {
             return;
         }

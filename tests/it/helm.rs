@@ -6,6 +6,7 @@ use super::support::peers::registry::{Registry, RegistryOptions};
 use super::support::peers::{samples, succeed};
 use super::support::program::{Home, Ran, Victim, run};
 use super::support::serving::Serving;
+use crate::support::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -165,7 +166,7 @@ fn pushed_chart_is_saved_and_pulled_again_by_helm() {
     let home = Home::new();
     shop(&home);
     helmed(&home, &["package", "shop", "-d", "packed"]);
-    let storage = tempfile::tempdir().unwrap();
+    let storage = Scratch::new();
     let options = RegistryOptions { writable: true, ..RegistryOptions::default() };
     let source = Registry::start(storage.path(), &options);
     let packed = "packed/shop-1.2.3+build.5.tgz";

@@ -1,6 +1,7 @@
 //! `saver import` with the real binary: archives and layouts of skopeo, podman, buildah, umoci and others, and
 //! hostile ones.
 
+use crate::support::scratch::Scratch;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,6 @@ use std::process::Stdio;
 
 use saver::oci::{Digest, Manifest};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::interop::{manifest, parse, with_storage};
 use super::support::peers::registry::Registry;
@@ -20,12 +20,12 @@ use super::support::tree::files;
 struct Bench {
     source: Registry,
     home: Home,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { source: Registry::serve(&samples()), home: Home::new(), dir: tempfile::tempdir().unwrap() }
+        Self { source: Registry::serve(&samples()), home: Home::new(), dir: Scratch::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -3,10 +3,10 @@
 use super::support::fault::{Fault, FaultServer};
 use super::support::handmade::Tree;
 use super::support::peers::{registry::Registry, samples};
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 use std::path::Path;
 use std::process::Command;
-use tempfile::TempDir;
 
 struct Said {
     code: Option<i32>,
@@ -41,7 +41,7 @@ fn skopeo_raw(image: &str) -> Vec<u8> {
 fn inspect_agrees_for_registry_and_tree() {
     let registry = Registry::serve(&samples());
     let image = format!("{}/demo/app:1.0", registry.address);
-    let work = TempDir::new().unwrap();
+    let work = Scratch::new();
     let dir = work.path().join("tree");
     let dir = dir.to_str().unwrap();
     out(&["save", "--dir", dir, "--arch", "all", "--quiet", &image]);
@@ -167,7 +167,7 @@ fn inspect_json_has_a_schema_version() {
 fn inspect_missing_image_is_named() {
     let registry = Registry::serve(&samples());
     let nowhere = format!("{}/demo/none:1", registry.address);
-    let dir = TempDir::new().unwrap();
+    let dir = Scratch::new();
     let dir: &Path = dir.path();
     for (args, code, words) in [
         (vec!["inspect", &nowhere], 1, "demo/none"),
@@ -189,7 +189,7 @@ fn inspect_missing_image_is_named() {
 /// Whichever command it is that reads a directory.
 #[test]
 fn inspect_missing_or_empty_directory_fails_alike() {
-    let dir = TempDir::new().unwrap();
+    let dir = Scratch::new();
     let empty = dir.path().to_str().unwrap();
     std::fs::write(dir.path().join("keep"), "x:1\n").unwrap();
     let (keep, out) = (format!("{empty}/keep"), format!("{empty}/a.tar"));

@@ -1,6 +1,7 @@
 //! End-to-end tests with real programs: docker-registry as the source, and docker-registry, skopeo, podman, buildah,
 //! umoci and containerd as readers of the saved tree.
 
+use crate::support::scratch::Scratch;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -8,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use saver::oci::{Descriptor, Digest, Manifest, RawManifest};
-use tempfile::TempDir;
 
 use super::support::peers::containerd::Containerd;
 use super::support::peers::registry::{Registry, RegistryOptions, garbage_collect};
@@ -41,8 +41,8 @@ fn places() -> Vec<(String, String)> {
     images("any:1").iter().map(place).collect()
 }
 
-fn temporary() -> TempDir {
-    tempfile::tempdir().unwrap()
+fn temporary() -> Scratch {
+    Scratch::new()
 }
 
 pub(crate) fn manifest(registry: &str, repository: &str, reference: &str) -> Reply {
@@ -121,7 +121,7 @@ fn tags(registry: &str, repository: &str) -> BTreeSet<String> {
 }
 
 /// Saves every sample from `source`; returns the directory.
-fn save_all(source: &str, arch: &str) -> TempDir {
+fn save_all(source: &str, arch: &str) -> Scratch {
     let (home, dir) = (Home::new(), temporary());
     let more = ["--missing-platform", "skip"];
     let (_, report) = home.save(dir.path(), arch, &images(source), &more, 0);

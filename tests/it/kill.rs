@@ -3,6 +3,7 @@
 //! `SAVER_KILLS=200` kills as often, which takes minutes: `cargo test --test it killed_save_leaves -- --nocapture` has
 //! the patience. `SAVER_SEED` picks other moments than the usual.
 
+use crate::support::scratch::Scratch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
@@ -58,7 +59,7 @@ impl Bench {
         let relay = Relay::start(&source.address);
         relay.limit(BYTES_A_SECOND);
         let images = fleet.references(&relay.address);
-        let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+        let (home, dir) = (Home::new(), Scratch::new());
         let begin = Instant::now();
         home.save(dir.path(), "amd64", &images, &["--jobs", &JOBS.to_string()], 0);
         let takes = begin.elapsed();
@@ -156,7 +157,7 @@ fn killed_save_leaves_a_consistent_tree_and_resumes() {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (mut killed, mut most, mut again) = (0, 0, 0);
     while killed < kills {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         bench.relay.reset();
         let (mut runs, mut here) = (1, 0);
         while here < KILLS_OF_ONE_TREE && killed < kills {
@@ -187,7 +188,7 @@ fn killed_save_leaves_a_consistent_tree_and_resumes() {
 #[test]
 fn killed_save_keeps_what_was_downloaded() {
     let bench = Bench::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     for resumes in [true, false] {
         bench.relay.reset();
         let mut victim = bench.start(dir.path());
@@ -274,7 +275,7 @@ fn registry_serves_only_complete_images_of_a_growing_tree() {
     let source = Registry::serve(fleet.tree.dir());
     let relay = Relay::start(&source.address);
     relay.limit(BYTES_A_SECOND / 2);
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let reader = Registry::serve(dir.path());
     let (watched, done) = (Watched::default(), AtomicBool::new(false));
     let images = fleet.references(&relay.address);

@@ -3,6 +3,7 @@
 use super::support::peers::registry::Registry;
 use super::support::peers::samples;
 use super::support::program::{Home, run};
+use crate::support::scratch::Scratch;
 use saver::list;
 
 #[test]
@@ -50,7 +51,7 @@ fn selected_tags_are_saved() {
         ("demo/app tags=re:1\\.\\d", &["demo/app:1.0", "demo/app:1.1"]),
         ("demo/app:l*", &["demo/app:latest"]),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         home.write("l.list", &format!("{host}/{line}\n"));
         let ran = run(home.saver(["--list", "l.list", "--arch", "amd64", "--dir"]).arg(dir.path())).expect(0);
         let told = format!("note: l.list:1: {host}/demo/app: selected {} of 4 tags", expected.len());

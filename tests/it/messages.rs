@@ -69,6 +69,31 @@ fn failures_with_one_cause_have_one_reason_and_hint() {
 }
 
 #[test]
+fn clients_of_sparse_indexes_are_named_before_bytes_move() {
+    let (home, tree) = (Home::new(), Tree::new());
+    let images =
+        ["amd64", "arm64"].map(|arch| tree.image("app", &format!("linux/{arch}"), &[arch.as_bytes()]));
+    tree.tag("app", "1", &tree.index("app", &images).digest);
+    let server = Serving::start(tree.dir());
+    let image = format!("{}/app:1", server.address);
+    let save = |progress: &str| {
+        run(&mut home.saver(["--dir", "d", "--arch", "amd64", "--progress", progress, &image])).expect(0)
+    };
+    let ran = save("plain");
+    let (note, done) = (ran.stderr.find("need --index prune"), ran.stderr.find("[1/1] saved"));
+    assert!(note.is_some() && note < done, "{}", ran.stderr);
+    assert!(!save("plain").stderr.contains("--index prune"), "nothing is to move any more");
+    fs::remove_dir_all(home.path("d")).unwrap();
+    let events = save("json").stdout;
+    let planned: Value = events
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|event| event["event"] == "image-planned")
+        .unwrap();
+    assert_eq!(planned["omitted"], serde_json::json!(["linux/arm64"]));
+}
+
+#[test]
 fn dry_run_writes_the_same_failed_list() {
     let (home, tree) = (Home::new(), one_image());
     let server = Serving::start(tree.dir());

@@ -6,6 +6,7 @@ use super::support::peers::{samples, succeed};
 use super::support::stopping::{Count, Stopping};
 use super::support::tree::{Files, files};
 use super::verify::{look, saver};
+use crate::support::scratch::Scratch;
 use saver::ErrorKind;
 use saver::driver::{Driver, MemoryDriver};
 use saver::oci::{Descriptor, Digest, Reference};
@@ -286,6 +287,7 @@ fn rm_removes_a_short_name_only_with_its_image() {
 #[test]
 fn unreadable_manifest_protects_its_repository() {
     let made = made();
+    made.tree.allow_damage("an index is no index");
     write(&made.tree.data(&made.index.digest), b"{}");
     let report = keep(made.tree.dir(), &["quay.io/team/app:1"]).unwrap();
     assert_eq!(report.unclear.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["team/app"]);
@@ -297,7 +299,8 @@ fn unreadable_manifest_protects_its_repository() {
 #[test]
 fn prune_changes_nothing_outside_the_tree() {
     let made = made();
-    let outside = tempfile::tempdir().unwrap();
+    made.tree.allow_damage("symbolic links lead out of it");
+    let outside = Scratch::new();
     let other = self::made();
     fs::rename(other.tree.dir().join("docker"), outside.path().join("docker")).unwrap();
     let repositories = outside.path().join("docker/registry/v2/repositories");
@@ -339,7 +342,7 @@ fn save_and_prune_exclude_each_other() {
 
 #[test]
 fn garbage_collection_after_prune_finds_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let source = Registry::serve(&samples());
     let list = tempfile::NamedTempFile::new().unwrap();
     let text = include_str!("../../testdata/imageList").replace("localhost:5000", &source.address);

@@ -7,6 +7,7 @@ use super::support::peers::samples;
 use super::support::stopping::{Count, Stopping};
 use super::support::tree::files;
 use super::verify::{CASES, Made, look, made, saver};
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 use saver::store::{Store, StoreOptions};
 use saver::verify::{Repair, Taken, VerifyOptions, repair, verify};
@@ -104,6 +105,7 @@ fn damage(made: &Made) {
 #[test]
 fn interrupted_repair_adds_no_damage() {
     let made = made();
+    made.tree.allow_damage("all kinds of damage");
     damage(&made);
     let files = files(made.tree.dir());
     let store = |driver| Store::with_driver(driver, StoreOptions::default());
@@ -136,7 +138,7 @@ fn interrupted_repair_adds_no_damage() {
 
 #[test]
 fn tree_behind_a_symlink_is_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     std::os::unix::fs::symlink(samples().join("docker"), dir.path().join("docker")).unwrap();
     let done = mend(dir.path());
     assert_eq!((done.taken, done.after.problems.len()), (Vec::new(), 1));
@@ -145,7 +147,7 @@ fn tree_behind_a_symlink_is_left_alone() {
 #[test]
 fn lost_images_are_saved_again() {
     let source = Registry::serve(&samples());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let list = tempfile::NamedTempFile::new().unwrap();
     let text: String = ["demo/app:1.0", "mirror/app:1.0", "demo/single:1.0"]
         .map(|name| format!("{}/{name}\n", source.address))

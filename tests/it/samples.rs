@@ -1,5 +1,6 @@
 //! The sample images are what they claim to be: real registries serve them, real clients read them.
 
+use crate::support::scratch::Scratch;
 use std::path::Path;
 
 use super::support::peers::containerd::Containerd;
@@ -33,7 +34,7 @@ fn every_listed_image_can_be_inspected() {
 #[test]
 fn sample_layer_unpacks_to_its_platform_files() {
     let registry = Registry::serve(&samples());
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Scratch::new();
     let layout = format!("oci:{}:image", dir.path().join("layout").display());
     let source = format!("docker://{}/demo/tool:2.1", registry.address);
     succeed("skopeo", ["--override-arch", "arm64", "copy", "-q", "--src-tls-verify=false", &source, &layout]);
@@ -55,7 +56,7 @@ fn containerd_pulls_the_sample_index() {
 
 #[test]
 fn garbage_collection_keeps_the_samples() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Scratch::new();
     copy_tree(&samples(), dir.path());
     let said = garbage_collect(dir.path(), false);
     assert!(said.contains("0 blobs and 0 manifests eligible for deletion"), "{said}");
@@ -63,7 +64,7 @@ fn garbage_collection_keeps_the_samples() {
 
 #[test]
 fn token_server_grants_access() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Scratch::new();
     let options =
         TokenOptions { user: Some(("reader", "pass")), lifetime: std::time::Duration::from_secs(300) };
     let tokens = TokenServer::start(dir.path(), options);
@@ -81,7 +82,7 @@ fn token_server_grants_access() {
 
 #[test]
 fn private_ca_is_required_and_sufficient() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = Scratch::new();
     let tls = Tls::make(dir.path());
     let options = RegistryOptions { tls: Some(tls.clone()), ..RegistryOptions::default() };
     let registry = Registry::start(&samples(), &options);

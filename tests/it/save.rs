@@ -3,6 +3,7 @@
 use super::support::fault::FaultServer;
 use super::support::handmade::Tree;
 use super::support::samples::{Samples, listed};
+use crate::support::scratch::Scratch;
 use saver::oci::{Descriptor, Digest, Manifest, PlatformSet, RawManifest, Reference, Repository, Tag};
 use saver::store::Store;
 use saver::transfer::{IndexMode, MissingPlatform};
@@ -34,7 +35,7 @@ fn parsed(dir: &Path, digest: &Digest) -> Manifest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn samples_are_saved_and_second_run_is_unchanged() {
     let samples = Samples::serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let references = listed(&samples.host());
     let first = save(options(dir.path(), "amd64"), &references).await;
     assert!(
@@ -82,7 +83,7 @@ fn snapshot(dir: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_image_does_not_stop_the_others() {
     let samples = Samples::serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let host = samples.host();
     let names = ["demo/app:1.0", "demo/app:gone", "nowhere/at-all:1", "demo/tool:2.1"];
     let references: Vec<Reference> =
@@ -104,7 +105,7 @@ async fn index_mode_determines_the_tagged_manifest() {
     let samples = Samples::serve().await;
     let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
     let run = async |mode| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut options = options(dir.path(), "amd64");
         options.transfer.index = mode;
         let report = save(options, &reference).await;
@@ -139,7 +140,7 @@ async fn missing_platform_fails_or_is_skipped() {
     let host = samples.host();
     let of = |name: &str| Reference::parse(&format!("{host}/{name}")).unwrap();
     let references = [of("demo/app:1.0"), of("demo/single:1.0"), of("helm-charts/mysql:8.8.19")];
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let report = save(options(dir.path(), "s390x"), &references).await;
     let statuses: Vec<Status> = report.images.iter().map(|image| image.status).collect();
     assert_eq!(statuses, [Status::Failed, Status::Failed, Status::Saved], "a chart has no platform");
@@ -164,7 +165,7 @@ async fn missing_platform_fails_or_is_skipped() {
 async fn image_platforms_override_the_options() {
     let samples = Samples::serve().await;
     let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
     let mut image = SaveImage::from(reference.clone());
     image.platforms = Some(PlatformSet::parse("arm64", "linux").unwrap());
@@ -184,7 +185,7 @@ async fn pinned_tag_that_moved_is_saved_with_a_warning() {
     let repository: Repository = "demo/app".parse().unwrap();
     let old = upstream.read_tag(&repository, &"1.0".parse::<Tag>().unwrap()).unwrap().unwrap();
     let moved = Reference::parse(&format!("{host}/demo/app:1.1@{old}")).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let report = save(options(dir.path(), "amd64"), &[moved]).await;
     assert!(report.is_success(), "{report:?}");
     assert_eq!(read_tag(dir.path(), "demo/app", "1.1"), Some(old));
@@ -194,7 +195,7 @@ async fn pinned_tag_that_moved_is_saved_with_a_warning() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colliding_images_fail_before_anything_is_fetched() {
     let (one, two) = (Samples::serve().await, Samples::serve().await);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
     let upstream = Store::open_read_only(&Samples::dir()).unwrap();
     let digest = upstream.read_tag(&"demo/tool".parse().unwrap(), &"2.1".parse().unwrap()).unwrap().unwrap();
@@ -213,7 +214,7 @@ async fn colliding_images_fail_before_anything_is_fetched() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_image_does_not_collide() {
     let (one, two) = (Samples::serve().await, FaultServer::start().await);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let names = [format!("{}/demo/app:1.0", one.host()), format!("{}/demo/app:1.0", two.registry())];
     let references: Vec<Reference> = names.iter().map(|name| Reference::parse(name).unwrap()).collect();
     let report = save(options(dir.path(), "amd64"), &references).await;
@@ -225,7 +226,7 @@ async fn missing_image_does_not_collide() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colliding_rewritten_indexes_fail_before_anything_is_fetched() {
     let samples = Samples::serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let reference = Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap();
     let images = || {
         ["amd64", "arm64"].map(|arch| {
@@ -250,7 +251,7 @@ async fn colliding_rewritten_indexes_fail_before_anything_is_fetched() {
 async fn plan_matches_the_run_and_writes_nothing() {
     let samples = Samples::serve().await;
     let references = listed(&samples.host());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let saver = ImageSaver::new(options(dir.path(), "amd64")).unwrap();
     let images = || references.iter().cloned().map(SaveImage::from).collect::<Vec<_>>();
     let before = snapshot(dir.path());
@@ -274,7 +275,7 @@ fn bytes_on_disk(dir: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colliding_image_that_is_missing_fails_alone() {
     let (one, two) = (Samples::serve().await, Samples::serve().await);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let tag = "artifacts/sbom:1.0";
     let gone = FaultServer::start().await;
     let names = [
@@ -293,7 +294,7 @@ async fn colliding_image_that_is_missing_fails_alone() {
 async fn pruning_for_another_platform_keeps_the_first() {
     let samples = Samples::serve().await;
     let reference = [Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap()];
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let prune = |arch| {
         let mut options = options(dir.path(), arch);
         options.transfer.index = IndexMode::Prune;
@@ -320,7 +321,7 @@ async fn aborted_run_reports_the_cause() {
     let samples = Samples::serve().await;
     let host = samples.host();
     let of = |name: &str| SaveImage::from(Reference::parse(&format!("{host}/{name}")).unwrap());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let cancelled = options(dir.path(), "amd64");
     cancelled.cancel.cancel();
     let report = ImageSaver::new(cancelled).unwrap().save([of("demo/app:1.0")]).await.unwrap();
@@ -363,7 +364,7 @@ async fn silent_registry_delays_no_other() {
         .map(|number| Reference::parse(&format!("{address}/waiting/image{number}:1")).unwrap().into())
         .collect();
     images.push(Reference::parse(&format!("{}/demo/app:1.0", samples.host())).unwrap().into());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let options = options(dir.path(), "amd64");
     let observer = std::sync::Arc::new(CancelWhenSaved(options.cancel.clone()));
     let saver = ImageSaver::new(options.with_observer(observer)).unwrap();
@@ -382,7 +383,7 @@ async fn collision_check_holds_up_no_other_image() {
     let host = samples.host();
     let names =
         [format!("{address}/demo/app:1.0"), format!("{host}/demo/app:1.0"), format!("{host}/demo/tool:2.1")];
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let options = options(dir.path(), "amd64");
     let observer = std::sync::Arc::new(CancelWhenSaved(options.cancel.clone()));
     let report = ImageSaver::new(options.with_observer(observer)).unwrap().save(&names).await.unwrap();
@@ -431,7 +432,7 @@ async fn attestations_of_selected_platforms_are_saved() {
         ("amd64", false, [false, false], &["attestation", "linux/arm64"]),
         ("all", false, [false, false], &["attestation"]),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut options = options(dir.path(), arch);
         options.transfer.attestations = wanted;
         let row = save(options, &reference).await.images.remove(0);
@@ -445,7 +446,7 @@ async fn attestations_of_selected_platforms_are_saved() {
         assert_eq!(saved, expect, "{arch}, attestations: {wanted}");
     }
     std::fs::remove_file(tree.revision_link("app", &attestations[0].digest)).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let row = save(options(dir.path(), "amd64"), &reference).await.images.remove(0);
     assert_eq!(row.status, Status::Saved, "{:?}", row.error);
     assert!(row.warnings.iter().any(|warning| warning.contains("attestation")), "{:?}", row.warnings);
@@ -472,7 +473,7 @@ async fn first_of_equal_platforms_is_flattened() {
         ("twins", "amd64,arm64", None, ""),
         ("win", "all", Some(&builds[0]), "windows(10.0.20348.1)/amd64"),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut options = options(dir.path(), arch);
         options.transfer.index = IndexMode::Flatten;
         let row =
@@ -506,7 +507,7 @@ async fn image_without_a_platform_is_saved_for_any() {
         ("alloy", "arm64", Status::Failed),
         ("mixed", "amd64", Status::Saved),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let reference = [Reference::parse(&format!("{host}/{name}:1")).unwrap()];
         let row = save(options(dir.path(), arch), &reference).await.images.remove(0);
         assert_eq!(row.status, expect, "{name} for {arch}: {:?}", row.error);
@@ -522,7 +523,7 @@ async fn tag_that_moves_between_head_and_get_is_resolved_again() {
     let image = server.add_image("app", "1", &[b"layer"]);
     let old = Digest::of(b"deleted").to_string();
     server.on("HEAD", "/manifests/1").times(1).answer(Fault::header("Docker-Content-Digest", &old));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let reference = Reference::parse(&format!("{}/app:1", server.registry())).unwrap();
     let row = save(options(dir.path(), "amd64"), &[reference]).await.images.remove(0);
     assert_eq!((row.status, row.digest), (Status::Saved, Some(image.manifest)), "{:?}", row.error);
@@ -545,7 +546,7 @@ async fn pull_image_and_local_digest_agree() {
     }
 
     let samples = Samples::serve().await;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let name = format!("{}/demo/app:1.0", samples.host());
     let observer = Arc::new(Counting::default());
     let mut options = saver::SaveOptions::new(dir.path());

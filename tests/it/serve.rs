@@ -132,6 +132,7 @@ fn docker_manifest_keeps_its_type() {
 #[test]
 fn links_decide_what_a_repository_serves() {
     let world = World::new();
+    world.tree.allow_damage("links of a manifest and a layer are removed");
     let (index, app) = (world.index.digest, "team/app");
     assert_eq!(world.manifest(app, "latest").status, 200);
     // A manifest needs its revision link, also by tag, and even if it is cached.

@@ -3,6 +3,7 @@
 use super::support::images::{Image, assortment, deliver, deliver_all, noise};
 use super::support::peers::registry::{Registry, garbage_collect};
 use super::support::tree;
+use crate::support::scratch::Scratch;
 use proptest::prelude::*;
 use saver::ErrorKind;
 use saver::content::memory::Memory;
@@ -80,7 +81,7 @@ fn sparse() -> Image {
 
 #[tokio::test]
 async fn registry_serves_every_saved_image() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let mut images = assortment();
     images.push(sparse());
     fill(&open(dir.path()), &images).await;
@@ -99,7 +100,7 @@ async fn registry_serves_every_saved_image() {
 
 #[tokio::test]
 async fn garbage_collection_keeps_every_saved_image() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let mut images = assortment();
     images.push(sparse());
     fill(&open(dir.path()), &images).await;
@@ -110,7 +111,7 @@ async fn garbage_collection_keeps_every_saved_image() {
 
 #[tokio::test]
 async fn registry_serves_a_growing_tree_without_errors() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let base = noise("base", 2000);
     let image = |number: usize| {
         let own = noise(&format!("own {number}"), 300);
@@ -149,7 +150,7 @@ async fn registry_serves_a_growing_tree_without_errors() {
 
 #[tokio::test]
 async fn unchanged_images_write_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     fill(&open(dir.path()), &assortment()).await;
     let marks = || -> BTreeMap<_, _> {
         let entries = walkdir::WalkDir::new(dir.path()).into_iter().map(Result::unwrap);
@@ -179,7 +180,7 @@ async fn unchanged_images_write_nothing() {
 
 #[tokio::test]
 async fn damaged_files_are_replaced_by_the_next_save() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
     let whole = tree::files(&dir.path().join("docker"));
@@ -202,7 +203,8 @@ async fn damaged_files_are_replaced_by_the_next_save() {
 
 #[tokio::test]
 async fn damaged_links_are_not_followed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
+    dir.allow_damage("all links end with a newline");
     let image = &assortment()[1];
     let store = open(dir.path());
     deliver(&store, image).await.unwrap();
@@ -221,7 +223,7 @@ async fn damaged_links_are_not_followed() {
 #[tokio::test]
 async fn planted_directory_symlinks_are_not_followed() {
     let images = assortment();
-    let outer = tempfile::tempdir().unwrap();
+    let outer = Scratch::new();
     let elsewhere = outer.path().join("elsewhere");
     let whole = outer.path().join("whole");
     fill(&open(&whole), &images).await;
@@ -273,7 +275,7 @@ async fn planted_directory_symlinks_are_not_followed() {
 
 #[tokio::test]
 async fn planted_file_symlinks_are_replaced() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let images = assortment();
     fill(&open(dir.path()), &images).await;
     let docker = dir.path().join("docker");
@@ -301,7 +303,7 @@ async fn planted_file_symlinks_are_replaced() {
 
 #[tokio::test]
 async fn root_directory_may_be_a_symlink() {
-    let outer = tempfile::tempdir().unwrap();
+    let outer = Scratch::new();
     std::fs::create_dir(outer.path().join("real")).unwrap();
     symlink("real", outer.path().join("dir")).unwrap();
     fill(&open(&outer.path().join("dir")), &assortment()).await;
@@ -311,7 +313,7 @@ async fn root_directory_may_be_a_symlink() {
 /// Two stores on one directory share nothing but the file system, as two processes do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_stores_share_a_directory() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let layers: Vec<_> = (0..6).map(|number| noise(&format!("layer {number}"), 5000)).collect();
     let image = |number: usize| {
         let own = [layers[number % 6].clone(), layers[(number + 1) % 6].clone()];
@@ -345,7 +347,7 @@ async fn concurrent_stores_share_a_directory() {
 
 #[test]
 fn stage_areas_of_dead_processes_are_removed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let dead = dir.path().join(".saver/stage/1-0-dead");
     std::fs::create_dir_all(&dead).unwrap();
     std::fs::write(dead.join("7"), "left").unwrap();
@@ -362,7 +364,7 @@ fn stage_areas_of_dead_processes_are_removed() {
 
 #[test]
 fn lock_error_names_the_holder_until_it_dies() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let store = open(dir.path());
     drop(store.lock_shared(std::time::Duration::ZERO).unwrap());
     // Another process, which says that it has the lock by printing a line, and then waits to be killed.

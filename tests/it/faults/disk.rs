@@ -3,6 +3,7 @@
 use super::*;
 use crate::support::fault::Fault;
 use crate::support::mount::{apart, mount_small, remount};
+use crate::support::scratch::Scratch;
 use crate::support::tree;
 use saver::oci::Digest;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,7 +16,7 @@ use tokio::runtime::Runtime;
 struct Disk {
     runtime: Runtime,
     server: FaultServer,
-    outer: TempDir,
+    outer: Scratch,
     dir: PathBuf,
     names: Vec<String>,
 }
@@ -33,7 +34,7 @@ impl Disk {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = runtime.block_on(FaultServer::start());
-        let outer = tempfile::tempdir().unwrap();
+        let outer = Scratch::new();
         let names: Vec<String> = (0..images.len()).map(|number| format!("team/app{number}")).collect();
         for (name, layers) in names.iter().zip(images) {
             server.add_image(name, "v1", layers);
@@ -121,6 +122,9 @@ fn full_disk_at_any_write_is_one_error_and_recoverable() {
             }
             ran.assert_stopped("No space left on device", "free some space and run the same command again");
             assert_eq!(ran.report["aborted"]["kind"], "storage", "{}", ran.report);
+            let error = ran.err.lines().find(|line| line.contains("No space left on device")).unwrap();
+            let names_image = disk.names.iter().any(|name| error.contains(&format!("/{name}:v1: ")));
+            assert!(names_image && error.contains(disk.dir.to_str().unwrap()), "{error}");
             refused += 1;
         }
         assert!(refused > 5, "only {refused} runs were refused");
@@ -183,6 +187,7 @@ fn layer_that_does_not_fit_fails_only_its_image() {
         let ran = disk.run();
         assert_eq!(ran.code, Some(1), "{}", ran.err);
         assert!(ran.err.contains("does not fit") && ran.err.contains("hint: free some space"), "{}", ran.err);
+        assert!(ran.err.contains(&format!("capacity of the disk of {}", disk.dir.display())), "{}", ran.err);
         assert_eq!(ran.report["images"][0]["error"]["kind"], "too-large");
         assert!(is_tagged(&disk.dir, "team/app1", "v1"));
         disk.assert_true();
@@ -310,6 +315,32 @@ fn missing_permission_is_reported_with_the_path() {
         ran.assert_stopped("Permission denied", "belongs to user root");
     }
     disk.completes();
+}
+
+#[test]
+fn unreadable_tree_is_reported_by_verbs_that_only_read() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: this takes a user of all rights");
+        return;
+    }
+    let disk = Disk::small();
+    disk.completes();
+    let program = disk.outer.path().join("saver");
+    std::fs::copy(env!("CARGO_BIN_EXE_saver"), &program).unwrap();
+    let repositories = disk.dir.join("docker/registry/v2/repositories");
+    std::fs::set_permissions(&repositories, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for verb in ["ls", "verify"] {
+        let mut command = Command::new(&program);
+        command.arg(verb).arg(&disk.dir).env_clear().env("HOME", "/nonexistent").current_dir("/");
+        let output = command.uid(65534).gid(65534).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{verb}: {error}");
+        assert!(
+            error.contains(repositories.to_str().unwrap()) && error.contains("Permission denied"),
+            "{error}"
+        );
+        assert!(error.contains("hint: run as a user who may read it"), "{verb}: {error}");
+    }
 }
 
 #[test]

@@ -51,6 +51,30 @@ async fn schema_1_manifest_is_unsupported() {
 }
 
 #[tokio::test]
+async fn sha512_content_is_unsupported_at_once_and_harmless_where_not_selected() {
+    let scene = Scene::start().await;
+    let digest = format!("sha512:{}", "ab".repeat(64));
+    let image = scene.image("other", &[b"a layer"]);
+    let mut layered: Value = serde_json::from_slice(&raw(&image, Some(media_type::OCI_MANIFEST))).unwrap();
+    layered["layers"][0]["digest"] = digest.clone().into();
+    put(&scene, "app", media_type::OCI_MANIFEST, layered.to_string());
+    let failure = scene.fails("app", ErrorKind::Unsupported, "unsupported digest algorithm sha512").await;
+    assert_eq!(failure.attempts, 1, "{failure:?}");
+    assert_eq!(scene.server.count("GET", "/v2/team/app/manifests/"), 1);
+
+    let bytes = raw(&image, Some(media_type::OCI_MANIFEST));
+    let amd64 = put(&scene, "mixed", media_type::OCI_MANIFEST, bytes.clone());
+    let mut strange = entry(amd64, 1000, "s390x");
+    strange["digest"] = digest.into();
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX,
+        "manifests": [strange, entry(amd64, bytes.len(), "amd64")],
+    });
+    let root = put(&scene, "mixed", media_type::OCI_INDEX, index.to_string());
+    assert_eq!(scene.saves("mixed").await.images[0].digest, Some(root));
+}
+
+#[tokio::test]
 async fn chart_version_plus_becomes_underscore() {
     let scene = Scene::start().await;
     let error = format!("{}/charts/x:1.2.3+build.5", scene.server.registry());

@@ -12,6 +12,7 @@ mod parts;
 
 use crate::support::fault::{FaultServer, Image};
 use crate::support::images::noise;
+use crate::support::scratch::Scratch;
 use bytes::Bytes;
 use saver::error::ErrorReport;
 use saver::oci::{Descriptor, Registry, Tag};
@@ -20,7 +21,6 @@ use saver::verify::{VerifyOptions, verify};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// More than is held in memory: such a layer is received into a file and can be gone on with.
 const LARGE: usize = 300 << 10;
@@ -28,7 +28,7 @@ const LARGE: usize = 300 << 10;
 /// A registry that misbehaves as told, and the tree that is saved into.
 struct Scene {
     server: FaultServer,
-    dir: TempDir,
+    dir: Scratch,
     save: SaveOptions,
 }
 
@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn of(server: FaultServer) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut save = SaveOptions::new(dir.path());
         save.transfer.platforms = "amd64".parse().unwrap();
         // Waits are tested where they matter.

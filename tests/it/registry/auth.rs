@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::fault::{Fault, TokenAuth};
+use crate::support::scratch::Scratch;
 use saver::ErrorKind;
 use saver::content::Target;
 
@@ -289,7 +290,7 @@ async fn session_debug_output_has_no_secrets() {
 async fn origin_of_refused_credentials_is_named() {
     let server = serving().await;
     server.require_basic("ann", "hunter2");
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let mut options = saver::SaveOptions::new(dir.path());
     options.transfer.platforms = "all".parse().unwrap();
     let name = format!("{}/team/app:v1", server.registry());

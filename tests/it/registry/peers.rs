@@ -5,6 +5,7 @@ use crate::support::peers;
 use crate::support::peers::registry::RegistryOptions;
 use crate::support::peers::tls::Tls;
 use crate::support::peers::token::{TokenOptions, TokenServer};
+use crate::support::scratch::Scratch;
 use saver::content::Target;
 use saver::oci::manifest::Manifest;
 use saver::oci::{Digest, RawManifest};
@@ -65,7 +66,7 @@ async fn in_plain_http() {
 
 #[tokio::test]
 async fn with_tokens_of_a_token_server() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Scratch::new();
     let user = Some(("ann", "hunter2"));
     let tokens = TokenServer::start(folder.path(), TokenOptions { user, lifetime: Duration::from_secs(300) });
     let options = RegistryOptions { token: Some(tokens.auth()), ..RegistryOptions::default() };
@@ -82,7 +83,7 @@ async fn with_tokens_of_a_token_server() {
 
 #[tokio::test]
 async fn over_tls_with_a_private_authority() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Scratch::new();
     let tls = Tls::make(folder.path());
     let options = RegistryOptions { tls: Some(tls.clone()), ..RegistryOptions::default() };
     let registry = peers::registry::Registry::start(&peers::samples(), &options);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::fault::{Fault, TokenAuth};
+use crate::support::scratch::Scratch;
 use saver::{ImageSaver, SaveImage, SaveOptions};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +30,7 @@ async fn one_request_in_three_fails_and_every_image_is_saved() {
     for (seed, fault) in (0..).zip(faults) {
         server.on("", "").one_in(18, seed).answer(fault);
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let mut save = SaveOptions::new(dir.path());
     save.transfer.platforms = "amd64".parse().unwrap();
     // Enough tries that chance alone never spends them all.

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::support::fault::{Authority, Fault};
+use crate::support::peers::registry::{self as peers, RegistryOptions};
+use crate::support::peers::tls::Tls;
+use crate::support::scratch::Scratch;
 use saver::ErrorKind;
 
 async fn serving(authority: &Authority, names: &[&str]) -> FaultServer {
@@ -89,6 +92,45 @@ async fn loopback_registry_is_probed_once() {
         let (repository, tag) = (repository(), tag());
         let all = futures::future::join_all((0..4).map(|_| session.resolve(&repository, &tag))).await;
         assert!(all.iter().all(saver::Result::is_ok));
+    }
+}
+
+#[tokio::test]
+async fn plain_http_to_a_tls_port_is_recognised() {
+    let authority = Authority::new();
+    // Its TLS library sends an alert.
+    let server = serving(&authority, &["127.0.0.1"]).await;
+    let dir = Scratch::new();
+    let tls = Some(Tls::make(dir.path()));
+    // Go's sends a 400.
+    let go = peers::Registry::start(dir.path(), &RegistryOptions { tls, ..RegistryOptions::default() });
+    for registry in [server.registry(), go.address.parse().unwrap()] {
+        let mut options = options();
+        options.plain_http = true;
+        let error = session(registry.clone(), options).resolve(&repository(), &tag()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(&format!("{registry} speaks HTTPS at this port")), "{error}");
+        assert_eq!(error.hint(), Some(&*format!("remove --plain-http {registry}")));
+    }
+    assert_eq!(server.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn https_to_a_plain_http_port_is_recognised() {
+    let server = FaultServer::start().await;
+    let dir = Scratch::new();
+    let go = peers::Registry::serve(dir.path());
+    for registry in [server.registry(), go.address.parse().unwrap()] {
+        // A mirror's scheme is taken as it is.
+        let mut options = options();
+        options.mirrors = vec![format!("https://{registry}").parse().unwrap()];
+        options.plain_http = true;
+        let error = session("127.0.0.1:1".parse().unwrap(), options)
+            .resolve(&repository(), &tag())
+            .await
+            .unwrap_err();
+        let causes: String = error.causes().iter().map(ToString::to_string).collect();
+        assert!(causes.contains(&format!("{registry} does not speak TLS")), "{error}");
     }
 }
 

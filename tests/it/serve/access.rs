@@ -4,6 +4,7 @@ use super::super::support::handmade::Tree;
 use super::super::support::peers::tls::Tls;
 use super::super::support::peers::{run, samples, succeed};
 use super::super::support::serving::{Serving, ask};
+use crate::support::scratch::Scratch;
 use saver::serve::http::{AccessRecord, Htpasswd, ServeOptions, TlsIdentity};
 use std::sync::{Arc, Mutex};
 
@@ -38,7 +39,7 @@ fn password_is_required_for_everything_but_health() {
 
 #[test]
 fn skopeo_logs_in_over_tls() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let tls = Tls::make(dir.path());
     let identity = TlsIdentity::from_files(&tls.certificate, &tls.key).unwrap();
     let mut options = ServeOptions::new(Some(identity));

@@ -5,6 +5,7 @@ use super::super::support::peers::registry::Registry;
 use super::super::support::peers::tls::Tls;
 use super::super::support::peers::{run, samples, succeed};
 use super::super::support::serving::{Serving, ask};
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 use saver::serve::http::{ServeOptions, TlsIdentity};
 use saver::store::Store;
@@ -18,7 +19,7 @@ fn tag(name: &str, tag: &str) -> Digest {
 fn skopeo_copies_every_sample() {
     let serving = Serving::start(&samples());
     let store = Store::open_read_only(&samples()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     for repository in store.repositories().unwrap() {
         if repository.as_str() == "demo/nested" {
             // skopeo does not support nested indexes.
@@ -57,7 +58,7 @@ fn containerd_pulls() {
 #[test]
 fn podman_and_buildah_pull() {
     let serving = Serving::start(&samples());
-    let state = tempfile::tempdir().unwrap();
+    let state = Scratch::new();
     let at = |name: &str| state.path().join(name).to_str().unwrap().to_owned();
     let storage =
         ["--root", &at("root"), "--runroot", &at("run"), "--storage-driver", "vfs"].map(String::from);
@@ -71,7 +72,7 @@ fn podman_and_buildah_pull() {
 
 #[test]
 fn clients_pull_over_tls() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let tls = Tls::make(dir.path());
     let options = ServeOptions::new(Some(TlsIdentity::from_files(&tls.certificate, &tls.key).unwrap()));
     let serving = Serving::with(&samples(), options);

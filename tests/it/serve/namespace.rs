@@ -4,6 +4,7 @@ use super::super::support::handmade::Tree;
 use super::super::support::peers::containerd::Containerd;
 use super::super::support::serving::Serving;
 use super::reported_digest;
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 
 /// A directory whose names have the host of the registry in front, and one image from each of two registries.
@@ -79,7 +80,7 @@ fn ns_is_accepted_in_a_directory_without_hosts() {
 #[test]
 fn containerd_pulls_original_names_from_one_mirror() {
     let tree = Tree::new();
-    let hosts = tempfile::tempdir().unwrap();
+    let hosts = Scratch::new();
     let layer = gzip_of_empty_tar();
     for (place, tag) in [("docker.io/library/app", "v1"), ("quay.example/team/tool", "v2")] {
         let image = tree.image(place, "linux/amd64", &[&layer, place.as_bytes()]);

@@ -2,6 +2,7 @@
 
 use super::super::support::peers::samples;
 use super::super::support::serving::ask;
+use crate::support::scratch::Scratch;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
@@ -70,7 +71,7 @@ fn verbose_log_has_each_request() {
 fn unusable_arguments_are_reported() {
     let dir = samples();
     let dir = dir.to_str().unwrap();
-    let empty = tempfile::tempdir().unwrap();
+    let empty = Scratch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, code, words) in [

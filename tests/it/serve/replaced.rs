@@ -4,6 +4,7 @@ use super::super::support::handmade::Tree;
 use super::super::support::mount::{apart, mount_small};
 use super::super::support::serving::Serving;
 use super::reported_digest;
+use crate::support::scratch::Scratch;
 use saver::oci::Digest;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ fn tree_at(path: &Path, layer: &[u8]) -> Digest {
 
 #[test]
 fn renamed_and_recreated_directory_is_served() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Scratch::new();
     let path = dir.path().join("registry");
     let first = tree_at(&path, b"first");
     let serving = Serving::open(&path);
@@ -41,7 +42,7 @@ fn renamed_and_recreated_directory_is_served() {
 #[test]
 fn mounted_and_unmounted_directory_is_served() {
     apart(|| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let path = dir.path().join("registry");
         let below = tree_at(&path, b"below");
         // This creates a mount namespace for the thread, and for the server that it starts.

@@ -1,10 +1,10 @@
 //! A tree as registries keep it, written by hand: whole by default, and damaged where a test wants it so.
 
+use super::scratch::Scratch;
 use saver::oci::{Descriptor, Digest, Platform, media_type};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// The type of the layers, whose content no test here unpacks.
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -13,14 +13,19 @@ const CHART: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 
 /// A directory with a registry's tree in it, removed when dropped.
 pub(crate) struct Tree {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Tree {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         fs::create_dir_all(dir.path().join("docker/registry/v2/repositories")).unwrap();
         Self { dir }
+    }
+
+    /// The tree is damaged on purpose; `how` says what is wrong with it.
+    pub(crate) fn allow_damage(&self, how: &str) {
+        self.dir.allow_damage(how);
     }
 
     /// The directory that a registry would mount.

@@ -14,6 +14,7 @@ pub(crate) mod proxy;
 pub(crate) mod registry_model;
 pub(crate) mod relay;
 pub(crate) mod samples;
+pub(crate) mod scratch;
 pub(crate) mod serving;
 pub(crate) mod stopping;
 pub(crate) mod tree;

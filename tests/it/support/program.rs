@@ -1,16 +1,16 @@
 //! The real binary, run as people run it: with a home and an environment of its own.
 
+use super::scratch::Scratch;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// A home for the program, in which its configuration is written.
 pub(crate) struct Home {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 /// What a run of the program came to.
@@ -31,7 +31,12 @@ impl Ran {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: Scratch::new() }
+    }
+
+    /// Trees below this home are damaged on purpose; `how` says what is wrong with them.
+    pub(crate) fn allow_damage(&self, how: &str) {
+        self.dir.allow_damage(how);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -274,6 +274,7 @@ impl RegistryModel {
                 return Err(format!("{}: no _layers directory", repository.name));
             }
             let revisions = repository.path.join("_manifests/revisions/sha256");
+            let mut tagged: Option<BTreeSet<String>> = None;
             for entry in names(&revisions) {
                 let path = revisions.join(&entry).join("link");
                 if !path.exists() {
@@ -283,8 +284,13 @@ impl RegistryModel {
                 if !self.data(&hex).exists() {
                     continue;
                 }
-                if delete_untagged && !self.tagged(&repository)?.contains(&hex) {
-                    continue;
+                if delete_untagged {
+                    if tagged.is_none() {
+                        tagged = Some(self.tagged(&repository)?);
+                    }
+                    if !tagged.as_ref().unwrap().contains(&hex) {
+                        continue;
+                    }
                 }
                 let manifest = self.manifest(&hex)?;
                 self.marked.insert(hex);

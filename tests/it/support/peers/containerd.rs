@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
+use crate::support::scratch::Scratch;
 
 use super::{Daemon, succeed};
 
@@ -11,7 +11,7 @@ use super::{Daemon, succeed};
 pub(crate) struct Containerd {
     socket: String,
     _daemon: Daemon,
-    _state: TempDir,
+    _state: Scratch,
 }
 
 impl Containerd {
@@ -36,7 +36,7 @@ impl Containerd {
     }
 
     fn configured(head: &str, tail: &str) -> Self {
-        let state = tempfile::tempdir().expect("a temporary directory");
+        let state = Scratch::new();
         let dir = state.path().to_str().expect("a path in UTF-8");
         let config = format!(
             "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n{head}\

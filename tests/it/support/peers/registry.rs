@@ -1,10 +1,9 @@
 //! docker-registry, as a source and as a reader of what saver wrote.
 
+use crate::support::scratch::Scratch;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use tempfile::TempDir;
 
 use super::tls::Tls;
 use super::{Daemon, Said, run};
@@ -37,7 +36,7 @@ pub(crate) struct Registry {
     pub(crate) address: String,
     /// The process.
     pub(crate) daemon: Daemon,
-    _config: TempDir,
+    _config: Scratch,
 }
 
 impl Registry {
@@ -48,7 +47,7 @@ impl Registry {
 
     /// Serves a directory.
     pub(crate) fn start(root: &Path, options: &RegistryOptions) -> Self {
-        let config = tempfile::tempdir().expect("a temporary directory");
+        let config = Scratch::new();
         let file = config.path().join("config.yml");
         std::fs::write(&file, configuration(root, options)).expect("a configuration");
         let (daemon, address) =
