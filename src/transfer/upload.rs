@@ -214,7 +214,7 @@ mod tests {
     use crate::content::memory::{Contents, Memory};
     use crate::content::retry::RetryPolicy;
     use crate::content::{Ingest, Place, Publication};
-    use crate::oci::{RawManifest, Repository, Tag};
+    use crate::oci::{Descriptor, RawManifest, Reference, Repository, Tag};
     use crate::transfer::{Image, Report, Silent, TransferOptions};
     use parking_lot::Mutex;
     use std::convert::Infallible;

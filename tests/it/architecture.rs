@@ -172,6 +172,21 @@ fn files_are_at_most_550_lines() {
     }
 }
 
+/// Trees in other directories would not be read by the model of a registry.
+#[test]
+fn tests_make_temporary_directories_in_one_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    for entry in walkdir::WalkDir::new(root).into_iter().map(Result::unwrap) {
+        let is_source = entry.path().extension().is_some_and(|extension| extension == "rs");
+        if !is_source || entry.path().ends_with("support/scratch.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let own = concat!("tempfile::", "tempdir");
+        assert!(!text.contains(own), "{}: use Scratch", entry.path().display());
+    }
+}
+
 #[test]
 fn imports_are_read_from_both_forms_of_use() {
     let text = "use crate::error::Result;\nuse crate::{oci::Digest, store};\n// crate::cli\n\

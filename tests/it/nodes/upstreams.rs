@@ -1,10 +1,10 @@
 //! The sample images as images of `docker.io` and `quay.example`, in a tree of either form of names.
 
 use crate::support::peers::samples;
+use crate::support::scratch::Scratch;
 use crate::support::tree::copy_tree;
 use saver::oci::Digest;
 use std::path::Path;
-use tempfile::TempDir;
 
 /// The original names, each with its repository among the samples.
 pub(super) const IMAGES: [(&str, &str); 2] =
@@ -14,8 +14,8 @@ pub(super) const IMAGES: [(&str, &str); 2] =
 pub(super) const REGISTRIES: [&str; 2] = ["docker.io", "quay.example"];
 
 /// The samples in a tree saved with these names: `strip` or `domain`.
-pub(super) fn tree(names: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
+pub(super) fn tree(names: &str) -> Scratch {
+    let dir = Scratch::new();
     copy_tree(&samples(), dir.path());
     if names == "domain" {
         let repositories = dir.path().join("docker/registry/v2/repositories");
