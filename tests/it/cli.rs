@@ -107,7 +107,6 @@ const FLAGS: &[&str] = &[
     "password-stdin",
     "authfile",
     "plain-http",
-    "upload-chunk-size",
     "insecure-tls",
     "ca-file",
     "cert-dir",

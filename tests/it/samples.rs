@@ -1,7 +1,6 @@
 //! The sample images are what they claim to be: real registries serve them, real clients read them.
 
 use crate::support::scratch::Scratch;
-use std::path::Path;
 
 use super::support::peers::containerd::Containerd;
 use super::support::peers::registry::{Registry, RegistryOptions, garbage_collect};

@@ -34,11 +34,6 @@ impl Home {
         Self { dir: Scratch::new() }
     }
 
-    /// Trees below this home are damaged on purpose; `how` says what is wrong with them.
-    pub(crate) fn allow_damage(&self, how: &str) {
-        self.dir.allow_damage(how);
-    }
-
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
