@@ -6,6 +6,7 @@ use super::node::ImageContent;
 use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, ImageSlot};
 use super::stats::ImageStats;
+use super::stop::Stop;
 use super::{Engine, Image, Resolution, elapsed_seconds};
 use crate::content::{ImageOrigin, Place, Publication, Resolved, Sink, Source};
 use crate::error::ErrorReport;
@@ -13,7 +14,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
-use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -451,50 +451,6 @@ fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
 /// Adds sizes that come from manifests and may overflow.
 pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
-}
-
-/// Ends a run early.
-struct Stop {
-    token: CancellationToken,
-    fail_fast: bool,
-    /// The failure that ended it.
-    cause: Mutex<Option<Error>>,
-}
-
-impl Stop {
-    fn new(cancel: &CancellationToken, fail_fast: bool) -> Self {
-        Self { token: cancel.child_token(), fail_fast, cause: Mutex::default() }
-    }
-
-    /// Ends the run if `error` of `reference` concerns more than its own image.
-    fn record_failure(&self, reference: &Reference, error: &Error) {
-        let cause = match error.kind() {
-            // A failing disk fails every image. The message names the file and the first image that it failed.
-            ErrorKind::Storage => match error.subject() {
-                "" => error.clone().with_subject(reference),
-                file => error.clone().context(file).with_subject(reference),
-            },
-            ErrorKind::Cancelled => return,
-            _ if self.fail_fast => {
-                error.clone().with_subject(reference).context("stopped at the first failure")
-            }
-            _ => return,
-        };
-        self.cause.lock().get_or_insert(cause);
-        self.token.cancel();
-    }
-
-    /// Why the run ended early.
-    fn cause(&self, cancel: &CancellationToken) -> Option<Error> {
-        let own = self.cause.lock().take();
-        own.or_else(|| {
-            cancel.is_cancelled().then(|| Error::new(ErrorKind::Cancelled, "", "the run was interrupted"))
-        })
-    }
-
-    fn cancelled(&self, reference: &Reference) -> Error {
-        Error::new(ErrorKind::Cancelled, reference, "the run ended before this image was complete")
-    }
 }
 
 pub(super) fn names(content: &ImageContent) -> Vec<String> {

@@ -22,6 +22,7 @@ mod scheduler;
 mod single_flight;
 mod source_copies;
 mod stats;
+mod stop;
 mod upload;
 
 #[cfg(feature = "archive")]

@@ -3,6 +3,7 @@
 use super::support::handmade::Tree;
 use super::support::program::{Home, Ran, run};
 use super::support::samples::Samples;
+use crate::support::scratch::Scratch;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -18,7 +19,7 @@ fn missing(ran: &Ran) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_images_and_platforms_are_found_offline() {
     let samples = Samples::serve().await;
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let image = |name: &str| format!("{}/demo/{name}:1.0", samples.host());
     home.save(dir.path(), "amd64", &[image("app"), image("single"), image("nested")], &[], 0);
     let (app, single, nested, bare) = (image("app"), image("single"), image("nested"), image("bare"));
@@ -42,7 +43,7 @@ async fn missing_images_and_platforms_are_found_offline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn image_of_another_registry_does_not_count() {
     let samples = Samples::serve().await;
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let image = format!("{}/demo/app:1.0", samples.host());
     home.save(dir.path(), "amd64", std::slice::from_ref(&image), &[], 0);
     let list = home.write("images", "quay.io/demo/app:1.0\n");

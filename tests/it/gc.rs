@@ -5,6 +5,7 @@ use super::support::peers::registry::Registry;
 use super::support::program::{Home, run};
 use super::support::registry_model::assert_served;
 use super::verify::look;
+use crate::support::scratch::Scratch;
 use saver::oci::Descriptor;
 use saver::store::Store;
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ fn image_saved_by_digest_is_kept_until_it_is_removed() {
     let image = source.image("team/app", "linux/amd64", &[b"layer"]);
     source.tag("team/app", "1", &image.digest);
     let registry = Registry::serve(source.dir());
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let name = format!("{}/team/app@{}", registry.address, image.digest);
     home.save(dir.path(), "amd64", std::slice::from_ref(&name), &[], 0);
     gc(&home, dir.path(), &[]);

@@ -5,6 +5,7 @@ use super::support::handmade::Tree;
 use super::support::peers::registry::Registry;
 use super::support::program::{Home, Victim, run};
 use super::support::samples::Samples;
+use crate::support::scratch::Scratch;
 use saver::store::Store;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -46,7 +47,7 @@ fn sources(dir: &Path) -> BTreeSet<(String, String)> {
 #[test]
 fn image_of_another_registry_replaces_a_tag_only_on_request() {
     let rivals = Rivals::serve();
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let (one, two) = (rivals.image(0), rivals.image(1));
     home.save(dir.path(), "amd64", std::slice::from_ref(&one), &[], 0);
     let (ran, report) = home.save(dir.path(), "amd64", std::slice::from_ref(&two), &[], 1);
@@ -73,7 +74,7 @@ fn image_of_another_registry_replaces_a_tag_only_on_request() {
 #[test]
 fn rule_of_names_is_remembered() {
     let rivals = Rivals::serve();
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let one = rivals.image(0);
     home.save(dir.path(), "amd64", std::slice::from_ref(&one), &["--names", "domain"], 0);
     let (_, report) = home.save(dir.path(), "amd64", std::slice::from_ref(&one), &[], 0);
@@ -93,7 +94,7 @@ fn rule_of_names_is_remembered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn export_uses_the_name_that_an_image_was_saved_from() {
     let samples = Samples::serve().await;
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let one = format!("{}/demo/app:1.0", samples.host());
     home.save(dir.path(), "amd64", std::slice::from_ref(&one), &[], 0);
     for (number, name) in ["demo/app:1.0", &one].into_iter().enumerate() {
@@ -114,7 +115,7 @@ async fn export_uses_the_name_that_an_image_was_saved_from() {
 #[test]
 fn import_records_the_names_of_an_archive() {
     let rivals = Rivals::serve();
-    let (home, dir, other) = (Home::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (home, dir, other) = (Home::new(), Scratch::new(), Scratch::new());
     let one = rivals.image(0);
     home.save(dir.path(), "amd64", std::slice::from_ref(&one), &[], 0);
     let mut command = home.saver(["export", "--format", "oci-archive", "--output", "a.tar", "--dir"]);
@@ -132,7 +133,7 @@ fn savers_at_once_record_every_image() {
     let fleet = Fleet::make(8);
     let source = Registry::serve(fleet.tree.dir());
     let images = fleet.references(&source.address);
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let lists = [&images[..5], &images[3..], &images[..]];
     let savers: Vec<Victim> =
         lists.iter().map(|list| Victim::start(&mut home.saving(dir.path(), "amd64", list))).collect();
@@ -146,7 +147,7 @@ fn savers_at_once_record_every_image() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_records_leave_the_names_of_the_tree() {
     let samples = Samples::serve().await;
-    let (home, dir) = (Home::new(), tempfile::tempdir().unwrap());
+    let (home, dir) = (Home::new(), Scratch::new());
     let image = format!("{}/demo/app:1.0", samples.host());
     home.save(dir.path(), "amd64", std::slice::from_ref(&image), &[], 0);
     std::fs::write(dir.path().join(".saver/sources/0.jsonl"), b"\0\0\0{\"v\":1").unwrap();
