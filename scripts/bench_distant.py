@@ -17,6 +17,8 @@ LINK_IDLE, TAIL_IDLE = 0.08, 0.08
 """Of a distant link, over the whole run and in the last tenth of it."""
 FIRST_BLOB = 6
 """Round trips from the program's start until a layer's first byte."""
+SIGNED, SIGNED_AGAIN = 2.2, 3.0
+"""Time of a run with referrers, of the same without; further requests an image of the next run."""
 PIPELINING, AGAIN = 1.3, 1.2
 """Time of a run of small images, and of one with nothing to do, of requests x round trip / connections."""
 
@@ -57,13 +59,42 @@ def distant(args: argparse.Namespace, scratch: Path) -> list[Bar]:
     return found
 
 
-def distant_run(args: argparse.Namespace, source: Source, out: Path) -> far.Passed:
+def signed(args: argparse.Namespace, scratch: Path) -> list[Bar]:
+    """1000 images with a signature and an SBOM each over a distant link, beside the same without
+    them; then again with nothing to do. `saver serve` has the referrers API."""
+    count = 1000
+    source = Source(args.work, "distant-signed", ["--small", "--signed", "--count", str(count)])
+    source.warm()
+    print(f"\n{'over a distant link':<22}{'wall s':>8}{'requests':>10}{'again s':>9}{'requests':>10}")
+    walls, requests = {}, {}
+    for kinds in ("none", "all"):
+        runs = []
+        for _ in range(args.rounds):
+            out = Path(tempfile.mkdtemp(prefix="out-", dir=scratch))
+            options = ("--referrers", kinds)
+            first = distant_run(args, source, out, "saver", *options)
+            runs.append((first, distant_run(args, source, out, "saver", *options)))
+        first, again = sorted(runs, key=lambda run: run[0].wall)[len(runs) // 2]
+        walls[kinds], requests[kinds] = first.wall, len(again.requests)
+        print(f"{'referrers: ' + kinds:<22}{first.wall:>8.2f}{len(first.requests):>10}"
+              f"{again.wall:>9.2f}{len(again.requests):>10}", flush=True)
+    more = (requests["all"] - requests["none"]) / count
+    return [
+        Bar("time with a signature and an SBOM each, of that without", walls["all"] / walls["none"], SIGNED),
+        # The index and its one manifest, and the tags of each image's repository.
+        Bar("nothing to do: further requests an image", more, SIGNED_AGAIN),
+    ]
+
+
+def distant_run(
+    args: argparse.Namespace, source: Source, out: Path, server: str = "nginx", *options: str
+) -> far.Passed:
     """One run into `out`, over a link of its own."""
     scratch = Path(tempfile.mkdtemp(prefix="distant-", dir=out.parent))
-    with source.serve("nginx", scratch, args.saver) as server:
+    with source.serve(server, scratch, args.saver) as server:
         with far.Link(server.address, scratch) as link:
             ways = Ways(args.saver, source, link.address, scratch)
             os.sync()
             begun = time.time()
-            cost = ways.save_into(out, "--plain-http", link.address)
+            cost = ways.save_into(out, "--plain-http", link.address, *options)
         return link.passed(begun, cost.wall)

@@ -278,8 +278,9 @@ def own_layer_sizes(rng: random.Random, total: int) -> list[list[int]]:
     return sizes
 
 
-def small(root: Path, host: str, count: int) -> list[str]:
-    """Writes `count` tiny images; returns their references."""
+def small(root: Path, host: str, count: int, signed: bool = False) -> list[str]:
+    """Writes `count` tiny images, each with a signature and an SBOM if `signed`; returns their
+    references."""
     tree = Tree(root)
     rng = random.Random(count)
     base = random_layer(tree, rng, 4000)
@@ -288,9 +289,30 @@ def small(root: Path, host: str, count: int) -> list[str]:
         repo = Repository(tree, f"small/image-{number:05}")
         layers = [base, random_layer(tree, rng, 1000)]
         image = {**repo.image(AMD64, layers), "platform": AMD64}
-        repo.tag("v1.0", repo.index([image]))
+        index = repo.index([image])
+        repo.tag("v1.0", index)
+        if signed:
+            refer(repo, index)
         references.append(f"{host}/{repo.name}:v1.0")
     return references
+
+
+def refer(repo: Repository, subject: dict) -> None:
+    """Writes a signature and an SBOM that refer to `subject`, and the index that lists them."""
+    entries = []
+    for kind in ("application/vnd.dev.sigstore.bundle.v0.3+json", "application/spdx+json"):
+        payload = {"kind": kind, "subject": subject["digest"], "name": repo.name}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": it.OCI_MANIFEST,
+            "artifactType": kind,
+            "config": repo.json_blob({}, "application/vnd.oci.empty.v1+json"),
+            "layers": [repo.json_blob(payload, kind)],
+            "subject": {key: subject[key] for key in ("mediaType", "digest", "size")},
+        }
+        entries.append({**repo.manifest(manifest, it.OCI_MANIFEST), "artifactType": kind})
+    listed = {"schemaVersion": 2, "mediaType": it.OCI_INDEX, "manifests": entries}
+    repo.tag(subject["digest"].replace(":", "-"), repo.manifest(listed, it.OCI_INDEX))
 
 
 def giants(root: Path, host: str, megabytes: list[int], count: int) -> list[str]:
@@ -344,6 +366,8 @@ def main() -> int:
     bench_args.add_argument("--host", default="localhost:5000", help="registry in the references")
     bench_args.add_argument("--list", type=Path, help="file for the references (default: stdout)")
     bench_args.add_argument("--small", action="store_true", help="tiny images")
+    bench_args.add_argument("--signed", action="store_true",
+                            help="a signature and an SBOM for each tiny image")
     bench_args.add_argument("--giants", type=int, nargs="+", metavar="MB",
                             help="layers of these sizes, and --count images of small ones")
     bench_args.add_argument("--count", type=int, default=1000, help="how many tiny images")
@@ -355,7 +379,7 @@ def main() -> int:
     if args.giants:
         references = giants(args.dir, args.host, args.giants, args.count)
     elif args.small:
-        references = small(args.dir, args.host, args.count)
+        references = small(args.dir, args.host, args.count, args.signed)
     else:
         references = bench(args.dir, args.host)
     text = "".join(reference + "\n" for reference in references)

@@ -237,6 +237,12 @@ fn directory(store: &Store, by_place: bool) -> Result<DiffEntries> {
     let tagged = |repository: Repository| -> Result<Vec<(String, DiffEntry)>> {
         let mut entries = Vec::new();
         for tag in store.tags(&repository)? {
+            // Signatures and other referrers are part of their image.
+            if let Some(subject) = tag.referrers_subject()
+                && store.has_revision(&repository, &subject)?
+            {
+                continue;
+            }
             let Some(digest) = store.read_tag(&repository, &tag)? else { continue };
             let place = Place { repository: repository.clone(), tag: Some(tag) };
             let entry = DiffEntry { digest: Some(digest), repository: Some(repository.clone()) };

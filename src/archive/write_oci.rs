@@ -53,6 +53,14 @@ fn add(
     }
     if let Some(root) = image.content.manifests.last() {
         index.set(&image.name, &root.descriptor())?;
+        for referrer in image.content.referrers.lists.iter().flat_map(|list| &list.referrers) {
+            index.add_referrer(referrer);
+        }
+        for (tag, digest) in &image.content.referrers.tags {
+            if let Some(raw) = image.content.manifests.iter().find(|raw| raw.digest == *digest) {
+                index.set(&image.name.sibling(&tag.tag()), &raw.descriptor())?;
+            }
+        }
     }
     members.extend(own);
     Ok(())

@@ -65,7 +65,7 @@ impl Sample {
                 .collect(),
             manifests: self.manifests.clone(),
             blobs: self.blobs.iter().map(|blob| Digest::of(blob)).collect(),
-            origin: None,
+            ..Publication::default()
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Content in memory, as source and sink. Simple enough to be obviously correct: the reference for other implementations, and
 //! the double that the engine is tested with.
 
-use super::{BlobStream, BlobWriter, Ingest, Place, Publication, Resolved, Sink, Source, Target};
+use super::{
+    BlobStream, BlobWriter, Ingest, Place, Publication, Referrer, ReferrerList, Resolved, Sink, Source,
+    Target,
+};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
+use crate::oci::referrer::{self, ReferrerTag, ReferrerTagKind};
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::{Mutex, MutexGuard};
@@ -130,6 +134,21 @@ impl State {
         self.contents.revisions.insert((repository.clone(), manifest.digest));
     }
 
+    /// The index that the fallback tag of `subject` names.
+    fn referrer_index(&self, repository: &Repository, subject: &Digest) -> Option<RawManifest> {
+        let tag = (repository.clone(), Tag::referrers(subject));
+        let bytes = self.contents.blobs.get(self.contents.tags.get(&tag)?)?;
+        RawManifest::new(bytes.clone(), None).ok()
+    }
+
+    /// The entries of that index.
+    fn listed(&self, repository: &Repository, subject: &Digest) -> Vec<Descriptor> {
+        match self.referrer_index(repository, subject).and_then(|index| index.parse().ok()) {
+            Some(Manifest::Index(index)) => index.manifests,
+            _ => Vec::new(),
+        }
+    }
+
     fn tag(&mut self, repository: &Repository, tag: &Tag, digest: Digest) {
         self.contents.history.insert((repository.clone(), tag.clone(), digest));
         self.contents.tags.insert((repository.clone(), tag.clone()), digest);
@@ -180,11 +199,20 @@ impl Source for Memory {
         let chunks = futures::stream::iter((0..length).step_by(CHUNK).map(chunk)).boxed();
         Ok(BlobStream { start: start as u64, length: Some(length as u64), chunks })
     }
+
+    async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Referrer>> {
+        let state = self.lock();
+        let listed = state.listed(repository, subject).into_iter().map(Referrer::Listed);
+        let cosign = ReferrerTagKind::COSIGN.map(|kind| ReferrerTag { subject: *subject, kind });
+        let has = |tag: &ReferrerTag| state.contents.tags.contains_key(&(repository.clone(), tag.tag()));
+        Ok(listed.chain(cosign.into_iter().filter(has).map(Referrer::Tagged)).collect())
+    }
 }
 
 impl Sink for Memory {
     type Writer = MemoryWriter;
     type Upload = Infallible;
+    const LISTS_REFERRERS: bool = true;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         Ok(self.lock().contents.tags.get(&(repository.clone(), tag.clone())).copied())
@@ -211,6 +239,16 @@ impl Sink for Memory {
 
     async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         Ok(self.lock().contents.revisions.contains(&(repository.clone(), *digest)))
+    }
+
+    async fn lists_referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> Result<bool> {
+        let listed = self.lock().listed(repository, subject);
+        Ok(referrers.iter().all(|referrer| listed.iter().any(|entry| entry.digest == referrer.digest)))
     }
 
     async fn ingest(
@@ -255,6 +293,14 @@ impl Sink for Memory {
             }
             for manifest in &image.manifests {
                 state.add_manifest(repository, manifest);
+            }
+            for (tag, digest) in &image.referrers.tags {
+                state.tag(repository, &tag.tag(), *digest);
+            }
+            for ReferrerList { subject, referrers } in &image.referrers.lists {
+                let index = referrer::merge(state.referrer_index(repository, subject).as_ref(), referrers)?;
+                state.add_manifest(repository, &index);
+                state.tag(repository, &Tag::referrers(subject), index.digest);
             }
             if let (Some(tag), Some(root)) = (tag, image.root()) {
                 state.tag(repository, tag, root);

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod retry;
 
 use crate::error::Result;
+use crate::oci::referrer::ReferrerTag;
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -45,6 +46,15 @@ pub struct Resolved {
     /// The manifest, if finding the digest took fetching it (a server that answers HEAD without a Docker-Content-Digest
     /// header).
     pub manifest: Option<RawManifest>,
+}
+
+/// A referrer as its source lists it. The engine verifies that its manifest names the subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Referrer {
+    /// A manifest that names its subject.
+    Listed(Descriptor),
+    /// A manifest that only its tag connects with the subject, as cosign writes them.
+    Tagged(ReferrerTag),
 }
 
 /// A response with a blob's bytes.
@@ -93,6 +103,20 @@ pub trait Source: Send + Sync + 'static {
         to: Option<u64>,
     ) -> impl Future<Output = Result<BlobStream>> + Send;
 
+    /// What refers to the manifest `subject`: signatures, attestations, SBOMs. Nothing, unless the source overrides this.
+    ///
+    /// # Errors
+    /// As `resolve`; `TooLarge` if there are more than [`MAX_REFERRERS`](crate::oci::referrer::MAX_REFERRERS). A subject or
+    /// repository that does not exist has no referrers.
+    fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> impl Future<Output = Result<Vec<Referrer>>> + Send {
+        let _ = (repository, subject);
+        std::future::ready(Ok(Vec::new()))
+    }
+
     /// The engine reports that the blob `digest`, all of it from this source, did not have that digest.
     ///
     /// A source with several endpoints (a registry with mirrors) no longer requests this digest from the one that served it.
@@ -127,6 +151,10 @@ pub trait Sink: Send + Sync + 'static {
     /// Whether repositories share blobs, so that one that was written for any of them can be linked in the others. If not, as in
     /// registries, the engine ingests each blob for each repository, one after the other.
     const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = true;
+
+    /// Whether the sink connects referrers with manifests that it may not have, so that they can be found by the digest of an index
+    /// that was rewritten.
+    const LISTS_REFERRERS: bool = false;
 
     /// The digest that `repository:tag` names.
     ///
@@ -182,6 +210,20 @@ pub trait Sink: Send + Sync + 'static {
         repository: &Repository,
         digest: &Digest,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Whether `repository` lists all of `referrers` for `subject`. A sink that keeps no such lists returns true.
+    ///
+    /// # Errors
+    /// As `tag`.
+    fn lists_referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> impl Future<Output = Result<bool>> + Send {
+        let _ = (repository, subject, referrers);
+        std::future::ready(Ok(true))
+    }
 
     /// The space that is left, if it is known.
     ///
@@ -365,16 +407,18 @@ impl BlobUpload for Infallible {
 }
 
 /// An image that is ready to be published.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Publication {
     /// The destinations: each repository gets all links, and its tag.
     pub places: Vec<Place>,
-    /// The manifests and indexes, children first, the root last.
+    /// The manifests and indexes, children first, the root last. Those of referrers come before those of the image.
     pub manifests: Vec<Arc<RawManifest>>,
     /// The configurations and layers to link, without duplicates.
     pub blobs: Vec<Digest>,
     /// Where it comes from, if its source has a name for it.
     pub origin: Option<ImageOrigin>,
+    /// The referrers among the manifests. They are listed, and their tags written, before the tags of the places.
+    pub referrers: PublishedReferrers,
 }
 
 /// Where an image comes from, for sinks that record it.
@@ -388,6 +432,32 @@ pub struct ImageOrigin {
     pub platforms: Vec<String>,
     /// How its index is published: `keep`, `prune` or `flatten`.
     pub index: &'static str,
+}
+
+/// The referrers of an image that is published.
+#[derive(Clone, Debug, Default)]
+pub struct PublishedReferrers {
+    /// The lists, one for each subject that has referrers.
+    pub lists: Vec<ReferrerList>,
+    /// The manifests that tags connect with their subject.
+    pub tags: Vec<(ReferrerTag, Digest)>,
+}
+
+impl PublishedReferrers {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty() && self.tags.is_empty()
+    }
+}
+
+/// The referrers of one manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferrerList {
+    /// The manifest that they refer to.
+    pub subject: Digest,
+    /// Their descriptors.
+    pub referrers: Vec<Descriptor>,
 }
 
 impl Publication {

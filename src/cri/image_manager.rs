@@ -13,7 +13,7 @@ use crate::prune;
 use crate::registry::Credential;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions};
 use crate::store::Store;
-use crate::transfer::Status;
+use crate::transfer::{ReferrerKinds, Status};
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -298,6 +298,8 @@ pub(super) fn pull_options(mut options: SaveOptions, platforms: PlatformSet) -> 
     options.names = Some(NameRule::Domain);
     options.transfer.platforms = platforms;
     options.transfer.filter_pinned_manifests = false;
+    // A runtime verifies no signatures here, and asks for an image when it needs it at once.
+    options.transfer.referrers.kinds = ReferrerKinds::None;
     let retry = &mut options.transfer.retry;
     retry.refused_retries = retry.refused_retries.min(MAX_REFUSED_RETRIES);
     options

@@ -145,6 +145,7 @@ mod tests {
             replaced: None,
             platforms: Vec::new(),
             omitted: Vec::new(),
+            referrers: Vec::new(),
             bytes_fetched: 0,
             corrupt_chunks: 0,
             bytes_reused: 0,

@@ -25,8 +25,8 @@ use crate::registry::Access;
 use crate::save::{ImageSaver, NameRule, SaveImage, SaveOptions, convert, sessions};
 use crate::store::{Durability, Store};
 use crate::transfer::{
-    ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, Report, Resolution, Silent, Status,
-    TransferOptions, Verb, megabytes,
+    ArchiveStep, Engine, Image, ImageReport, IndexMode, Observer, ReferrerKinds, Report, Resolution, Silent,
+    Status, TransferOptions, Verb, megabytes,
 };
 use deferred_observer::{ArchiveProgress, DeferredObserver, ObservedReader, interrupted};
 use output::Output;
@@ -180,6 +180,7 @@ impl Export {
         }
         if self.options.format == Format::DockerArchive {
             copy.index = IndexMode::Flatten;
+            copy.referrers.kinds = ReferrerKinds::None;
         }
         copy
     }

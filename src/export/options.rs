@@ -5,7 +5,7 @@ use crate::oci::PlatformSet;
 use crate::oci::layout::RefNameStyle;
 use crate::registry::Access;
 use crate::save::NameRule;
-use crate::transfer::{Observer, Report, Silent, TransferOptions};
+use crate::transfer::{Observer, ReferrerKinds, ReferrerOptions, Report, Silent, TransferOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,12 @@ impl ExportOptions {
         Self {
             format,
             from,
-            transfer: TransferOptions { attestations: true, ..TransferOptions::default() },
+            transfer: TransferOptions {
+                attestations: true,
+                // `podman load`, and skopeo without a name, read only what lists a single image.
+                referrers: ReferrerOptions { kinds: ReferrerKinds::None, ..ReferrerOptions::default() },
+                ..TransferOptions::default()
+            },
             ref_names: RefNameStyle::default(),
             observer: Arc::new(Silent),
             cancel: CancellationToken::new(),

@@ -3,6 +3,7 @@
 
 use crate::content::{Source, Target};
 use crate::oci::layout::ListedImage;
+use crate::oci::referrer::ReferrerTag;
 use crate::oci::{Descriptor, Digest, Manifest, Repository};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,6 +14,8 @@ const MAX_MANIFESTS: usize = 2000;
 #[derive(Debug)]
 pub(super) struct Companion {
     pub(super) root: Descriptor,
+    /// The entry that it refers to, or a part of one.
+    pub(super) subject: Digest,
     /// Whether it is a build attestation rather than an OCI referrer.
     pub(super) is_attestation: bool,
     /// Positions of the images that it refers to, among the named ones.
@@ -61,8 +64,8 @@ pub(super) async fn split<S: Source>(
                 continue;
             };
             subjects.entry(candidate.root.digest).or_default().extend(&found);
-            let Candidate { root, is_attestation, .. } = candidate;
-            companions.push(Companion { root, is_attestation, subjects: found });
+            let Candidate { root, subject, is_attestation, .. } = candidate;
+            companions.push(Companion { root, subject, is_attestation, subjects: found });
         }
         candidates = remaining;
         if candidates.len() == count {
@@ -71,6 +74,38 @@ pub(super) async fn split<S: Source>(
     }
     images.extend(candidates.into_iter().map(|candidate| candidate.listed));
     (images, companions)
+}
+
+/// Separates the entries that cosign's tags name from the images whose signatures they are. An entry whose subject is not in the
+/// source counts as an image.
+pub(super) async fn take_tagged<S: Source>(
+    source: &S,
+    images: Vec<ListedImage>,
+) -> (Vec<ListedImage>, HashMap<ReferrerTag, Digest>) {
+    let tag = |image: &ListedImage| {
+        let tag = image.reference.as_ref().and_then(|name| name.tag.as_ref()).or(image.tag.as_ref());
+        let tag = ReferrerTag::parse(tag?)?;
+        Some((tag, image.root.as_ref().ok()?.digest))
+    };
+    let mut tagged = HashMap::new();
+    if images.iter().all(|image| tag(image).is_none()) {
+        return (images, tagged);
+    }
+    let mut subjects = HashSet::new();
+    for image in &images {
+        subjects.extend(reachable(source, image).await);
+    }
+    let mut others = Vec::new();
+    for image in images {
+        match tag(&image).filter(|(tag, _)| subjects.contains(&tag.subject)) {
+            // Repositories may have different signatures of one image.
+            Some((tag, digest)) if tagged.get(&tag).is_none_or(|known| *known == digest) => {
+                tagged.insert(tag, digest);
+            }
+            _ => others.push(image),
+        }
+    }
+    (others, tagged)
 }
 
 /// The entry as a candidate, or unchanged if it has a name or refers to nothing.

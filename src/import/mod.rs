@@ -6,6 +6,7 @@
 mod companions;
 mod input;
 mod naming;
+mod referring;
 
 pub use naming::NewName;
 
@@ -19,6 +20,7 @@ use crate::store::{Durability, Store, StoreOptions};
 use crate::transfer::{Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb};
 use companions::Companion;
 use input::{ImportInput, ImportSource};
+use referring::{ListedReferrers, ReferringSource};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,8 +184,15 @@ struct Import<'a> {
 
 impl Import<'_> {
     async fn run<S: Source>(&self, source: S, listed: Vec<ListedImage>) -> Result<Report> {
-        let source = Arc::new(source);
-        let (named, companions) = companions::split(&*source, listed).await;
+        let (named, companions) = companions::split(&source, listed).await;
+        let (named, by_tag) = companions::take_tagged(&source, named).await;
+        let (companions, referrers): (Vec<_>, Vec<_>) =
+            companions.into_iter().partition(|companion| companion.is_attestation);
+        let mut listed = ListedReferrers { by_tag, ..ListedReferrers::default() };
+        for referrer in referrers {
+            listed.by_subject.entry(referrer.subject).or_default().push(referrer.root);
+        }
+        let source = Arc::new(ReferringSource::new(source, listed));
         let references = naming::references(&self.name, &named, self.options.rename.as_ref())?;
         let mut images = Vec::with_capacity(named.len() + companions.len());
         for (listed, reference) in named.iter().zip(references) {

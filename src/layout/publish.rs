@@ -7,7 +7,8 @@ use super::{Inner, STAGE, storage};
 use crate::content::{Place, Publication};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::{self, EntryName, INDEX, LayoutIndex, MARKER, MARKER_CONTENT};
-use crate::oci::{Digest, RawManifest};
+use crate::oci::referrer::ReferrerTag;
+use crate::oci::{Digest, RawManifest, Tag};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 use std::fs::File;
@@ -152,8 +153,17 @@ impl Inner {
         let mut changed = false;
         for image in images {
             let Some(root) = image.manifests.last() else { continue };
+            for referrer in image.referrers.lists.iter().flat_map(|list| &list.referrers) {
+                changed |= index.add_referrer(referrer);
+            }
             for place in &image.places {
-                changed |= index.set(&self.name(place, Some(root.digest)), &root.descriptor())?;
+                let name = self.name(place, Some(root.digest));
+                changed |= index.set(&name, &root.descriptor())?;
+                for (tag, digest) in &image.referrers.tags {
+                    if let Some(raw) = image.manifests.iter().find(|raw| raw.digest == *digest) {
+                        changed |= index.set(&name.sibling(&tag.tag()), &raw.descriptor())?;
+                    }
+                }
             }
         }
         if !changed {
@@ -200,6 +210,13 @@ impl Inner {
 
     /// The names of the entry for the image at `place`.
     pub(super) fn name(&self, place: &Place, root: Option<Digest>) -> EntryName {
+        let sibling = |tag: &Tag| {
+            let other = self.names.iter().find(|(other, _)| other.repository == place.repository);
+            other.filter(|_| ReferrerTag::parse(tag).is_some()).map(|(_, name)| name.sibling(tag))
+        };
+        if let (None, Some(name)) = (self.names.get(place), place.tag.as_ref().and_then(sibling)) {
+            return name;
+        }
         match (self.names.get(place), &place.tag, root) {
             (Some(name), _, _) => name.clone(),
             (None, None, Some(root)) => EntryName::from(format!("{}@{root}", place.repository)),

@@ -22,7 +22,6 @@ mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry, Tag};
-pub(crate) use selection::glob;
 pub use selection::{NotSelected, SelectedTags, TagSelection};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;

@@ -1,7 +1,7 @@
 //! Selection of tags: which tags of a repository a list entry asks for. Pure: the caller lists the tags.
 
 use super::tag_version::{PRERELEASES, TagVersion};
-use crate::oci::Tag;
+use crate::oci::{Tag, wildcard};
 use regex_lite::Regex;
 use semver::{Version, VersionReq};
 use std::cmp::Ordering;
@@ -266,7 +266,7 @@ impl TagPattern {
 
     fn matches(&self, tag: &str, version: Option<&TagVersion>) -> bool {
         match self {
-            Self::Glob(pattern) => glob(pattern, tag),
+            Self::Glob(pattern) => wildcard::matches(pattern, tag),
             Self::Regex { regex, .. } => regex.is_match(tag),
             Self::Semver { ranges, .. } => {
                 let Some(version) = version else { return false };
@@ -321,31 +321,6 @@ fn parse_range(text: &str) -> Result<VersionReq, String> {
         format!("{operator}{}", version.strip_prefix('v').unwrap_or(version))
     });
     VersionReq::parse(&plain.collect::<Vec<_>>().join(", ")).map_err(|error| error.to_string())
-}
-
-/// Whether a text matches a pattern with `*` and `?`.
-pub(crate) fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let mut at = (0, 0);
-    // Where to go on after the last star, with one more byte for it.
-    let mut star: Option<(usize, usize)> = None;
-    while at.1 < text.len() {
-        match pattern.get(at.0) {
-            Some(b'*') => {
-                star = Some((at.0 + 1, at.1));
-                at.0 += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == text[at.1] => at = (at.0 + 1, at.1 + 1),
-            _ => match star {
-                Some((after, taken)) => {
-                    star = Some((after, taken + 1));
-                    at = (after, taken + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at.0..].iter().all(|byte| *byte == b'*')
 }
 
 /// Whether a tag holds something about an image and not an image.

@@ -2,17 +2,20 @@
 //!
 //! Links, file sizes and the digests of manifests are checked. The content of layers is not; that is what `verify` does.
 
+mod referrers;
 mod walk;
+
+pub use referrers::ReferrerListing;
 
 pub(crate) use walk::reach;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::list::glob;
-use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::oci::{Digest, Reference, Repository, Tag, wildcard};
 use crate::store::Store;
 use crate::store::inventory::{FileCount, InternalFiles};
 use crate::store::provenance::{Provenance, is_saved_by_digest};
 use rayon::prelude::*;
+use referrers::RepositoryReferrers;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -80,6 +83,9 @@ pub struct TagListing {
     /// The part of these bytes that no other tag or untagged image needs: what removing it frees.
     #[serde(default)]
     pub unique_bytes: u64,
+    /// The signatures, attestations, SBOMs and other referrers of the image. Their own tags are not listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerListing>,
     /// What is wrong with it; empty if it can be pulled.
     pub problems: Vec<String>,
 }
@@ -315,7 +321,7 @@ fn matches(patterns: &[String], repository: &Repository, image: &TagListing) -> 
     let mut names = vec![repository.to_string()];
     names.extend(image.tag.as_ref().map(|tag| format!("{repository}:{tag}")));
     names.extend(image.source.as_ref().map(ToString::to_string));
-    patterns.iter().any(|pattern| names.iter().any(|name| glob(pattern, name)))
+    patterns.iter().any(|pattern| names.iter().any(|name| wildcard::matches(pattern, name)))
 }
 
 fn listing(
@@ -353,9 +359,13 @@ fn walk_repository(
     provenance: &Provenance,
 ) -> Result<WalkedRepository> {
     let mut tags = Vec::new();
-    for tag in store.tags(&repository)? {
+    let mut names = store.tags(&repository)?;
+    let referrers = RepositoryReferrers::take(store, &repository, &mut names)?;
+    for tag in names {
         let digest = store.read_tag(&repository, &tag)?;
-        tags.push(walk_image(store, &repository, Some(tag), digest, provenance)?);
+        let (mut image, mut reached) = walk_image(store, &repository, Some(tag), digest, provenance)?;
+        referrers.add_to(&mut image, &mut reached)?;
+        tags.push((image, reached));
     }
     let reached: HashSet<Digest> = tags.iter().flat_map(|(_, reached)| reached.0.keys()).copied().collect();
     let mut others = Vec::new();
@@ -366,7 +376,7 @@ fn walk_repository(
             others.push((image, walked));
         }
     }
-    let mut was_tagged = HashSet::new();
+    let mut was_tagged = if others.is_empty() { HashSet::new() } else { referrers.lists_and_sources()? };
     for tag in tags.iter().filter(|_| !others.is_empty()).filter_map(|(image, _)| image.tag.as_ref()) {
         was_tagged.extend(store.tag_history(&repository, tag)?);
     }
@@ -378,7 +388,9 @@ fn walk_repository(
             .enumerate()
             .any(|(other, (_, walked))| other != at && walked.0.contains_key(&digest));
         if !is_part && is_saved_by_digest(image.source.is_some(), was_tagged.contains(&digest)) {
-            untagged.push((image.clone(), Reached(walked.0.clone())));
+            let (mut image, mut reached) = (image.clone(), Reached(walked.0.clone()));
+            referrers.add_to(&mut image, &mut reached)?;
+            untagged.push((image, reached));
         }
     }
     Ok(WalkedRepository { repository, tags, untagged })

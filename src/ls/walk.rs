@@ -81,6 +81,7 @@ pub(super) fn walk_image(
         platforms: walk.platforms,
         bytes: walk.reached.bytes(),
         unique_bytes: 0,
+        referrers: Vec::new(),
         problems: walk.problems,
     };
     Ok((listing, walk.reached))

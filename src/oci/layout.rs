@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The file that marks a directory as an image layout.
 pub const MARKER: &str = "oci-layout";
@@ -138,6 +139,17 @@ impl EntryName {
     }
 }
 
+impl EntryName {
+    /// The name of another tag of the same repository.
+    #[must_use]
+    pub fn sibling(&self, tag: &Tag) -> Self {
+        let start = self.full.rfind('/').map_or(0, |slash| slash + 1);
+        let end = self.full[start..].find([':', '@']).map_or(self.full.len(), |end| start + end);
+        let full = format!("{}:{tag}", &self.full[..end]);
+        if self.ref_name == self.full { Self::from(full) } else { Self { full, ref_name: tag.to_string() } }
+    }
+}
+
 impl From<String> for EntryName {
     fn from(full: String) -> Self {
         Self { ref_name: full.clone(), full }
@@ -235,7 +247,8 @@ impl LayoutIndex {
         };
         let Some(position) = entries.iter().position(matches) else {
             let is_after = |entry: &Value| label(entry).is_some_and(|label| label > full);
-            let position = entries.iter().position(is_after).unwrap_or(entries.len());
+            let unnamed = entries.iter().rev().take_while(|entry| label(entry).is_none()).count();
+            let position = entries.iter().position(is_after).unwrap_or(entries.len() - unnamed);
             entries.insert(position, new_entry(name, root));
             return Ok(true);
         };
@@ -250,6 +263,24 @@ impl LayoutIndex {
         let changed = *old != new || entries.len() != count;
         entries[position] = new;
         Ok(changed)
+    }
+
+    /// Lists `referrer` without a name, unless it is listed already. Returns whether that changed anything. Such entries come last,
+    /// sorted by digest.
+    pub fn add_referrer(&mut self, referrer: &Descriptor) -> bool {
+        let Some(Value::Array(entries)) = self.document.get_mut("manifests") else { return false };
+        let digest = referrer.digest.to_string();
+        if entries.iter().any(|entry| entry["digest"] == digest.as_str()) {
+            return false;
+        }
+        // Without annotations, which could name another image.
+        let plain = Descriptor { annotations: BTreeMap::new(), ..referrer.clone() };
+        let is_after = |entry: &Value| {
+            label(entry).is_none() && entry["digest"].as_str().is_some_and(|other| other > digest.as_str())
+        };
+        let position = entries.iter().position(is_after).unwrap_or(entries.len());
+        entries.insert(position, json!(plain));
+        true
     }
 
     /// The digest of the image `name`.
@@ -310,6 +341,41 @@ mod tests {
 
     fn labels(index: &LayoutIndex) -> Vec<String> {
         index.images().into_iter().map(|image| image.label).collect()
+    }
+
+    #[test]
+    fn referrers_follow_names_in_any_order_of_addition() {
+        let build = |order: &[&str]| {
+            let mut index = LayoutIndex::default();
+            for content in order {
+                let mut entry = root(content);
+                entry.annotations.insert(REF_NAME.into(), "evil".into());
+                let named = content.starts_with("image").then(|| name(&format!("r.io/{content}:1")));
+                match named {
+                    Some(named) => assert!(index.set(&named, &root(content)).unwrap()),
+                    None => assert!(index.add_referrer(&entry)),
+                }
+            }
+            assert!(!index.add_referrer(&root("sbom")));
+            index
+        };
+        let one = build(&["image-a", "sbom", "signature", "image-b"]);
+        assert_eq!(labels(&one), ["r.io/image-a:1", "r.io/image-b:1", "", ""]);
+        assert_eq!(build(&["signature", "image-b", "sbom", "image-a"]).to_bytes(), one.to_bytes());
+    }
+
+    #[test]
+    fn sibling_has_another_tag_of_the_repository() {
+        let tag: Tag = "sha256-x.sig".parse().unwrap();
+        for (full, ref_name, expect) in [
+            ("r.io:5000/a/b:v1", None, ("r.io:5000/a/b:sha256-x.sig", "r.io:5000/a/b:sha256-x.sig")),
+            ("r.io/b@sha256:00", None, ("r.io/b:sha256-x.sig", "r.io/b:sha256-x.sig")),
+            ("r.io/b:v1", Some("v1"), ("r.io/b:sha256-x.sig", "sha256-x.sig")),
+        ] {
+            let name = EntryName { full: full.into(), ref_name: ref_name.unwrap_or(full).into() };
+            let sibling = name.sibling(&tag);
+            assert_eq!((&*sibling.full, &*sibling.ref_name), expect, "{full}");
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub mod media_type;
 pub mod name;
 pub mod platform;
 pub mod reference;
+pub mod referrer;
 pub mod sha256;
+pub mod wildcard;
 
 pub use config::ImageConfig;
 pub use descriptor::Descriptor;

@@ -213,14 +213,19 @@ impl Tag {
     /// distribution-spec, "Referrers Tag Schema").
     #[must_use]
     pub fn referrers(subject: &Digest) -> Self {
-        Self(format!("sha256-{}", subject.hex()).into())
+        Self::of_referrers(subject, "")
+    }
+
+    /// The tag of what refers to `subject`: `sha256-<hex>` and a suffix of letters after a dot, or none.
+    pub(super) fn of_referrers(subject: &Digest, suffix: &'static str) -> Self {
+        Self(format!("{}{}{suffix}", super::referrer::TAG_PREFIX, subject.hex()).into())
     }
 
     /// The digest that a tag of the referrers tag schema refers to: `sha256-<hex>`, or that with a suffix, as cosign
     /// writes it (`sha256-<hex>.sig`).
     #[must_use]
     pub fn referrers_subject(&self) -> Option<Digest> {
-        let (hex, suffix) = self.0.strip_prefix("sha256-")?.split_at_checked(64)?;
+        let (hex, suffix) = self.0.strip_prefix(super::referrer::TAG_PREFIX)?.split_at_checked(64)?;
         let is_separated = suffix.is_empty() || suffix.starts_with(['.', '-', '_']);
         is_separated.then(|| Digest::from_hex(hex).ok()).flatten()
     }

@@ -198,8 +198,29 @@ impl Graph<'_> {
             let subject = self.manifests.get(digest).and_then(|document| document.subject);
             subject.is_some_and(|subject| these.contains(&subject))
         });
-        let more = named.chain(refer.copied()).filter(|digest| !these.contains(digest)).collect();
+        let sources = self.repository.revisions.keys().filter(|digest| self.is_source_of(digest, these));
+        let more = named.chain(refer.copied()).chain(sources.copied());
+        let more = more.filter(|digest| !these.contains(digest)).collect();
         (fallback, more)
+    }
+
+    /// Whether an index was kept for its signatures when another was tagged in its place: it has no tag, it has referrers, and it
+    /// names one of `these`.
+    fn is_source_of(&self, digest: &Digest, these: &BTreeSet<Digest>) -> bool {
+        let Some(StoredManifest { content: ManifestContent::Index(entries), .. }) =
+            self.manifests.get(digest)
+        else {
+            return false;
+        };
+        let is_subject = || {
+            let by_tag = self.repository.tags.keys().any(|tag| tag.referrers_subject() == Some(*digest));
+            let of = |other: &Digest| self.manifests.get(other).and_then(|document| document.subject);
+            by_tag || self.repository.revisions.keys().any(|other| of(other) == Some(*digest))
+        };
+        entries.iter().any(|entry| these.contains(&entry.digest))
+            && !these.contains(digest)
+            && self.repository.tags.keys().all(|tag| self.current(tag) != Some(*digest))
+            && is_subject()
     }
 
     /// Adds to `reached` the manifests that the repository has, from these down.

@@ -8,12 +8,17 @@ pub use destination::Destination;
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list;
-use crate::oci::{PlatformSet, Reference};
+use crate::oci::referrer::ReferrerTag;
+use crate::oci::{Digest, PlatformSet, Reference, Repository};
 use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, convert};
 use crate::store::Store;
-use crate::transfer::{Engine, Image, Observer, Plan, Report, Resolution, Silent, TransferOptions, Verb};
+use crate::store::document::ManifestContent;
+use crate::transfer::{
+    Engine, Image, Observer, Plan, ReferrerKinds, Report, Resolution, Silent, TransferOptions, Verb,
+};
 use prefixed_store::PrefixedStore;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -269,10 +274,36 @@ impl ImagePusher {
     fn everything(&self) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         for repository in self.store.repositories()? {
-            for tag in self.store.tags(&repository)? {
-                places.push(Place { repository: repository.clone(), tag: Some(tag) });
+            let tags = self.store.tags(&repository)?;
+            let named = tags.iter().map(|tag| self.store.read_tag(&repository, tag));
+            let named: HashSet<Option<Digest>> = named.collect::<Result<_>>()?;
+            for tag in tags {
+                let goes_along = match ReferrerTag::parse(&tag) {
+                    Some(ReferrerTag { subject, .. }) => self.has_image(&repository, &subject, &named)?,
+                    None => false,
+                };
+                if !goes_along {
+                    places.push(Place { repository: repository.clone(), tag: Some(tag) });
+                }
             }
         }
         Ok(places)
+    }
+
+    /// Whether the referrers of `subject` are pushed with an image, or not at all. The index that an image was taken from when it was
+    /// pruned or flattened has no tag: its referrers are pushed by themselves.
+    fn has_image(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        named: &HashSet<Option<Digest>>,
+    ) -> Result<bool> {
+        if !self.store.has_revision(repository, subject)? {
+            return Ok(false);
+        }
+        if named.contains(&Some(*subject)) || self.options.transfer.referrers.kinds == ReferrerKinds::None {
+            return Ok(true);
+        }
+        Ok(!matches!(self.store.stored_manifest(subject)?.content, ManifestContent::Index(_)))
     }
 }

@@ -1,8 +1,8 @@
 //! A store whose repositories are renamed for their destination.
 
-use crate::content::{BlobStream, Resolved, Source, Target};
+use crate::content::{BlobStream, Referrer, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, RawManifest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 use crate::store::Store;
 
 /// A store whose repositories all have a prefix.
@@ -47,5 +47,9 @@ impl Source for PrefixedStore {
         to: Option<u64>,
     ) -> Result<BlobStream> {
         self.store.blob(&self.unprefixed(repository)?, descriptor, from, to).await
+    }
+
+    async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Referrer>> {
+        self.store.referrers(&self.unprefixed(repository)?, subject).await
     }
 }

@@ -9,6 +9,7 @@ use super::error::{self, failure};
 use super::limiter::{Limiter, Permit, Priority};
 use super::options::SessionOptions;
 use super::redirect;
+use super::referrers::ReferrerDiscovery;
 use super::retry_after::{RetryAfterGate, retry_after};
 use super::transport::{Purpose, Transport};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,6 +64,7 @@ pub(super) struct Endpoint {
     pub(super) failed_ranges: AtomicU32,
     /// Consecutive server errors in response to range requests, by blob.
     pub(super) range_errors: Mutex<HashMap<Digest, u32>>,
+    pub(super) referrers: ReferrerDiscovery,
     requests: AtomicU64,
     /// Whether a server that was addressed with plain HTTP speaks TLS.
     speaks_tls: OnceCell<bool>,
@@ -190,6 +192,7 @@ impl Endpoint {
             blob_urls: Mutex::default(),
             failed_ranges: AtomicU32::new(0),
             range_errors: Mutex::default(),
+            referrers: ReferrerDiscovery::default(),
             requests: AtomicU64::new(0),
             speaks_tls: OnceCell::new(),
             is_mirror: false,

@@ -69,7 +69,7 @@ impl Endpoint {
         self.fetch(subject, repository, target, priority).await
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         subject: &str,
         repository: &Repository,

@@ -35,6 +35,7 @@ mod proxy;
 mod push;
 mod range;
 mod redirect;
+mod referrers;
 mod resolver;
 mod retry_after;
 mod session;

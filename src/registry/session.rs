@@ -4,7 +4,7 @@ use super::credential::CredentialSource;
 use super::endpoint::Endpoint;
 use super::error::failure;
 use super::options::SessionOptions;
-use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
+use crate::content::{BlobStream, Catalog, Referrer, Resolved, Source, Target};
 use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Registry, Repository, Tag};
 use futures::stream::StreamExt;
@@ -205,6 +205,23 @@ impl Source for Session {
         result.map_err(|error| with_mirrors(error, causes))
     }
 
+    /// Asks the registry itself, because a mirror may have only some of the referrers; the mirrors if it cannot be reached.
+    async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Referrer>> {
+        let name = self.subject(repository, &Target::Digest(*subject));
+        let error = match self.0.origin.referrers(&name, repository, subject).await {
+            Err(error) if is_unreachable(&error) => error,
+            found => return found,
+        };
+        let mut causes = self.0.backoff_causes();
+        for (_, mirror) in self.0.available_mirrors() {
+            match mirror.endpoint.referrers(&name, repository, subject).await {
+                Ok(found) => return Ok(found),
+                Err(error) => causes.push(self.0.note_failure(mirror, &error)),
+            }
+        }
+        Err(with_mirrors(error, causes))
+    }
+
     fn report_corrupt(&self, _: &Repository, digest: &Digest) {
         let mut trust = self.0.trust();
         let mirrors: Vec<usize> =
@@ -230,6 +247,12 @@ impl Catalog for Session {
 /// The registry's own error, with the failures of the mirrors that were tried before.
 fn with_mirrors(error: Error, mirrors: Vec<Error>) -> Error {
     mirrors.into_iter().fold(error, Error::with_cause)
+}
+
+/// Whether there was no response.
+fn is_unreachable(error: &Error) -> bool {
+    let kinds = [ErrorKind::Unavailable, ErrorKind::UnknownHost, ErrorKind::ConnectionRefused];
+    kinds.contains(&error.kind()) && error.http_status().is_none()
 }
 
 /// The manifest, if it is the one that was requested.

@@ -22,9 +22,17 @@ const MAX_TAGS: usize = 1_000_000;
 const MAX_PAGE_BYTES: usize = 32 << 20;
 
 #[derive(Deserialize)]
-struct Page {
+struct PageDocument {
     /// `null` for a repository without tags.
     tags: Option<Vec<String>>,
+}
+
+/// A page of tags.
+pub(super) struct TagPage {
+    /// The tags, as the registry orders them.
+    pub(super) tags: Vec<String>,
+    /// The query of the next page.
+    pub(super) next: Option<String>,
 }
 
 impl Endpoint {
@@ -36,9 +44,10 @@ impl Endpoint {
         let mut empty_pages = 0;
         for _ in 0..MAX_PAGES {
             let before = tags.len();
-            let next = self.page(subject, repository, &query, &mut tags).await?;
+            let page = self.tag_page(subject, repository, &query).await?;
+            tags.extend(page.tags.iter().filter_map(|tag| tag.parse().ok()));
             empty_pages = if tags.len() > before { 0 } else { empty_pages + 1 };
-            match next {
+            match page.next {
                 Some(next) if empty_pages < MAX_EMPTY_PAGES && asked.insert(next.clone()) => query = next,
                 // There is no next page, or it would loop, or pages bring nothing.
                 _ => return Ok(tags.into_iter().collect()),
@@ -51,14 +60,13 @@ impl Endpoint {
         Err(failure(ErrorKind::TooLarge, subject, message))
     }
 
-    /// Adds the tags of one page; returns the query of the next page.
-    async fn page(
+    /// The page of tags that `query` selects.
+    pub(super) async fn tag_page(
         &self,
         subject: &str,
         repository: &Repository,
         query: &str,
-        tags: &mut BTreeSet<Tag>,
-    ) -> Result<Option<String>> {
+    ) -> Result<TagPage> {
         let path = format!("tags/list?{query}");
         let answer = self.send(Request::new(subject, repository, Method::GET, &path)).await?;
         if answer.response.status() != StatusCode::OK {
@@ -82,16 +90,15 @@ impl Endpoint {
         if error::looks_like_html(&body) {
             return Err(error::web_page(subject, &url));
         }
-        let page: Page = serde_json::from_slice(&body).map_err(|_| refuse("is not valid JSON"))?;
+        let page: PageDocument = serde_json::from_slice(&body).map_err(|_| refuse("is not valid JSON"))?;
         answer.permit.record_success();
-        tags.extend(page.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()));
-        Ok(next)
+        Ok(TagPage { tags: page.tags.unwrap_or_default(), next })
     }
 }
 
 /// The query of the next page, from a Link header (RFC 8288). Only the query is used: the next page is requested from the
 /// same URL.
-fn next_query(headers: &HeaderMap) -> Option<String> {
+pub(super) fn next_query(headers: &HeaderMap) -> Option<String> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).flat_map(links);
     let (target, _) = links.into_iter().find(|(_, parameters)| is_next(parameters))?;
     let (_, query) = target.split_once('?')?;

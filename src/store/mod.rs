@@ -25,6 +25,7 @@ mod preflight;
 pub mod provenance;
 mod publish;
 mod read;
+mod referrers;
 mod remove;
 mod sink;
 mod source;

@@ -171,6 +171,11 @@ pub(crate) fn partial(digest: &Digest, size: u64) -> String {
     format!("{PARTIAL}/{}.{size}", digest.hex())
 }
 
+/// The file that locks the list of referrers of `subject`: one among the partial blobs, which are cleaned up together.
+pub(crate) fn list_lock(subject: &Digest) -> String {
+    partial(&Digest::of(format!("referrers of {subject}").as_bytes()), 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

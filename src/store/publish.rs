@@ -5,8 +5,9 @@
 //!
 //! 1. content (blobs, manifests) is moved to its final path, and the directories of new repositories are created;
 //! 2. one barrier later, links to that content: `_layers` first, then revisions, children before parents;
-//! 3. one barrier later, tags. A new tag appears with all of its files at once;
-//! 4. one barrier later, the publication is reported as done.
+//! 3. one barrier later, the tags of referrers (signatures, lists of them), if it has any;
+//! 4. one barrier later, tags. A new tag appears with all of its files at once;
+//! 5. one barrier later, the publication is reported as done.
 //!
 //! Where an image comes from is recorded before the barrier that precedes its first step ([`provenance`](super::provenance)).
 //!

@@ -4,7 +4,7 @@ use super::lock::holders;
 use super::partial::{ClaimResult, StoreWriter};
 use super::publish::{Change, StagedImage, any_in_progress, publisher_lost};
 use super::{Store, StoreInner, link, path, storage};
-use crate::content::{Ingest, Publication, Room, Sink};
+use crate::content::{Ingest, Publication, PublishedReferrers, ReferrerList, Room, Sink};
 use crate::driver::Stamp;
 use crate::driver::resumable::ResumableFile;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -119,6 +119,7 @@ enum OpenedPartial {
 impl Sink for Store {
     type Writer = StoreWriter;
     type Upload = Infallible;
+    const LISTS_REFERRERS: bool = true;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         let (repository, tag) = (repository.clone(), tag.clone());
@@ -152,6 +153,16 @@ impl Sink for Store {
     async fn is_revision(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         let (repository, digest) = (repository.clone(), *digest);
         self.lookup(move |store| store.has_revision(&repository, &digest)).await
+    }
+
+    async fn lists_referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> Result<bool> {
+        let (repository, subject, referrers) = (repository.clone(), *subject, referrers.to_vec());
+        self.lookup(move |store| store.lists(&repository, &subject, &referrers)).await
     }
 
     async fn room(&self) -> Result<Option<Room>> {
@@ -219,6 +230,7 @@ impl Sink for Store {
     async fn publish(&self, image: Publication) -> Result<()> {
         let scarce = self.lookup(|store| store.is_short_of_inodes()).await?;
         let _turn = if scarce { Some(self.inner.one_by_one.lock().await) } else { None };
+        let _lists = self.lock_lists(&image).await?;
         let outcome = self.blocking(move |store| stage_and_queue(store, image)).await?;
         outcome.await.unwrap_or_else(|_| Err(publisher_lost()))
     }
@@ -245,10 +257,10 @@ fn queue(
     blobs: Vec<Digest>,
 ) -> Result<oneshot::Receiver<Result<()>>> {
     let inner = &*store.inner;
-    let ImageSteps { content, links, tags, current_links } = steps;
+    let ImageSteps { content, links, referrer_tags, tags, current_links } = steps;
     // The content step is needed, even if it is empty, while a blob is not published yet: the links rely on it.
     let waits_for_blobs = any_in_progress(&inner.claims, &blobs);
-    let steps = [(content, waits_for_blobs), (links, false), (tags, false)];
+    let steps = [(content, waits_for_blobs), (links, false), (referrer_tags, false), (tags, false)];
     let steps = steps.into_iter().filter(|(step, is_needed)| *is_needed || !step.is_empty());
     let (done, outcome) = oneshot::channel();
     let staged = StagedImage {
@@ -295,9 +307,38 @@ fn stage_image(store: &Store, staging: &mut Staging<'_>, image: &Publication) ->
             let change = staging.link(store, path::revision_link(repository, digest), digest)?;
             staging.steps.links.extend(change);
         }
+        stage_referrers(store, staging, repository, &image.referrers)?;
+    }
+    // A tag that is visible has its signatures.
+    staging.steps.referrer_tags = std::mem::take(&mut staging.steps.tags);
+    for place in &image.places {
         if let (Some(tag), Some(root)) = (&place.tag, image.root()) {
-            stage_tag(store, staging, repository, tag, &root)?;
+            stage_tag(store, staging, &place.repository, tag, &root)?;
         }
+    }
+    Ok(())
+}
+
+/// Stages the lists of referrers that change, and the tags of referrers. The caller has locked the lists.
+fn stage_referrers(
+    store: &Store,
+    staging: &mut Staging<'_>,
+    repository: &Repository,
+    referrers: &PublishedReferrers,
+) -> Result<()> {
+    for ReferrerList { subject, referrers } in &referrers.lists {
+        let Some(index) = store.merged_list(repository, subject, referrers)? else { continue };
+        if store.read_content(&index.digest, index.bytes.len() as u64)?.as_ref() != Some(&index.bytes) {
+            let change = staging.file(path::data(&index.digest), &index.bytes)?;
+            staging.steps.content.push(change);
+        }
+        let link = path::revision_link(repository, &index.digest);
+        let change = staging.link(store, link, &index.digest)?;
+        staging.steps.links.extend(change);
+        stage_tag(store, staging, repository, &Tag::referrers(subject), &index.digest)?;
+    }
+    for (tag, digest) in &referrers.tags {
+        stage_tag(store, staging, repository, &tag.tag(), digest)?;
     }
     Ok(())
 }
@@ -335,6 +376,8 @@ fn stage_tag(
 struct ImageSteps {
     content: Vec<Change>,
     links: Vec<Change>,
+    /// The tags of referrers, which appear before those of the image.
+    referrer_tags: Vec<Change>,
     tags: Vec<Change>,
     /// Paths of the `current` links among them.
     current_links: Vec<String>,
@@ -383,8 +426,8 @@ impl Staging<'_> {
     }
 
     fn undo(self) {
-        let ImageSteps { content, links, tags, .. } = self.steps;
-        for change in content.iter().chain(&links).chain(&tags) {
+        let ImageSteps { content, links, referrer_tags, tags, .. } = self.steps;
+        for change in content.iter().chain(&links).chain(&referrer_tags).chain(&tags) {
             change.discard(&*self.inner.driver);
         }
     }

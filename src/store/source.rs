@@ -2,7 +2,7 @@
 
 use super::Store;
 use crate::content::file::FileBlob;
-use crate::content::{BlobStream, Catalog, Resolved, Source, Target};
+use crate::content::{BlobStream, Catalog, Referrer, Resolved, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
@@ -49,6 +49,11 @@ impl Source for Store {
             Err(Error::new(ErrorKind::NotFound, subject, message).on(Side::Source))
         };
         Ok(self.lookup(open).await?.stream(from, to))
+    }
+
+    async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Referrer>> {
+        let (repository, subject) = (repository.clone(), *subject);
+        self.lookup(move |store| store.referrers_of(&repository, &subject)).await
     }
 }
 

@@ -5,7 +5,7 @@ use super::manifests::Cell;
 use super::node::{Gathered, ImageContent, ManifestNode, NodeKind};
 use super::oci_media_types;
 use super::options::{IndexMode, MediaTypes, MissingPlatform};
-use super::platforms::{Platforms, one_of_several};
+use super::platforms::Platforms;
 use super::stats::ImageStats;
 use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
@@ -30,25 +30,25 @@ const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 const MAX_KEPT_CONFIGS: u64 = 8 << 20;
 
 /// A manifest that was read from the sink or the source.
-struct FetchedManifest {
-    raw: Arc<RawManifest>,
+pub(super) struct FetchedManifest {
+    pub(super) raw: Arc<RawManifest>,
     /// Its parsed form, if verifying it took parsing it.
     says: Option<Manifest>,
 }
 
 /// The walk over one image's manifests, from the root down.
 pub(crate) struct ImageWalk<'a, S, K: Sink> {
-    engine: &'a Engine<K>,
-    source: &'a S,
-    reference: &'a Reference,
+    pub(super) engine: &'a Engine<K>,
+    pub(super) source: &'a S,
+    pub(super) reference: &'a Reference,
     /// Where the image goes in the sink.
-    home: &'a Place,
+    pub(super) home: &'a Place,
     /// Manifests that the sink already has, byte for byte.
     there: Mutex<HashSet<Digest>>,
     /// For pruning: the manifests that the tag in the sink reaches now.
     held: OnceCell<HashSet<Digest>>,
     pub(super) platforms: Platforms<'a>,
-    stats: &'a ImageStats,
+    pub(super) stats: &'a ImageStats,
     /// The number of manifests read so far, and their bytes.
     met: Mutex<(usize, u64)>,
     /// Kept for the whole walk: a manifest that several indexes of the image name is requested once.
@@ -84,7 +84,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         }
     }
 
-    fn warn(&self, message: String) {
+    pub(super) fn warn(&self, message: String) {
         self.warnings.lock().push(message);
     }
 
@@ -124,14 +124,34 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         }
         if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
             let mut seen = Gathered::default();
+            let source = root.raw.clone();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
+            self.name_subjects(&mut content, source);
         }
         content.warnings = std::mem::take(&mut self.warnings.lock());
         if self.engine.options.media_types == MediaTypes::Oci {
             content.manifests = oci_media_types::rewrite(content.manifests)?;
         }
-        content.there = std::mem::take(&mut self.there.lock());
+        if content.manifests.last().map(|root| root.digest) == content.subjects.first().copied() {
+            content.source_root = None;
+        }
+        content.there = self.take_present();
         Ok(content)
+    }
+
+    /// The manifests that the sink was found to have since the last call.
+    pub(super) fn take_present(&self) -> HashSet<Digest> {
+        std::mem::take(&mut self.there.lock())
+    }
+
+    /// Records whose referrers belong to the image: the root at the source, and what was selected below it. A manifest that was
+    /// rewritten is unknown there.
+    fn name_subjects(&self, content: &mut ImageContent, source: Arc<RawManifest>) {
+        let cells = self.cells.lock();
+        let below = content.manifests.iter().rev().map(|raw| raw.digest);
+        let below = below.filter(|digest| *digest != source.digest && cells.contains_key(digest));
+        content.subjects = std::iter::once(source.digest).chain(below).collect();
+        content.source_root = Some(source);
     }
 
     /// Counts a manifest, so that a hostile index ends the walk before it fills the memory.
@@ -164,7 +184,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     }
 
     /// Reads the manifest `digest` from the sink if it has it, else from the source; verified either way.
-    async fn manifest(&self, digest: Digest) -> Result<FetchedManifest> {
+    pub(super) async fn manifest(&self, digest: Digest) -> Result<FetchedManifest> {
         let cell = {
             let mut cells = self.cells.lock();
             cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
@@ -379,48 +399,6 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             return Ok(bytes);
         }
         self.engine.small_blob(self.source, self.reference, config, self.stats).await
-    }
-
-    /// Applies the index mode.
-    fn shape(&self, root: ManifestNode) -> Result<ManifestNode> {
-        match self.engine.options.index {
-            IndexMode::Keep => Ok(root),
-            IndexMode::Prune => root.prune(),
-            IndexMode::Flatten => self.flatten(root),
-        }
-    }
-
-    fn flatten(&self, root: ManifestNode) -> Result<ManifestNode> {
-        if !matches!(root.kind, NodeKind::Index(_)) {
-            return Ok(root);
-        }
-        let mut leaves = Vec::new();
-        root.into_leaves(&mut leaves);
-        leaves.retain(|leaf| !leaf.is_attestation());
-        // Before duplicates go: an index may list one manifest for two platforms.
-        let mut selected = Vec::new();
-        leaves.iter().for_each(|leaf| {
-            leaf.platforms(&mut selected);
-        });
-        let mut once = HashSet::new();
-        leaves.retain(|leaf| once.insert(leaf.raw.digest));
-        if leaves.is_empty() {
-            return Err(self.platforms.not_found(self.platforms.named()));
-        }
-        if leaves.len() == 1 {
-            return Ok(leaves.remove(0));
-        }
-        let kinds: HashSet<Platform> =
-            selected.iter().map(|platform| platform.normal().without_os_version()).collect();
-        // Several manifests for one platform: other compressions, or versions of Windows.
-        let platforms: Vec<Platform> = leaves.iter().filter_map(ManifestNode::platform).collect();
-        if kinds.len() != 1 || platforms.len() != leaves.len() {
-            return Err(self.platforms.several(leaves.len(), &selected));
-        }
-        let first = self.platforms.wanted.runnable(&platforms).unwrap_or_default();
-        let taken = leaves.swap_remove(first);
-        self.warn(one_of_several(&platforms, first, taken.raw.digest));
-        Ok(taken)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::event::Event;
 use super::graph::ImageWalk;
 use super::node::ImageContent;
+use super::referrers::ReferrerSearch;
 use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, ImageSlot};
 use super::stats::ImageStats;
@@ -168,6 +169,7 @@ impl<K: Sink> Engine<K> {
             places: prepared.places.clone(),
             manifests: prepared.content.manifests.clone(),
             blobs: prepared.content.blobs.iter().map(|blob| blob.digest).collect(),
+            referrers: prepared.content.referrers.clone(),
             origin,
         }
     }
@@ -182,7 +184,13 @@ impl<K: Sink> Engine<K> {
         let (mut source_digest, known) = self.resolve(image, stats, warnings).await?;
         let platforms = image.platforms.as_ref().unwrap_or(&self.options.platforms);
         let mut walk = ImageWalk::new(self, image, platforms, stats);
-        let mut found = walk.content(source_digest, known).await;
+        // Requested together with the manifests, so that it takes no more time than they do.
+        let first = async { Ok(self.first_referrers(image, source_digest, stats).await) };
+        let found = futures::future::try_join(walk.content(source_digest, known), first).await;
+        let (mut found, first) = match found {
+            Ok((content, first)) => (Ok(content), first),
+            Err(error) => (Err(error), None),
+        };
         for _ in 0..MAX_MOVES {
             let Err(error) = &found else { break };
             let Some(moved) = self.moved(image, source_digest, error, stats).await else { break };
@@ -190,7 +198,7 @@ impl<K: Sink> Engine<K> {
             walk = ImageWalk::new(self, image, platforms, stats);
             found = walk.content(source_digest, moved.manifest).await;
         }
-        let content = found?;
+        let mut content = found?;
         if !content.missing.is_empty() {
             let missing = walk.platforms.not_found(content.missing.clone());
             if content.manifests.is_empty() {
@@ -200,6 +208,8 @@ impl<K: Sink> Engine<K> {
         }
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
         let places = self.places(image, root, stats, warnings).await?;
+        let referrers = ReferrerSearch::new(&walk, &content, root).find(first).await?;
+        content.attach(referrers, walk.take_present());
         self.compare(&image.reference, root, source_digest, content, places, stats)
             .await
             .map(|prepared| Preparation::Ready(Box::new(prepared)))
@@ -302,7 +312,12 @@ impl<K: Sink> Engine<K> {
     }
 
     /// The digest that the tag has in the sink.
-    async fn tag(&self, repository: &Repository, tag: &Tag, stats: &ImageStats) -> Result<Option<Digest>> {
+    pub(super) async fn tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        stats: &ImageStats,
+    ) -> Result<Option<Digest>> {
         self.attempt(stats, repository, || self.sink.tag(repository, tag)).await
     }
 
@@ -340,7 +355,10 @@ impl<K: Sink> Engine<K> {
             });
         }
         let tagged = places.iter().zip(&tags).all(|(place, now)| place.tag.is_none() || *now == Some(root));
-        let unchanged = lacking.is_empty() && tagged && self.is_published(&content, &places, stats).await?;
+        let unchanged = lacking.is_empty()
+            && tagged
+            && self.is_published(&content, &places, stats).await?
+            && self.are_referrers_listed(&content.referrers, &places, stats).await?;
         let omitted: Vec<String> = content.omitted.iter().cloned().collect();
         self.observer.event(&Event::ImagePlanned { reference, fetch_bytes, reuse_bytes, omitted: &omitted });
         let replaced = tags.first().copied().flatten().filter(|now| *now != root);
@@ -474,6 +492,7 @@ fn row<S>(
         replaced: None,
         platforms: Vec::new(),
         omitted: Vec::new(),
+        referrers: Vec::new(),
         bytes_fetched: stats.bytes_fetched(),
         corrupt_chunks: stats.corrupt_chunks(),
         bytes_reused: 0,
@@ -491,6 +510,7 @@ fn row<S>(
             row.platforms = names(&prepared.content);
             row.omitted = prepared.content.omitted.iter().cloned().collect();
             row.warnings.extend(prepared.content.warnings.iter().cloned());
+            row.referrers = prepared.content.referrer_rows.clone();
             row.bytes_reused = prepared.reuse_bytes;
         }
         Ok(Outcome::Skipped(why)) => {

@@ -16,9 +16,11 @@ mod node;
 mod oci_media_types;
 pub mod options;
 mod platforms;
+mod referrers;
 pub mod report;
 mod rewrite;
 mod scheduler;
+mod shape;
 mod single_flight;
 mod source_copies;
 mod stats;
@@ -28,8 +30,11 @@ mod upload;
 #[cfg(feature = "archive")]
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
-pub use options::{IndexMode, MediaTypes, MissingPlatform, PartPolicy, TransferOptions};
-pub use report::{ImagePlan, ImageReport, Plan, Report, Status, Verb};
+pub use options::{
+    IndexMode, MediaTypes, MissingPlatform, MissingReferrers, PartPolicy, ReferrerKinds, ReferrerOptions,
+    TransferOptions,
+};
+pub use report::{ImagePlan, ImageReport, Plan, ReferrerReport, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;

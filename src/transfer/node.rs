@@ -1,6 +1,9 @@
 //! The selected part of an image: a tree of manifests.
 
+use super::referrers::ReferrerContent;
+use super::report::ReferrerReport;
 use super::rewrite;
+use crate::content::PublishedReferrers;
 use crate::error::Result;
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Descriptor, Digest, Index, Platform, RawManifest, media_type};
@@ -27,7 +30,40 @@ pub(crate) struct ImageContent {
     pub(crate) omitted: BTreeSet<String>,
     /// Warnings about the selection.
     pub(crate) warnings: Vec<String>,
+    /// The manifests whose referrers belong to the image, by their digests at the source: the root first.
+    pub(crate) subjects: Vec<Digest>,
+    /// The root at the source, if another is published in its place.
+    pub(crate) source_root: Option<Arc<RawManifest>>,
+    /// The referrers among the manifests.
+    pub(crate) referrers: PublishedReferrers,
+    /// The referrers, for the report.
+    pub(crate) referrer_rows: Vec<ReferrerReport>,
 }
+
+impl ImageContent {
+    /// Adds what was found to refer to the image. `present` is what the sink has of it.
+    pub(super) fn attach(&mut self, found: ReferrerContent, present: HashSet<Digest>) {
+        let empty = Digest::of(EMPTY_CONFIG);
+        if found.blobs.iter().any(|blob| blob.digest == empty && blob.size == EMPTY_CONFIG.len() as u64) {
+            self.configs.push((empty, Bytes::from_static(EMPTY_CONFIG)));
+        }
+        let mut blobs: HashSet<(Digest, u64)> =
+            self.blobs.iter().map(|blob| (blob.digest, blob.size)).collect();
+        self.blobs.extend(found.blobs.into_iter().filter(|blob| blobs.insert((blob.digest, blob.size))));
+        // The image's own root stays the last.
+        if let Some(root) = found.source_root {
+            self.manifests.insert(self.manifests.len().saturating_sub(1), root);
+        }
+        self.manifests.splice(0..0, found.manifests);
+        self.there.extend(present);
+        self.warnings.extend(found.warnings);
+        self.referrers = found.published;
+        self.referrer_rows = found.rows;
+    }
+}
+
+/// The configuration of artifacts that need none (image-spec, "Guidance for an Empty Descriptor"): its content is known.
+const EMPTY_CONFIG: &[u8] = b"{}";
 
 /// A manifest with everything that was selected below it.
 pub(super) struct ManifestNode {

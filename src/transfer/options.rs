@@ -1,7 +1,8 @@
 //! Options of a transfer.
 
 use crate::content::retry::RetryPolicy;
-use crate::oci::PlatformSet;
+use crate::oci::referrer::is_signature_type;
+use crate::oci::{PlatformSet, wildcard};
 use std::time::Duration;
 
 /// How an index is published if only some of its platforms are transferred.
@@ -46,6 +47,64 @@ pub enum MediaTypes {
     Keep,
     /// OCI's in place of Docker's: manifests that have Docker's get another digest.
     Oci,
+}
+
+/// Which referrers of an image are transferred with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferrerKinds {
+    /// None.
+    None,
+    /// Signatures: cosign's, sigstore's bundles, Notary's.
+    Signatures,
+    /// All: signatures, attestations, SBOMs and whatever else refers to the image.
+    #[default]
+    All,
+}
+
+/// What happens to an image with a referrer that cannot be transferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingReferrers {
+    /// The image fails.
+    #[default]
+    Fail,
+    /// The image is transferred without it, with a warning.
+    Warn,
+}
+
+/// Which referrers are transferred: those that refer to the image's digest, to one of its manifests, or to another referrer.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReferrerOptions {
+    /// Which kinds.
+    pub kinds: ReferrerKinds,
+    /// Patterns of artifact types, with `*` and `?`, of which one must match; all types if there are none.
+    pub types: Vec<String>,
+    /// What happens to an image with a referrer that cannot be transferred.
+    pub missing: MissingReferrers,
+}
+
+impl ReferrerOptions {
+    /// Whether a referrer of this artifact type is transferred.
+    pub(super) fn selects(&self, artifact_type: Option<&str>) -> bool {
+        let artifact_type = artifact_type.unwrap_or_default();
+        let is_kind = match self.kinds {
+            ReferrerKinds::None => false,
+            ReferrerKinds::Signatures => is_signature_type(artifact_type),
+            ReferrerKinds::All => true,
+        };
+        let matches = |pattern: &String| wildcard::matches(pattern, artifact_type);
+        is_kind && (self.types.is_empty() || self.types.iter().any(matches))
+    }
+
+    /// Whether any referrers are transferred.
+    pub(super) fn selects_any(&self) -> bool {
+        self.kinds != ReferrerKinds::None
+    }
+
+    /// Whether all referrers are transferred, whatever their artifact type.
+    pub(super) fn selects_all(&self) -> bool {
+        self.kinds == ReferrerKinds::All && self.types.is_empty()
+    }
 }
 
 /// When a large blob is downloaded over several connections at once.
@@ -95,6 +154,8 @@ pub struct TransferOptions {
     /// Whether the attestations of the selected platforms are copied with them. Docker 29.1 and later cannot pull an image
     /// whose index names an attestation that is missing.
     pub attestations: bool,
+    /// Which signatures and other referrers are transferred with their images.
+    pub referrers: ReferrerOptions,
     /// Whether foreign (non-distributable) layers are downloaded.
     pub foreign_layers: bool,
     /// The retry policy.
@@ -118,6 +179,7 @@ impl Default for TransferOptions {
             filter_pinned_manifests: true,
             sparse: false,
             attestations: true,
+            referrers: ReferrerOptions::default(),
             foreign_layers: false,
             retry: RetryPolicy::default(),
             jobs: 16,

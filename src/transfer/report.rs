@@ -113,6 +113,9 @@ pub struct ImageReport {
     /// What the index names and was not transferred: platforms, or `attestation`. Clients that read the whole index fail on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
+    /// The signatures, attestations, SBOMs and other referrers that belong to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerReport>,
     /// Bytes received over the network for it: blobs and manifests.
     pub bytes_fetched: u64,
     /// Chunks of its layers that arrived corrupt and were downloaded again.
@@ -130,6 +133,27 @@ pub struct ImageReport {
     /// Warnings, for instance that a tag has moved or a short name was taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// A referrer of an image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct ReferrerReport {
+    /// The manifest that it refers to.
+    pub subject: Digest,
+    /// Its own digest; `None` if it could not be determined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The tag that connects it with its subject, if it is one of cosign's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
+    /// Its artifact type, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Why it is missing at the destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
 }
 
 /// What a run would do for one image.

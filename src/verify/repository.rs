@@ -1,6 +1,7 @@
 //! Checks one repository.
 
 use super::report::{Problem, ProblemKind};
+use crate::oci::referrer::ReferrerTag;
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::store::Store;
 use crate::store::document::{ContentFault, ManifestContent, StoredManifest, top_down};
@@ -113,7 +114,17 @@ impl<'a> RepositoryCheck<'a> {
         let name = &self.repository.name;
         while let Some(at) = open.pop() {
             let above = self.parents.get(&at);
-            tags.extend(self.tagged.get(&at).into_iter().flatten().map(|tag| format!("{name}:{tag}")));
+            for tag in self.tagged.get(&at).into_iter().flatten() {
+                // A signature belongs to the image that it signs.
+                match ReferrerTag::parse(tag).map(|tag| tag.subject) {
+                    Some(subject) if self.repository.revisions.contains_key(&subject) => {
+                        open.extend(seen.insert(subject).then_some(subject));
+                    }
+                    _ => {
+                        tags.insert(format!("{name}:{tag}"));
+                    }
+                }
+            }
             if above.is_none() && self.repository.revisions.contains_key(&at) {
                 roots.insert(format!("{name}@{at}"));
             }

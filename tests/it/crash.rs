@@ -1,13 +1,15 @@
 //! Stopped at any write, or cut from power at any moment, the tree is true and the next run completes it.
 
-use crate::support::images::{Image, assortment, deliver_all};
+use crate::support::images::{Image, assortment, deliver_all, signed_assortment};
 use crate::support::power_loss::PowerLoss;
 use crate::support::registry_model::assert_served;
 use crate::support::scratch::Scratch;
 use crate::support::stopping::{Count, Stopping};
 use crate::support::tree::{self, Files};
+use saver::content::ReferrerList;
 use saver::content::memory::{Contents, Memory};
 use saver::driver::{Driver, FsDriver, MemoryDriver};
+use saver::oci::Tag;
 use saver::store::{Durability, Store, StoreOptions};
 use std::sync::Arc;
 
@@ -69,6 +71,26 @@ fn unrecorded(driver: impl Driver, contents: &Contents, images: &[Image]) -> Vec
     unrecorded
 }
 
+/// Asserts that every image with a tag has its referrers.
+fn assert_signed(files: &Files, images: &[Image], context: &str) {
+    let (contents, _) = tree::read(files);
+    for (image, place) in images.iter().flat_map(|image| image.places.iter().map(move |place| (image, place)))
+    {
+        let named = |tag: &Tag| contents.tags.get(&(place.repository.clone(), tag.clone()));
+        if place.tag.as_ref().and_then(named) != Some(&image.root()) {
+            continue;
+        }
+        for (tag, digest) in &image.referrers.tags {
+            assert_eq!(named(&tag.tag()), Some(digest), "{context}: {place}");
+        }
+        for ReferrerList { subject, referrers } in &image.referrers.lists {
+            let index = named(&Tag::referrers(subject)).unwrap_or_else(|| panic!("{context}: {place}"));
+            let text = String::from_utf8_lossy(&contents.blobs[index]).into_owned();
+            assert!(referrers.iter().all(|entry| text.contains(&entry.digest.hex())), "{context}: {place}");
+        }
+    }
+}
+
 /// A directory that is quick to fill and empty often, where the system has such a place.
 fn in_memory_dir() -> Scratch {
     Scratch::in_memory()
@@ -94,6 +116,7 @@ async fn stop_and_go_on<D: Driver>(
     drop(store);
     let published: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
     assert_true(&files(), images, &published, &format!("stopped after {stop} writes"));
+    assert_signed(&files(), images, &format!("stopped after {stop} writes"));
     check();
     assert_eq!(unrecorded(driver(), &tree::read(&files()).0, images), [""; 0], "stopped after {stop} writes");
 
@@ -151,6 +174,25 @@ async fn stop_after_any_write_on_disk_is_recoverable() {
         stop += 1;
     }
     assert!(stop > 60, "only {stop} writes");
+}
+
+#[tokio::test]
+async fn stop_after_any_write_leaves_no_tag_without_its_referrers() {
+    let images = signed_assortment();
+    let expect = complete(&images).await;
+    let mut stop = 0;
+    loop {
+        let dir = in_memory_dir();
+        let driver = || FsDriver::create(dir.path()).unwrap();
+        let files = || tree::files(dir.path());
+        if !stop_and_go_on(stop, &images, &expect, driver, files, || assert_served(dir.path())).await {
+            break;
+        }
+        let left: Vec<_> = files().into_keys().filter(|path| is_left_over(path)).collect();
+        assert!(left.is_empty(), "stopped after {stop} writes, the next run left {left:?}");
+        stop += 1;
+    }
+    assert!(stop > 40, "only {stop} writes");
 }
 
 /// A disk that may hold the images' manifests already: then blobs are all that links have to wait for.

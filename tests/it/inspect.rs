@@ -44,7 +44,7 @@ fn inspect_agrees_for_registry_and_tree() {
     let work = Scratch::new();
     let dir = work.path().join("tree");
     let dir = dir.to_str().unwrap();
-    out(&["save", "--dir", dir, "--arch", "all", "--quiet", &image]);
+    out(&["save", "--dir", dir, "--arch", "all", "--referrers", "none", "--quiet", &image]);
 
     let expect = skopeo_raw(&image);
     assert_eq!(out(&["inspect", "--raw", &image]).as_bytes(), expect);

@@ -32,6 +32,8 @@ mod nodes;
 mod provenance;
 mod prune;
 mod push;
+mod referrer_hops;
+mod referrers;
 mod registry;
 mod repair;
 mod samples;

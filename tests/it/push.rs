@@ -51,12 +51,14 @@ fn raw(image: &str) -> String {
     succeed("skopeo", ["inspect", "--raw", "--tls-verify=false", &format!("docker://{image}")])
 }
 
-/// Every tag of a tree.
+/// Every tag of a tree that names an image.
 fn tags(dir: &Path) -> Vec<(String, Digest)> {
     let store = Store::open_read_only(dir).unwrap();
     let mut all = Vec::new();
     for repository in store.repositories().unwrap() {
-        for tag in store.tags(&repository).unwrap() {
+        for tag in
+            store.tags(&repository).unwrap().into_iter().filter(|tag| tag.referrers_subject().is_none())
+        {
             let digest = store.read_tag(&repository, &tag).unwrap().unwrap();
             all.push((format!("{repository}:{tag}"), digest));
         }

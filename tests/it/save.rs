@@ -12,6 +12,7 @@ use std::path::Path;
 
 fn options(dir: &Path, arch: &str) -> SaveOptions {
     let mut options = SaveOptions::new(dir);
+    options.transfer.referrers.kinds = saver::transfer::ReferrerKinds::None;
     options.transfer.platforms = arch.parse().unwrap();
     options
 }
@@ -550,6 +551,7 @@ async fn pull_image_and_local_digest_agree() {
     let name = format!("{}/demo/app:1.0", samples.host());
     let observer = Arc::new(Counting::default());
     let mut options = saver::SaveOptions::new(dir.path());
+    options.transfer.referrers.kinds = saver::transfer::ReferrerKinds::None;
     options.transfer.platforms = "amd64".parse().unwrap();
     options.observer = observer.clone();
     assert_eq!(saver::local_digest(&name, dir.path()).unwrap(), None);

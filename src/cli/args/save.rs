@@ -3,6 +3,7 @@
 use super::images::ListArgs;
 use super::output::{FailedListArgs, ReportArgs};
 use super::platforms::{IndexArgs, MissingPlatformArgs, PlatformArgs};
+use super::referrers::ReferrerArgs;
 use super::registry::RegistryArgs;
 use super::transfer::{DryRunArgs, TransferArgs};
 use super::tree::{DirArgs, NamesArgs, ReplaceArgs};
@@ -46,6 +47,9 @@ pub(crate) struct RunArgs {
     /// Further content.
     #[command(flatten)]
     pub(crate) content: ContentArgs,
+    /// Signatures.
+    #[command(flatten)]
+    pub(crate) referrers: ReferrerArgs,
     /// Names.
     #[command(flatten)]
     pub(crate) names: NamesArgs,

@@ -2,6 +2,7 @@
 
 use super::output::ReportArgs;
 use super::platforms::{IndexArgs, MissingPlatformArgs, PlatformArgs};
+use super::referrers::ReferrerArgs;
 use super::registry::RegistryArgs;
 use super::transfer::{DryRunArgs, TransferArgs, retry_policy};
 use crate::error::Result;
@@ -22,6 +23,9 @@ pub(crate) struct SendArgs {
     /// Indexes.
     #[command(flatten)]
     pub(crate) index: IndexArgs,
+    /// Signatures.
+    #[command(flatten)]
+    pub(crate) referrers: ReferrerArgs,
     /// How registries are reached.
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
@@ -52,6 +56,7 @@ impl SendArgs {
         options.index = self.index.index.into();
         options.missing_platform = self.missing.missing_platform.into();
         options.retry = retry_policy(self.registry.retries);
+        self.referrers.apply(&mut options.referrers);
         self.transfer.apply(options);
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::cli::args::images::ListArgs;
 use crate::cli::args::missing_option;
 use crate::cli::args::output::{ProgressMode, ReportArgs};
 use crate::cli::args::platforms::{IndexArg, IndexArgs, MissingPlatformArgs, PlatformArgs};
+use crate::cli::args::referrers::ReferrerArgs;
 use crate::cli::args::registry::RegistryArgs;
 use crate::cli::args::transfer::{TransferArgs, retry_policy};
 use crate::cli::args::tree::{DirArgs, NamesArgs, local_path};
@@ -66,6 +67,9 @@ pub(crate) struct Args {
     /// Media types of manifests: keep them, or replace Docker's by OCI's, which changes digests
     #[arg(long, value_name = "TYPES", default_value = "keep", help_heading = "Output")]
     pub(crate) media_types: MediaTypesArg,
+    /// Signatures.
+    #[command(flatten)]
+    pub(crate) referrers: ReferrerArgs,
     /// How registries are reached.
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
@@ -214,6 +218,7 @@ fn options(
         RefNameArg::Full => RefNameStyle::Full,
         RefNameArg::Tag => RefNameStyle::Tag,
     };
+    args.referrers.apply(&mut options.transfer.referrers);
     args.transfer.apply(&mut options.transfer);
     Ok(options)
 }

@@ -3,6 +3,7 @@
 use crate::cli::args::missing_argument;
 use crate::cli::args::output::ReportArgs;
 use crate::cli::args::platforms::{MissingPlatformArgs, PlatformArgs};
+use crate::cli::args::referrers::ReferrerArgs;
 use crate::cli::args::tree::{DirArgs, NamesArgs, ReplaceArgs, local_path};
 use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Images that lack one.
     #[command(flatten)]
     pub(crate) missing: MissingPlatformArgs,
+    /// Signatures.
+    #[command(flatten)]
+    pub(crate) referrers: ReferrerArgs,
     /// What is written beside.
     #[command(flatten)]
     pub(crate) report: ReportArgs,
@@ -53,6 +57,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let mut options = ImportOptions::new(args.dir.path()?);
     options.transfer.platforms = args.platforms.selected_or_all()?;
     options.transfer.missing_platform = args.missing.missing_platform.into();
+    args.referrers.apply(&mut options.transfer.referrers);
     options.names = args.names.rule()?;
     options.replace = args.replace.replace;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;

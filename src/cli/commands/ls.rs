@@ -6,7 +6,7 @@ use crate::cli::tree;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ls::{ListOptions, Listing, SortOrder, TagListing, Totals};
+use crate::ls::{ListOptions, Listing, ReferrerListing, SortOrder, TagListing, Totals};
 use crate::oci::Repository;
 use clap::{ArgAction, ValueEnum};
 use std::path::Path;
@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Order of the images
     #[arg(long, value_name = "KEY", default_value = "name", help_heading = "Output")]
     pub(crate) sort: SortArg,
+    /// Show the signatures, attestations and SBOMs of each image below it
+    #[arg(long, help_heading = "Output")]
+    pub(crate) referrers: bool,
     /// What is printed.
     #[command(flatten)]
     pub(crate) json: JsonArgs,
@@ -74,21 +77,27 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
         },
     };
     let listing = crate::ls::list(&store, &options)?;
-    let text = if args.json.json { json(&listing) } else { table(&listing).into_bytes() };
+    let text = if args.json.json { json(&listing) } else { table(&listing, args.referrers).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if listing.totals.damaged > 0 => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-fn table(listing: &Listing) -> String {
+fn table(listing: &Listing, with_referrers: bool) -> String {
     let heads = ["REPOSITORY", "TAG", "DIGEST", "KIND", "PLATFORMS", "SIZE", "UNIQUE", "SOURCE"];
     let right = [false, false, false, false, false, true, true, false];
     let images = || {
         let repositories = listing.repositories.iter();
         repositories.flat_map(|listed| listed.images().map(move |image| (&listed.repository, image)))
     };
-    let rows: Vec<Vec<String>> = images().map(|(repository, image)| row(repository, image)).collect();
+    let mut rows = Vec::new();
+    for (repository, image) in images() {
+        rows.push(row(repository, image));
+        if with_referrers {
+            add_referrers(&image.referrers, 0, &mut rows);
+        }
+    }
     let mut text = output::table(&heads, &right, &rows);
     let damaged: Vec<_> = images().filter(|(_, image)| !image.problems.is_empty()).collect();
     if !damaged.is_empty() {
@@ -132,6 +141,24 @@ fn totals(totals: &Totals) -> String {
         ));
     }
     text
+}
+
+/// Adds a row for each referrer, below its subject.
+fn add_referrers(referrers: &[ReferrerListing], depth: usize, rows: &mut Vec<Vec<String>>) {
+    for referrer in referrers {
+        let kind = referrer.artifact_type.as_deref().unwrap_or("unknown type");
+        rows.push(vec![
+            String::new(),
+            format!("{}└ {}", "  ".repeat(depth), clean(kind)),
+            referrer.digest.short(),
+            "referrer".to_owned(),
+            "-".to_owned(),
+            output::size(referrer.bytes),
+            "-".to_owned(),
+            "-".to_owned(),
+        ]);
+        add_referrers(&referrer.referrers, depth + 1, rows);
+    }
 }
 
 fn row(repository: &Repository, image: &TagListing) -> Vec<String> {

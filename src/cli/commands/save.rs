@@ -135,6 +135,7 @@ fn transfer_options(args: &RunArgs) -> TransferOptions {
         retry: retry_policy(args.registry.retries),
         ..TransferOptions::default()
     };
+    args.referrers.apply(&mut options.referrers);
     args.transfer.apply(&mut options);
     options
 }

@@ -51,6 +51,8 @@ struct KnownContent {
     revisions: HashSet<(Repository, Digest)>,
     /// Locks that serialise the uploads of one manifest, which several images may have. Kept as long as `revisions`.
     upload_locks: HashMap<(Repository, Digest), Arc<tokio::sync::Mutex<()>>>,
+    /// Referrers that the registry lists by itself (OCI-Subject), so that no index of them need be pushed.
+    listed: HashSet<(Repository, Digest)>,
     /// A repository that may have blobs of which nothing else is known.
     mount_source: Option<Repository>,
 }
@@ -189,6 +191,7 @@ impl Sink for Pusher {
     type Writer = Infallible;
     type Upload = Upload;
     const SHARES_BLOBS_ACROSS_REPOSITORIES: bool = false;
+    const LISTS_REFERRERS: bool = true;
 
     async fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
         self.head(repository, &Target::Tag(tag.clone())).await.map_err(of_sink)
@@ -222,6 +225,17 @@ impl Sink for Pusher {
             self.0.known().revisions.insert(key);
         }
         Ok(found.is_some())
+    }
+
+    async fn lists_referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> Result<bool> {
+        let name = self.0.subject(repository, subject);
+        let known = self.0.endpoint.referrer_list(&name, repository, subject).await.map_err(of_sink)?;
+        Ok(known.contains(referrers))
     }
 
     fn assume_present(&self, repository: &Repository, blobs: &[Descriptor]) {

@@ -1,13 +1,15 @@
 //! Uploads manifests and tags: children first, the tag last.
 
 use super::{Inner, Pusher};
-use crate::content::{Publication, Sink, Target};
+use crate::content::{Publication, ReferrerList, Sink, Target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::manifest::omitted;
-use crate::oci::{Digest, Manifest, RawManifest, Repository, Tag};
+use crate::oci::referrer;
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
 use crate::registry::endpoint::Request;
 use crate::registry::error::failure;
 use crate::registry::manifest::content_digest;
+use crate::registry::referrers::KnownReferrers;
 use futures::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -22,6 +24,13 @@ const ACCEPTED: [StatusCode; 3] = [StatusCode::CREATED, StatusCode::OK, StatusCo
 const PART_RETRIES: usize = 3;
 const PART_RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// How often a list of referrers is merged and sent again because another client has replaced it.
+const LIST_RETRIES: usize = 8;
+
+/// The header of the response to a manifest that a registry lists as a referrer (distribution-spec, "Pushing Manifests with
+/// Subject").
+const OCI_SUBJECT: &str = "oci-subject";
+
 /// Uploads the manifests and tags of `image` to each of its places.
 pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> {
     let Some((root, below)) = image.manifests.split_last() else { return Ok(()) };
@@ -32,6 +41,14 @@ pub(super) async fn publish(pusher: &Pusher, image: &Publication) -> Result<()> 
         try_join_all(images.into_iter().map(|raw| upload.by_digest(raw))).await?;
         for raw in indexes {
             upload.by_digest(raw).await?;
+        }
+        for (tag, digest) in &image.referrers.tags {
+            if let Some(raw) = below.iter().find(|raw| raw.digest == *digest) {
+                upload.by_tag(raw, &tag.tag()).await?;
+            }
+        }
+        for list in &image.referrers.lists {
+            upload.list(list).await?;
         }
         match &place.tag {
             Some(tag) => upload.by_tag(root, tag).await?,
@@ -72,6 +89,37 @@ impl ManifestUpload<'_> {
             return Ok(());
         }
         self.put(raw, &Target::Digest(raw.digest)).await
+    }
+
+    /// Adds to the list of referrers of a manifest, where the registry does not keep it by itself: reads the index of the fallback
+    /// tag, merges and uploads it, until it has all of them. Other clients may write it at the same time.
+    async fn list(&self, list: &ReferrerList) -> Result<()> {
+        let ReferrerList { subject, referrers } = list;
+        let listed = |referrer: &Descriptor| (self.repository.clone(), referrer.digest);
+        if referrers.iter().all(|referrer| self.inner().known().listed.contains(&listed(referrer))) {
+            return Ok(());
+        }
+        let tag = Tag::referrers(subject);
+        let name = self.inner().subject(self.repository, &tag);
+        let key = (self.repository.clone(), *subject);
+        let lock = self.inner().known().upload_locks.entry(key).or_default().clone();
+        let _lock = lock.lock_owned().await;
+        for _ in 0..LIST_RETRIES {
+            let known = self.inner().endpoint.referrer_list(&name, self.repository, subject).await?;
+            let index = match &known {
+                // The registry has the API; it lists what it was sent.
+                KnownReferrers::Api(_) => return Ok(()),
+                known if known.contains(referrers) => return Ok(()),
+                KnownReferrers::Fallback(index) => index.as_ref(),
+            };
+            let merged = referrer::merge(index, referrers)?;
+            match self.put(&merged, &Target::Tag(tag.clone())).await {
+                Err(error) if !matches!(error.http_status(), Some(409 | 412)) => return Err(error),
+                _ => {}
+            }
+        }
+        let message = "other clients keep replacing the list of referrers";
+        Err(failure(ErrorKind::Unavailable, &name, message))
     }
 
     async fn by_tag(&self, raw: &RawManifest, tag: &Tag) -> Result<()> {
@@ -136,7 +184,11 @@ impl ManifestUpload<'_> {
                 format!("the registry stored it as {digest}, not as {}: it changed the content", raw.digest);
             return Err(failure(ErrorKind::Corrupt, &subject, message));
         }
-        self.inner().known().revisions.insert((self.repository.clone(), raw.digest));
+        let key = (self.repository.clone(), raw.digest);
+        if answer.response.headers().contains_key(OCI_SUBJECT) {
+            self.inner().known().listed.insert(key.clone());
+        }
+        self.inner().known().revisions.insert(key);
         Ok(())
     }
 

@@ -5,36 +5,13 @@
 
 use super::error::ApiError;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::referrer::ListedReferrer;
 use crate::oci::{Descriptor, Digest, Repository, media_type};
 use crate::store::Store;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde::Serialize;
 
 /// The number of manifests that are read for one request.
 const MAX_REVISIONS: usize = 10_000;
-
-/// The fields of a manifest or index that may be a referrer.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ReferrerManifest {
-    #[serde(default)]
-    media_type: Option<String>,
-    #[serde(default)]
-    artifact_type: Option<String>,
-    #[serde(default)]
-    config: Option<ConfigDescriptor>,
-    #[serde(default)]
-    subject: Option<Descriptor>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ConfigDescriptor {
-    #[serde(default)]
-    media_type: String,
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,18 +64,6 @@ fn referrer(revision: &Digest, bytes: &[u8], subject: &Digest, hex: &str) -> Opt
     if !std::str::from_utf8(bytes).ok()?.contains(hex) {
         return None;
     }
-    let manifest: ReferrerManifest = serde_json::from_slice(bytes).ok()?;
-    if manifest.subject?.digest != *subject || Digest::of(bytes) != *revision {
-        return None;
-    }
-    let of_config = manifest.config.map(|config| config.media_type);
-    let default_type = if of_config.is_some() { media_type::OCI_MANIFEST } else { media_type::OCI_INDEX };
-    let media_type = manifest.media_type.unwrap_or_else(|| default_type.to_owned());
-    let mut descriptor = Descriptor::new(media_type, *revision, bytes.len() as u64);
-    // "If the artifactType is empty or missing in the image manifest, the value of artifactType
-    // MUST be set to the config descriptor mediaType value"; of an index it is left out.
-    descriptor.artifact_type =
-        manifest.artifact_type.filter(|kind| !kind.is_empty()).or(of_config).filter(|kind| !kind.is_empty());
-    descriptor.annotations = manifest.annotations.unwrap_or_default();
-    Some(descriptor)
+    let listed = ListedReferrer::read(bytes, *revision)?;
+    (listed.subject == Some(*subject) && Digest::of(bytes) == *revision).then_some(listed.descriptor)
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use saver::error::ErrorReport;
 use saver::oci::{Descriptor, Registry, Tag};
 use saver::store::Store;
+use saver::transfer::ReferrerKinds;
 use saver::verify::{VerifyOptions, verify};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use std::path::Path;
@@ -41,6 +42,8 @@ impl Scene {
         let dir = Scratch::new();
         let mut save = SaveOptions::new(dir.path());
         save.transfer.platforms = "amd64".parse().unwrap();
+        // The faults of referrers are tested in `referrers`.
+        save.transfer.referrers.kinds = ReferrerKinds::None;
         // Waits are tested where they matter.
         save.transfer.retry.first_delay = Duration::from_millis(1);
         save.transfer.retry.max_delay = Duration::from_millis(10);

@@ -292,6 +292,7 @@ async fn origin_of_refused_credentials_is_named() {
     server.require_basic("ann", "hunter2");
     let dir = Scratch::new();
     let mut options = saver::SaveOptions::new(dir.path());
+    options.transfer.referrers.kinds = saver::transfer::ReferrerKinds::None;
     options.transfer.platforms = "all".parse().unwrap();
     let name = format!("{}/team/app:v1", server.registry());
     let mut image = saver::SaveImage::from(name.parse::<saver::oci::Reference>().unwrap());

@@ -32,6 +32,7 @@ async fn one_request_in_three_fails_and_every_image_is_saved() {
     }
     let dir = Scratch::new();
     let mut save = SaveOptions::new(dir.path());
+    save.transfer.referrers.kinds = saver::transfer::ReferrerKinds::None;
     save.transfer.platforms = "amd64".parse().unwrap();
     // Enough tries that chance alone never spends them all.
     (save.transfer.retry.retries, save.transfer.retry.corruptions) = (60, 60);

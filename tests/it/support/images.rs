@@ -1,7 +1,10 @@
 //! Small images made in memory, and the loop that gives them to a sink.
 
 use bytes::Bytes;
-use saver::content::{BlobWriter, ImageOrigin, Ingest, Place, Publication, Sink};
+use saver::content::{
+    BlobWriter, ImageOrigin, Ingest, Place, Publication, PublishedReferrers, ReferrerList, Sink,
+};
+use saver::oci::referrer::{ListedReferrer, ReferrerTag, ReferrerTagKind};
 use saver::oci::{Descriptor, Digest, RawManifest, Reference};
 use saver::{Error, Result};
 use std::sync::Arc;
@@ -12,6 +15,7 @@ pub(crate) struct Image {
     pub(crate) blobs: Vec<Bytes>,
     pub(crate) manifests: Vec<Arc<RawManifest>>,
     pub(crate) places: Vec<Place>,
+    pub(crate) referrers: PublishedReferrers,
 }
 
 fn describe(kind: &str, content: &[u8]) -> String {
@@ -61,7 +65,34 @@ impl Image {
             }
         }
         let places = places.iter().map(|text| place(text)).collect();
-        Self { blobs, manifests: vec![manifest], places }
+        Self { blobs, manifests: vec![manifest], places, referrers: PublishedReferrers::default() }
+    }
+
+    /// The image with a referrer that names it, and one that only a tag of cosign connects with it.
+    pub(crate) fn signed(mut self, name: &str) -> Self {
+        let root = self.manifests.last().unwrap().clone();
+        let subject = root.descriptor();
+        let content = |kind: &str| Bytes::from(format!("{kind} of {name}"));
+        let document = |kind: &str, more: &str| {
+            manifest(format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]{more}}}"#,
+                describe("empty", b"{}"),
+                describe("layer.v1.tar", &content(kind)),
+            ))
+        };
+        let subject = format!(r#","subject":{{"digest":"{}","size":{}}}"#, subject.digest, subject.size);
+        let (sbom, signature) = (document("SBOM", &subject), document("signature", ""));
+        let listed = ListedReferrer::read(&sbom.bytes, sbom.digest).unwrap();
+        self.referrers.lists.push(ReferrerList { subject: root.digest, referrers: vec![listed.descriptor] });
+        let tag = ReferrerTag { subject: root.digest, kind: ReferrerTagKind::Signature };
+        self.referrers.tags.push((tag, signature.digest));
+        self.manifests.splice(0..0, [sbom, signature]);
+        for blob in [Bytes::from_static(b"{}"), content("SBOM"), content("signature")] {
+            if !self.blobs.contains(&blob) {
+                self.blobs.push(blob);
+            }
+        }
+        self
     }
 
     /// An index over `children`.
@@ -78,6 +109,7 @@ impl Image {
             blobs: vec![],
             manifests: vec![],
             places: places.iter().map(|text| place(text)).collect(),
+            referrers: PublishedReferrers::default(),
         };
         for child in children {
             for blob in &child.blobs {
@@ -113,8 +145,21 @@ impl Image {
             manifests: self.manifests.clone(),
             blobs: self.blobs.iter().map(|blob| Digest::of(blob)).collect(),
             origin: Some(self.origin()),
+            referrers: self.referrers.clone(),
         }
     }
+}
+
+/// Signed images: two places of one, of which the second lists the same referrers; and an index.
+pub(crate) fn signed_assortment() -> Vec<Image> {
+    let layer = noise("layer", 900);
+    let single = |place: &str| Image::single("tool", &[layer.clone()], &[place]).signed("tool");
+    let child = Image::single("app", &[layer.clone()], &[]);
+    vec![
+        single("tool:1.0"),
+        single("tool:latest"),
+        Image::index(&[child], &["app:1.0", "other/app:1.0"]).signed("app"),
+    ]
 }
 
 /// Images that share blobs; an index of two children; one of two places; two that follow each other under one tag.

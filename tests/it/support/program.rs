@@ -51,6 +51,8 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_saver"));
         command.args(arguments).current_dir(self.dir.path()).env_clear();
         command.env("HOME", self.dir.path()).stdin(Stdio::null());
+        // Referrers have tests of their own (`referrers`, `referrer_hops`); others count requests and tags.
+        command.env("SAVER_REFERRERS", "none");
         command
     }
 

@@ -21,6 +21,7 @@
 #![allow(dead_code, reason = "a kit: not every way to misbehave is in use at every moment")]
 
 mod auth;
+mod referrers;
 mod tls;
 mod upload;
 mod wire;
@@ -154,6 +155,8 @@ struct State {
     open: usize,
     auth: auth::Auth,
     uploads: upload::Uploads,
+    /// Whether it has the referrers API, and lists of tags.
+    lists: referrers::Lists,
 }
 
 struct RuleState {

@@ -285,6 +285,9 @@ fn right_answer(state: &mut super::State, seen: &Seen, fault: Option<&Fault>) ->
         return reply;
     }
     let Some(rest) = path.strip_prefix("/v2/") else { return blob_elsewhere(state, path, seen, fault) };
+    if let Some(reply) = super::referrers::answer(state, rest) {
+        return reply;
+    }
     if let Some((repository, reference)) = rest.split_once("/manifests/") {
         let key = (repository.to_owned(), reference.to_owned());
         let Some((media_type, bytes)) = state.manifests.get(&key) else { return Reply::status(404) };

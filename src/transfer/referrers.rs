@@ -1,0 +1,477 @@
+//! Finds the referrers of an image: signatures, attestations, SBOMs.
+//!
+//! The source is asked what refers to the image's digest and to each of its manifests, then what refers to the referrers that are
+//! new: a signature of an SBOM. Whatever a source lists is verified: a referrer must name the subject that it was listed for.
+
+use super::graph::ImageWalk;
+use super::node::ImageContent;
+use super::options::MissingReferrers;
+use super::report::ReferrerReport;
+use super::stats::ImageStats;
+use super::{Engine, Image};
+use crate::content::{Place, PublishedReferrers, Referrer, ReferrerList, Sink, Source, Target};
+use crate::error::{Error, ErrorKind, ErrorReport, Result, Side};
+use crate::oci::referrer::{ListedReferrer, MAX_REFERRERS, ReferrerTag, is_signature_type};
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest};
+use futures::future::join_all;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// How many levels of referrers are followed: the referrers of an image are the first.
+const MAX_DEPTH: usize = 4;
+/// The maximum size of the manifests of one image's referrers together, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 32 << 20;
+/// The maximum size of the blobs of one image's referrers together, in bytes.
+const MAX_BLOB_BYTES: u64 = 1 << 30;
+
+const HINT: &str =
+    "--missing-referrers warn continues without it, and --referrers none leaves all referrers out";
+
+/// The referrers of an image and everything that they consist of.
+#[derive(Debug, Default)]
+pub(super) struct ReferrerContent {
+    /// Their manifests, children first.
+    pub(super) manifests: Vec<Arc<RawManifest>>,
+    /// Their configurations and layers.
+    pub(super) blobs: Vec<Descriptor>,
+    /// How they are connected with their subjects.
+    pub(super) published: PublishedReferrers,
+    /// The root at the source, if it has referrers and is not published as the image's own.
+    pub(super) source_root: Option<Arc<RawManifest>>,
+    pub(super) rows: Vec<ReferrerReport>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// The referrers of the root as they were listed while the manifests were read, and its digest.
+pub(super) type FirstList = (Digest, Result<Vec<Referrer>>);
+
+impl<K: Sink> Engine<K> {
+    /// The referrers of `root`, if they are to be transferred.
+    pub(super) async fn first_referrers<S: Source>(
+        &self,
+        image: &Image<S>,
+        root: Digest,
+        stats: &ImageStats,
+    ) -> Option<FirstList> {
+        if !self.options.referrers.selects_any() {
+            return None;
+        }
+        Some((root, self.list_referrers(&*image.source, &image.reference.repository, root, stats).await))
+    }
+
+    async fn list_referrers<S: Source>(
+        &self,
+        source: &S,
+        repository: &crate::oci::Repository,
+        subject: Digest,
+        stats: &ImageStats,
+    ) -> Result<Vec<Referrer>> {
+        let ask = || source.referrers(repository, &subject);
+        match self.attempt(stats, &subject, ask).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            found => found,
+        }
+    }
+
+    /// Whether every place lists the referrers and has their tags.
+    pub(super) async fn are_referrers_listed(
+        &self,
+        referrers: &PublishedReferrers,
+        places: &[Place],
+        stats: &ImageStats,
+    ) -> Result<bool> {
+        for Place { repository, .. } in places {
+            for (tag, digest) in &referrers.tags {
+                if self.tag(repository, &tag.tag(), stats).await? != Some(*digest) {
+                    return Ok(false);
+                }
+            }
+            for ReferrerList { subject, referrers } in &referrers.lists {
+                let listed = || self.sink.lists_referrers(repository, subject, referrers);
+                if !self.attempt(stats, subject, listed).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A referrer that the source lists for a subject.
+#[derive(Clone, Debug)]
+struct Candidate {
+    subject: Digest,
+    referrer: Referrer,
+}
+
+impl Candidate {
+    /// Its artifact type, if the list says so.
+    fn artifact_type(&self) -> Option<&str> {
+        match &self.referrer {
+            Referrer::Listed(entry) => entry.artifact_type.as_deref(),
+            Referrer::Tagged(tag) => tag.kind.artifact_type(),
+        }
+    }
+
+    fn row(&self) -> ReferrerReport {
+        let (digest, tag) = match &self.referrer {
+            Referrer::Listed(entry) => (Some(entry.digest), None),
+            Referrer::Tagged(tag) => (None, Some(tag.tag())),
+        };
+        let artifact_type = self.artifact_type().map(str::to_owned);
+        ReferrerReport { subject: self.subject, digest, tag, artifact_type, error: None }
+    }
+}
+
+/// A referrer that was read.
+struct FoundReferrer {
+    /// Its entry in the list of its subject.
+    descriptor: Descriptor,
+    /// Its manifests, children first and its own last.
+    manifests: Vec<Arc<RawManifest>>,
+    blobs: Vec<Descriptor>,
+}
+
+/// The search for the referrers of one image.
+pub(super) struct ReferrerSearch<'a, S, K: Sink> {
+    walk: &'a ImageWalk<'a, S, K>,
+    content: &'a ImageContent,
+    /// The digest that the image's tag will name.
+    root: Digest,
+    found: ReferrerContent,
+    /// The manifests that are part of the image or were found.
+    seen: HashSet<Digest>,
+    /// The position of each subject's list.
+    lists: HashMap<Digest, usize>,
+    /// The number of referrers so far.
+    count: usize,
+    manifest_bytes: u64,
+    blob_bytes: u64,
+}
+
+impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
+    /// A search for what refers to `content`, which `walk` read and which will be tagged as `root`.
+    pub(super) fn new(walk: &'a ImageWalk<'a, S, K>, content: &'a ImageContent, root: Digest) -> Self {
+        Self {
+            walk,
+            content,
+            root,
+            found: ReferrerContent::default(),
+            seen: content.manifests.iter().map(|raw| raw.digest).collect(),
+            lists: HashMap::new(),
+            count: 0,
+            manifest_bytes: 0,
+            blob_bytes: 0,
+        }
+    }
+
+    fn engine(&self) -> &'a Engine<K> {
+        self.walk.engine
+    }
+
+    /// Everything that refers to the image. `first` is the list of its root, if it was requested already.
+    ///
+    /// # Errors
+    /// The failure of the first referrer that cannot be transferred, unless they may be missing.
+    pub(super) async fn find(mut self, first: Option<FirstList>) -> Result<ReferrerContent> {
+        if !self.engine().options.referrers.selects_any() {
+            return Ok(self.found);
+        }
+        let mut first = first;
+        let mut subjects = self.subjects();
+        for depth in 0.. {
+            let candidates = self.candidates(&subjects, first.take()).await?;
+            if candidates.is_empty() {
+                break;
+            }
+            if depth == MAX_DEPTH {
+                let message = format!("referrers of referrers are nested more than {MAX_DEPTH} levels deep");
+                self.record_failure(candidates[0].row(), self.error(ErrorKind::Unsupported, message))?;
+                break;
+            }
+            let read = join_all(candidates.iter().map(|candidate| self.read(candidate))).await;
+            let mut next = Vec::new();
+            for (candidate, read) in candidates.iter().zip(read) {
+                match read {
+                    Ok(Some(found)) => next.extend(self.add(candidate, found)?),
+                    // It was removed in the meantime, or is not of a selected type.
+                    Ok(None) => {}
+                    Err(error) => self.record_failure(candidate.row(), error)?,
+                }
+            }
+            subjects = self.unsettled(next).await?;
+        }
+        self.keep_source_root();
+        Ok(self.found)
+    }
+
+    /// The manifests of the image that may have referrers.
+    fn subjects(&self) -> Vec<Digest> {
+        let is_kept = |digest: &Digest| K::LISTS_REFERRERS || self.seen.contains(digest);
+        self.content.subjects.iter().copied().filter(is_kept).collect()
+    }
+
+    /// What the source lists for `subjects`, as far as it is selected and new.
+    async fn candidates(&mut self, subjects: &[Digest], first: Option<FirstList>) -> Result<Vec<Candidate>> {
+        let (known, first) = first.map_or((None, None), |(digest, list)| (Some(digest), Some(list)));
+        let mut first = first;
+        let asked = subjects.iter().filter(|subject| Some(**subject) != known);
+        let lists = join_all(asked.map(|subject| self.list(*subject))).await;
+        let mut lists = lists.into_iter();
+        let mut candidates = Vec::new();
+        let mut met = HashSet::new();
+        for subject in subjects {
+            let list = if Some(*subject) == known { first.take() } else { lists.next() };
+            let list = match list {
+                Some(Ok(list)) => list,
+                Some(Err(error)) => {
+                    let error = error.context("cannot list what refers to it");
+                    let row = ReferrerReport {
+                        subject: *subject,
+                        digest: None,
+                        tag: None,
+                        artifact_type: None,
+                        error: None,
+                    };
+                    self.record_failure(row, error)?;
+                    continue;
+                }
+                None => continue,
+            };
+            for referrer in list {
+                let candidate = Candidate { subject: *subject, referrer };
+                if self.may_select(&candidate)
+                    && met.insert((*subject, candidate.row().digest, candidate.row().tag))
+                {
+                    candidates.push(candidate);
+                }
+            }
+        }
+        self.count += candidates.len();
+        if self.count > MAX_REFERRERS {
+            return Err(
+                self.error(ErrorKind::TooLarge, format!("the image has more than {MAX_REFERRERS} referrers"))
+            );
+        }
+        Ok(candidates)
+    }
+
+    async fn list(&self, subject: Digest) -> Result<Vec<Referrer>> {
+        let repository = &self.walk.reference.repository;
+        self.engine().list_referrers(self.walk.source, repository, subject, self.walk.stats).await
+    }
+
+    /// Whether a referrer is selected, as far as its list tells.
+    fn may_select(&self, candidate: &Candidate) -> bool {
+        let options = &self.engine().options.referrers;
+        options.selects_all() || candidate.artifact_type().is_none_or(|kind| options.selects(Some(kind)))
+    }
+
+    /// Reads a referrer and everything below it; `None` if it does not exist any more, or is not selected.
+    async fn read(&self, candidate: &Candidate) -> Result<Option<FoundReferrer>> {
+        let raw = match &candidate.referrer {
+            Referrer::Listed(entry) => self.listed(candidate, entry).await?,
+            Referrer::Tagged(tag) => self.tagged(tag).await?,
+        };
+        let Some(raw) = raw else { return Ok(None) };
+        let listed = ListedReferrer::read(&raw.bytes, raw.digest);
+        let Some(ListedReferrer { subject, descriptor }) = listed else {
+            return Err(
+                self.error(ErrorKind::Corrupt, format!("the referrer {} is not a manifest", raw.digest))
+            );
+        };
+        if let Referrer::Listed(entry) = &candidate.referrer {
+            if subject != Some(candidate.subject) {
+                let named = subject.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+                let message =
+                    format!("the referrer {} of {} refers to {named}", raw.digest, candidate.subject);
+                return Err(self.error(ErrorKind::Corrupt, message));
+            }
+            if entry.size != raw.bytes.len() as u64 {
+                let size = raw.bytes.len();
+                let message = format!(
+                    "the referrer {} is listed with {} bytes, but has {size}",
+                    raw.digest, entry.size
+                );
+                return Err(self.error(ErrorKind::Corrupt, message));
+            }
+            let options = &self.engine().options.referrers;
+            if !options.selects_all() && !options.selects(descriptor.artifact_type.as_deref()) {
+                return Ok(None);
+            }
+        }
+        let (manifests, blobs) = self.below(raw).await?;
+        Ok(Some(FoundReferrer { descriptor, manifests, blobs }))
+    }
+
+    /// The manifest of a listed referrer; `None` if it is not listed any more.
+    async fn listed(&self, candidate: &Candidate, entry: &Descriptor) -> Result<Option<Arc<RawManifest>>> {
+        match self.walk.manifest(entry.digest).await {
+            Ok(found) => Ok(Some(found.raw)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if self.engine().options.sparse
+                    || !self.list(candidate.subject).await?.contains(&candidate.referrer)
+                {
+                    return Ok(None);
+                }
+                Err(error.context("it is listed as a referrer, and missing"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The manifest that a tag names; `None` if the tag does not exist any more.
+    async fn tagged(&self, tag: &ReferrerTag) -> Result<Option<Arc<RawManifest>>> {
+        let (engine, stats, repository) = (self.engine(), self.walk.stats, &self.walk.reference.repository);
+        let tag = tag.tag();
+        // A tag that the sink has is most likely unchanged, which a HEAD request shows.
+        let resolved = match engine.tag(&self.walk.home.repository, &tag, stats).await? {
+            Some(_) => {
+                let ask = || self.walk.source.resolve(repository, &tag);
+                engine.attempt(stats, &tag, ask).await.map(|resolved| (resolved.digest, resolved.manifest))
+            }
+            None => {
+                let target = Target::Tag(tag.clone());
+                let ask = || self.walk.source.manifest(repository, &target);
+                engine.attempt(stats, &tag, ask).await.map(|raw| (raw.digest, Some(raw)))
+            }
+        };
+        match resolved {
+            Ok((_, Some(raw))) => {
+                engine.count_read(stats, raw.bytes.len());
+                Ok(Some(Arc::new(raw)))
+            }
+            Ok((digest, None)) => self.walk.manifest(digest).await.map(|found| Some(found.raw)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A referrer's manifests, children first, and its blobs.
+    async fn below(&self, raw: Arc<RawManifest>) -> Result<(Vec<Arc<RawManifest>>, Vec<Descriptor>)> {
+        let (mut manifests, mut blobs) = (Vec::new(), Vec::new());
+        let mut met = HashSet::from([raw.digest]);
+        let mut open = vec![raw];
+        while let Some(raw) = open.pop() {
+            match raw.parse()? {
+                Manifest::Image(image) => blobs.extend(image.blobs().cloned()),
+                Manifest::Index(index) => {
+                    if met.len() + index.manifests.len() > MAX_REFERRERS {
+                        let message = format!("a referrer consists of more than {MAX_REFERRERS} manifests");
+                        return Err(self.error(ErrorKind::TooLarge, message));
+                    }
+                    for entry in index.manifests.iter().filter(|entry| met.insert(entry.digest)) {
+                        open.push(self.walk.manifest(entry.digest).await?.raw);
+                    }
+                }
+            }
+            manifests.push(raw);
+        }
+        manifests.reverse();
+        Ok((manifests, blobs))
+    }
+
+    /// Adds a referrer; returns it as a subject of others, unless it is a signature.
+    fn add(&mut self, candidate: &Candidate, found: FoundReferrer) -> Result<Option<Candidate>> {
+        let FoundReferrer { descriptor, manifests, blobs } = found;
+        for raw in manifests {
+            if self.seen.insert(raw.digest) {
+                self.manifest_bytes += raw.bytes.len() as u64;
+                self.found.manifests.push(raw);
+            }
+        }
+        self.blob_bytes = blobs.iter().fold(self.blob_bytes, |sum, blob| sum.saturating_add(blob.size));
+        if self.manifest_bytes > MAX_MANIFEST_BYTES || self.blob_bytes > MAX_BLOB_BYTES {
+            let message = format!(
+                "the referrers of the image have more than {MAX_BLOB_BYTES} bytes, or {MAX_MANIFEST_BYTES} bytes of manifests"
+            );
+            return Err(self.error(ErrorKind::TooLarge, message));
+        }
+        self.found.blobs.extend(blobs);
+        let mut row = candidate.row();
+        row.digest = Some(descriptor.digest);
+        let published = &mut self.found.published;
+        match &candidate.referrer {
+            Referrer::Tagged(tag) => published.tags.push((*tag, descriptor.digest)),
+            Referrer::Listed(_) => {
+                row.artifact_type.clone_from(&descriptor.artifact_type);
+                let position = *self.lists.entry(candidate.subject).or_insert_with(|| {
+                    published.lists.push(ReferrerList { subject: candidate.subject, referrers: Vec::new() });
+                    published.lists.len() - 1
+                });
+                published.lists[position].referrers.push(descriptor.clone());
+            }
+        }
+        let is_signature = row.artifact_type.as_deref().is_some_and(is_signature_type);
+        self.found.rows.push(row);
+        let referrer = match &candidate.referrer {
+            Referrer::Listed(_) => Referrer::Listed(descriptor),
+            tagged @ Referrer::Tagged(_) => tagged.clone(),
+        };
+        Ok((!is_signature).then_some(Candidate { subject: candidate.subject, referrer }))
+    }
+
+    /// The digests of these referrers whose own referrers may be missing at the destination. An image with a tag there is complete,
+    /// so only the referrers that it has got since are searched: a run with nothing to do makes one request an image.
+    async fn unsettled(&self, added: Vec<Candidate>) -> Result<Vec<Digest>> {
+        let engine = self.engine();
+        let Place { repository, tag } = self.walk.home;
+        let mut is_tagged = false;
+        if let Some(tag) = tag.as_ref().filter(|_| !added.is_empty() && !engine.options.sparse) {
+            is_tagged = engine.tag(repository, tag, self.walk.stats).await? == Some(self.root);
+        }
+        let mut digests = Vec::new();
+        for candidate in added {
+            let (digest, is_known) = match &candidate.referrer {
+                Referrer::Listed(entry) => {
+                    let entries = std::slice::from_ref(entry);
+                    let listed = || engine.sink.lists_referrers(repository, &candidate.subject, entries);
+                    let is_known =
+                        is_tagged && engine.attempt(self.walk.stats, &entry.digest, listed).await?;
+                    (Some(entry.digest), is_known)
+                }
+                Referrer::Tagged(tag) => {
+                    let tags = &self.found.published.tags;
+                    let digest = tags.iter().find(|(known, _)| known == tag).map(|(_, digest)| *digest);
+                    let is_known =
+                        is_tagged && engine.tag(repository, &tag.tag(), self.walk.stats).await? == digest;
+                    (digest, is_known)
+                }
+            };
+            digests.extend(digest.filter(|_| !is_known));
+        }
+        Ok(digests)
+    }
+
+    /// Keeps the root at the source, so that its signatures can be verified by the digest that they sign. A registry would refuse an
+    /// index of which it lacks a part.
+    fn keep_source_root(&mut self) {
+        let Some(root) = self.content.source_root.as_ref().filter(|_| K::SHARES_BLOBS_ACROSS_REPOSITORIES)
+        else {
+            return;
+        };
+        let published = &self.found.published;
+        let has_referrers = published.lists.iter().any(|list| list.subject == root.digest)
+            || published.tags.iter().any(|(tag, _)| tag.subject == root.digest);
+        self.found.source_root = has_referrers.then(|| root.clone());
+    }
+
+    /// Records a referrer that cannot be transferred.
+    ///
+    /// # Errors
+    /// `error`, unless referrers may be missing.
+    fn record_failure(&mut self, row: ReferrerReport, error: Error) -> Result<()> {
+        let is_fatal =
+            matches!(error.kind(), ErrorKind::Storage | ErrorKind::Cancelled | ErrorKind::Internal);
+        if is_fatal || self.engine().options.referrers.missing == MissingReferrers::Fail {
+            return Err(if is_fatal || error.hint().is_some() { error } else { error.with_hint(HINT) });
+        }
+        self.found.warnings.push(format!("a referrer is missing: {error}"));
+        self.found.rows.push(ReferrerReport { error: Some(ErrorReport::from(&error)), ..row });
+        Ok(())
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(kind, self.walk.reference, message).on(Side::Source).with_hint(HINT)
+    }
+}
