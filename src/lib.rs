@@ -231,6 +231,7 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //! | `scan` | `scan`: finds image names in Kubernetes manifests and Helm charts | tar, flate2, walkdir |
 //! | `serve` | `serve`: the read-only registry | hyper's server |
 //! | `cri` | `cri`: the Kubernetes image service | hyper's server, tonic, prost |
+//! | `containerd` | `containerd`: loads images into containerd | hyper, tonic, prost |
 //!
 //! Libraries depend on saver with `default-features = false` and the features that they need.
 //!
@@ -248,6 +249,8 @@ pub mod blocking;
 #[doc(hidden)]
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "containerd")]
+pub mod containerd;
 pub mod content;
 pub mod copy;
 pub mod credentials;
@@ -269,9 +272,14 @@ pub mod list;
 pub mod ls;
 pub mod mirror_config;
 pub mod oci;
+#[doc(hidden)]
+#[cfg(feature = "serve")]
+pub mod page;
 pub mod prune;
 pub mod push;
 pub mod registry;
+#[cfg(feature = "scan")]
+pub mod rewrite;
 pub mod save;
 #[cfg(feature = "scan")]
 pub mod scan;

@@ -395,3 +395,19 @@ fn walk_repository(
     }
     Ok(WalkedRepository { repository, tags, untagged })
 }
+
+/// A tag, and all the content that it reaches with its sizes.
+///
+/// # Errors
+/// `Storage` if the tree cannot be read.
+#[cfg(feature = "serve")]
+pub(crate) fn tag_with_content(
+    store: &Store,
+    repository: &Repository,
+    tag: Tag,
+    provenance: &Provenance,
+) -> Result<(TagListing, HashMap<Digest, u64>)> {
+    let digest = store.read_tag(repository, &tag)?;
+    let (listing, reached) = walk_image(store, repository, Some(tag), digest, provenance)?;
+    Ok((listing, reached.0))
+}

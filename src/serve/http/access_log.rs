@@ -114,7 +114,7 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A moment in UTC, to the millisecond.
-struct DateTime {
+pub(crate) struct DateTime {
     year: u64,
     month: usize,
     day: u64,

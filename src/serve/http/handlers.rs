@@ -10,7 +10,7 @@ use super::range::ByteRange;
 use super::recorder::{RecordSinks, RequestRecorder};
 use super::route::Route;
 use super::served_store::ServedStore;
-use super::{metrics, namespace, referrers};
+use super::{metrics, namespace, people, referrers};
 use crate::content::Target;
 use crate::error::{Error, ErrorKind};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -51,7 +51,7 @@ pub(super) struct RequestHandler {
     sinks: RecordSinks,
 }
 
-type HandlerResult = Result<Response<Body>, ApiError>;
+pub(super) type HandlerResult = Result<Response<Body>, ApiError>;
 
 impl RequestHandler {
     pub(super) fn new(store: ServedStore, users: Option<Arc<Htpasswd>>, sinks: RecordSinks) -> Self {
@@ -137,6 +137,7 @@ impl RequestHandler {
         }
         let route = Route::parse(head.uri.path())?;
         match route {
+            Route::Root if people::accepts_html(&head.headers) => return people::page(),
             Route::Root => return Ok(document(StatusCode::OK, JSON, Bytes::new())),
             Route::Base => return Ok(document(StatusCode::OK, JSON, Bytes::from_static(b"{}"))),
             Route::Metrics => return self.metrics(),
@@ -178,6 +179,7 @@ impl RequestHandler {
                 let located = locate(repository)?;
                 tags(&store, repository, &located, &page, ns.as_deref())
             }
+            Route::Images => people::images(&store, query),
             Route::Repositories => repositories(&store, &Page::parse(query)?),
             Route::Referrers(repository, subject) => {
                 let filter = referrers::artifact_type(query);
@@ -348,7 +350,7 @@ fn list_referrers(
     Ok(response)
 }
 
-fn list(body: &impl Serialize, link: Option<String>) -> HandlerResult {
+pub(super) fn list(body: &impl Serialize, link: Option<String>) -> HandlerResult {
     let bytes = serde_json::to_vec(body).unwrap_or_default();
     let mut response = document(StatusCode::OK, JSON, bytes.into());
     if let Some(link) = link {
@@ -401,13 +403,13 @@ fn validators(digest: &Digest) -> Result<(HeaderValue, HeaderValue), ApiError> {
 }
 
 /// A header value. Media types come from documents, and must not inject headers.
-fn header_value(text: &str) -> Result<HeaderValue, ApiError> {
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, ApiError> {
     HeaderValue::from_str(text).map_err(|_| {
         ApiError::of_store(&Error::new(ErrorKind::Corrupt, format!("{text:?}"), "not a valid header value"))
     })
 }
 
-fn of_store(error: Error) -> ApiError {
+pub(super) fn of_store(error: Error) -> ApiError {
     ApiError::of_store(&error)
 }
 
@@ -418,7 +420,7 @@ fn empty(status: StatusCode) -> Response<Body> {
 }
 
 /// A response with a document. The length is set here and not by the body, which a response to HEAD does not have.
-fn document(status: StatusCode, content_type: HeaderValue, bytes: Bytes) -> Response<Body> {
+pub(super) fn document(status: StatusCode, content_type: HeaderValue, bytes: Bytes) -> Response<Body> {
     let length = bytes.len();
     let mut response = Response::new(Body::document(bytes));
     *response.status_mut() = status;

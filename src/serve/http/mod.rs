@@ -13,6 +13,7 @@ mod idle_timeout;
 mod metrics;
 mod namespace;
 mod page;
+mod people;
 mod range;
 mod recorder;
 mod referrers;
@@ -21,6 +22,8 @@ mod served_store;
 mod tls;
 
 pub use access_log::AccessRecord;
+#[cfg(feature = "containerd")]
+pub(crate) use access_log::DateTime;
 pub use htpasswd::Htpasswd;
 pub use recorder::AccessLog;
 pub use tls::TlsIdentity;

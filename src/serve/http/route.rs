@@ -17,6 +17,8 @@ pub(super) enum Route {
     Health,
     /// `/metrics`.
     Metrics,
+    /// `/_saver/images`: the data of the page for people.
+    Images,
     /// `/v2/` (end-1).
     Base,
     /// `/v2/_catalog`: Docker's, not in the OCI specification.
@@ -34,7 +36,7 @@ pub(super) enum Route {
 impl Route {
     /// Whether the endpoint walks directories.
     pub(super) fn is_listing(&self) -> bool {
-        matches!(self, Self::Repositories | Self::Tags(_) | Self::Referrers(..))
+        matches!(self, Self::Images | Self::Repositories | Self::Tags(_) | Self::Referrers(..))
     }
 }
 
@@ -52,6 +54,7 @@ impl Route {
             "/" => return Ok(Self::Root),
             "/healthz" => return Ok(Self::Health),
             "/metrics" => return Ok(Self::Metrics),
+            "/_saver/images" => return Ok(Self::Images),
             "/v2" | "/v2/" => return Ok(Self::Base),
             "/v2/_catalog" => return Ok(Self::Repositories),
             path => path.strip_prefix("/v2/").ok_or_else(ApiError::no_such_endpoint)?,
@@ -132,6 +135,7 @@ mod tests {
             ("/".to_owned(), Route::Root),
             ("/healthz".into(), Route::Health),
             ("/metrics".into(), Route::Metrics),
+            ("/_saver/images".into(), Route::Images),
             ("/v2".into(), Route::Base),
             ("/v2/".into(), Route::Base),
             ("/v2/_catalog".into(), Route::Repositories),
