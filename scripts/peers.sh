@@ -22,6 +22,7 @@ wrk             wrk
 python3         python3
 pip3            python3-pip
 curl            curl
+chromium        chromium
 shellcheck      shellcheck
 update-ca-certificates ca-certificates
 /usr/lib/python3/dist-packages/grpc python3-grpcio

@@ -3,8 +3,8 @@
 use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
-    build_context, copy, cri, diff, digest, export, gc, import, inspect, ls, mirror_config, prune, push, rm,
-    scan, serve, tags, verify,
+    build_context, copy, cri, diff, digest, export, gc, import, inspect, load, ls, mirror_config, prune,
+    push, report, rewrite, rm, scan, serve, tags, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -148,6 +148,24 @@ pub(crate) enum Command {
     /// writes them below the directory of --output. Where the client allows it, the original registry is never contacted.
     #[command(override_usage = "saver mirror-config CLIENT --endpoint URL --dir DIR [OPTIONS]")]
     MirrorConfig(mirror_config::Args),
+    /// Print the names that images have at another registry, or manifests with these names
+    ///
+    /// For a registry that serves a directory, or that its images were pushed to. With a file, prints it with new names where an
+    /// original name certainly is an image, and leaves everything else as it is, as a post-renderer of Helm does.
+    #[command(override_usage = "saver rewrite --dir DIR [OPTIONS] REGISTRY[/PREFIX] [FILE]")]
+    Rewrite(rewrite::Args),
+    /// Write a page about a directory for the person who approves its transfer
+    ///
+    /// One HTML file that needs no server and requests nothing: what is in the directory, how its content is shared and, with --report,
+    /// what the last run did. saver serve shows the same at /.
+    #[command(override_usage = "saver report --html DIR --output FILE [--report REPORT.json]")]
+    Report(report::Args),
+    /// Load images of a directory into containerd
+    ///
+    /// Writes what the node lacks into its content store, through the socket of containerd, so that the node needs no registry.
+    /// An interrupted load is resumed by the next one.
+    #[command(override_usage = "saver load --dir DIR --containerd SOCKET [OPTIONS] [IMAGE]...")]
+    Load(load::Args),
     /// Find the images that Kubernetes manifests, Helm charts, templates and lists name
     ///
     /// Prints a list for --list, with the file and line of each image in a comment. Doubtful finds are commented out, with the reason.
@@ -209,8 +227,9 @@ mod tests {
                 let name = format!("{} {}", command.get_name(), arg.get_id());
                 let long = arg.get_long().unwrap_or_else(|| panic!("{name}"));
                 let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
-                // An address in one command and a socket in another; an archive in one and a directory in another.
-                if matches!(long, "listen" | "max-connections" | "output") {
+                // An address in one command and a socket in another; an archive in one and a directory in another; a file
+                // that is written, and one that is read.
+                if matches!(long, "listen" | "max-connections" | "output" | "report") {
                     continue;
                 }
                 let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());

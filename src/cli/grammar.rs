@@ -24,7 +24,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("du", "to show the sizes in a directory: saver ls DIR"),
     ("login", "saver uses the credentials of docker login, or of --authfile FILE"),
     ("logout", "saver uses the credentials of docker login, or of --authfile FILE"),
-    ("load", "to read an archive into a directory: saver import PATH --dir DIR"),
     ("check", "to check a directory: saver verify DIR"),
     ("version", "to print the version: saver --version"),
 ];

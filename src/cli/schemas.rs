@@ -3,6 +3,7 @@
 use super::commands::digest::ResolvedDigest;
 use super::commands::tags::TagList;
 use super::ui::progress::EventLines;
+use crate::containerd::LoadReport;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
 use crate::ls::Listing;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("diff", schema::<Diff>()),
         ("prune", schema::<PruneReport>()),
         ("scan", schema::<ScanReport>()),
+        ("load", schema::<LoadReport>()),
     ]
 }
 

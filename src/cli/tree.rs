@@ -1,7 +1,11 @@
 //! Opening the directory of saved images.
 
-use crate::error::Result;
+use crate::content::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Reference;
+use crate::save::NameRule;
 use crate::store::Store;
+use std::collections::BTreeSet;
 use std::io::ErrorKind as IoError;
 use std::path::Path;
 
@@ -26,4 +30,35 @@ pub(super) fn open_unchecked(dir: &Path) -> Result<Store> {
         }
         _ => error,
     })
+}
+
+/// The original names of all images with tags: those that are recorded, else as far as the names in the directory tell them.
+///
+/// # Errors
+/// `InvalidInput` if none is known; `Storage` if the directory can't be read.
+pub(super) fn original_names(store: &Store, names: &NameRule) -> Result<Vec<Reference>> {
+    let provenance = store.provenance()?;
+    let mut originals = BTreeSet::new();
+    for repository in store.repositories()? {
+        for tag in store.tags(&repository)? {
+            let Some(digest) = store.read_tag(&repository, &tag)? else { continue };
+            let place = Place { repository: repository.clone(), tag: Some(tag.clone()) };
+            let original = match provenance.source(&place, &digest) {
+                Some(record) => Some(record.source.clone()),
+                None => names.original(&repository).map(|(registry, repository)| Reference {
+                    registry,
+                    repository,
+                    tag: Some(tag),
+                    digest: None,
+                }),
+            };
+            originals.extend(original);
+        }
+    }
+    if originals.is_empty() {
+        let why = "the directory does not tell which registries its images are from";
+        return Err(Error::new(ErrorKind::InvalidInput, "images", why)
+            .with_hint("name the images, or give the list that they were saved from with --list FILE"));
+    }
+    Ok(originals.into_iter().collect())
 }

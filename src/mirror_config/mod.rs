@@ -145,7 +145,7 @@ fn no_registries(client: MirrorClient) -> Error {
     } else {
         "name them with --registry HOST"
     };
-    let why = "the names in the directory do not tell which registries its images are from";
+    let why = "the directory does not tell which registries its images are from";
     Error::new(ErrorKind::InvalidInput, "registries", why).with_hint(hint)
 }
 

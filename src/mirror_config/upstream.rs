@@ -33,13 +33,15 @@ fn not_a_prefix() -> Error {
         .with_hint("use strip, domain, or a template such as mirror/{domain}/{repository}")
 }
 
-/// The registries whose images are in a tree, as far as the names of its repositories tell.
+/// The registries whose images are in a tree: those that are recorded, and those that the names of its repositories contain.
 ///
 /// # Errors
 /// `Storage` if the tree cannot be read.
 pub fn registries(store: &Store, names: &NameRule) -> Result<Vec<Registry>> {
+    let provenance = store.provenance()?;
+    let recorded = provenance.records().map(|record| record.source.registry.clone());
     let repositories = store.repositories()?;
-    let found: BTreeSet<Registry> =
-        repositories.iter().filter_map(|repository| names.registry_of(repository)).collect();
+    let named = repositories.iter().filter_map(|place| Some(names.original(place)?.0));
+    let found: BTreeSet<Registry> = recorded.chain(named).collect();
     Ok(found.into_iter().collect())
 }

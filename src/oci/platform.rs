@@ -61,6 +61,18 @@ impl Platform {
         Self { os: os.to_owned(), architecture: architecture.to_owned(), variant: None, os_version: None }
     }
 
+    /// The platform of this machine, for Linux containers.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        Self::new("linux", architecture).normal()
+    }
+
     /// Parses `ARCH`, `ARCH/VARIANT`, `OS/ARCH` or `OS/ARCH/VARIANT`; `OS(VERSION)/ARCH` also selects the version of
     /// the operating system, as containerd writes it. A missing OS is `default_os`.
     ///
@@ -334,6 +346,12 @@ impl FromStr for PlatformSet {
 mod tests {
     use super::*;
     use crate::oci::Digest;
+
+    #[test]
+    fn platform_of_this_machine_is_valid() {
+        let platform = Platform::of_this_machine();
+        assert_eq!(Platform::parse(&platform.to_string(), "linux").unwrap(), platform);
+    }
 
     #[test]
     fn platform_text_parses_to_its_normal_form() {

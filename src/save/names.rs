@@ -157,21 +157,17 @@ impl NameRule {
         }
     }
 
-    /// The registry of the images in `repository` of the tree, if its name contains it.
+    /// The registry and the repository there of the images in `place`, if its name contains the registry.
     #[must_use]
-    pub fn registry_of(&self, repository: &Repository) -> Option<Registry> {
-        let with_domain = match self {
-            Self::Strip => return None,
-            Self::Domain => repository.clone(),
+    pub fn original(&self, place: &Repository) -> Option<(Registry, Repository)> {
+        match self {
+            Self::Strip => None,
+            Self::Domain => Self::origin(place),
             Self::Template(template) => {
-                let (before, after) = template.split_once("{domain}")?;
-                if after != "/{repository}" {
-                    return None;
-                }
-                repository.as_str().strip_prefix(before)?.parse().ok()?
+                let before = template.strip_suffix("{domain}/{repository}")?;
+                Self::origin(&place.as_str().strip_prefix(before)?.parse().ok()?)
             }
-        };
-        Self::origin(&with_domain).map(|(registry, _)| registry)
+        }
     }
 
     /// The second place of an image, if it has one.
@@ -311,7 +307,7 @@ mod tests {
             assert_eq!(rule.prefix(&registry).as_deref(), prefix, "{rule:?}");
             let reference = Reference::parse(&format!("{registry}/a/b:v1")).unwrap();
             let place = rule.place(&reference).unwrap().repository;
-            let found = rule.registry_of(&place).map(|registry| registry.to_string());
+            let found = rule.original(&place).map(|(registry, _)| registry.to_string());
             assert_eq!(found.as_deref(), of_place, "{rule:?}");
         }
     }

@@ -12,7 +12,7 @@ pub(crate) struct PlatformArgs {
     /// Architectures: amd64, arm64, arm/v7, linux/arm64/v8, several separated by commas, or all; may be repeated
     ///
     /// Saving needs it, unless every line of the lists has a platform= of its own. The default is this machine's architecture for
-    /// cri, and all for the other commands.
+    /// cri and load, and all for the other commands.
     #[arg(long, visible_alias = "platform", value_name = "ARCH[,ARCH]", action = ArgAction::Append)]
     pub(crate) arch: Vec<String>,
     /// Operating system of architectures that are written without one

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Certificate authority of the endpoint (PEM)
     #[arg(long, value_name = "FILE", help_heading = "Mirror")]
     pub(crate) ca: Option<PathBuf>,
-    /// Registry to redirect; may be repeated [default: those that the names in the directory contain]
+    /// Registry to redirect; may be repeated [default: those of the images in the directory]
     #[arg(long, value_name = "HOST", action = ArgAction::Append, help_heading = "Mirror")]
     pub(crate) registry: Vec<String>,
     /// Redirect all other registries too (containerd, k3s, rke2, talos)
