@@ -29,7 +29,7 @@ fn image(source: Option<&str>, label: &str) -> Publication {
         platforms: vec!["linux/amd64".into()],
         index: "keep",
     });
-    Publication { places: vec![place()], manifests: vec![manifest], blobs: Vec::new(), origin }
+    Publication { places: vec![place()], manifests: vec![manifest], origin, ..Publication::default() }
 }
 
 fn sources(store: &Store) -> Vec<String> {
