@@ -251,6 +251,6 @@ mod tests {
             assert_eq!(read.subject, Some(Digest::of(b"s")), "{json}");
             assert_eq!(read.descriptor.artifact_type.as_deref(), expect, "{json}");
         }
-        assert_eq!(ListedReferrer::read(b"[]", Digest::of(b"[]")), None);
+        assert_eq!(ListedReferrer::read(b"text", Digest::of(b"text")), None);
     }
 }

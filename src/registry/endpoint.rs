@@ -84,7 +84,6 @@ pub(super) struct Request<'a> {
     pub(super) instead: Option<Url>,
     /// Another repository that it reads, to mount a blob from it.
     pub(super) beside: Option<&'a Repository>,
-    /// The body.
     pub(super) body: Option<Bytes>,
     pub(super) priority: Priority,
 }

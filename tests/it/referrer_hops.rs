@@ -158,11 +158,13 @@ async fn ls_shows_referrers_below_their_image() {
     // Damage of a referrer is damage of its image.
     let blob = Digest::of(b"SBOM").hex();
     let data = format!("tree/docker/registry/v2/blobs/sha256/{}/{blob}/data", &blob[..2]);
+    let content = std::fs::read(hops.path(&data)).unwrap();
     std::fs::remove_file(hops.path(&data)).unwrap();
     let damaged = run(&mut hops.home.saver(["ls", "--dir", &hops.dir("tree")])).expect(1).stdout;
     assert!(damaged.contains("DAMAGED") && damaged.contains("referrer"), "{damaged}");
     let verified = run(&mut hops.home.saver(["verify", "--dir", &hops.dir("tree")])).expect(1);
     assert!(verified.stdout.contains("team/app:v1"), "{}", verified.stdout);
+    std::fs::write(hops.path(&data), content).unwrap();
 }
 
 /// The requests that changed the fallback index.

@@ -2,6 +2,7 @@
 
 use crate::support::fault::{Fault, FaultServer};
 use crate::support::registry_model::assert_served;
+use crate::support::scratch::Scratch;
 use saver::oci::referrer::{ReferrerTag, ReferrerTagKind};
 use saver::oci::{Descriptor, Digest, Repository, Tag, media_type};
 use saver::store::Store;
@@ -10,7 +11,6 @@ use saver::verify::{VerifyOptions, verify};
 use saver::{ErrorKind, ImageSaver, Report, SaveImage, SaveOptions, Status};
 use serde_json::json;
 use std::time::Duration;
-use tempfile::TempDir;
 
 const SBOM: &str = "application/spdx+json";
 const SIGNATURE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -20,7 +20,7 @@ const REPOSITORY: &str = "team/app";
 struct Scene {
     server: FaultServer,
     image: Digest,
-    dir: TempDir,
+    dir: Scratch,
     save: SaveOptions,
 }
 
@@ -29,7 +29,7 @@ impl Scene {
         let server = FaultServer::start().await;
         server.serve_referrers();
         let image = server.add_image(REPOSITORY, "v1", &[b"layer"]).manifest;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let mut save = SaveOptions::new(dir.path());
         save.transfer.platforms = "amd64".parse().unwrap();
         save.transfer.retry.first_delay = Duration::from_millis(1);
