@@ -285,6 +285,7 @@ pub mod save;
 pub mod scan;
 #[cfg(feature = "serve")]
 pub mod serve;
+mod single_flight;
 pub mod store;
 pub mod transfer;
 pub mod verify;

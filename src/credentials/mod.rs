@@ -27,6 +27,7 @@ pub(crate) use registry_settings::contains;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Registry, Repository};
 use crate::registry::{Access, Credential, CredentialSource};
+use crate::single_flight::SingleFlight;
 use docker_config::{CredentialLocation, DockerConfig};
 use futures::future::BoxFuture;
 use helper::HelperError;
@@ -36,13 +37,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OnceCell;
-
-/// A helper's name and the server it is asked for.
-type HelperKey = (String, String);
-
-/// A helper's answer, or why there is none. Lookups of the same server share it.
-type HelperAnswer = Arc<OnceCell<Result<Credential>>>;
 
 /// Access to registries with the credentials, certificates and proxies that Docker and the containers tools would use.
 ///
@@ -79,7 +73,8 @@ pub struct Credentials {
     /// Overrides the PATH that helpers are searched in.
     helper_path: Option<OsString>,
     helper_timeout: Duration,
-    helper_answers: Mutex<HashMap<HelperKey, HelperAnswer>>,
+    /// Answers, or why there is none, by helper and server. Each helper is asked once for each server.
+    helper_answers: SingleFlight<(String, String), Result<Credential>>,
     failures: Mutex<Failures>,
 }
 
@@ -106,7 +101,7 @@ impl Credentials {
             files: Vec::new(),
             helper_path: None,
             helper_timeout: helper::TIMEOUT,
-            helper_answers: Mutex::default(),
+            helper_answers: SingleFlight::remembering(),
             failures: Mutex::default(),
         }
     }
@@ -184,12 +179,8 @@ impl Credentials {
         server: &str,
         own: bool,
     ) -> Result<Credential> {
-        let key = (name.to_owned(), server.to_owned());
-        let answer = {
-            let mut answers = self.helper_answers.lock();
-            Arc::clone(answers.entry(key).or_default())
-        };
-        answer.get_or_init(|| self.run_helper(file, name, server, own)).await.clone()
+        let answer = self.helper_answers.join((name.to_owned(), server.to_owned()));
+        answer.run(self.run_helper(file, name, server, own)).await
     }
 
     async fn run_helper(&self, file: &Path, name: &str, server: &str, own: bool) -> Result<Credential> {
@@ -222,9 +213,8 @@ impl Credentials {
 
     /// Whether a helper has answered with a credential for the server.
     fn helper_has_answered(&self, name: String, server: String) -> bool {
-        let answers = self.helper_answers.lock();
-        let answer = answers.get(&(name, server)).and_then(|answer| answer.get());
-        answer.is_some_and(|answer| matches!(answer, Ok(known) if *known != Credential::Anonymous))
+        let answer = self.helper_answers.get(&(name, server));
+        answer.is_some_and(|answer| answer.is_ok_and(|known| known != Credential::Anonymous))
     }
 }
 

@@ -4,7 +4,7 @@ use super::fs_info::{self, FsUsage};
 use super::image_index::ImageIndex;
 use super::manifest_summary::{self, ImageSummary};
 use super::name;
-use super::single_flight::SingleFlight;
+use super::pulls::Pulls;
 use super::snapshot::{ImageEntry, ImageSnapshot};
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,9 +36,6 @@ const USAGE_LIFETIME: (Duration, Duration) = (Duration::from_secs(10), Duration:
 /// A count is reused for this many times as long as it took, so that counting a large tree takes at most 5 % of the time.
 const USAGE_LIFETIME_FACTOR: u32 = 20;
 
-/// What makes two pulls the same: the image, and a fingerprint of the credential.
-type PullKey = (Reference, Option<String>);
-
 /// The images of one tree.
 pub(super) struct ImageManager {
     saver: Arc<ImageSaver>,
@@ -46,7 +43,7 @@ pub(super) struct ImageManager {
     /// Held during a scan, so that callers that wait for one do not take a thread each.
     scanning: Arc<Mutex<()>>,
     dir: PathBuf,
-    pulls: Arc<SingleFlight<PullKey, Digest>>,
+    pulls: Pulls,
     pull_slots: Arc<Semaphore>,
     /// Pulls take it shared, removals exclusively: the lock on the tree only excludes other processes.
     changing: Arc<RwLock<()>>,
@@ -73,7 +70,7 @@ impl ImageManager {
             index: Arc::new(index),
             scanning: Arc::default(),
             dir,
-            pulls: Arc::default(),
+            pulls: Pulls::default(),
             pull_slots: Arc::new(Semaphore::new(MAX_PULLS)),
             changing: Arc::default(),
             usage: Mutex::default(),
@@ -122,9 +119,12 @@ impl ImageManager {
     ) -> Result<Digest> {
         // Another credential may not be allowed to read the image.
         let key = (reference.clone(), credential.as_ref().map(fingerprint));
-        let manager = self.clone();
         let image = SaveImage { reference, platforms: None, credential };
-        self.pulls.join(key, |token| async move { manager.pull_image(image, token).await }).await
+        let pull = |token| {
+            let (manager, image) = (self.clone(), image.clone());
+            async move { manager.pull_image(image, token).await }
+        };
+        self.pulls.join(key, pull).await
     }
 
     async fn pull_image(&self, image: SaveImage, token: CancellationToken) -> Result<Digest> {
@@ -259,8 +259,7 @@ impl ImageManager {
 
     /// Cancels all pulls and waits until they have ended.
     pub(super) async fn shut_down(&self) {
-        self.pulls.cancel_all();
-        self.pulls.idle().await;
+        self.pulls.shut_down().await;
     }
 }
 

@@ -9,6 +9,7 @@ use super::token::{Token, TokenRequest, basic, bearer};
 use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::oci::{Registry, Repository};
+use crate::single_flight::SingleFlight;
 use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderValue};
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 /// A repository, and another one that a request reads as well.
-type Scope = (Repository, Option<Repository>);
+type Access = (Repository, Option<Repository>);
 
 /// Authorises requests to one endpoint.
 pub(super) struct Auth {
@@ -26,28 +27,23 @@ pub(super) struct Auth {
     host: Registry,
     credentials: Arc<dyn CredentialSource>,
     challenge: Mutex<Option<Challenge>>,
-    repositories: Mutex<HashMap<Scope, Arc<RepositoryAuth>>>,
+    logins: SingleFlight<Access, Credential>,
+    token_requests: SingleFlight<Access, Result<ScopedToken>>,
+    tokens: Mutex<HashMap<Access, TokenState>>,
     rights: Rights,
     tokens_requested: AtomicU64,
     /// Set once `/v2/` was asked for a challenge.
     probe: OnceCell<()>,
 }
 
-/// The authorisation for one repository.
-#[derive(Default)]
-struct RepositoryAuth {
-    credential: OnceCell<Credential>,
-    token: tokio::sync::Mutex<TokenSlot>,
-    /// How many token requests have finished.
-    finished_requests: AtomicU64,
-}
+/// A token, and the scopes that were requested for it.
+type ScopedToken = (Token, Vec<String>);
 
 #[derive(Default)]
-struct TokenSlot {
-    token: Option<Token>,
+struct TokenState {
+    token: Option<ScopedToken>,
     /// The scope that the registry asked for when it refused a token of the usual scope.
     scope: Option<String>,
-    failure: Option<Error>,
 }
 
 /// An Authorization header, and what it was made from.
@@ -84,13 +80,21 @@ pub(super) struct Context<'a> {
     pub(super) beside: Option<&'a Repository>,
 }
 
+impl Context<'_> {
+    fn access(&self) -> Access {
+        (self.repository.clone(), self.beside.cloned())
+    }
+}
+
 impl Auth {
     pub(super) fn new(host: Registry, credentials: Arc<dyn CredentialSource>, rights: Rights) -> Self {
         Self {
             host,
             credentials,
             challenge: Mutex::default(),
-            repositories: Mutex::default(),
+            logins: SingleFlight::remembering(),
+            token_requests: SingleFlight::default(),
+            tokens: Mutex::default(),
             rights,
             tokens_requested: AtomicU64::new(0),
             probe: OnceCell::new(),
@@ -108,18 +112,18 @@ impl Auth {
     /// When credentials can't be read, or the token server denies access or fails.
     pub(super) async fn authorization(&self, context: Context<'_>) -> Result<Option<Authorization>> {
         let Some(challenge) = self.known_challenge() else { return Ok(None) };
-        let access = self.access(context.repository, context.beside);
-        let credential = self.credential(&access, context).await?;
+        let credential = self.credential(context).await?;
         match (challenge, credential) {
-            (Challenge::Basic, Credential::Basic { username, password }) => {
-                Ok(Some(Authorization { value: basic(username, password)?, kind: AuthorizationKind::Other }))
-            }
+            (Challenge::Basic, Credential::Basic { username, password }) => Ok(Some(Authorization {
+                value: basic(&username, &password)?,
+                kind: AuthorizationKind::Other,
+            })),
             (Challenge::Basic, _) => Ok(None),
             (Challenge::Bearer(_), Credential::RegistryToken(token)) => {
-                Ok(Some(Authorization { value: bearer(token)?, kind: AuthorizationKind::Other }))
+                Ok(Some(Authorization { value: bearer(&token)?, kind: AuthorizationKind::Other }))
             }
             (Challenge::Bearer(challenge), credential) => {
-                let kind = self.token(&access, context, &challenge, credential).await?;
+                let kind = self.token(context, &challenge, &credential).await?;
                 let value = match &kind {
                     AuthorizationKind::Token { secret, .. } => bearer(secret)?,
                     AuthorizationKind::Other => return Ok(None),
@@ -140,7 +144,6 @@ impl Auth {
         headers: &HeaderMap,
     ) -> Result<bool> {
         let challenge = self.learn(headers);
-        let access = self.access(context.repository, context.beside);
         match used.map(|used| &used.kind) {
             Some(AuthorizationKind::Token { secret, fresh, scopes }) => {
                 let asked = match &challenge {
@@ -153,11 +156,11 @@ impl Auth {
                 if *fresh && asked.as_ref().is_none_or(|asked| asked.split(' ').all(had)) {
                     return Ok(false);
                 }
-                let mut slot = access.token.lock().await;
+                let mut tokens = self.tokens.lock();
+                let state = tokens.entry(context.access()).or_default();
                 // Only the refused token: another task may have got a new one meanwhile.
-                if slot.token.as_ref().is_some_and(|token| token.secret == *secret) {
-                    slot.token = None;
-                    slot.scope = asked;
+                if state.token.as_ref().is_some_and(|(token, _)| token.secret == *secret) {
+                    *state = TokenState { token: None, scope: asked };
                 }
                 Ok(true)
             }
@@ -165,7 +168,7 @@ impl Auth {
             None => match challenge {
                 Some(Challenge::Bearer(_)) => Ok(true),
                 Some(Challenge::Basic) => {
-                    Ok(matches!(self.credential(&access, context).await?, Credential::Basic { .. }))
+                    Ok(matches!(self.credential(context).await?, Credential::Basic { .. }))
                 }
                 None => Ok(false),
             },
@@ -174,11 +177,10 @@ impl Auth {
 
     /// Adds to the error of a refused request which credentials were used.
     pub(super) fn explain(&self, error: Error, repository: &Repository) -> Error {
-        let access = self.access(repository, None);
-        match access.credential.get() {
+        match self.logins.get(&(repository.clone(), None)) {
             Some(credential) => {
                 let lookup = CredentialLookup::new(&*self.credentials, &self.host, repository);
-                refusal(&error, self.host.as_str(), credential, &lookup)
+                refusal(&error, self.host.as_str(), &credential, &lookup)
             }
             None => error,
         }
@@ -202,10 +204,8 @@ impl Auth {
         if self.known_challenge().is_some() {
             return false;
         }
-        let access = self.access(context.repository, context.beside);
         // A credential store that fails is no reason to fail a request that no one has refused for lack of a login.
-        if !matches!(self.credential(&access, context).await, Ok(credential) if *credential != Credential::Anonymous)
-        {
+        if !matches!(self.credential(context).await, Ok(credential) if credential != Credential::Anonymous) {
             return false;
         }
         let learn = async {
@@ -221,42 +221,50 @@ impl Auth {
         self.challenge.lock().clone()
     }
 
-    fn access(&self, repository: &Repository, beside: Option<&Repository>) -> Arc<RepositoryAuth> {
-        let mut repositories = self.repositories.lock();
-        Arc::clone(repositories.entry((repository.clone(), beside.cloned())).or_default())
-    }
-
-    async fn credential<'a>(
-        &self,
-        access: &'a RepositoryAuth,
-        context: Context<'_>,
-    ) -> Result<&'a Credential> {
-        access
-            .credential
-            .get_or_try_init(|| self.credentials.credential(&self.host, context.repository))
-            .await
+    async fn credential(&self, context: Context<'_>) -> Result<Credential> {
+        let login = self.logins.join(context.access());
+        login.try_run(self.credentials.credential(&self.host, context.repository)).await
     }
 
     async fn token(
         &self,
-        access: &RepositoryAuth,
         context: Context<'_>,
         challenge: &BearerChallenge,
         credential: &Credential,
     ) -> Result<AuthorizationKind> {
-        let before = access.finished_requests.load(Ordering::Acquire);
-        let mut slot = access.token.lock().await;
+        let access = context.access();
+        let mut fresh = false;
+        let request = self.token_requests.join(access.clone());
+        let run = async {
+            if let Some(known) = self.known_token(&access) {
+                return Ok(known);
+            }
+            fresh = true;
+            let token = self.request_token(context, challenge, credential).await;
+            self.tokens.lock().entry(access.clone()).or_default().token = token.as_ref().ok().cloned();
+            token
+        };
+        let token = request.run(run).await;
+        // Whoever waited shares the outcome; later callers look at the token again, which may be refused or expire.
+        request.end();
+        let (Token { secret, .. }, scopes) = token?;
+        Ok(AuthorizationKind::Token { secret, fresh, scopes })
+    }
+
+    fn known_token(&self, access: &Access) -> Option<ScopedToken> {
+        let tokens = self.tokens.lock();
+        tokens.get(access)?.token.clone().filter(|(token, _)| !token.is_stale())
+    }
+
+    async fn request_token(
+        &self,
+        context: Context<'_>,
+        challenge: &BearerChallenge,
+        credential: &Credential,
+    ) -> Result<ScopedToken> {
+        let asked = self.tokens.lock().get(&context.access()).and_then(|state| state.scope.clone());
         let own = self.rights.scopes(context.repository, context.beside);
-        let scopes = scopes(own, slot.scope.as_deref(), challenge.scope.as_deref());
-        if let Some(token) = slot.token.as_ref().filter(|token| !token.is_stale()) {
-            return Ok(AuthorizationKind::Token { secret: token.secret.clone(), fresh: false, scopes });
-        }
-        if let Some(failure) = &slot.failure
-            && access.finished_requests.load(Ordering::Acquire) != before
-        {
-            // It failed while this task waited for it: a request right after would fail too.
-            return Err(failure.clone());
-        }
+        let scopes = scopes(own, asked.as_deref(), challenge.scope.as_deref());
         self.tokens_requested.fetch_add(1, Ordering::Relaxed);
         let request = TokenRequest {
             transport: context.transport,
@@ -268,11 +276,8 @@ impl Auth {
             credential,
             lookup: CredentialLookup::new(&*self.credentials, &self.host, context.repository),
         };
-        let result = request.send().await;
-        slot.token = result.as_ref().ok().cloned();
-        slot.failure = result.as_ref().err().cloned();
-        access.finished_requests.fetch_add(1, Ordering::Release);
-        Ok(AuthorizationKind::Token { secret: result?.secret, fresh: true, scopes })
+        let token = request.send().await?;
+        Ok((token, scopes))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Walks an image's manifests, selects by platform and collects the blobs.
 
 use super::blob::SMALL;
-use super::manifests::Cell;
 use super::node::{Gathered, ImageContent, ManifestNode, NodeKind};
 use super::oci_media_types;
 use super::options::{IndexMode, MediaTypes, MissingPlatform};
@@ -51,8 +50,8 @@ pub(crate) struct ImageWalk<'a, S, K: Sink> {
     pub(super) stats: &'a ImageStats,
     /// The number of manifests read so far, and their bytes.
     met: Mutex<(usize, u64)>,
-    /// Kept for the whole walk: a manifest that several indexes of the image name is requested once.
-    cells: Mutex<HashMap<Digest, Cell>>,
+    /// Held for the whole walk: a manifest that several indexes of the image name is requested once.
+    read: Mutex<HashMap<Digest, Arc<RawManifest>>>,
     /// Bytes of configurations kept in memory.
     kept: Mutex<u64>,
     warnings: Mutex<Vec<String>>,
@@ -78,7 +77,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
                 .accepting_any_root(reference.digest.is_some() && !engine.options.filter_pinned_manifests),
             stats,
             met: Mutex::default(),
-            cells: Mutex::default(),
+            read: Mutex::default(),
             kept: Mutex::default(),
             warnings: Mutex::default(),
         }
@@ -185,17 +184,13 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
 
     /// Reads the manifest `digest` from the sink if it has it, else from the source; verified either way.
     pub(super) async fn manifest(&self, digest: Digest) -> Result<FetchedManifest> {
-        let cell = {
-            let mut cells = self.cells.lock();
-            cells.entry(digest).or_insert_with(|| self.engine.manifests.cell(digest)).clone()
-        };
         let mut says = None;
         let fetch = async {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
             if let Some(Ok(Some((raw, manifest)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
                 says = Some(manifest);
                 self.there.lock().insert(digest);
-                return Ok::<_, Error>(Arc::new(raw));
+                return Ok(raw);
             }
             let repository = &self.reference.repository;
             let fetched = self
@@ -211,10 +206,10 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
                 })
                 .await?;
             self.engine.count_read(self.stats, fetched.bytes.len());
-            Ok(Arc::new(fetched))
+            Ok(fetched)
         };
-        let raw = cell.get_or_try_init(|| fetch).await?.clone();
-        self.engine.manifests.keep(&raw);
+        let raw = self.engine.manifests.get(digest, fetch).await?;
+        self.read.lock().insert(digest, raw.clone());
         Ok(FetchedManifest { raw, says })
     }
 

@@ -5,6 +5,7 @@
 //! itself.
 
 mod blob;
+mod blob_flights;
 mod download;
 mod dry_run;
 pub mod event;
@@ -21,7 +22,6 @@ pub mod report;
 mod rewrite;
 mod scheduler;
 mod shape;
-mod single_flight;
 mod source_copies;
 mod stats;
 mod stop;
@@ -80,7 +80,7 @@ pub struct Engine<K: Sink> {
     verb: Verb,
     observer: Arc<dyn Observer>,
     hasher: hasher::Hasher<K::Writer>,
-    flight: single_flight::BlobFlights,
+    flight: blob_flights::BlobFlights,
     manifests: manifests::Manifests,
 }
 
@@ -98,7 +98,7 @@ impl<K: Sink> Engine<K> {
             sink,
             observer,
             hasher: hasher::Hasher::start(threads)?,
-            flight: single_flight::BlobFlights::default(),
+            flight: blob_flights::BlobFlights::default(),
             manifests: manifests::Manifests::default(),
             verb: Verb::default(),
             options,

@@ -2,54 +2,44 @@
 
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Registry, Repository};
+use crate::single_flight::SingleFlight;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::OnceCell;
 
 /// Where a blob is requested from, and the size that its manifest claims. Part of the key of failures: a wrong size in one
 /// manifest must not fail images with the right one.
 pub(crate) type Provenance = (Registry, Repository, u64);
 
-/// The blobs of a run.
-#[derive(Default)]
+/// The blobs of a run, with their sizes in bytes once they are committed. The first image that needs a blob downloads it while
+/// the others wait; if that fails, the next one tries its own source.
 pub(crate) struct BlobFlights {
-    blobs: Mutex<HashMap<Digest, Arc<Blob>>>,
-}
-
-/// One blob. The first image that needs it downloads it while the others wait; if that fails, the next one tries its own
-/// source.
-#[derive(Default)]
-struct Blob {
-    /// Its size in bytes, once it is committed.
-    size: OnceCell<u64>,
+    blobs: SingleFlight<Digest, u64>,
     /// The same for each repository that needs its own copy.
-    apart: Mutex<HashMap<Repository, Arc<OnceCell<u64>>>>,
-    /// Failures that were final: the source, the repository and the error.
-    failed: Mutex<Vec<Failed>>,
+    copies: SingleFlight<(Digest, Repository), u64>,
+    /// Failures that were final, by source and, for copies, repository.
+    failed: Mutex<HashMap<(Digest, Provenance, Option<Repository>), Error>>,
 }
 
-type Failed = (Provenance, Option<Repository>, Error);
+impl Default for BlobFlights {
+    fn default() -> Self {
+        Self {
+            blobs: SingleFlight::remembering(),
+            copies: SingleFlight::remembering(),
+            failed: Mutex::default(),
+        }
+    }
+}
 
 impl BlobFlights {
     /// Whether no image of this run has claimed `digest` before.
     pub(crate) fn claim(&self, digest: Digest) -> bool {
-        let mut blobs = self.blobs.lock();
-        match blobs.entry(digest) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(place) => {
-                place.insert(Arc::default());
-                true
-            }
-        }
+        self.blobs.claim(digest)
     }
 
     /// The size of the blob `digest` once it is present. Runs `fetch` unless another caller does.
     ///
-    /// If `apart` is given, the sink needs a copy in each repository: `fetch` runs once for each, and for the others only after
+    /// If `copy` is given, the sink needs a copy in each repository: `fetch` runs once for each, and for the others only after
     /// the first is done, so that they can mount the blob from there.
     ///
     /// # Errors
@@ -57,63 +47,47 @@ impl BlobFlights {
     pub(crate) async fn bring<F>(
         &self,
         digest: Digest,
-        apart: Option<&Repository>,
+        copy: Option<&Repository>,
         origin: Provenance,
         fetch: impl Fn() -> F,
     ) -> Result<u64>
     where
         F: Future<Output = Result<u64>>,
     {
-        let blob = {
-            let mut blobs = self.blobs.lock();
-            blobs.entry(digest).or_default().clone()
+        let source = (digest, origin, copy.cloned());
+        let first = self.blobs.join(digest);
+        let Some(repository) = copy else {
+            return first.try_run(self.fetch(&source, &fetch)).await;
         };
-        let bring = || blob.fetch(&origin, apart, &fetch);
-        let Some(repository) = apart else { return blob.size.get_or_try_init(bring).await.copied() };
-        let own = blob.apart(repository);
-        let bring = || async {
-            let first = AtomicBool::new(false);
-            let size = blob.size.get_or_try_init(|| {
-                first.store(true, Ordering::Relaxed);
-                bring()
-            });
-            let size = *size.await?;
-            if first.load(Ordering::Relaxed) { Ok(size) } else { bring().await }
+        let own = self.copies.join((digest, repository.clone()));
+        let bring = async {
+            let mut is_first = false;
+            let run = async {
+                is_first = true;
+                self.fetch(&source, &fetch).await
+            };
+            let size = first.try_run(run).await?;
+            if is_first { Ok(size) } else { self.fetch(&source, &fetch).await }
         };
-        own.get_or_try_init(bring).await.copied()
-    }
-}
-
-impl Blob {
-    fn apart(&self, repository: &Repository) -> Arc<OnceCell<u64>> {
-        let mut apart = self.apart.lock();
-        apart.entry(repository.clone()).or_default().clone()
+        own.try_run(bring).await
     }
 
     async fn fetch<F>(
         &self,
-        origin: &Provenance,
-        to: Option<&Repository>,
+        source: &(Digest, Provenance, Option<Repository>),
         fetch: impl Fn() -> F,
     ) -> Result<u64>
     where
         F: Future<Output = Result<u64>>,
     {
-        if let Some(error) = self.failure_at(origin, to) {
-            return Err(error);
+        if let Some(error) = self.failed.lock().get(source) {
+            return Err(error.clone());
         }
         let result = fetch().await;
         if let Err(error) = &result {
-            let failed = (origin.clone(), to.cloned(), error.clone());
-            self.failed.lock().push(failed);
+            self.failed.lock().insert(source.clone(), error.clone());
         }
         result
-    }
-
-    fn failure_at(&self, origin: &Provenance, to: Option<&Repository>) -> Option<Error> {
-        let failed = self.failed.lock();
-        let same = |(from, apart, _): &&Failed| from == origin && apart.as_ref() == to;
-        failed.iter().find(same).map(|(.., error)| error.clone())
     }
 }
 
@@ -121,7 +95,7 @@ impl Blob {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn origin(name: &str) -> Provenance {
         ("a.io".parse().unwrap(), name.parse().unwrap(), 1)
@@ -191,12 +165,5 @@ mod tests {
         let order = order.into_inner();
         assert_eq!(order[..2], ["one begins", "one ends"], "{order:?}");
         assert_eq!(order.len(), 6, "{order:?}");
-    }
-
-    #[test]
-    fn only_the_first_claim_succeeds() {
-        let flight = BlobFlights::default();
-        assert!(flight.claim(Digest::of(b"x")));
-        assert!(!flight.claim(Digest::of(b"x")));
     }
 }
