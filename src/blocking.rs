@@ -1,8 +1,8 @@
 //! Blocking forms of the asynchronous verbs, for programs without an async runtime.
 //!
 //! Each call starts a runtime of its own and ends it. None may be called from asynchronous code, which it would block;
-//! that is an `InvalidInput` error. Verbs that are not listed here ([`verify`](crate::verify), [`prune`](crate::prune),
-//! [`ls`](crate::ls)) are blocking already.
+//! that is an `InvalidInput` error. [`verify`], [`repair`], [`prune`], [`remove`] and [`list`] are the same functions as elsewhere:
+//! they are blocking already.
 //!
 //! ```no_run
 //! # fn example() -> saver::Result<()> {
@@ -23,8 +23,12 @@ use crate::inspect::{InspectOptions, Inspection};
 use crate::oci::{Digest, Reference};
 use crate::push::{ImagePusher, PushImage};
 use crate::save::{ImageSaver, SaveImage, SaveOptions};
-use crate::transfer::Report;
+use crate::transfer::{ImageReport, Plan, Report};
 use std::path::Path;
+
+pub use crate::ls::list;
+pub use crate::prune::{prune, remove};
+pub use crate::verify::{repair, verify};
 
 /// Runs `work` on a runtime of its own.
 ///
@@ -50,6 +54,29 @@ where
     I::Item: TryInto<SaveImage, Error: Into<Error>>,
 {
     run(saver.save(images))
+}
+
+/// [`ImageSaver::plan`].
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn plan_save<I>(saver: &ImageSaver, images: I) -> Result<Plan>
+where
+    I: IntoIterator,
+    I::Item: TryInto<SaveImage, Error: Into<Error>>,
+{
+    run(saver.plan(images))
+}
+
+/// [`ImageSaver::pull`].
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn pull<T>(saver: &ImageSaver, image: T) -> Result<ImageReport>
+where
+    T: TryInto<SaveImage, Error: Into<Error>>,
+{
+    run(saver.pull(image))
 }
 
 /// [`save_images`](crate::save_images).
@@ -83,6 +110,14 @@ pub fn inspect<S: Source>(source: &S, reference: &Reference, options: &InspectOp
     run(crate::inspect::inspect(source, reference, options))
 }
 
+/// [`inspect::digest`](crate::inspect::digest).
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn digest<S: Source>(source: &S, reference: &Reference, options: &InspectOptions) -> Result<Digest> {
+    run(crate::inspect::digest(source, reference, options))
+}
+
 /// [`ImagePusher::push`].
 ///
 /// # Errors
@@ -103,6 +138,26 @@ pub fn push_all(pusher: &ImagePusher) -> Result<Report> {
     run(pusher.push_all())
 }
 
+/// [`ImagePusher::plan`].
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn plan_push<I>(pusher: &ImagePusher, images: I) -> Result<Plan>
+where
+    I: IntoIterator,
+    I::Item: TryInto<PushImage, Error: Into<Error>>,
+{
+    run(pusher.plan(images))
+}
+
+/// [`ImagePusher::plan_all`].
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn plan_push_all(pusher: &ImagePusher) -> Result<Plan> {
+    run(pusher.plan_all())
+}
+
 /// [`copy`](crate::copy::copy).
 ///
 /// # Errors
@@ -113,6 +168,18 @@ where
     T: TryInto<Reference, Error: Into<Error>>,
 {
     run(crate::copy::copy(from, to, options))
+}
+
+/// [`copy::plan`](crate::copy::plan).
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+pub fn plan_copy<F, T>(from: F, to: T, options: CopyOptions) -> Result<Plan>
+where
+    F: TryInto<Reference, Error: Into<Error>>,
+    T: TryInto<Reference, Error: Into<Error>>,
+{
+    run(crate::copy::plan(from, to, options))
 }
 
 /// [`export`](crate::export::export).

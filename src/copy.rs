@@ -4,7 +4,9 @@ use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::registry::{Access, Pusher, Session, Sessions};
-use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb};
+use crate::transfer::{
+    Engine, Image, Observer, Plan, Report, Silent, TransferOptions, Verb, transfer_setters,
+};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -34,22 +36,12 @@ impl Default for CopyOptions {
 }
 
 impl CopyOptions {
+    transfer_setters!();
+
     /// Uses these connections and credentials.
     #[must_use]
     pub fn with_access(self, access: Access) -> Self {
         Self { access, ..self }
-    }
-
-    /// Sends progress events to `observer`.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer, ..self }
-    }
-
-    /// Ends the run when `cancel` is cancelled.
-    #[must_use]
-    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
-        Self { cancel, ..self }
     }
 }
 

@@ -72,7 +72,7 @@
 //!     .with_ca_file("/etc/ssl/company-ca.pem")?
 //!     .with_plain_http("registry.lan:5000".parse()?);
 //! let mut access = docker_access(env)?;
-//! access.own = Arc::new(settings);
+//! access.settings = Arc::new(settings);
 //! # Ok(())
 //! # }
 //! ```
@@ -163,7 +163,7 @@ assert!(exported.report.is_success());
 //! use saver::verify::{VerifyOptions, verify};
 //!
 //! let store = Store::open_read_only("/var/lib/registry".as_ref())?;
-//! let report = verify(&store, &VerifyOptions::default(), &())?;
+//! let report = verify(&store, &VerifyOptions::default().with_deep(true))?;
 //! assert!(report.is_clean(), "{:?}", report.problems);
 //! # Ok(())
 //! # }
@@ -226,7 +226,7 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //!
 //! | feature | adds | dependencies |
 //! |---|---|---|
-//! | `cli` (default) | the `saver` command, and all features below | clap, indicatif, tracing-subscriber |
+//! | `cli` (default) | the `saver` command, and all features below | clap, tracing-subscriber |
 //! | `archive` | `export`, `import` | tar, zstd, flate2 |
 //! | `scan` | `scan`: finds image names in Kubernetes manifests and Helm charts | tar, flate2, walkdir |
 //! | `serve` | `serve`: the read-only registry | hyper's server |

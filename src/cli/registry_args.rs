@@ -36,7 +36,7 @@ pub(super) fn resolve(
     }
     let credentials = credentials(args, context.environment, registries)?;
     let limited = TimeLimited { settings, connect: args.connect_timeout, idle: args.idle_timeout };
-    Ok(Access { own: Arc::new(limited), credentials, ..Access::default() })
+    Ok(Access { settings: Arc::new(limited), credentials, ..Access::default() })
 }
 
 /// Resolves the options for a command that uploads to and reads from `registries`.

@@ -46,8 +46,8 @@ use std::time::Duration;
 /// `InvalidInput` for a file or variable that is present and cannot be used.
 pub fn docker_access(env: impl Fn(&str) -> Option<OsString>) -> Result<Access> {
     let credentials = Arc::new(Credentials::docker_default(&env)?);
-    let own = Arc::new(RegistrySettings::docker_default(&env)?);
-    Ok(Access { credentials, own, ..Access::default() })
+    let settings = Arc::new(RegistrySettings::docker_default(&env)?);
+    Ok(Access { credentials, settings, ..Access::default() })
 }
 
 /// Credentials from files, from the helper programs that these name, and set by the program.

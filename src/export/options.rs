@@ -1,11 +1,12 @@
 //! What an export is asked to do, and its result.
 
-use crate::error::{Error, Result};
-use crate::oci::PlatformSet;
 use crate::oci::layout::RefNameStyle;
 use crate::registry::Access;
 use crate::save::NameRule;
-use crate::transfer::{Observer, ReferrerKinds, ReferrerOptions, Report, Silent, TransferOptions};
+use crate::transfer::{
+    Observer, ReferrerKinds, ReferrerOptions, Report, Silent, TransferOptions, transfer_setters,
+};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub struct ExportOptions {
 }
 
 impl ExportOptions {
+    transfer_setters!();
+
     /// Default options: all platforms in the source, unchanged indexes, full names, no progress events.
     #[must_use]
     pub fn new(format: Format, from: ExportFrom) -> Self {
@@ -72,34 +75,11 @@ impl ExportOptions {
             cancel: CancellationToken::new(),
         }
     }
-
-    /// Exports these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
-    ///
-    /// # Errors
-    /// `InvalidInput` for text that names no platform.
-    pub fn with_platforms<P>(mut self, platforms: P) -> Result<Self>
-    where
-        P: TryInto<PlatformSet, Error: Into<Error>>,
-    {
-        self.transfer.platforms = platforms.try_into().map_err(Into::into)?;
-        Ok(self)
-    }
-
-    /// Sends progress events to `observer`.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer, ..self }
-    }
-
-    /// Ends the run when `cancel` is cancelled.
-    #[must_use]
-    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
-        Self { cancel, ..self }
-    }
 }
 
 /// The result of an export.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Exported {
     /// A row for each image. If an archive could not be written, its images have failed, and `aborted` says why.
     pub report: Report,

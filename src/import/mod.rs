@@ -17,7 +17,9 @@ use crate::oci::layout::ListedImage;
 use crate::oci::{Descriptor, PlatformSet, Reference};
 use crate::save::{NameRule, check_collisions, yield_short_names};
 use crate::store::{Durability, Store, StoreOptions};
-use crate::transfer::{Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb};
+use crate::transfer::{
+    Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb, transfer_setters,
+};
 use companions::Companion;
 use input::{ImportInput, ImportSource};
 use referring::{ListedReferrers, ReferringSource};
@@ -52,6 +54,8 @@ pub struct ImportOptions {
 }
 
 impl ImportOptions {
+    transfer_setters!();
+
     /// Default options for an import into `dir`: all platforms, original names, no progress events.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -76,18 +80,6 @@ impl ImportOptions {
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
         Self { names: Some(names), ..self }
-    }
-
-    /// Sends progress events to `observer`.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer, ..self }
-    }
-
-    /// Ends the run when `cancel` is cancelled.
-    #[must_use]
-    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
-        Self { cancel, ..self }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::oci::manifest::ImageManifest;
 use crate::oci::{Digest, ImageConfig};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct LayerInspection {
@@ -29,7 +29,7 @@ pub struct LayerInspection {
 pub(super) fn of(image: &ImageManifest, config: &ImageConfig) -> Vec<LayerInspection> {
     let commands = config.made_by(image.layers.len());
     let layers = image.layers.iter().enumerate();
-    let told = layers.map(|(number, layer)| LayerInspection {
+    let layers = layers.map(|(number, layer)| LayerInspection {
         digest: layer.digest,
         media_type: layer.media_type.clone(),
         size: layer.size,
@@ -37,5 +37,5 @@ pub(super) fn of(image: &ImageManifest, config: &ImageConfig) -> Vec<LayerInspec
         created_by: commands.get(number).map(|command| (*command).to_owned()),
         title: layer.annotations.get("org.opencontainers.image.title").cloned(),
     });
-    told.collect()
+    layers.collect()
 }

@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, PlatformSe
 use crate::oci::{Repository, media_type};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
 /// The maximum nesting depth of indexes.
@@ -37,7 +37,7 @@ pub struct InspectOptions {
 }
 
 /// The result of an inspection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Inspection {
@@ -58,7 +58,7 @@ pub struct Inspection {
 }
 
 /// One manifest: an image for one platform, or an artifact.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ManifestInspection {
@@ -86,18 +86,28 @@ pub struct ManifestInspection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// How containers are run.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "execution", skip_serializing_if = "Option::is_none")]
     pub execution: Option<Execution>,
     /// Its layers, base first.
     pub layers: Vec<LayerInspection>,
     /// The annotations of its entry in the index.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Inspection {
     /// The current schema version.
     pub const SCHEMA: u32 = 1;
+}
+
+/// Reads an [`Execution`] as this report writes it: image configurations have the ports as the keys of a map.
+fn execution<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Execution>, D::Error> {
+    let Some(mut written) = Option::<serde_json::Value>::deserialize(from)? else { return Ok(None) };
+    if let Some(ports) = written.get_mut("ExposedPorts").filter(|ports| ports.is_array()) {
+        let listed = ports.as_array().into_iter().flatten().filter_map(|port| port.as_str());
+        *ports = listed.map(|port| (port.to_owned(), serde_json::Value::Null)).collect();
+    }
+    serde_json::from_value(written).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Inspects `reference`, whose repository is its name at `source`.
@@ -114,13 +124,13 @@ pub async fn inspect<S: Source>(
     let root = document::manifest(source, &reference.repository, digest, &options.retry).await?;
     let look = Look { source, repository: &reference.repository, options };
     let manifests = look.below(&root, None, 0).await?;
-    let wanted = |told: &ManifestInspection| match &told.platform {
+    let wanted = |manifest: &ManifestInspection| match &manifest.platform {
         Some(platform) => options.platforms.accepts(platform),
         // Artifacts have no platform and are never filtered; attestations are shown with all platforms only.
-        None => told.attestation_of.is_none() || options.platforms == PlatformSet::All,
+        None => manifest.attestation_of.is_none() || options.platforms == PlatformSet::All,
     };
     let offered: Vec<String> =
-        manifests.iter().filter_map(|told| told.platform.as_ref().map(ToString::to_string)).collect();
+        manifests.iter().filter_map(|manifest| manifest.platform.as_ref().map(ToString::to_string)).collect();
     let any = !manifests.is_empty();
     let manifests: Vec<_> = manifests.into_iter().filter(wanted).collect();
     if any && manifests.is_empty() {
@@ -202,9 +212,9 @@ impl<S: Source> Look<'_, S> {
                 );
                 return Err(Error::new(ErrorKind::Unsupported, raw.digest, many).on(Side::Source));
             }
-            let told: Vec<_> = index.manifests.iter().map(|entry| self.entry(entry, depth).boxed()).collect();
-            let told = stream::iter(told);
-            Ok(told.buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+            let entries: Vec<_> = index.manifests.iter().map(|entry| self.entry(entry, depth).boxed()).collect();
+            let entries = stream::iter(entries);
+            Ok(entries.buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
         }
         .boxed()
     }
@@ -228,29 +238,28 @@ impl<S: Source> Look<'_, S> {
         entry: Option<&Descriptor>,
     ) -> Result<ManifestInspection> {
         let own = raw.descriptor();
-        let mut told = named(entry.unwrap_or(&own), true);
-        told.media_type.clone_from(&raw.media_type);
-        let is_image = image.is_image() && told.attestation_of.is_none();
-        let config = match is_image {
-            true => {
-                document::config(self.source, self.repository, &image.config, &self.options.retry).await?
-            }
-            false => ImageConfig::default(),
+        let mut manifest = named(entry.unwrap_or(&own), true);
+        manifest.media_type.clone_from(&raw.media_type);
+        let is_image = image.is_image() && manifest.attestation_of.is_none();
+        let config = if is_image {
+            document::config(self.source, self.repository, &image.config, &self.options.retry).await?
+        } else {
+            ImageConfig::default()
         };
         let mut counted = std::collections::HashSet::new();
         let own = image.blobs().filter(|blob| !media_type::is_foreign_layer(&blob.media_type));
         let once = own.filter(|blob| counted.insert(blob.digest));
-        told.bytes = once.fold(0, |sum, blob| sum.saturating_add(blob.size));
-        told.artifact_type.clone_from(&image.artifact_type);
-        told.layers = layers::of(image, &config);
-        told.config = Some(image.config.clone());
+        manifest.bytes = once.fold(0, |sum, blob| sum.saturating_add(blob.size));
+        manifest.artifact_type.clone_from(&image.artifact_type);
+        manifest.layers = layers::of(image, &config);
+        manifest.config = Some(image.config.clone());
         // cosign stores signatures with an image configuration that names no platform; an index may name one for it.
-        if is_image && (told.platform.is_some() || !config.platform.is_unknown()) {
-            told.platform = told.platform.or(Some(config.platform));
-            told.created = config.created;
-            told.execution = Some(config.config);
+        if is_image && (manifest.platform.is_some() || !config.platform.is_unknown()) {
+            manifest.platform = manifest.platform.or(Some(config.platform));
+            manifest.created = config.created;
+            manifest.execution = Some(config.config);
         }
-        Ok(told)
+        Ok(manifest)
     }
 }
 
@@ -274,12 +283,12 @@ fn named(entry: &Descriptor, present: bool) -> ManifestInspection {
 
 /// With an image among the manifests it is an image; else the first artifact decides.
 fn kind(manifests: &[ManifestInspection]) -> ContentKind {
-    let is_chart = |told: &ManifestInspection| {
-        told.config.as_ref().is_some_and(|config| config.media_type == media_type::HELM_CONFIG)
+    let is_chart = |manifest: &ManifestInspection| {
+        manifest.config.as_ref().is_some_and(|config| config.media_type == media_type::HELM_CONFIG)
     };
     match manifests {
         [] => ContentKind::Unknown,
-        some if some.iter().any(|told| told.platform.is_some()) => ContentKind::Image,
+        some if some.iter().any(|manifest| manifest.platform.is_some()) => ContentKind::Image,
         some if some.iter().any(is_chart) => ContentKind::HelmChart,
         _ => ContentKind::Artifact,
     }

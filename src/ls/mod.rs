@@ -20,11 +20,13 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use walk::{Reached, walk_image};
 
 /// The contents of a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Listing {
     /// The version of this format: 1.
     pub schema: u32,
@@ -39,6 +41,7 @@ pub struct Listing {
 /// The tags of a repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RepositoryListing {
     /// The name of the repository.
     pub repository: Repository,
@@ -57,6 +60,7 @@ pub struct RepositoryListing {
 /// A tag and the image that it points to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct TagListing {
     /// The tag; `None` for an image that was saved by digest alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +97,7 @@ pub struct TagListing {
 /// A platform of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PlatformListing {
     /// Its name: `linux/arm64/v8`.
     pub platform: String,
@@ -132,6 +137,7 @@ impl ContentKind {
 /// Totals over a listing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Totals {
     /// Number of repositories.
     pub repositories: usize,
@@ -161,6 +167,34 @@ pub struct ListOptions {
     pub patterns: Vec<String>,
     /// The order.
     pub sort: SortOrder,
+    /// Cancelling this token ends the listing.
+    pub cancel: CancellationToken,
+}
+
+impl ListOptions {
+    /// Lists these repositories only.
+    #[must_use]
+    pub fn with_repositories(self, repositories: impl IntoIterator<Item = Repository>) -> Self {
+        Self { repositories: repositories.into_iter().collect(), ..self }
+    }
+
+    /// Lists only what one of these patterns matches.
+    #[must_use]
+    pub fn with_patterns(self, patterns: impl IntoIterator<Item = String>) -> Self {
+        Self { patterns: patterns.into_iter().collect(), ..self }
+    }
+
+    /// Lists in this order.
+    #[must_use]
+    pub fn with_sort(self, sort: SortOrder) -> Self {
+        Self { sort, ..self }
+    }
+
+    /// Ends the listing when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
 }
 
 /// The order of a listing.
@@ -180,7 +214,8 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// they are found again while nothing is being removed.
 ///
 /// # Errors
-/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read, `NotFound` for a repository that does not exist.
+/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read, `NotFound` for a repository that does not exist,
+/// `Cancelled`.
 pub fn list(store: &Store, options: &ListOptions) -> Result<Listing> {
     store.check_is_tree()?;
     let first = read(store, options)?;
@@ -274,7 +309,12 @@ fn read(store: &Store, options: &ListOptions) -> Result<Listing> {
     }
     let provenance = store.provenance()?;
     // All of them, since any may share content with those that are listed.
-    let walk = |repository| walk_repository(store, repository, &provenance);
+    let walk = |repository| {
+        if options.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, repository, "the listing was cancelled"));
+        }
+        walk_repository(store, repository, &provenance)
+    };
     let walked: Vec<WalkedRepository> =
         store.repositories()?.into_par_iter().map(walk).collect::<Result<_>>()?;
     let counts = UseCounts::of(&walked);

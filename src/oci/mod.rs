@@ -50,6 +50,8 @@ macro_rules! try_from_text {
         }
     )+};
 }
+pub(crate) use try_from_text;
+
 try_from_text!(Reference, Registry, Repository, Tag, Digest, PlatformSet);
 
 /// Implements `JsonSchema` as a string, with the feature `schema`.

@@ -23,6 +23,7 @@ use plan::{PrunePlan, StoredTree};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Options of prune and remove.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,28 @@ pub struct PruneOptions {
     pub names: Option<NameRule>,
     /// Whether to report what would be removed without removing anything.
     pub dry_run: bool,
+    /// Cancelling this token ends the removal; the tree is consistent, and the next prune removes the rest.
+    pub cancel: CancellationToken,
+}
+
+impl PruneOptions {
+    /// Finds images by these names in the directory.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Reports what would be removed without removing anything.
+    #[must_use]
+    pub fn with_dry_run(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
+    }
+
+    /// Ends the removal when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
 }
 
 /// What was removed, or would be removed.
@@ -87,7 +110,7 @@ struct Selection {
 ///
 /// # Errors
 /// `InvalidInput` if the directory is not a tree, if none of `keep` is in it (everything would be removed), or if the rule can't map
-/// a name; `Storage` if the tree can't be read or changed, or another process has it locked.
+/// a name; `Storage` if the tree can't be read or changed, or another process has it locked; `Cancelled`.
 pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Result<PruneReport> {
     let start = Instant::now();
     store.check_is_tree()?;
@@ -121,7 +144,7 @@ pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Resul
 ///
 /// # Errors
 /// `NotFound` if one of them does not exist, `InvalidInput` for a manifest that is part of an image that stays, or if the directory
-/// is not a tree: then nothing is removed. `Storage` if the tree can't be read or changed, or another process has it locked.
+/// is not a tree: then nothing is removed. `Storage` if the tree can't be read or changed, or another process has it locked. `Cancelled`.
 pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Result<PruneReport> {
     let start = Instant::now();
     store.check_is_tree()?;
@@ -167,7 +190,7 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
 /// # Errors
 /// `InvalidInput` for a manifest that is part of an image that stays: then nothing is removed. `Storage` if the tree can't be read or
 /// changed, or another process has it locked.
-pub fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Result<PruneReport> {
+pub(crate) fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Result<PruneReport> {
     let start = Instant::now();
     let _lock = store.lock_exclusive("rm", Duration::ZERO)?;
     let tree = StoredTree::read(store)?;
@@ -219,7 +242,7 @@ fn finish(
     start: Instant,
 ) -> Result<PruneReport> {
     if !options.dry_run {
-        sweep::run(store, tree, &plan)?;
+        sweep::run(store, tree, &plan, &options.cancel)?;
     }
     let mut report = plan.report(tree);
     report.dry_run = options.dry_run;

@@ -1,35 +1,55 @@
 //! Carries out a plan, from the top down.
 
 use super::plan::{PrunePlan, RepositoryPlan, StoredTree};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository};
 use crate::store::Store;
 use std::collections::{HashMap, HashSet};
+use tokio_util::sync::CancellationToken;
 
 /// Removes what is in `plan`. If it is interrupted, the tree is consistent, and the next prune finds the rest.
-pub(super) fn run(store: &Store, tree: &StoredTree, plan: &PrunePlan) -> Result<()> {
+///
+/// # Errors
+/// `Storage` if something can't be removed, `Cancelled`.
+pub(super) fn run(
+    store: &Store,
+    tree: &StoredTree,
+    plan: &PrunePlan,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let check_cancelled = || {
+        if cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the removal", "it was cancelled"));
+        }
+        Ok(())
+    };
     for repository in &plan.repositories {
         for tag in &repository.tags {
+            check_cancelled()?;
             store.remove_tag(&repository.name, tag)?;
         }
     }
     store.sync()?;
     for repository in &plan.repositories {
         for digest in &repository.revisions {
+            check_cancelled()?;
             store.remove_revision(&repository.name, digest)?;
         }
     }
     store.sync()?;
     for repository in &plan.repositories {
         for digest in &repository.layers {
+            check_cancelled()?;
             store.remove_layer(&repository.name, digest)?;
         }
     }
     store.sync()?;
     for digest in plan.blobs.iter().filter(|digest| tree.inventory.blobs.contains_key(digest)) {
+        check_cancelled()?;
         store.remove_blob(digest)?;
     }
     for repository in plan.repositories.iter().filter(|repository| repository.empty) {
+        check_cancelled()?;
         store.remove_repository(&repository.name)?;
     }
     let rewritten = forget_sources(store, plan)?;

@@ -9,17 +9,18 @@ use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::list;
 use crate::oci::referrer::ReferrerTag;
-use crate::oci::{Digest, PlatformSet, Reference, Repository};
+use crate::oci::{Digest, PlatformSet, Reference, Repository, try_from_text};
 use crate::registry::{Access, Pusher, Sessions};
 use crate::save::{NameRule, convert};
 use crate::store::Store;
 use crate::store::document::ManifestContent;
 use crate::transfer::{
-    Engine, Image, Observer, Plan, ReferrerKinds, Report, Resolution, Silent, TransferOptions, Verb,
+    Engine, Image, Observer, Plan, ReferrerKinds, Report, Resolution, Silent, TransferOptions, Verb, transfer_setters,
 };
 use prefixed_store::PrefixedStore;
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,8 @@ pub struct PushOptions {
 }
 
 impl PushOptions {
+    transfer_setters!();
+
     /// Options for pushing from `dir`: all saved platforms, no credentials, no progress events.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, destination: Destination) -> Self {
@@ -69,27 +72,34 @@ impl PushOptions {
     pub fn with_access(self, access: Access) -> Self {
         Self { access, ..self }
     }
-
-    /// Sends progress events to `observer`.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer, ..self }
-    }
-
-    /// Ends the run when `cancel` is cancelled.
-    #[must_use]
-    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
-        Self { cancel, ..self }
-    }
 }
 
 /// An image to push: its name, or text that is parsed as one.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PushImage {
     /// The name that it was saved by, or its name in the directory.
     pub reference: Reference,
     /// Platforms for this image, instead of those of the options.
     pub platforms: Option<PlatformSet>,
+}
+
+impl PushImage {
+    /// The image `name`: a [`Reference`], or text that is parsed as one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that is not a name.
+    pub fn new(name: impl TryInto<Reference, Error: Into<Error>>) -> Result<Self> {
+        name.try_into().map(Self::from).map_err(Into::into)
+    }
+
+    /// Selects these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that names no platform.
+    pub fn with_platforms(self, platforms: impl TryInto<PlatformSet, Error: Into<Error>>) -> Result<Self> {
+        Ok(Self { platforms: Some(platforms.try_into().map_err(Into::into)?), ..self })
+    }
 }
 
 impl From<Reference> for PushImage {
@@ -98,29 +108,15 @@ impl From<Reference> for PushImage {
     }
 }
 
-impl TryFrom<&str> for PushImage {
-    type Error = Error;
+impl FromStr for PushImage {
+    type Err = Error;
 
-    fn try_from(name: &str) -> Result<Self> {
+    fn from_str(name: &str) -> Result<Self> {
         Reference::parse(name).map(Self::from)
     }
 }
 
-impl TryFrom<String> for PushImage {
-    type Error = Error;
-
-    fn try_from(name: String) -> Result<Self> {
-        Self::try_from(name.as_str())
-    }
-}
-
-impl TryFrom<&String> for PushImage {
-    type Error = Error;
-
-    fn try_from(name: &String) -> Result<Self> {
-        Self::try_from(name.as_str())
-    }
-}
+try_from_text!(PushImage);
 
 impl From<list::ListEntry> for PushImage {
     fn from(entry: list::ListEntry) -> Self {

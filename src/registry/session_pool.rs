@@ -29,15 +29,15 @@ pub struct Access {
     /// The settings of registries without settings of their own.
     pub session: SessionOptions,
     /// Settings of individual registries.
-    pub own: Arc<dyn SettingsSource>,
+    pub settings: Arc<dyn SettingsSource>,
     /// The source of credentials.
     pub credentials: Arc<dyn CredentialSource>,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        let own = Arc::new(BTreeMap::new());
-        Self { session: SessionOptions::default(), own, credentials: Arc::new(Anonymous) }
+        let settings = Arc::new(BTreeMap::new());
+        Self { session: SessionOptions::default(), settings, credentials: Arc::new(Anonymous) }
     }
 }
 
@@ -93,8 +93,8 @@ impl Sessions {
 
     /// The options for `registry`, when `others` sessions are open already.
     fn options(&self, registry: &Registry, others: usize) -> Result<SessionOptions> {
-        let own = self.access.own.settings(registry)?;
-        let options = own.unwrap_or_else(|| self.access.session.clone());
+        let settings = self.access.settings.settings(registry)?;
+        let options = settings.unwrap_or_else(|| self.access.session.clone());
         let times = if others < MAX_WIDE_SESSIONS { 3 } else { 1 };
         let max_requests = self.connections.saturating_mul(times);
         Ok(SessionOptions { max_connections: self.connections, max_requests, ..options })

@@ -17,13 +17,14 @@ pub use selection::{ResolvedSelection, resolve_selections};
 use crate::content::Place;
 use crate::error::{Error, Result};
 use crate::list;
-use crate::oci::{PlatformSet, Reference, Registry, Repository};
+use crate::oci::{PlatformSet, Reference, Registry, Repository, try_from_text};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
 use crate::store::{Durability, Store, StoreOptions};
-use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions};
+use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, transfer_setters};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,8 @@ pub struct SaveOptions {
 }
 
 impl SaveOptions {
+    transfer_setters!();
+
     /// Options for saving into `dir`: all platforms, no credentials, no progress events.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -67,18 +70,6 @@ impl SaveOptions {
         }
     }
 
-    /// Saves these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
-    ///
-    /// # Errors
-    /// `InvalidInput` for text that names no platform.
-    pub fn with_platforms<P>(mut self, platforms: P) -> Result<Self>
-    where
-        P: TryInto<PlatformSet, Error: Into<Error>>,
-    {
-        self.transfer.platforms = platforms.try_into().map_err(Into::into)?;
-        Ok(self)
-    }
-
     /// Uses these names in the directory.
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
@@ -90,22 +81,11 @@ impl SaveOptions {
     pub fn with_access(self, access: Access) -> Self {
         Self { access, ..self }
     }
-
-    /// Sends progress events to `observer`.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer, ..self }
-    }
-
-    /// Ends the run when `cancel` is cancelled.
-    #[must_use]
-    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
-        Self { cancel, ..self }
-    }
 }
 
 /// An image to save: its name, or text that is parsed as one.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SaveImage {
     /// The image.
     pub reference: Reference,
@@ -115,35 +95,45 @@ pub struct SaveImage {
     pub credential: Option<Credential>,
 }
 
+impl SaveImage {
+    /// The image `name`: a [`Reference`], or text that is parsed as one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that is not a name.
+    pub fn new(name: impl TryInto<Reference, Error: Into<Error>>) -> Result<Self> {
+        name.try_into().map(Self::from).map_err(Into::into)
+    }
+
+    /// Selects these platforms: a [`PlatformSet`], or text such as `"amd64,arm64"` or `"all"`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for text that names no platform.
+    pub fn with_platforms(self, platforms: impl TryInto<PlatformSet, Error: Into<Error>>) -> Result<Self> {
+        Ok(Self { platforms: Some(platforms.try_into().map_err(Into::into)?), ..self })
+    }
+
+    /// Uses this credential.
+    #[must_use]
+    pub fn with_credential(self, credential: Credential) -> Self {
+        Self { credential: Some(credential), ..self }
+    }
+}
+
 impl From<Reference> for SaveImage {
     fn from(reference: Reference) -> Self {
         Self { reference, platforms: None, credential: None }
     }
 }
 
-impl TryFrom<&str> for SaveImage {
-    type Error = Error;
+impl FromStr for SaveImage {
+    type Err = Error;
 
-    fn try_from(name: &str) -> Result<Self> {
+    fn from_str(name: &str) -> Result<Self> {
         Reference::parse(name).map(Self::from)
     }
 }
 
-impl TryFrom<String> for SaveImage {
-    type Error = Error;
-
-    fn try_from(name: String) -> Result<Self> {
-        Self::try_from(name.as_str())
-    }
-}
-
-impl TryFrom<&String> for SaveImage {
-    type Error = Error;
-
-    fn try_from(name: &String) -> Result<Self> {
-        Self::try_from(name.as_str())
-    }
-}
+try_from_text!(SaveImage);
 
 impl From<list::ListEntry> for SaveImage {
     fn from(entry: list::ListEntry) -> Self {

@@ -14,6 +14,7 @@ const MAX_TEXT: usize = 1024;
 /// The result of a scan: every image once, sorted, with all its places.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ScanReport {
     /// The version of this schema: 2.
     pub schema: u32,
@@ -26,6 +27,7 @@ pub struct ScanReport {
 /// An image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ReportedImage {
     /// The name in normal form.
     pub reference: Reference,
@@ -39,6 +41,7 @@ pub struct ReportedImage {
 /// What may be an image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ReportedDoubt {
     /// The text.
     pub text: String,

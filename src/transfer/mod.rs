@@ -30,6 +30,7 @@ mod upload;
 #[cfg(feature = "archive")]
 pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
+pub(crate) use options::transfer_setters;
 pub use options::{
     IndexMode, MediaTypes, MissingPlatform, MissingReferrers, PartPolicy, ReferrerKinds, ReferrerOptions,
     TransferOptions,

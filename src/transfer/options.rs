@@ -189,3 +189,33 @@ impl Default for TransferOptions {
         }
     }
 }
+
+/// The methods that change the options of every verb that moves images.
+macro_rules! transfer_setters {
+    () => {
+        /// Selects these platforms: a [`PlatformSet`](crate::PlatformSet), or text such as `"amd64,arm64"` or `"all"`.
+        ///
+        /// # Errors
+        /// `InvalidInput` for text that names no platform.
+        pub fn with_platforms<P>(mut self, platforms: P) -> crate::error::Result<Self>
+        where
+            P: TryInto<crate::oci::PlatformSet, Error: Into<crate::error::Error>>,
+        {
+            self.transfer.platforms = platforms.try_into().map_err(Into::into)?;
+            Ok(self)
+        }
+
+        /// Sends progress events to `observer`.
+        #[must_use]
+        pub fn with_observer(self, observer: std::sync::Arc<dyn crate::transfer::Observer>) -> Self {
+            Self { observer, ..self }
+        }
+
+        /// Ends the run when `cancel` is cancelled.
+        #[must_use]
+        pub fn with_cancel(self, cancel: tokio_util::sync::CancellationToken) -> Self {
+            Self { cancel, ..self }
+        }
+    };
+}
+pub(crate) use transfer_setters;

@@ -2,7 +2,7 @@
 
 use super::report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 use super::repository::{RepositoryCheck, RepositoryFindings};
-use super::{VerifyObserver, VerifyOptions, expected, hash};
+use super::{VerifyOptions, expected, hash};
 use crate::content::Place;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// The result of an inspection: the report, and what a repair needs.
-pub(super) struct Inspection {
+pub(super) struct TreeInspection {
     pub(super) report: VerifyReport,
     pub(super) inventory: Inventory,
     /// The findings for each repository of the inventory, in the same order.
@@ -28,20 +28,18 @@ pub(super) struct Inspection {
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Inspects the tree.
-pub(super) fn inspect(
-    store: &Store,
-    options: &VerifyOptions,
-    observer: &dyn VerifyObserver,
-) -> Result<Inspection> {
+pub(super) fn inspect(store: &Store, options: &VerifyOptions) -> Result<TreeInspection> {
     let start = Instant::now();
+    options.check_cancelled()?;
     let inventory = store.inventory()?;
+    options.check_cancelled()?;
     let manifests = store.stored_manifests(&inventory)?;
     let mut suspects: Vec<(Digest, u64)> = inventory.blobs.iter().map(|(d, size)| (*d, *size)).collect();
     if !options.deep {
         let suspicious = wrong_size(&inventory, &manifests);
         suspects.retain(|(digest, _)| suspicious.contains(digest));
     }
-    let mut faults = hash::check(store, suspects, options.threads, observer)?;
+    let mut faults = hash::check(store, suspects, options, &*options.observer)?;
     // A blob that was removed in the meantime is missing, not damaged.
     faults.retain(|_, fault| *fault != ContentFault::Missing);
     let mut found = check(store, inventory, &manifests, faults)?;
@@ -56,12 +54,16 @@ pub(super) fn inspect(
 
 /// Inspects the tree again after `found` had problems, and keeps the problems that are found again. Processes that remove something
 /// are held off meanwhile where possible, since a removal in progress looks like damage. Only blobs with faults are hashed again.
-pub(super) fn confirm(store: &Store, found: Inspection, options: &VerifyOptions) -> Result<Inspection> {
+pub(super) fn confirm(
+    store: &Store,
+    found: TreeInspection,
+    options: &VerifyOptions,
+) -> Result<TreeInspection> {
     let start = Instant::now();
     let lock = store.hold_off_removals(REMOVAL_TIMEOUT);
     let suspects = found.inventory.blobs.iter().filter(|(digest, _)| found.faults.contains_key(digest));
     let suspects = suspects.map(|(digest, size)| (*digest, *size)).collect();
-    let mut faults = hash::check(store, suspects, options.threads, &())?;
+    let mut faults = hash::check(store, suspects, options, &())?;
     faults.retain(|_, fault| *fault != ContentFault::Missing);
     let mut again = inspect_with_faults(store, &faults)?;
     if lock.is_none() {
@@ -78,7 +80,7 @@ pub(super) fn confirm(store: &Store, found: Inspection, options: &VerifyOptions)
 pub(super) fn inspect_with_faults(
     store: &Store,
     faults: &BTreeMap<Digest, ContentFault>,
-) -> Result<Inspection> {
+) -> Result<TreeInspection> {
     let start = Instant::now();
     let inventory = store.inventory()?;
     let manifests = store.stored_manifests(&inventory)?;
@@ -92,7 +94,7 @@ fn check(
     inventory: Inventory,
     manifests: &HashMap<Digest, StoredManifest>,
     mut faults: BTreeMap<Digest, ContentFault>,
-) -> Result<Inspection> {
+) -> Result<TreeInspection> {
     for (digest, document) in manifests {
         if let ManifestContent::ContentFault(
             fault @ (ContentFault::Corrupt(_) | ContentFault::Unreadable(_)),
@@ -108,7 +110,7 @@ fn check(
         .collect();
     let mut report = report(store, &inventory, &repositories, &faults)?;
     report.manifests = manifests.len();
-    Ok(Inspection { report, inventory, repositories, faults })
+    Ok(TreeInspection { report, inventory, repositories, faults })
 }
 
 /// The blobs whose size shows that they, or a manifest that references them, are wrong.

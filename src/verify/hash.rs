@@ -1,6 +1,6 @@
 //! Hashes many blobs at once: several per thread in interleaved lanes, the largest first.
 
-use super::VerifyObserver;
+use super::{VerifyObserver, VerifyOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use crate::oci::sha256::{self, Sha256State};
@@ -17,22 +17,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const PIECE: usize = 256 << 10;
 
 /// Hashes `blobs` and returns those that do not match their digest.
+///
+/// # Errors
+/// `Storage` if a blob can't be opened or a thread can't be started, `Cancelled`.
 pub(super) fn check(
     store: &Store,
     mut blobs: Vec<(Digest, u64)>,
-    threads: usize,
+    options: &VerifyOptions,
     observer: &dyn VerifyObserver,
 ) -> Result<BTreeMap<Digest, ContentFault>> {
     // A large blob that comes last would be hashed alone, with all other lanes idle.
     blobs.sort_by_key(|(digest, size)| (std::cmp::Reverse(*size), *digest));
     observer.hashing(blobs.len(), blobs.iter().map(|(_, size)| size).sum());
-    let threads = threads.clamp(1, blobs.len().max(1));
+    let threads = options.threads.clamp(1, blobs.len().max(1));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("verify-{n}"));
     let pool = pool.build().map_err(|error| {
         Error::new(ErrorKind::Storage, "hashing threads", format!("cannot start them: {error}"))
     })?;
     let work = HashWork {
         store,
+        options,
         observer,
         blobs: &blobs,
         next: AtomicUsize::new(threads * sha256::lanes()),
@@ -45,6 +49,7 @@ pub(super) fn check(
 
 struct HashWork<'a> {
     store: &'a Store,
+    options: &'a VerifyOptions,
     observer: &'a dyn VerifyObserver,
     blobs: &'a [(Digest, u64)],
     /// Index of the next blob to hash.
@@ -75,6 +80,7 @@ impl HashWork<'_> {
             if lanes.is_empty() {
                 return Ok(());
             }
+            self.options.check_cancelled()?;
             self.step(&mut lanes);
         }
     }

@@ -15,12 +15,14 @@ pub use expected::{Completeness, ExpectedImage, MissingImage, MissingKind};
 pub use repair::{Repair, Taken, repair};
 pub use report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::save::NameRule;
 use crate::store::Store;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Options of a verification.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct VerifyOptions {
     /// Whether to hash every blob. Otherwise only manifests and blobs of the wrong size are hashed.
@@ -31,17 +33,69 @@ pub struct VerifyOptions {
     pub expected: Option<Vec<ExpectedImage>>,
     /// The rule of the names in the tree, for these; `None` for the one that it was saved with.
     pub names: Option<NameRule>,
+    /// Receives the progress of hashing.
+    pub observer: Arc<dyn VerifyObserver>,
+    /// Cancelling this token ends the verification, or the repair before it changes anything.
+    pub cancel: CancellationToken,
 }
 
+/// Sizes only, one hashing thread for each processor, no progress.
 impl Default for VerifyOptions {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { deep: false, threads, expected: None, names: None }
+        Self {
+            deep: false,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            expected: None,
+            names: None,
+            observer: Arc::new(()),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+impl VerifyOptions {
+    /// Hashes every blob.
+    #[must_use]
+    pub fn with_deep(self, deep: bool) -> Self {
+        Self { deep, ..self }
+    }
+
+    /// Hashes with so many threads.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// Reports which of these images, or of their platforms, the tree lacks.
+    #[must_use]
+    pub fn with_expected(self, expected: impl IntoIterator<Item = ExpectedImage>) -> Self {
+        Self { expected: Some(expected.into_iter().collect()), ..self }
+    }
+
+    /// Sends the progress of hashing to `observer`.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn VerifyObserver>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the verification when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// # Errors
+    /// `Cancelled` once the token is cancelled.
+    fn check_cancelled(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the verification", "it was cancelled"));
+        }
+        Ok(())
     }
 }
 
 /// Receives the progress of a verification. Called from several threads.
-pub trait VerifyObserver: Sync {
+pub trait VerifyObserver: Send + Sync {
     /// Hashing starts, of so many blobs with so many bytes in total.
     fn hashing(&self, blobs: usize, bytes: u64) {
         let _ = (blobs, bytes);
@@ -59,10 +113,10 @@ impl VerifyObserver for () {}
 /// still found while nothing is being removed.
 ///
 /// # Errors
-/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read. Problems of the tree are not errors.
-pub fn verify(store: &Store, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<VerifyReport> {
+/// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read, `Cancelled`. Problems of the tree are not errors.
+pub fn verify(store: &Store, options: &VerifyOptions) -> Result<VerifyReport> {
     store.check_is_tree()?;
-    let mut found = analysis::inspect(store, options, observer)?;
+    let mut found = analysis::inspect(store, options)?;
     if found.report.is_clean() {
         return Ok(found.report);
     }

@@ -5,9 +5,9 @@
 //! and stray entries are not deleted but moved to `.saver/damaged/`, below their previous path. A complete tag is never
 //! touched. A repair that is interrupted adds no damage, and the next one continues.
 
-use super::analysis::{self, Inspection};
+use super::VerifyOptions;
+use super::analysis::{self, TreeInspection};
 use super::report::VerifyReport;
-use super::{VerifyObserver, VerifyOptions};
 use crate::error::Result;
 use crate::oci::Digest;
 use crate::store::Store;
@@ -67,16 +67,18 @@ pub enum Taken {
 /// Repairs the tree, with exclusive access to it.
 ///
 /// # Errors
-/// `InvalidInput` if the directory is not a tree; `Storage` if the tree can't be read or changed, or another process has it locked.
-pub fn repair(store: &Store, options: &VerifyOptions, observer: &dyn VerifyObserver) -> Result<Repair> {
+/// `InvalidInput` if the directory is not a tree; `Storage` if the tree can't be read or changed, or another process has it
+/// locked; `Cancelled`, before anything is changed.
+pub fn repair(store: &Store, options: &VerifyOptions) -> Result<Repair> {
     store.check_is_tree()?;
     let _lock = store.lock_exclusive("verify --repair", Duration::ZERO)?;
-    let found = analysis::inspect(store, options, observer)?;
+    let found = analysis::inspect(store, options)?;
     let before = found.report.clone();
     let mut work = RepairWork { store, taken: Vec::new(), faults: found.faults.clone() };
     if before.is_clean() {
         return Ok(Repair { after: before.clone(), before, taken: Vec::new(), lost: Vec::new() });
     }
+    options.check_cancelled()?;
     work.repair_links(&found)?;
     store.sync()?;
     // The repaired links may have made images complete. Blobs need not be hashed again.
@@ -106,7 +108,7 @@ impl RepairWork<'_> {
         self.taken.push(Taken::Removed { path });
     }
 
-    fn repair_links(&mut self, found: &Inspection) -> Result<()> {
+    fn repair_links(&mut self, found: &TreeInspection) -> Result<()> {
         let store = self.store;
         let inventory = &found.inventory;
         for (repository, findings) in inventory.repositories.iter().zip(&found.repositories) {
@@ -140,7 +142,7 @@ impl RepairWork<'_> {
         Ok(())
     }
 
-    fn remove_damaged(&mut self, found: &Inspection) -> Result<()> {
+    fn remove_damaged(&mut self, found: &TreeInspection) -> Result<()> {
         self.remove_tags(found)?;
         self.store.sync()?;
         self.remove_links(found)?;
@@ -166,7 +168,7 @@ impl RepairWork<'_> {
     }
 
     /// Removes the tags that are not complete, and entries that only look like tags.
-    fn remove_tags(&mut self, found: &Inspection) -> Result<()> {
+    fn remove_tags(&mut self, found: &TreeInspection) -> Result<()> {
         let store = self.store;
         for stray in found.inventory.strays.iter().filter(|stray| stray.kind == StrayKind::Tag) {
             self.set_aside(stray.path.clone())?;
@@ -193,7 +195,7 @@ impl RepairWork<'_> {
     }
 
     /// Removes the links of manifests that are not complete, and the links to missing or invalid blobs.
-    fn remove_links(&mut self, found: &Inspection) -> Result<()> {
+    fn remove_links(&mut self, found: &TreeInspection) -> Result<()> {
         let store = self.store;
         for (repository, findings) in found.inventory.repositories.iter().zip(&found.repositories) {
             let name = &repository.name;

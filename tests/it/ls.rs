@@ -220,14 +220,11 @@ fn control_characters_are_escaped_on_the_terminal() {
 #[test]
 fn repositories_can_be_selected() {
     let store = Store::open_read_only(&samples()).unwrap();
-    let names = |text: &str| {
-        let mut options = ListOptions::default();
-        options.repositories.push(text.parse::<Repository>().unwrap());
-        options
-    };
-    let listing = list(&store, &names("helm-charts/mysql")).unwrap();
+    let names = |text: &str| vec![text.parse::<Repository>().unwrap()];
+    let listing =
+        list(&store, &ListOptions::default().with_repositories(names("helm-charts/mysql"))).unwrap();
     assert_eq!((listing.totals.tags, listing.repositories[0].tags[0].kind), (1, ContentKind::HelmChart));
-    let error = list(&store, &names("no/such")).unwrap_err();
+    let error = list(&store, &ListOptions::default().with_repositories(names("no/such"))).unwrap_err();
     assert_eq!(error.kind(), saver::ErrorKind::NotFound);
     assert_eq!(saver_ls(&samples(), &["no/such"]).0, Some(1));
     assert_eq!(saver_ls(&samples(), &["Not/Valid"]).0, Some(2));

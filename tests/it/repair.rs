@@ -22,7 +22,7 @@ fn deep() -> VerifyOptions {
 }
 
 fn mend(dir: &Path) -> Repair {
-    repair(&open(dir), &deep(), &()).unwrap()
+    repair(&open(dir), &deep()).unwrap()
 }
 
 fn open(dir: &Path) -> Store {
@@ -109,12 +109,12 @@ fn interrupted_repair_adds_no_damage() {
     damage(&made);
     let files = files(made.tree.dir());
     let store = |driver| Store::with_driver(driver, StoreOptions::default());
-    let look = |store: &Store| verify(store, &deep(), &()).unwrap();
+    let look = |store: &Store| verify(store, &deep()).unwrap();
     let before = look(&open(made.tree.dir()));
     for writes in 0.. {
         let memory = in_memory(&files);
         let count = Count::new(writes);
-        let ended = repair(&store(Arc::new(Stopping::new(memory.clone(), &count))), &deep(), &());
+        let ended = repair(&store(Arc::new(Stopping::new(memory.clone(), &count))), &deep());
         let left = store(Arc::new(memory));
         let report = look(&left);
         for tag in &report.broken {
@@ -131,7 +131,7 @@ fn interrupted_repair_adds_no_damage() {
             return;
         }
         assert!(count.has_stopped());
-        let done = repair(&left, &deep(), &()).unwrap();
+        let done = repair(&left, &deep()).unwrap();
         assert!(done.after.is_clean(), "after {writes}: {done:#?}");
     }
 }

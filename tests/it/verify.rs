@@ -16,7 +16,7 @@ use std::process::Command;
 pub(super) fn look(dir: &Path, deep: bool) -> VerifyReport {
     let mut options = VerifyOptions::default();
     options.deep = deep;
-    verify(&Store::open_read_only(dir).unwrap(), &options, &()).unwrap()
+    verify(&Store::open_read_only(dir).unwrap(), &options).unwrap()
 }
 
 pub(super) fn saver(arguments: &[&str], dir: &Path) -> (Option<i32>, String, String) {

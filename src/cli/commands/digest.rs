@@ -1,27 +1,18 @@
 //! `saver digest`: the digest that the name of an image resolves to.
 
-use super::lookup::{End, LookupArgs, at_end, named};
-use crate::cli::args::output::JsonArgs;
-use crate::cli::args::platforms::PlatformArgs;
+use super::lookup::{End, ImageArgs, LookupArgs, at_end};
 use crate::cli::context::{Context, within};
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, json};
 use crate::error::Result;
-use crate::inspect::InspectOptions;
 use crate::oci::{Digest, Reference};
 
 /// The arguments of `digest`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Image
-    #[arg(value_name = "IMAGE", default_value = "", hide_default_value = true)]
-    pub(crate) image: String,
-    /// The platform whose manifest is meant, instead of the index.
+    /// Which image, and the platform whose manifest is meant instead of the index.
     #[command(flatten)]
-    pub(crate) platforms: PlatformArgs,
-    /// What is printed.
-    #[command(flatten)]
-    pub(crate) json: JsonArgs,
+    pub(crate) image: ImageArgs,
     /// Where to look.
     #[command(flatten)]
     pub(crate) lookup: LookupArgs,
@@ -48,12 +39,10 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
 }
 
 async fn resolved(args: &Args, context: &Context<'_>) -> Result<Vec<u8>> {
-    let options =
-        InspectOptions { platforms: args.platforms.selected_or_all()?, retry: args.lookup.retry_policy() };
-    let asked = named(&args.image, "IMAGE")?;
+    let (asked, options) = args.image.resolve(&args.lookup)?;
     let (end, reference) = args.lookup.open(&asked, true, context)?;
     let digest = at_end!(end, source => crate::inspect::digest(source, &reference, &options).await)?;
-    Ok(if args.json.json {
+    Ok(if args.image.json.json {
         json(&ResolvedDigest { schema: 1, reference: asked, digest })
     } else {
         format!("{digest}\n").into_bytes()

@@ -1,29 +1,21 @@
 //! `saver inspect`: what an image consists of.
 
-use super::lookup::{End, LookupArgs, at_end, named};
-use crate::cli::args::output::JsonArgs;
-use crate::cli::args::platforms::PlatformArgs;
+use super::lookup::{End, ImageArgs, LookupArgs, at_end};
 use crate::cli::context::{Context, within};
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
 use crate::content::retry::RetryPolicy;
 use crate::content::{Source, document};
 use crate::error::Result;
-use crate::inspect::{InspectOptions, Inspection, LayerInspection, ManifestInspection};
+use crate::inspect::{Inspection, LayerInspection, ManifestInspection};
 use crate::oci::Reference;
 
 /// The arguments of `inspect`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Image
-    #[arg(value_name = "IMAGE", default_value = "", hide_default_value = true)]
-    pub(crate) image: String,
-    /// Which platforms.
+    /// Which image and platforms.
     #[command(flatten)]
-    pub(crate) platforms: PlatformArgs,
-    /// What is printed.
-    #[command(flatten)]
-    pub(crate) json: JsonArgs,
+    pub(crate) image: ImageArgs,
     /// Print the manifest or index itself, byte for byte
     #[arg(long, conflicts_with = "json", help_heading = "Output")]
     pub(crate) raw: bool,
@@ -42,16 +34,14 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
 }
 
 async fn inspected(args: &Args, context: &Context<'_>) -> Result<Vec<u8>> {
-    let options =
-        InspectOptions { platforms: args.platforms.selected_or_all()?, retry: args.lookup.retry_policy() };
-    let asked = named(&args.image, "IMAGE")?;
+    let (asked, options) = args.image.resolve(&args.lookup)?;
     let (end, reference) = args.lookup.open(&asked, true, context)?;
     if args.raw {
         return at_end!(end, source => raw(source, &reference, &options.retry).await);
     }
     let mut inspection = at_end!(end, source => crate::inspect::inspect(source, &reference, &options).await)?;
     inspection.reference = asked;
-    Ok(if args.json.json { json(&inspection) } else { text(&inspection).into_bytes() })
+    Ok(if args.image.json.json { json(&inspection) } else { text(&inspection).into_bytes() })
 }
 
 async fn raw<S: Source>(source: &S, reference: &Reference, retry: &RetryPolicy) -> Result<Vec<u8>> {

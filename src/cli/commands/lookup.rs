@@ -1,6 +1,8 @@
 //! Where `inspect`, `tags` and `digest` look: at a registry, or in a directory.
 
 use crate::cli::args::missing_argument;
+use crate::cli::args::output::JsonArgs;
+use crate::cli::args::platforms::PlatformArgs;
 use crate::cli::args::registry::RegistryArgs;
 use crate::cli::args::transfer::retry_policy;
 use crate::cli::args::tree::{DirArgs, NamesArgs};
@@ -8,6 +10,7 @@ use crate::cli::context::Context;
 use crate::cli::{registry_args, tree};
 use crate::content::retry::RetryPolicy;
 use crate::error::Result;
+use crate::inspect::InspectOptions;
 use crate::oci::Reference;
 use crate::registry::{Session, Sessions};
 use crate::save::NameRule;
@@ -30,6 +33,32 @@ pub(crate) struct LookupArgs {
     /// How the registry is reached.
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+}
+
+/// An image to look up, and what is printed of it.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ImageArgs {
+    /// Image
+    #[arg(value_name = "IMAGE", default_value = "", hide_default_value = true)]
+    pub(crate) image: String,
+    /// Which platforms.
+    #[command(flatten)]
+    pub(crate) platforms: PlatformArgs,
+    /// What is printed.
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+impl ImageArgs {
+    /// The name of the image, and how it is inspected.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the argument that is missing or wrong.
+    pub(crate) fn resolve(&self, lookup: &LookupArgs) -> Result<(Reference, InspectOptions)> {
+        let platforms = self.platforms.selected_or_all()?;
+        let reference = named(&self.image, "IMAGE")?;
+        Ok((reference, InspectOptions { platforms, retry: lookup.retry_policy() }))
+    }
 }
 
 /// What is looked at.

@@ -68,14 +68,15 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<Exit> {
     let (dir, names) = args.split()?;
     let store = tree::open(dir)?;
-    let options = ListOptions {
-        repositories: names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?,
-        patterns: args.patterns.clone(),
-        sort: match args.sort {
-            SortArg::Name => SortOrder::Name,
-            SortArg::Size => SortOrder::Size,
-        },
+    let sort = match args.sort {
+        SortArg::Name => SortOrder::Name,
+        SortArg::Size => SortOrder::Size,
     };
+    let only = names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
+    let options = ListOptions::default()
+        .with_repositories(only)
+        .with_patterns(args.patterns.clone())
+        .with_sort(sort);
     let listing = crate::ls::list(&store, &options)?;
     let text = if args.json.json { json(&listing) } else { table(&listing, args.referrers).into_bytes() };
     Ok(match output::stdout(&text) {

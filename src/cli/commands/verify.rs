@@ -20,6 +20,7 @@ use crate::verify::{
     repair, verify,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Paths of a note beyond these are only counted; the JSON form has all.
@@ -63,12 +64,12 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.repair {
         return repair_and_save(args, context).await;
     }
-    let options =
-        VerifyOptions { expected: expected(args, context)?, names: args.run.names.rule()?, ..options(args) };
-    let progress = HashingProgress::start(context);
+    let mut options = options(args, context);
+    options.expected = expected(args, context)?;
+    options.names = args.run.names.rule()?;
     let store = tree::open_unchecked(dir)?;
-    let report = tokio::task::block_in_place(|| verify(&store, &options, &progress))?;
-    drop(progress);
+    let report = tokio::task::block_in_place(|| verify(&store, &options))?;
+    drop(options);
     let text = if args.json.json { json(&report) } else { text(&report, context.is_quiet()).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if !report.is_clean() || !report.is_complete() => Exit::SomeFailed,
@@ -93,16 +94,16 @@ fn expected(args: &Args, context: &Context<'_>) -> Result<Option<Vec<ExpectedIma
     Ok(Some(expected))
 }
 
-fn options(args: &Args) -> VerifyOptions {
-    VerifyOptions { deep: args.deep, ..VerifyOptions::default() }
+/// The options; their observer shows the progress until it is dropped.
+fn options(args: &Args, context: &Context<'_>) -> VerifyOptions {
+    let progress = Arc::new(HashingProgress::start(context));
+    VerifyOptions::default().with_deep(args.deep).with_observer(progress)
 }
 
 async fn repair_and_save(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let again = if args.lists.list.is_empty() { None } else { Some(save_args(args, context)?) };
-    let progress = HashingProgress::start(context);
     let store = tree::open_unchecked(args.directory.path()?)?;
-    let repair = tokio::task::block_in_place(|| repair(&store, &options(args), &progress))?;
-    drop(progress);
+    let repair = tokio::task::block_in_place(|| repair(&store, &options(args, context)))?;
     let text =
         if args.json.json { json(&repair) } else { repair_text(&repair, context.is_quiet()).into_bytes() };
     let exit = match output::stdout(&text) {

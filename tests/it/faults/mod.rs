@@ -26,7 +26,7 @@ use std::time::Duration;
 /// More than is held in memory: such a layer is received into a file and can be gone on with.
 const LARGE: usize = 300 << 10;
 
-/// A registry that misbehaves as told, and the tree that is saved into.
+/// A registry that misbehaves as scripted, and the tree that is saved into.
 struct Scene {
     server: FaultServer,
     dir: Scratch,
@@ -148,7 +148,7 @@ fn is_tagged(dir: &Path, repository: &str, tag: &str) -> bool {
 fn assert_tree(dir: &Path) {
     let mut options = VerifyOptions::default();
     options.deep = true;
-    let report = verify(&Store::open_read_only(dir).unwrap(), &options, &()).unwrap();
+    let report = verify(&Store::open_read_only(dir).unwrap(), &options).unwrap();
     assert!(report.is_clean(), "{:#?}", report.problems);
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn assert_true(dir: &std::path::Path, context: &str) {
     let store = saver::store::Store::open_read_only(dir).unwrap();
     let mut options = saver::verify::VerifyOptions::default();
     options.deep = true;
-    let report = saver::verify::verify(&store, &options, &()).unwrap();
+    let report = saver::verify::verify(&store, &options).unwrap();
     assert!(report.is_clean(), "{context}: {:#?}", report.problems);
     let problems = super::registry_model::problems(dir);
     assert!(problems.is_empty(), "{context}: {problems:#?}");
