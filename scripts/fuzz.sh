@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every fuzz target from its seeds under testdata/fuzz, and fails when one of them crashes.
 #
-#   scripts/fuzz.sh [SECONDS]       600 seconds each, unless told; FUZZ_JOBS (2) targets at a time
+#   scripts/fuzz.sh [SECONDS]       600 seconds each, by default; FUZZ_JOBS (2) targets at a time
 #
 # Needs cargo-fuzz (cargo install --locked cargo-fuzz). What is found goes to fuzz/artifacts; keep it as a seed and as a test.
 set -euo pipefail

@@ -1,4 +1,4 @@
-//! Docker's config.json and containers' auth.json: what is told of a bad one holds no secret.
+//! Docker's config.json and containers' auth.json: messages about a bad one holds no secret.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

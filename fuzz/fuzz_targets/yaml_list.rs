@@ -1,4 +1,4 @@
-//! YAML lists: no input takes long or shows a password in what is told of it.
+//! YAML lists: no input takes long or shows a password in messages about it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ fuzz_target!(|text: &[u8]| {
     yaml.extend_from_slice(text);
     for input in [text, &yaml] {
         let parsed = saver::list::parse("list.yaml", input);
-        let told = format!("{:?} {:?} {:?}", parsed.entries, parsed.problems, parsed.notes);
-        assert!(!told.contains("hunter2-hunter2") || text.windows(7).any(|window| window == b"hunter2"));
+        let output = format!("{:?} {:?} {:?}", parsed.entries, parsed.problems, parsed.notes);
+        assert!(!output.contains("hunter2-hunter2") || text.windows(7).any(|window| window == b"hunter2"));
     }
 });

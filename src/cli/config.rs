@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn errors_name_file_line_and_hint() {
-        for (file, variable, told) in [
+        for (file, variable, message) in [
             ("job: 3\n", None, "c.yaml:1: job: unknown option"),
             ("\nfailed_list: x\n", None, "c.yaml:2: failed_list: unknown option"),
             ("listen: 0.0.0.0:x\n", None, "c.yaml:1: listen: invalid value '0.0.0.0:x'"),
@@ -435,7 +435,7 @@ mod tests {
         ] {
             let error = parse(&[], variable.as_slice(), file).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(error.to_string().contains(told), "{file}: {error}");
+            assert!(error.to_string().contains(message), "{file}: {error}");
         }
         let error = parse(&[], &[], "failed_list: x\n").unwrap_err();
         assert_eq!(error.hint(), Some("did you mean failed-list?"));

@@ -317,15 +317,18 @@ async fn what_lies_beyond_a_gap_came_or_is_forgotten<S: Sink>(sink: S) {
     let second = writer(&sink, &content).await;
     assert!(second.received() <= 3_000_001 && second.received() > 1_000_000, "{}", second.received());
     let mut at = 0;
-    for there in std::iter::once(0..second.received()).chain(second.extents()) {
-        assert!(at <= there.start && (there.is_empty() || at < there.end), "{:?}", second.extents());
-        let there = there.start as usize..there.end as usize;
-        assert!(pieces.iter().any(|piece| piece.start <= there.start && there.end <= piece.end), "{there:?}");
-        let mut back = vec![0; there.len()];
-        assert_eq!(second.read_at(there.start as u64, &mut back).unwrap(), back.len());
-        assert!(back == content[there.clone()], "{there:?} is not what was written");
-        second.write_at(at, &content[at as usize..there.start]).unwrap();
-        at = there.end as u64;
+    for extent in std::iter::once(0..second.received()).chain(second.extents()) {
+        assert!(at <= extent.start && (extent.is_empty() || at < extent.end), "{:?}", second.extents());
+        let extent = extent.start as usize..extent.end as usize;
+        assert!(
+            pieces.iter().any(|piece| piece.start <= extent.start && extent.end <= piece.end),
+            "{extent:?}"
+        );
+        let mut back = vec![0; extent.len()];
+        assert_eq!(second.read_at(extent.start as u64, &mut back).unwrap(), back.len());
+        assert!(back == content[extent.clone()], "{extent:?} is not what was written");
+        second.write_at(at, &content[at as usize..extent.start]).unwrap();
+        at = extent.end as u64;
     }
     second.write_at(at, &content[at as usize..]).unwrap();
     second.commit(&Digest::of(&content)).unwrap();

@@ -70,10 +70,10 @@ mod tests {
         file.write_all(&content).unwrap();
         let blob = FileBlob { file, offset: 3, length, subject: "blob".into() };
         let stream = blob.stream(from, to);
-        let told = stream.length.unwrap();
+        let length = stream.length.unwrap();
         let chunks: Vec<Result<Bytes>> = stream.chunks.collect().await;
         let bytes = chunks.into_iter().collect::<Result<Vec<_>>>()?.concat();
-        assert_eq!(bytes.len() as u64, told);
+        assert_eq!(bytes.len() as u64, length);
         assert_eq!(bytes[..], content[3 + stream.start as usize..][..bytes.len()]);
         Ok(bytes)
     }

@@ -277,7 +277,7 @@ impl Sink for Memory {
                         digest,
                         size: descriptor.size,
                         received,
-                        islands: beyond.cloned().collect(),
+                        extents: beyond.cloned().collect(),
                     }));
                 }
             }
@@ -316,7 +316,7 @@ pub struct MemoryWriter {
     digest: Digest,
     size: u64,
     received: u64,
-    islands: Vec<Range<u64>>,
+    extents: Vec<Range<u64>>,
 }
 
 impl BlobWriter for MemoryWriter {
@@ -325,7 +325,7 @@ impl BlobWriter for MemoryWriter {
     }
 
     fn extents(&self) -> Vec<Range<u64>> {
-        self.islands.clone()
+        self.extents.clone()
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {

@@ -118,13 +118,13 @@ impl<'a> Attempts<'a> {
 
 /// Detects streams below the policy's minimum throughput.
 #[derive(Debug)]
-pub struct Trickle<'a> {
+pub struct ThroughputCheck<'a> {
     policy: &'a RetryPolicy,
     since: Instant,
     bytes: u64,
 }
 
-impl<'a> Trickle<'a> {
+impl<'a> ThroughputCheck<'a> {
     /// Starts measuring now.
     #[must_use]
     pub fn new(policy: &'a RetryPolicy) -> Self {
@@ -184,10 +184,10 @@ mod tests {
     #[test]
     fn slow_stream_is_detected() {
         let mut policy = RetryPolicy { slow_bytes: 100, ..RetryPolicy::default() };
-        assert!(!Trickle::new(&policy).is_too_slow(1), "the window has not ended");
+        assert!(!ThroughputCheck::new(&policy).is_too_slow(1), "the window has not ended");
         policy.slow_window = Duration::ZERO;
-        assert!(Trickle::new(&policy).is_too_slow(99));
-        assert!(!Trickle::new(&policy).is_too_slow(100));
+        assert!(ThroughputCheck::new(&policy).is_too_slow(99));
+        assert!(!ThroughputCheck::new(&policy).is_too_slow(100));
     }
 
     #[test]

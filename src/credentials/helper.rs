@@ -81,7 +81,7 @@ impl Output {
     /// Why the helper failed, in its own words where these cannot contain a secret.
     fn failure(&self) -> String {
         let status = self.status;
-        let words = [&self.stderr, &self.stdout].into_iter().find_map(|output| quotable(output));
+        let words = [&self.stderr, &self.stdout].into_iter().find_map(|output| sentences(output));
         match words {
             Some(words) => format!("{status}: {words}"),
             None => status.to_string(),
@@ -90,7 +90,7 @@ impl Output {
 }
 
 /// The text of `output` for a message. Lines that look like an answer are left out: they contain the secret.
-fn quotable(output: &[u8]) -> Option<String> {
+fn sentences(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let lines = text.lines().map(str::trim);
     let lines: Vec<&str> = lines.filter(|line| is_message(line)).collect();

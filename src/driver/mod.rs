@@ -87,7 +87,7 @@ pub trait Driver: Send + Sync + 'static {
     /// Checks that entries can be created in the directory at `path`, without creating one. A missing directory is not an error.
     ///
     /// # Errors
-    /// The error that creating an entry would return, as far as that can be told.
+    /// The error that creating an entry would return, as far as that can be known.
     fn check_writable(&self, _path: &str) -> io::Result<()> {
         Ok(())
     }

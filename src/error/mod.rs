@@ -121,9 +121,10 @@ impl Error {
     /// Puts `context` in front of the message: `context: message`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.0.summary = match self.0.summary.is_empty() {
-            true => context.to_string(),
-            false => format!("{context}: {}", self.0.summary),
+        self.0.summary = if self.0.summary.is_empty() {
+            context.to_string()
+        } else {
+            format!("{context}: {}", self.0.summary)
         };
         self.rendered()
     }

@@ -176,8 +176,8 @@ mod tests {
             ]
         );
         assert_eq!(parsed.notes.len(), 1, "{:?}", parsed.notes);
-        let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), 1);
-        assert!(told[0].starts_with("docker-compose.yml:20: the variable \"VERSION\""), "{told:?}");
+        let text: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(text.len(), 1);
+        assert!(text[0].starts_with("docker-compose.yml:20: the variable \"VERSION\""), "{text:?}");
     }
 }

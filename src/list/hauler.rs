@@ -86,7 +86,7 @@ mod tests {
             ]
         );
         assert_eq!(parsed.notes.len(), 1);
-        let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-        assert!(told.len() == 1 && told[0].starts_with("hauler.yaml:22: the chart \"rancher\""), "{told:?}");
+        let text: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+        assert!(text.len() == 1 && text[0].starts_with("hauler.yaml:22: the chart \"rancher\""), "{text:?}");
     }
 }

@@ -59,8 +59,8 @@ mod tests {
             let parsed = parse(name, text);
             let seen: Vec<String> = parsed.entries.iter().map(|e| e.reference.to_string()).collect();
             assert_eq!(seen, expected, "{name}");
-            let told: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-            assert!(told.is_empty(), "{told:?}");
+            let text: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+            assert!(text.is_empty(), "{text:?}");
             let selections = parsed.selections.iter().map(|one| format!("{} {}", one.name(), one.selection));
             assert_eq!(selections.collect::<Vec<_>>(), SELECTIONS, "{name}");
         }

@@ -342,8 +342,8 @@ mod tests {
             let parsed = read("l", format!("redis\n{text}\n").as_bytes());
             assert_eq!(parsed.entries.len(), 1, "{text}");
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            let told = format!("{:#}", parsed.problems[0]);
-            assert!(told.starts_with("l:2: ") && told.contains(reason), "{text}: {told}");
+            let text = format!("{:#}", parsed.problems[0]);
+            assert!(text.starts_with("l:2: ") && text.contains(reason), "{text}: {text}");
         }
     }
 
@@ -360,8 +360,8 @@ mod tests {
         ] {
             let parsed = read("l", text.as_bytes());
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            let told = format!("{:#}", parsed.problems[0]);
-            assert!(!told.contains("S3CRET"), "{told}");
+            let text = format!("{:#}", parsed.problems[0]);
+            assert!(!text.contains("S3CRET"), "{text}");
         }
         let error = "https://u:S3CRET@a.io:1".parse::<crate::oci::Registry>().unwrap_err();
         assert!(!error.to_string().contains("S3CRET"), "{error}");

@@ -164,8 +164,8 @@ mod tests {
                     - registry: c.io\n  username: u\n  images: [x]\n";
         let parsed = read("l", text.as_bytes());
         assert_eq!(parsed.entries.len(), 1);
-        let told: Vec<String> = parsed.problems.iter().map(|problem| format!("{problem:#}")).collect();
-        for (told, (line, reason)) in told.iter().zip([
+        let text: Vec<String> = parsed.problems.iter().map(|problem| format!("{problem:#}")).collect();
+        for (text, (line, reason)) in text.iter().zip([
             (3, "lower case"),
             (5, "empty"),
             (6, "template"),
@@ -173,9 +173,9 @@ mod tests {
             (9, "no registry"),
             (10, "no password"),
         ]) {
-            assert!(told.starts_with(&format!("l:{line}: ")) && told.contains(reason), "{told}");
+            assert!(text.starts_with(&format!("l:{line}: ")) && text.contains(reason), "{text}");
         }
-        assert_eq!(told.len(), 6, "{told:?}");
+        assert_eq!(text.len(), 6, "{text:?}");
     }
 
     #[test]
@@ -208,8 +208,8 @@ mod tests {
         ] {
             let parsed = read("l.yaml", text.as_bytes());
             assert_eq!(parsed.problems.len(), 1, "{text}");
-            let told = format!("{:#}", parsed.problems[0]);
-            assert!(told.starts_with("l.yaml") && !told.contains("hush"), "{told}");
+            let text = format!("{:#}", parsed.problems[0]);
+            assert!(text.starts_with("l.yaml") && !text.contains("hush"), "{text}");
         }
         assert!(read("l.yaml", b"").problems.is_empty());
     }

@@ -260,8 +260,8 @@ mod tests {
             "reader:S3cr3t/y@r.io/a@sha256:12/",
         ] {
             let error = Reference::parse(text).unwrap_err();
-            let told = format!("{error} {error:?}");
-            assert!(told.contains("do not belong in an image's name") && !told.contains("S3cr3t"), "{told}");
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("do not belong in an image's name") && !text.contains("S3cr3t"), "{text}");
             assert!(error.hint().unwrap().contains("docker login"));
         }
     }

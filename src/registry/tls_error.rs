@@ -183,8 +183,8 @@ mod tests {
             (Tls::AlertReceived(AlertDescription::UnknownCA), "requires a client certificate"),
             (Tls::PeerIncompatible(PeerIncompatible::Tls12NotOffered), "in common"),
         ] {
-            let told = tls_failure("x", "r.io", "r.io:5000", &error);
-            let text = format!("{told} {}", told.hint().unwrap_or_default());
+            let error = tls_failure("x", "r.io", "r.io:5000", &error);
+            let text = format!("{error} {}", error.hint().unwrap_or_default());
             assert!(text.contains(words), "{text}");
             assert!(!text.contains(['{', '(', ')']) && !text.contains("Other"), "{text}");
         }

@@ -5,7 +5,7 @@ use super::download::Origin;
 use super::event::Event;
 use super::source_copies::SourceCopies;
 use super::stats::ImageStats;
-use crate::content::retry::{Attempts, Trickle};
+use crate::content::retry::{Attempts, ThroughputCheck};
 use crate::content::{BlobWriter, Ingest, Sink, Source};
 use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest, Reference, Repository};
@@ -162,12 +162,12 @@ impl<K: Sink> Engine<K> {
         let mut stream = source.blob(&reference.repository, blob, 0, None).await?;
         // One buffer: chunks may be as small as a byte each.
         let (mut content, mut length) = (BytesMut::new(), 0);
-        let mut trickle = Trickle::new(&self.options.retry);
+        let mut throughput = ThroughputCheck::new(&self.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let chunk = chunk?;
             self.count_read(stats, chunk.len());
             self.observer.event(&Event::BlobAdvanced { digest: blob.digest, bytes: chunk.len() as u64 });
-            if trickle.is_too_slow(chunk.len() as u64) {
+            if throughput.is_too_slow(chunk.len() as u64) {
                 return Err(too_slow(blob, length));
             }
             check_length(blob, length, chunk.len())?;

@@ -105,8 +105,8 @@ impl<K: Sink> Engine<K> {
             let asked = omitted.digests.iter().map(|digest| {
                 self.attempt(stats, digest, || self.sink.is_revision(&place.repository, digest))
             });
-            let there = futures::future::join_all(asked).await;
-            if there.iter().any(|there| !matches!(there, Ok(true))) {
+            let present = futures::future::join_all(asked).await;
+            if present.iter().any(|present| !matches!(present, Ok(true))) {
                 return Some(format!(
                     "the index would be pushed without {}: registries that validate indexes reject it (use --index prune or flatten)",
                     omitted.names

@@ -43,7 +43,7 @@ pub(crate) struct ImageWalk<'a, S, K: Sink> {
     /// Where the image goes in the sink.
     pub(super) home: &'a Place,
     /// Manifests that the sink already has, byte for byte.
-    there: Mutex<HashSet<Digest>>,
+    present: Mutex<HashSet<Digest>>,
     /// For pruning: the manifests that the tag in the sink reaches now.
     held: OnceCell<HashSet<Digest>>,
     pub(super) platforms: Platforms<'a>,
@@ -71,7 +71,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             source,
             reference,
             home,
-            there: Mutex::default(),
+            present: Mutex::default(),
             held: OnceCell::new(),
             platforms: Platforms::new(reference, platforms)
                 .accepting_any_root(reference.digest.is_some() && !engine.options.filter_pinned_manifests),
@@ -96,11 +96,11 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             None => self.manifest(digest).await?,
         };
         let root = self.node(found, Vec::new(), 0).await?;
-        let mut there = Vec::new();
-        let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut there));
+        let mut selected = Vec::new();
+        let artifacts = root.as_ref().is_some_and(|root| root.platforms(&mut selected));
         if let Some(ManifestNode { kind: NodeKind::Index(index), .. }) = &root
             && self.engine.options.sparse
-            && there.is_empty()
+            && selected.is_empty()
             && !artifacts
             && let Some(error) = self.platforms.nothing_held(index)
         {
@@ -110,7 +110,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         let missing = if is_image && self.platforms.accepts_any_root {
             Vec::new()
         } else {
-            self.platforms.missing(&there, artifacts)
+            self.platforms.missing(&selected, artifacts)
         };
         if !missing.is_empty() && self.engine.options.missing_platform == MissingPlatform::Fail {
             return Err(self.platforms.not_found(missing));
@@ -121,7 +121,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         {
             root.omitted(&mut content.omitted);
         }
-        if let Some(root) = root.filter(|_| artifacts || !there.is_empty() || content.missing.is_empty()) {
+        if let Some(root) = root.filter(|_| artifacts || !selected.is_empty() || content.missing.is_empty()) {
             let mut seen = Gathered::default();
             let source = root.raw.clone();
             self.shape(root)?.gather(&mut content, &mut seen, self.engine.options.foreign_layers);
@@ -134,13 +134,13 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
         if content.manifests.last().map(|root| root.digest) == content.subjects.first().copied() {
             content.source_root = None;
         }
-        content.there = self.take_present();
+        content.present = self.take_present();
         Ok(content)
     }
 
     /// The manifests that the sink was found to have since the last call.
     pub(super) fn take_present(&self) -> HashSet<Digest> {
-        std::mem::take(&mut self.there.lock())
+        std::mem::take(&mut self.present.lock())
     }
 
     /// Records whose referrers belong to the image: the root at the source, and what was selected below it. A manifest that was
@@ -168,18 +168,19 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
 
     /// The manifests present in the sink that the index names which the tag has there now.
     async fn tagged_entries(&self) -> Result<HashSet<Digest>> {
-        let (sink, mut there) = (&self.engine.sink, HashSet::new());
-        let Place { repository, tag: Some(tag) } = self.home else { return Ok(there) };
-        let Some(root) = sink.tag(repository, tag).await? else { return Ok(there) };
-        let Some(bytes) = sink.content(&root, MAX_MANIFEST_SIZE).await? else { return Ok(there) };
+        let sink = &self.engine.sink;
+        let mut entries = HashSet::new();
+        let Place { repository, tag: Some(tag) } = self.home else { return Ok(entries) };
+        let Some(root) = sink.tag(repository, tag).await? else { return Ok(entries) };
+        let Some(bytes) = sink.content(&root, MAX_MANIFEST_SIZE).await? else { return Ok(entries) };
         if let Ok(Some((_, Manifest::Index(index)))) = RawManifest::verified(bytes, root) {
             for entry in index.manifests {
                 if sink.is_revision(repository, &entry.digest).await? {
-                    there.insert(entry.digest);
+                    entries.insert(entry.digest);
                 }
             }
         }
-        Ok(there)
+        Ok(entries)
     }
 
     /// Reads the manifest `digest` from the sink if it has it, else from the source; verified either way.
@@ -189,7 +190,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             let found = self.engine.sink.content(&digest, MAX_MANIFEST_SIZE).await?;
             if let Some(Ok(Some((raw, manifest)))) = found.map(|bytes| RawManifest::verified(bytes, digest)) {
                 says = Some(manifest);
-                self.there.lock().insert(digest);
+                self.present.lock().insert(digest);
                 return Ok(raw);
             }
             let repository = &self.reference.repository;

@@ -332,9 +332,10 @@ impl<K: Sink> Engine<K> {
     ) -> Result<PreparedImage> {
         let (mut lacking, mut fetch_bytes, mut fetch_blobs, mut reuse_bytes) = (Vec::new(), 0, 0, 0);
         for home in homes::<K>(&places) {
-            for (blob, there) in content.blobs.iter().zip(self.which_are_there(home, &content, stats).await?)
+            for (blob, is_present) in
+                content.blobs.iter().zip(self.which_are_present(home, &content, stats).await?)
             {
-                if there {
+                if is_present {
                     reuse_bytes = sum([reuse_bytes, blob.size]);
                     continue;
                 }
@@ -377,7 +378,7 @@ impl<K: Sink> Engine<K> {
     }
 
     /// Whether `home` has each of the content's blobs, in their order.
-    async fn which_are_there(
+    async fn which_are_present(
         &self,
         home: &Repository,
         content: &ImageContent,
@@ -405,7 +406,7 @@ impl<K: Sink> Engine<K> {
             let digest = &manifest.digest;
             self.attempt(stats, digest, || self.sink.is_revision(home, digest)).await
         });
-        Ok(futures::future::try_join_all(asked).await?.into_iter().all(|there| there))
+        Ok(futures::future::try_join_all(asked).await?.into_iter().all(|is_present| is_present))
     }
 
     /// Whether all revisions and links exist and all manifests have the right bytes.
@@ -416,7 +417,7 @@ impl<K: Sink> Engine<K> {
         stats: &ImageStats,
     ) -> Result<bool> {
         let read_back = |manifest: &&Arc<RawManifest>| {
-            K::SHARES_BLOBS_ACROSS_REPOSITORIES && !content.there.contains(&manifest.digest)
+            K::SHARES_BLOBS_ACROSS_REPOSITORIES && !content.present.contains(&manifest.digest)
         };
         for manifest in content.manifests.iter().filter(read_back) {
             let found = self.sink.content(&manifest.digest, manifest.bytes.len() as u64).await?;

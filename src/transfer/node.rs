@@ -17,7 +17,7 @@ pub(crate) struct ImageContent {
     /// Manifests and indexes, children first, the root last.
     pub(crate) manifests: Vec<Arc<RawManifest>>,
     /// Those of them that the sink already has, byte for byte.
-    pub(crate) there: HashSet<Digest>,
+    pub(crate) present: HashSet<Digest>,
     /// Configurations and layers, without duplicates.
     pub(crate) blobs: Vec<Descriptor>,
     /// Configurations that were read for their platform and need not be downloaded again.
@@ -109,11 +109,13 @@ impl ManifestNode {
     }
 
     /// Collects the platforms of the images; returns whether there are artifacts too.
-    pub(super) fn platforms(&self, there: &mut Vec<Platform>) -> bool {
+    pub(super) fn platforms(&self, selected: &mut Vec<Platform>) -> bool {
         match &self.kind {
-            NodeKind::Index(_) => self.children.iter().fold(false, |any, child| child.platforms(there) | any),
+            NodeKind::Index(_) => {
+                self.children.iter().fold(false, |any, child| child.platforms(selected) | any)
+            }
             NodeKind::Image { platforms, .. } => {
-                there.extend_from_slice(platforms);
+                selected.extend_from_slice(platforms);
                 platforms.is_empty() && !self.is_attestation()
             }
         }

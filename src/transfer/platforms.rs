@@ -54,13 +54,13 @@ impl<'a> Platforms<'a> {
     }
 
     /// The requested platforms that none of `there` satisfies. An image of `artifacts` only lacks none.
-    pub(super) fn missing(&self, there: &[Platform], artifacts: bool) -> Vec<Platform> {
-        if artifacts && there.is_empty() {
+    pub(super) fn missing(&self, selected: &[Platform], artifacts: bool) -> Vec<Platform> {
+        if artifacts && selected.is_empty() {
             return Vec::new();
         }
         let serves = |platform: &Platform| {
             let one = PlatformSet::Only(vec![platform.clone()]);
-            there.iter().any(|there| one.accepts(there))
+            selected.iter().any(|selected| one.accepts(selected))
         };
         self.named().into_iter().filter(|platform| !serves(platform)).collect()
     }
@@ -128,7 +128,7 @@ mod tests {
     fn requested_platform_without_match_is_missing() {
         let reference = Reference::parse("r.io/a:v1").unwrap();
         let parse = |text: &str| text.split_whitespace().map(platform).collect();
-        for (wanted, there, artifacts, expect) in [
+        for (wanted, selected, artifacts, expect) in [
             ("linux/amd64", "linux/amd64", false, ""),
             ("linux/amd64 linux/arm64", "linux/amd64", false, "linux/arm64"),
             ("linux/arm", "linux/arm/v7", false, ""),
@@ -137,9 +137,9 @@ mod tests {
             ("linux/arm64", "linux/amd64", true, "linux/arm64"),
         ] {
             let wanted = PlatformSet::Only(parse(wanted));
-            let (there, expect): (Vec<Platform>, Vec<Platform>) = (parse(there), parse(expect));
-            let missing = Platforms::new(&reference, &wanted).missing(&there, artifacts);
-            assert_eq!(missing, expect, "{wanted}, there: {there:?}");
+            let (selected, expect): (Vec<Platform>, Vec<Platform>) = (parse(selected), parse(expect));
+            let missing = Platforms::new(&reference, &wanted).missing(&selected, artifacts);
+            assert_eq!(missing, expect, "{wanted}, selected: {selected:?}");
         }
         assert!(Platforms::new(&reference, &PlatformSet::All).missing(&[], false).is_empty());
     }

@@ -9,7 +9,7 @@ use super::download::Origin;
 use super::event::Event;
 use super::source_copies::SourceCopies;
 use super::stats::ImageStats;
-use crate::content::retry::{Attempts, Trickle};
+use crate::content::retry::{Attempts, ThroughputCheck};
 use crate::content::{BlobStream, BlobUpload, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Digest;
@@ -142,10 +142,10 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
         }
         let mut skip = from - stream.start;
         let (mut received, mut at) = (from, from);
-        let mut trickle = Trickle::new(&self.engine.options.retry);
+        let mut throughput = ThroughputCheck::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
-            if trickle.is_too_slow(chunk.len() as u64) {
+            if throughput.is_too_slow(chunk.len() as u64) {
                 return Err(too_slow(blob, received));
             }
             skip -= drop_front(&mut chunk, skip);
@@ -160,7 +160,7 @@ impl<K: Sink, S: Source> Sender<'_, K, S> {
                 self.forward(piece, at, held).await?;
                 at += length;
             }
-            trickle.excuse(sending.elapsed());
+            throughput.excuse(sending.elapsed());
         }
         if received < blob.size { Err(truncated(blob, received)) } else { Ok(()) }
     }
@@ -375,8 +375,8 @@ mod tests {
             *sink.faults.lock() = faults;
             let report = copy(&source, &sink, &["x"]).await;
             assert!(report.is_success(), "{:?}", report.images[0].error);
-            let there: Contents = sink.memory.contents();
-            assert_eq!(there.blobs, source.contents().blobs);
+            let received: Contents = sink.memory.contents();
+            assert_eq!(received.blobs, source.contents().blobs);
             assert!(sink.faults.lock().is_empty());
         }
     }
@@ -387,8 +387,8 @@ mod tests {
         let report = copy(&source, &sink, &["x", "y", "z"]).await;
         assert!(report.is_success(), "{:?}", report.images);
         assert_eq!(*sink.uploads.lock(), 3);
-        let there = sink.memory.contents();
-        assert_eq!((there.links.len(), there.tags.len()), (9, 3));
+        let received = sink.memory.contents();
+        assert_eq!((received.links.len(), received.tags.len()), (9, 3));
         let again = copy(&source, &sink, &["x", "y", "z"]).await;
         assert_eq!(again.count(crate::transfer::Status::Unchanged), 3);
         assert_eq!(again.bytes_fetched, 0);

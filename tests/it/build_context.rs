@@ -129,8 +129,8 @@ fn doubtful_finds_are_not_saved_and_fail_the_run() {
     let path = context(&home, &registry.address);
     home.write("context/manifests/doubtful.yaml", "apiVersion: v1\nkind: Pod\nimage: a.io/untagged\n");
     let ran = build(&home, &[], 1);
-    let told = "doubtful.yaml:3: not saved: a.io/untagged (neither a tag nor a digest is written)";
-    assert!(ran.stderr.contains(told) && ran.stderr.contains("imageListIgnore"), "{}", ran.stderr);
+    let message = "doubtful.yaml:3: not saved: a.io/untagged (neither a tag nor a digest is written)";
+    assert!(ran.stderr.contains(message) && ran.stderr.contains("imageListIgnore"), "{}", ran.stderr);
     assert_eq!(tags(&home, &path.join("registry")), SAVED, "{}", ran.stderr);
     home.write("context/manifests/imageListIgnore", "a.io/untagged\nregistry.k8s.io/pause\n*/ignored/*\n");
     build(&home, &[], 0);

@@ -202,7 +202,7 @@ fn completions_and_the_manual_are_made() {
 fn a_command_line_that_is_wrong_ends_with_2() {
     let place = Place::new();
     place.write("l.list", "nginx\n");
-    for (args, told) in [
+    for (args, message) in [
         (&[][..], "no images to save"),
         (&["nginx:1"], "missing required option '--dir'"),
         (&["--dir", "d", "nginx:1"], "missing required option '--arch'"),
@@ -234,7 +234,7 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         ),
     ] {
         let ran = place.run(args).expect(2);
-        assert!(ran.err.contains(told), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(message), "{args:?}: {}", ran.err);
         assert!(ran.out.is_empty() && !place.path("d").exists(), "{args:?}");
     }
 }
@@ -246,7 +246,7 @@ fn what_cannot_be_written_ends_with_3_before_anything_is_asked() {
     std::fs::write(place.path("file"), "").unwrap();
     // A name that would be asked for, and is not: nobody listens there.
     let image = "127.0.0.1:1/a:1";
-    for (args, told) in [
+    for (args, message) in [
         (&["--dir", "d", "--arch", "all", "--report", "no/report", image][..], "--report no/report: cannot"),
         (
             &["--dir", "d", "--arch", "all", "--failed-list", "no/list", image],
@@ -261,7 +261,7 @@ fn what_cannot_be_written_ends_with_3_before_anything_is_asked() {
         (&["copy", "--report", "no/report", image, "127.0.0.1:1/b"], "--report no/report: cannot"),
     ] {
         let ran = place.run(args).expect(3);
-        assert!(ran.err.contains(told) && ran.err.contains("hint: "), "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(message) && ran.err.contains("hint: "), "{args:?}: {}", ran.err);
         assert!(!ran.err.contains("refused"), "{args:?}: {}", ran.err);
     }
 }
@@ -288,13 +288,13 @@ fn every_bad_line_of_every_list_is_told_before_anything_is_fetched() {
     for line in 2..=30 {
         assert!(ran.err.contains(&format!("bad.list:{line}: ")), "line {line}:\n{}", ran.err);
     }
-    for told in [
+    for message in [
         "l.yaml:2: \"Upper\"",
         "missing.list: cannot read",
         "image 1: \"Also/Bad\"",
         "33 problems in the list of images; nothing was done",
     ] {
-        assert!(ran.err.contains(told), "{told}:\n{}", ran.err);
+        assert!(ran.err.contains(message), "{message}:\n{}", ran.err);
     }
     assert!(!ran.err.contains('\u{1b}'));
     assert!(!place.path("d").exists());
@@ -404,8 +404,9 @@ fn json_progress_is_all_that_stdout_has() {
         assert!(EVENTS.contains(&format!("| `{name}` |")), "{name} is not documented");
         let row = EVENTS.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
         for field in event.as_object().unwrap().keys() {
-            let told = row.contains(&format!("`{field}`")) || ["event", "elapsed"].contains(&field.as_str());
-            assert!(told || name == "image-finished", "{name}: {field} is not documented");
+            let is_documented =
+                row.contains(&format!("`{field}`")) || ["event", "elapsed"].contains(&field.as_str());
+            assert!(is_documented || name == "image-finished", "{name}: {field} is not documented");
         }
     }
     assert_eq!(of("image-finished")[0]["reference"], image.as_str());
@@ -592,7 +593,7 @@ fn nothing_that_a_registry_says_reaches_the_terminal_raw() {
         args.extend(extra);
         let ran = place.run(&args).expect(1);
         let all = format!("{}{}", ran.out, ran.err);
-        assert!(all.contains("owned"), "the registry's words are told: {all}");
+        assert!(all.contains("owned"), "the registry's words are printed: {all}");
         for line in ran.err.lines().filter(|line| line.starts_with('{')) {
             serde_json::from_str::<serde_json::Value>(line).unwrap();
         }

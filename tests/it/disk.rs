@@ -183,7 +183,7 @@ fn file_in_place_of_a_directory_is_reported() {
     assert!(error.hint().is_some_and(|hint| hint.contains("a file exists where")), "{error}");
 }
 
-/// A driver of which one operation fails when told to.
+/// A driver whose scripted operation fails.
 struct Failing {
     inner: MemoryDriver,
     what: &'static str,

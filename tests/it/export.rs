@@ -150,8 +150,8 @@ fn docker_archive_is_loaded_by_podman_skopeo_and_containerd() {
         let id = with_storage("podman", &storage, &["image", "inspect", "--format", "{{.Id}}", &name]);
         assert_eq!(id.trim(), expect.hex(), "{image}");
         let from = format!("docker-archive:{}:{name}", bench.text("all.tar"));
-        let told: Value = serde_json::from_str(&succeed("skopeo", ["inspect", "--raw", &from])).unwrap();
-        assert_eq!(told["config"]["digest"], expect.to_string(), "{image}");
+        let manifest: Value = serde_json::from_str(&succeed("skopeo", ["inspect", "--raw", &from])).unwrap();
+        assert_eq!(manifest["config"]["digest"], expect.to_string(), "{image}");
         assert!(listed.lines().any(|line| line == name), "{listed}");
     }
     let (_, platform) = in_podman(&storage, &bench.name("demo/tool:2.1"), "etc/platform");
@@ -583,9 +583,9 @@ fn export_from_registry_resumes_downloaded_content() {
     let mut again =
         bench.command(&["demo/app:1.0"], "oci-archive", "a.tar", &["--from-registry", "--report", &report]);
     run(&mut again).expect(0);
-    let told: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
     assert_eq!(
-        (&told["images"][0]["reference"], &told["bytes_fetched"]),
+        (&report["images"][0]["reference"], &report["bytes_fetched"]),
         (&Value::from(good), &Value::from(0))
     );
     assert_eq!(bench.outputs(), ["a.tar", "report.json"]);

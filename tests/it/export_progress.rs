@@ -53,8 +53,8 @@ fn interrupted_export_ends_though_its_reader_stalls() {
         ran.stderr
     );
     assert!(!ran.stderr.contains("resume"), "{}", ran.stderr);
-    let told = Ran { stdout: String::new(), ..ran };
-    exported_nothing(&bench, &told, "cancelled");
+    let without_stdout = Ran { stdout: String::new(), ..ran };
+    exported_nothing(&bench, &without_stdout, "cancelled");
 }
 
 #[test]

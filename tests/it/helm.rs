@@ -122,8 +122,8 @@ fn charts_that_helm_cannot_render_are_evaluated() {
         shop(&home);
         home.write("shop/templates/x.yaml", &format!("a: {template}\n"));
         let ran = scan(&home, &["shop"], 0);
-        let told = "shop: helm template failed (";
-        assert!(ran.stderr.contains(told) && ran.stderr.contains(why), "{name}: {}", ran.stderr);
+        let message = "shop: helm template failed (";
+        assert!(ran.stderr.contains(message) && ran.stderr.contains(why), "{name}: {}", ran.stderr);
         assert!(!ran.stderr.contains("saver-helm-"), "the temporary directory is not named: {}", ran.stderr);
         let (images, doubts) = read(&ran.stdout);
         if is_rendered {

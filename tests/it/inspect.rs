@@ -60,11 +60,11 @@ fn inspect_agrees_for_registry_and_tree() {
     assert_eq!(remote, local);
     let manifests = remote["manifests"].as_array().unwrap();
     assert!(
-        manifests.iter().all(|told| told["present"] == true && told["bytes"].as_u64() > Some(0)),
+        manifests.iter().all(|manifest| manifest["present"] == true && manifest["bytes"].as_u64() > Some(0)),
         "{remote:#}"
     );
     let arm = out(&["digest", "--arch", "arm64", &image]);
-    let of_arm = manifests.iter().find(|told| told["platform"]["architecture"] == "arm64").unwrap();
+    let of_arm = manifests.iter().find(|manifest| manifest["platform"]["architecture"] == "arm64").unwrap();
     assert_eq!(arm.trim(), of_arm["digest"].as_str().unwrap());
 
     let table = out(&["inspect", "--arch", "arm64", &image]);
@@ -221,9 +221,9 @@ fn inspect_missing_or_empty_directory_fails_alike() {
         ] {
             let said = saver(&[&command[..], &["--dir", path]].concat());
             assert_eq!(said.code, Some(3), "{command:?} {path}: {}", said.err);
-            let told = format!("error: {path}: {words}");
+            let message = format!("error: {path}: {words}");
             assert!(
-                said.err.contains(&told)
+                said.err.contains(&message)
                     && !said.err.contains("no images are saved")
                     && said.err.contains("hint: name the directory"),
                 "{command:?}: {}",

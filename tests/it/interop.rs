@@ -253,9 +253,9 @@ fn podman_buildah_and_containerd_pull_saved_images() {
             );
         }
         let format = "{{range .RepoDigests}}{{.}} {{end}}{{.Architecture}}";
-        let told =
+        let listed =
             with_storage("podman", storage.path(), &["image", "inspect", "--format", format, &reference]);
-        assert!(told.contains(&format!("@{digest} ")) && told.trim().ends_with(" amd64"), "{told}");
+        assert!(listed.contains(&format!("@{digest} ")) && listed.trim().ends_with(" amd64"), "{listed}");
     }
     // By the digest of an index and of its child.
     let index = manifest(&source.address, "demo/tool", "2.1");
@@ -471,7 +471,7 @@ fn docker_login_authenticates_with_tokens() {
     assert!(tokens.asked().iter().any(|query| query.contains("demo%2Fapp%3Apull")), "{:?}", tokens.asked());
     // reader:wrong
     let said = save_one(&logged_in(&registry.address, "cmVhZGVyOndyb25n"), &registry.address, &[], 1);
-    assert!(!said.contains("wrong") && !said.contains("cmVhZGVyOndyb25n"), "a secret was told: {said}");
+    assert!(!said.contains("wrong") && !said.contains("cmVhZGVyOndyb25n"), "a secret was printed: {said}");
     let said = save_one(&Home::new(), &registry.address, &[], 1);
     assert!(said.contains(&format!("docker login {}", registry.address)), "{said}");
 }

@@ -54,8 +54,8 @@ fn selected_tags_are_saved() {
         let dir = Scratch::new();
         home.write("l.list", &format!("{host}/{line}\n"));
         let ran = run(home.saver(["--list", "l.list", "--arch", "amd64", "--dir"]).arg(dir.path())).expect(0);
-        let told = format!("note: l.list:1: {host}/demo/app: selected {} of 4 tags", expected.len());
-        assert!(ran.stderr.contains(&told), "{line}: {}", ran.stderr);
+        let message = format!("note: l.list:1: {host}/demo/app: selected {} of 4 tags", expected.len());
+        assert!(ran.stderr.contains(&message), "{line}: {}", ran.stderr);
         let listed = run(home.saver(["ls", "--json", "--dir"]).arg(dir.path())).expect(0);
         let listing: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
         let tags = listing["repositories"][0]["tags"].as_array().unwrap();

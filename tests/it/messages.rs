@@ -147,14 +147,14 @@ fn empty_list_is_a_warning() {
     let host = server.address.to_string();
     home.write("none.list", "# no image failed\n\n");
     home.write("some.list", &format!("{host}/there:1\n"));
-    let told = |name: &str| format!("warning: {name}: the list names no images\n");
+    let message = |name: &str| format!("warning: {name}: the list names no images\n");
     let saving = ["--dir", "d", "--arch", "amd64", "--list"];
     let ran = run(home.saver(saving).arg("none.list")).expect(0);
-    assert_eq!(ran.stderr, told("none.list"));
+    assert_eq!(ran.stderr, message("none.list"));
     let ran = run(home.saver(saving).arg("-")).expect(0);
-    assert_eq!(ran.stderr, told("stdin"));
+    assert_eq!(ran.stderr, message("stdin"));
     let ran = run(home.saver(saving).args(["none.list", "--list", "some.list"])).expect(0);
-    assert!(ran.stderr.starts_with(&told("none.list")) && has_row(&ran, "saved 1"), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with(&message("none.list")) && has_row(&ran, "saved 1"), "{}", ran.stderr);
     let ran = run(home.saver(saving).args(["some.list"])).expect(0);
     assert!(!ran.stderr.contains("names no images"), "{}", ran.stderr);
     let ran = run(home.saver(saving).args(["none.list", "-q"])).expect(0);

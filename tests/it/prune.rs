@@ -79,7 +79,7 @@ fn tags(dir: &Path) -> Vec<String> {
 fn tags_of(store: &Store) -> Vec<String> {
     let mut options = VerifyOptions::default();
     options.deep = true;
-    let report = verify(store, &options, &()).unwrap();
+    let report = verify(store, &options).unwrap();
     assert!(report.is_clean(), "{report:#?}");
     let of = |repository: &saver::oci::Repository| -> Vec<String> {
         store.tags(repository).unwrap().iter().map(|tag| format!("{repository}:{tag}")).collect()
@@ -148,11 +148,14 @@ fn prune_dry_run_changes_nothing() {
     let mut options = PruneOptions::default();
     options.dry_run = true;
     let names = [reference("quay.io/team/app:1")];
-    let told = prune(&open(made.tree.dir()), &names, &options).unwrap();
+    let planned = prune(&open(made.tree.dir()), &names, &options).unwrap();
     assert_eq!(files(made.tree.dir()), before);
     let done = keep(made.tree.dir(), &["quay.io/team/app:1"]).unwrap();
-    assert_eq!((&told.tags, &told.manifests, &told.blobs), (&done.tags, &done.manifests, &done.blobs));
-    assert_eq!(told.bytes_freed, done.bytes_freed);
+    assert_eq!(
+        (&planned.tags, &planned.manifests, &planned.blobs),
+        (&done.tags, &done.manifests, &done.blobs)
+    );
+    assert_eq!(planned.bytes_freed, done.bytes_freed);
 }
 
 /// The files, on a medium without a disk's slowness.

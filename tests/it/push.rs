@@ -444,21 +444,21 @@ fn dry_run_reports_sparse_index() {
     let (source, root) = (Registry::serve(&samples()), Scratch::new());
     let (registry, home, tree) = (writable(&root), Home::new(), Scratch::new());
     home.save(tree.path(), "amd64", &[format!("{}/demo/app:1.0", source.address)], &[], 0);
-    let told = |more: &[&str]| {
+    let warned = |more: &[&str]| {
         let (ran, plan) = push(&home, tree.path(), &[more, &["--dry-run", &registry.address]].concat(), 0);
         (ran.stderr, plan["images"][0]["warnings"].to_string())
     };
-    let (stderr, warnings) = told(&[]);
+    let (stderr, warnings) = warned(&[]);
     for word in ["without linux/arm/v7, linux/arm64/v8", "reject", "--index prune"] {
         assert!(stderr.contains(word) && warnings.contains(word), "{word}: {stderr}{warnings}");
     }
-    assert_eq!(told(&["--index", "prune"]), (String::new(), "null".into()));
+    assert_eq!(warned(&["--index", "prune"]), (String::new(), "null".into()));
     // Existing content is not sent again.
     let from = format!("docker://{}/demo/app:1.0", source.address);
     let to = format!("docker://{}/demo/app:other", registry.address);
     let flags = ["copy", "-q", "--all", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to];
     succeed("skopeo", flags);
-    assert_eq!(told(&[]), (String::new(), "null".into()));
+    assert_eq!(warned(&[]), (String::new(), "null".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -86,8 +86,8 @@ fn build_context_is_listed_with_the_source_of_each_image() {
     ] {
         assert!(ran.stdout.lines().any(|printed| printed == line), "{line}\n{}", ran.stdout);
     }
-    for told in ["broken.yaml:8: invalid YAML", "16 images, 12 doubtful"] {
-        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+    for message in ["broken.yaml:8: invalid YAML", "16 images, 12 doubtful"] {
+        assert!(ran.stderr.contains(message), "{message}: {}", ran.stderr);
     }
     assert!(!ran.stdout.contains("sample-password") && !ran.stdout.contains("old.example.com"));
     // The same twice is the same.
@@ -179,8 +179,8 @@ fn ignored_images_are_left_out() {
     assert!(doubts.iter().all(|text| !text.starts_with("quay.io/")), "{doubts:?}");
     let long = home.write("long", "");
     fs::File::options().write(true).open(&long).unwrap().set_len((16 << 20) + 1).unwrap();
-    let told = scan(&home, &["context", "--ignore", long.to_str().unwrap()], 2).stderr;
-    assert!(told.contains("long: the ignore list is larger than 16777216 bytes"), "{told}");
+    let message = scan(&home, &["context", "--ignore", long.to_str().unwrap()], 2).stderr;
+    assert!(message.contains("long: the ignore list is larger than 16777216 bytes"), "{message}");
     home.write("ignore", "a b\n");
     assert!(scan(&home, &["context", "--ignore", "ignore"], 2).stderr.contains("ignore:1: a line holds one"));
 }
@@ -233,8 +233,8 @@ fn charts_are_rendered_if_helm_is_installed() {
     let path = helm(&home, "echo 'Error: chart requires kubeVersion' >&2; exit 1");
     let failed = run(home.saver(["scan", "context/charts"]).env("PATH", &path)).expect(0);
     assert_eq!(failed.stdout, by_choice.stdout);
-    let told = "helm template failed (chart requires kubeVersion): evaluated the templates";
-    assert!(failed.stderr.contains(told), "{}", failed.stderr);
+    let message = "helm template failed (chart requires kubeVersion): evaluated the templates";
+    assert!(failed.stderr.contains(message), "{}", failed.stderr);
 }
 
 #[test]
@@ -344,10 +344,10 @@ fn lists_that_are_not_regular_files_are_reported() {
                 symlink(home.path("list"), &path).unwrap();
             }
             let ran = scan(&home, &["c"], 1);
-            let told = format!("c/{name}: not a regular file");
+            let message = format!("c/{name}: not a regular file");
             assert!(
-                ran.stderr.contains(&told) && read(&ran.stdout).0 == ["a.io/b:1"],
-                "{told}: {}",
+                ran.stderr.contains(&message) && read(&ran.stdout).0 == ["a.io/b:1"],
+                "{message}: {}",
                 ran.stderr
             );
         }
@@ -376,14 +376,14 @@ fn hostile_directories_do_no_harm() {
     assert!(std::process::Command::new("mkfifo").arg(home.path("in/pipe.yaml")).status().unwrap().success());
     let ran = scan(&home, &["in"], 1);
     assert_eq!(read(&ran.stdout).0, ["a.io/bomb:1", "a.io/good:1"]);
-    for told in [
+    for message in [
         "nested too deeply",
         "pipe.yaml: not a regular file",
         "link.yaml: skipped a symbolic link",
         "binary.yaml: skipped a binary file",
         "bomb.yaml:",
     ] {
-        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{message}: {}", ran.stderr);
     }
     let huge = format!("{}\n", "# x".repeat(6 << 20));
     home.write("big/a.yaml", &huge);

@@ -146,9 +146,10 @@ impl Endpoint {
         answer.permit.record_success();
         let range = answer.response.headers().get(RANGE).and_then(|value| value.to_str().ok());
         let Some(held) = range.and_then(location::held) else { return Ok(None) };
-        let next = match answer.response.headers().contains_key(LOCATION) {
-            true => self.location(subject, &answer.response)?,
-            false => at.clone(),
+        let next = if answer.response.headers().contains_key(LOCATION) {
+            self.location(subject, &answer.response)?
+        } else {
+            at.clone()
         };
         drain(answer.response).await;
         Ok(Some((held, next)))

@@ -18,9 +18,9 @@ const RETRIED: Duration = Duration::from_secs(10);
 /// single misbehaving server behind the registry's name.
 const MAX_REFUSALS: u32 = 3;
 /// How long no stream is added after the source has failed one.
-const REST: Duration = Duration::from_secs(1);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum of that time; it doubles with each failure.
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The limit for one source in one run.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ struct State {
     /// No step before then.
     held: Option<Instant>,
     /// No further stream before then.
-    resting: Option<Instant>,
-    rest: Duration,
+    backoff_until: Option<Instant>,
+    backoff: Duration,
     /// The number of range requests that were answered with the whole blob.
     refusals: u32,
 }
@@ -50,8 +50,8 @@ impl Default for StreamLimit {
             leap: None,
             counting: None,
             held: None,
-            resting: None,
-            rest: REST,
+            backoff_until: None,
+            backoff: MIN_BACKOFF,
             refusals: 0,
         }))
     }
@@ -66,7 +66,7 @@ impl StreamLimit {
     /// by `now`.
     pub(crate) fn allows_one_more(&self, streams: usize, most: usize, fetched: u64, now: Instant) -> bool {
         let mut state = self.state();
-        if state.refusals >= MAX_REFUSALS || state.resting.is_some_and(|until| now < until) {
+        if state.refusals >= MAX_REFUSALS || state.backoff_until.is_some_and(|until| now < until) {
             return false;
         }
         if streams < state.ceiling.min(most) {
@@ -95,14 +95,14 @@ impl StreamLimit {
         let mut state = self.state();
         state.ceiling = (streams / 2).max(1);
         (state.leap, state.counting) = (None, None);
-        state.resting = Some(now + state.rest);
-        state.held = state.resting;
-        state.rest = (state.rest * 2).min(LONGEST_REST);
+        state.backoff_until = Some(now + state.backoff);
+        state.held = state.backoff_until;
+        state.backoff = (state.backoff * 2).min(MAX_BACKOFF);
     }
 
     /// Records that a range was received.
     pub(crate) fn came(&self) {
-        self.state().rest = REST;
+        self.state().backoff = MIN_BACKOFF;
     }
 }
 

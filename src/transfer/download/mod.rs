@@ -60,8 +60,8 @@ impl<K: Sink> Engine<K> {
         stats: &ImageStats,
     ) -> Result<(K::Writer, Digest)> {
         let blob = from.blob;
-        let there = std::iter::once(0..writer.received()).chain(writer.extents());
-        let parts = MissingRanges::lacking(blob.size, there);
+        let present = std::iter::once(0..writer.received()).chain(writer.extents());
+        let parts = MissingRanges::lacking(blob.size, present);
         let (front, lacking) = (parts.front(), parts.missing());
         let shown = BlobProgress::start(self, from.reference, blob, blob.size - lacking);
         let writer = Arc::new(writer);
@@ -374,8 +374,8 @@ mod tests {
         async fn saves(&self) -> Report {
             let report = self.run_until(&CancellationToken::new()).await;
             assert!(report.is_success(), "{:?}, asked {:?}", report.images[0].error, self.asked());
-            let there = self.sink.contents().blobs;
-            assert!(there[&Digest::of(&self.layer)] == self.layer, "wrong bytes were committed");
+            let committed = self.sink.contents().blobs;
+            assert!(committed[&Digest::of(&self.layer)] == self.layer, "wrong bytes were committed");
             report
         }
 

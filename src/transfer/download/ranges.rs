@@ -58,12 +58,12 @@ impl Part {
 
 impl MissingRanges {
     /// The missing ranges of a blob of `size` bytes that has the ranges `there`.
-    pub(super) fn lacking(size: u64, there: impl IntoIterator<Item = Range<u64>>) -> Self {
+    pub(super) fn lacking(size: u64, present: impl IntoIterator<Item = Range<u64>>) -> Self {
         let mut parts = Self { size, parts: Vec::new(), next_id: 0 };
         let mut at = 0;
-        for island in there {
-            parts.add(at, island.start.min(size));
-            at = at.max(island.end);
+        for extent in present {
+            parts.add(at, extent.start.min(size));
+            at = at.max(extent.end);
         }
         parts.add(at, size);
         parts
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn gaps_between_extents_are_missing() {
-        for (there, expect) in [
+        for (present, expect) in [
             (&[][..], &[(0, 100)][..]),
             (&[(0, 10)], &[(10, 100)]),
             (&[(0, 10), (20, 30), (30, 100)], &[(10, 20)]),
@@ -221,9 +221,9 @@ mod tests {
             (&[(0, 100)], &[]),
             (&[(0, 50), (20, 30), (99, 200)], &[(50, 99)]),
         ] {
-            let parts = MissingRanges::lacking(100, there.iter().map(|(start, end)| *start..*end));
+            let parts = MissingRanges::lacking(100, present.iter().map(|(start, end)| *start..*end));
             let found: Vec<_> = parts.parts.iter().map(|part| (part.at, part.end)).collect();
-            assert_eq!(found, expect, "{there:?}");
+            assert_eq!(found, expect, "{present:?}");
         }
     }
 
@@ -284,9 +284,9 @@ mod tests {
             let mut came = [false; 50 * 8 + 1];
             let size = came.len() as u64 * PIECE;
             came[..1].fill(true);
-            let island = gap * 8..(gap * 8 + 9).min(came.len() as u64);
-            came[island.start as usize..island.end as usize].fill(true);
-            let mut parts = MissingRanges::lacking(size, [0..PIECE, island.start * PIECE..island.end * PIECE]);
+            let extent = gap * 8..(gap * 8 + 9).min(came.len() as u64);
+            came[extent.start as usize..extent.end as usize].fill(true);
+            let mut parts = MissingRanges::lacking(size, [0..PIECE, extent.start * PIECE..extent.end * PIECE]);
             let begun = Instant::now();
             let mut streams: Vec<RangeId> = Vec::new();
             for (number, (what, amount)) in steps.into_iter().enumerate() {

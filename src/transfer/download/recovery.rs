@@ -6,7 +6,7 @@
 //! decides. Nothing of this costs anything while downloads are intact.
 
 use super::Origin;
-use crate::content::retry::{Attempts, Trickle};
+use crate::content::retry::{Attempts, ThroughputCheck};
 use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest};
@@ -171,11 +171,11 @@ impl<K: Sink, S: Source> Recovery<'_, K, S> {
         let mut skip = start - stream.start;
         let mut at = start;
         let mut copy = BytesMut::new();
-        let mut trickle = Trickle::new(&self.engine.options.retry);
+        let mut throughput = ThroughputCheck::new(&self.engine.options.retry);
         while let Some(bytes) = stream.chunks.next().await {
             let mut bytes = bytes?;
             self.stats.fetched(bytes.len() as u64);
-            if trickle.is_too_slow(bytes.len() as u64) {
+            if throughput.is_too_slow(bytes.len() as u64) {
                 return Err(too_slow(blob, at));
             }
             skip -= take(&mut bytes, skip).len() as u64;

@@ -2,7 +2,7 @@
 
 use super::Origin;
 use super::ranges::{BORDER, MissingRanges, RangeId};
-use crate::content::retry::Trickle;
+use crate::content::retry::ThroughputCheck;
 use crate::content::{BlobStream, BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Descriptor;
@@ -145,11 +145,11 @@ impl<K: Sink, S: Source> Download<'_, K, S> {
         let mut at = from;
         // Received bytes that wait for the rest of their page.
         let mut held = Bytes::new();
-        let mut trickle = Trickle::new(&self.engine.options.retry);
+        let mut throughput = ThroughputCheck::new(&self.engine.options.retry);
         while let Some(chunk) = stream.chunks.next().await {
             let mut chunk = chunk?;
             self.stats.fetched(chunk.len() as u64);
-            if trickle.is_too_slow(chunk.len() as u64) {
+            if throughput.is_too_slow(chunk.len() as u64) {
                 return Err(too_slow(blob, at));
             }
             let passed = skip.min(chunk.len() as u64);
@@ -167,7 +167,7 @@ impl<K: Sink, S: Source> Download<'_, K, S> {
                 // The rest belongs to another stream, or was not requested.
                 return Ok(Ended::Done);
             }
-            trickle.excuse(began.elapsed());
+            throughput.excuse(began.elapsed());
         }
         if at < asked && self.parts().span(id).is_some() { Err(truncated(blob, at)) } else { Ok(Ended::Done) }
     }

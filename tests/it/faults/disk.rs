@@ -97,8 +97,8 @@ impl Ran {
     /// The run was ended by the disk: exit code 3 and one clear word of it, with advice.
     fn assert_stopped(&self, words: &str, hint: &str) {
         assert_eq!(self.code, Some(3), "{}", self.err);
-        let told = self.err.lines().filter(|line| line.contains(words)).count();
-        assert_eq!(told, 1, "not told once:\n{}", self.err);
+        let count = self.err.lines().filter(|line| line.contains(words)).count();
+        assert_eq!(count, 1, "not reported once:\n{}", self.err);
         let advised = self.err.lines().filter(|line| line.contains("hint: ") && line.contains(hint)).count();
         assert_eq!(advised, 1, "not advised once:\n{}", self.err);
     }
@@ -169,8 +169,8 @@ fn dry_run_counts_inodes() {
         };
         let ran = dry();
         // A configuration that all share and four layers, each a file and a link with directories of their own.
-        let told = "not enough inodes: at least 20 needed, 19 available";
-        assert!(ran.code == Some(3) && ran.err.contains(told), "{:?} {}", ran.code, ran.err);
+        let message = "not enough inodes: at least 20 needed, 19 available";
+        assert!(ran.code == Some(3) && ran.err.contains(message), "{:?} {}", ran.code, ran.err);
         remount(&disk.dir, "nr_inodes=1000");
         assert_eq!(dry().code, Some(0));
     });
@@ -245,7 +245,7 @@ fn file_size_limit_is_reported() {
     limited(100_000).assert_stopped("File too large", "ulimit -f");
     disk.assert_true();
     for bytes in [300, 50] {
-        // The report is too large by then too, and that is told as well.
+        // The report is too large by then too, and that is reported as well.
         let ran = limited(bytes);
         assert_eq!(ran.code, Some(3), "{}", ran.err);
         assert!(ran.err.contains("File too large") && ran.err.contains("ulimit -f"), "{}", ran.err);

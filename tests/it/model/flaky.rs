@@ -1,4 +1,4 @@
-//! A registry in memory that fails as it was told, and keeps count of what it gave.
+//! A registry in memory that fails as scripted and counts what it served.
 
 use bytes::Bytes;
 use futures::StreamExt;

@@ -444,7 +444,7 @@ impl Trial {
         assert!(report.bytes_fetched <= given, "{when}: {} of {given} bytes", report.bytes_fetched);
         let healthy = self.case.dead.is_empty();
         if healthy {
-            assert_eq!(report.bytes_fetched, given, "{when}: bytes are not told of");
+            assert_eq!(report.bytes_fetched, given, "{when}: bytes are missing from the report");
         }
         for (digest, fetched) in &weather.blobs {
             let size = self.sizes[digest];

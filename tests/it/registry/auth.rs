@@ -298,9 +298,9 @@ async fn origin_of_refused_credentials_is_named() {
     let mut image = saver::SaveImage::from(name.parse::<saver::oci::Reference>().unwrap());
     image.credential = Some(Credential::Basic { username: "ann".into(), password: Secret::new("wrong-one") });
     let report = saver::ImageSaver::new(options).unwrap().save(vec![image]).await.unwrap();
-    let told = format!("{report:?}");
-    assert!(told.contains("refused the credentials from the image list or request"), "{told}");
-    assert!(!told.contains("wrong-one"), "{told}");
+    let shown = format!("{report:?}");
+    assert!(shown.contains("refused the credentials from the image list or request"), "{shown}");
+    assert!(!shown.contains("wrong-one"), "{shown}");
 }
 
 /// Some registries answer anonymous requests with 404 or 403 and have a challenge at /v2/ only.

@@ -125,8 +125,8 @@ async fn origin_error_is_reported_with_mirror_failures() {
     // The mirror is left out the second time: why is said still.
     let again = pair.session.resolve(&repository(), &tag()).await.unwrap_err();
     for error in [error, again] {
-        let told = format!("before that, mirror {}: {}", pair.mirror.registry(), pair.mirror.url());
-        assert!(error.to_string().contains(&told), "{error}");
+        let message = format!("before that, mirror {}: {}", pair.mirror.registry(), pair.mirror.url());
+        assert!(error.to_string().contains(&message), "{error}");
         assert!(error.to_string().contains("500"), "{error}");
     }
     // A HEAD that fails with 500 is decided by one GET; after that the mirror is left alone.

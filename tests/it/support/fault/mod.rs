@@ -1,4 +1,4 @@
-//! A scripted registry: serves content from memory and misbehaves exactly as told.
+//! A scripted registry: serves content from memory and misbehaves exactly as scripted.
 //!
 //! ```ignore
 //! let server = FaultServer::start().await;

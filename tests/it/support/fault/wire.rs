@@ -1,4 +1,4 @@
-//! The scripted registry's socket: reads requests, finds the right answer, spoils it as told.
+//! The scripted registry's socket: reads requests, finds the right response, damages it as scripted.
 
 use super::{Fault, Seen, Shared};
 use bytes::Bytes;

@@ -55,7 +55,7 @@ impl TokenServer {
         Self { realm, certificates, asked }
     }
 
-    /// What a registry must be told to believe this server.
+    /// What a registry needs to trust this server.
     pub(crate) fn auth(&self) -> TokenAuth {
         TokenAuth {
             realm: self.realm.clone(),
