@@ -49,8 +49,8 @@ pub(super) fn resolve_for_upload(
     registries: &BTreeSet<Registry>,
 ) -> Result<Access> {
     let access = resolve(&args.registry, context, registries)?;
-    let own = ChunkedUploads { settings: access.own, chunk_size: args.upload_chunk_size };
-    Ok(Access { own: Arc::new(own), ..access })
+    let settings = ChunkedUploads { settings: access.settings, chunk_size: args.upload_chunk_size };
+    Ok(Access { settings: Arc::new(settings), ..access })
 }
 
 /// Settings of registries with the chunk size of the command line.

@@ -41,7 +41,7 @@ impl PruneOptions {
     /// Finds images by these names in the directory.
     #[must_use]
     pub fn with_names(self, names: NameRule) -> Self {
-        Self { names, ..self }
+        Self { names: Some(names), ..self }
     }
 
     /// Reports what would be removed without removing anything.

@@ -302,7 +302,7 @@ mod tests {
         std::fs::create_dir_all(repository.join("_manifests/tags/removed")).unwrap();
         let store = Store::open_read_only(dir.path()).unwrap();
         let options = VerifyOptions::default();
-        let found = inspect(&store, &options, &()).unwrap();
+        let found = inspect(&store, &options).unwrap();
         assert!(!found.report.is_clean());
         std::fs::remove_dir_all(&repository).unwrap();
         assert!(confirm(&store, found, &options).unwrap().report.is_clean());

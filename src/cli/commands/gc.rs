@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; `Storage`, also while another saver is running.
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    let options = PruneOptions { dry_run: args.dry_run.dry_run, ..PruneOptions::default() };
+    let options = PruneOptions::default().with_dry_run(args.dry_run.dry_run);
     let report = collect_garbage(&tree::open(args.directory.path()?)?, &options)?;
     Ok(prune::print(&report, args.json.json, context))
 }

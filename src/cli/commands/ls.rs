@@ -73,10 +73,8 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
         SortArg::Size => SortOrder::Size,
     };
     let only = names.iter().map(|name| name.parse()).collect::<Result<Vec<Repository>>>()?;
-    let options = ListOptions::default()
-        .with_repositories(only)
-        .with_patterns(args.patterns.clone())
-        .with_sort(sort);
+    let options =
+        ListOptions::default().with_repositories(only).with_patterns(args.patterns.clone()).with_sort(sort);
     let listing = crate::ls::list(&store, &options)?;
     let text = if args.json.json { json(&listing) } else { table(&listing, args.referrers).into_bytes() };
     Ok(match output::stdout(&text) {

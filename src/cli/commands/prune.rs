@@ -43,7 +43,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
         let hint = "add --keep FILE, a list of the images to keep; saver rm removes images by name";
         return Err(missing_option("--keep", hint));
     }
-    let options = PruneOptions::default().with_names(args.names.rule()?).with_dry_run(args.dry_run.dry_run);
+    let mut options = PruneOptions::default().with_dry_run(args.dry_run.dry_run);
+    options.names = args.names.rule()?;
     let entries = if args.json.json {
         lists::read(&args.keep, &[], &context.quietly())?
     } else {

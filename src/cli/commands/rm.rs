@@ -40,7 +40,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.images.is_empty() {
         return Err(missing_argument("IMAGE", "saver rm --dir DIR IMAGE...; saver ls DIR lists the images"));
     }
-    let options = PruneOptions::default().with_names(args.names.rule()?).with_dry_run(args.dry_run.dry_run);
+    let mut options = PruneOptions::default().with_dry_run(args.dry_run.dry_run);
+    options.names = args.names.rule()?;
     let entries = lists::read(&[], &args.images, &context.quietly())?;
     let images: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
     let report = remove(&tree::open(args.dir.path()?)?, &images, &options)?;
