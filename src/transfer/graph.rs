@@ -146,9 +146,9 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     /// Records whose referrers belong to the image: the root at the source, and what was selected below it. A manifest that was
     /// rewritten is unknown there.
     fn name_subjects(&self, content: &mut ImageContent, source: Arc<RawManifest>) {
-        let cells = self.cells.lock();
+        let read = self.read.lock();
         let below = content.manifests.iter().rev().map(|raw| raw.digest);
-        let below = below.filter(|digest| *digest != source.digest && cells.contains_key(digest));
+        let below = below.filter(|digest| *digest != source.digest && read.contains_key(digest));
         content.subjects = std::iter::once(source.digest).chain(below).collect();
         content.source_root = Some(source);
     }

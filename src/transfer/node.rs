@@ -55,7 +55,7 @@ impl ImageContent {
             self.manifests.insert(self.manifests.len().saturating_sub(1), root);
         }
         self.manifests.splice(0..0, found.manifests);
-        self.there.extend(present);
+        self.present.extend(present);
         self.warnings.extend(found.warnings);
         self.referrers = found.published;
         self.referrer_rows = found.rows;
