@@ -15,7 +15,8 @@ use crate::save::{NameRule, convert};
 use crate::store::Store;
 use crate::store::document::ManifestContent;
 use crate::transfer::{
-    Engine, Image, Observer, Plan, ReferrerKinds, Report, Resolution, Silent, TransferOptions, Verb, transfer_setters,
+    Engine, Image, Observer, Plan, ReferrerKinds, Report, Resolution, Silent, TransferOptions, Verb,
+    transfer_setters,
 };
 use prefixed_store::PrefixedStore;
 use std::collections::HashSet;

@@ -54,7 +54,7 @@ impl Scene {
         let saver = ImageSaver::new(self.save.clone()).unwrap();
         let report = saver.save(self.references(tags)).await.unwrap();
         assert!(report.aborted.is_none(), "{:?}", report.aborted);
-        let verified = verify(&self.store(), &VerifyOptions::default(), &());
+        let verified = verify(&self.store(), &VerifyOptions::default());
         assert!(verified.as_ref().is_ok_and(|report| report.is_clean()), "{verified:?}");
         assert_served(self.dir.path());
         report
