@@ -228,8 +228,8 @@ mod tests {
                 let long = arg.get_long().unwrap_or_else(|| panic!("{name}"));
                 let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
                 // An address in one command and a socket in another; an archive in one and a directory in another; a file
-                // that is written, and one that is read.
-                if matches!(long, "listen" | "max-connections" | "output" | "report") {
+                // that is written, and one that is read; referrers that are transferred, and those that are shown.
+                if matches!(long, "listen" | "max-connections" | "output" | "report" | "referrers") {
                     continue;
                 }
                 let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());
