@@ -49,7 +49,14 @@ async fn image(store: &Store, number: usize) -> saver::Result<()> {
     write(store, &repository, &parsed.config, config.as_bytes()).await?;
     let place = Place { repository, tag: Some("v1".parse()?) };
     let manifests = vec![Arc::new(manifest)];
-    store.publish(Publication { places: vec![place], manifests, blobs: vec![digest], origin: None }).await
+    store
+        .publish(Publication {
+            places: vec![place],
+            manifests,
+            blobs: vec![digest],
+            ..Publication::default()
+        })
+        .await
 }
 
 async fn write(store: &Store, home: &Repository, blob: &Descriptor, content: &[u8]) -> saver::Result<()> {

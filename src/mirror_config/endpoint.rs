@@ -7,13 +7,13 @@ use std::str::FromStr;
 
 /// The URL of a registry, whose path is a prefix of the names of its repositories: `https://mirror.lan:5000/edge`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct MirrorEndpoint {
     is_https: bool,
     registry: Registry,
     prefix: Option<Repository>,
 }
 
-impl Endpoint {
+impl MirrorEndpoint {
     pub(super) fn is_https(&self) -> bool {
         self.is_https
     }
@@ -48,7 +48,7 @@ impl Endpoint {
     }
 }
 
-impl FromStr for Endpoint {
+impl FromStr for MirrorEndpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -79,7 +79,7 @@ impl FromStr for Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for MirrorEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.base())?;
         match &self.prefix {
@@ -101,7 +101,7 @@ mod tests {
             ("https://Mirror.lan/edge/a", "https://mirror.lan/edge/a", "edge/a/quay.io"),
             ("http://[::1]:5000", "http://[::1]:5000", "quay.io"),
         ] {
-            let endpoint: Endpoint = text.parse().unwrap();
+            let endpoint: MirrorEndpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), shown);
             assert_eq!(endpoint.repository_prefix("quay.io"), prefix);
         }
@@ -121,7 +121,7 @@ mod tests {
             "http://a:x",
             "http://a\n",
         ] {
-            assert_eq!(text.parse::<Endpoint>().unwrap_err().kind(), ErrorKind::InvalidInput, "{text}");
+            assert_eq!(text.parse::<MirrorEndpoint>().unwrap_err().kind(), ErrorKind::InvalidInput, "{text}");
         }
     }
 }

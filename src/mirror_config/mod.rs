@@ -13,7 +13,7 @@ mod openshift;
 mod talos;
 mod upstream;
 
-pub use endpoint::Endpoint;
+pub use endpoint::MirrorEndpoint;
 pub use upstream::registries;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -53,7 +53,7 @@ pub enum MirrorClient {
 #[non_exhaustive]
 pub struct MirrorOptions {
     /// The registry that serves the tree.
-    pub endpoint: Endpoint,
+    pub endpoint: MirrorEndpoint,
     /// Certificates of the authority that signed the endpoint's certificate, in PEM.
     pub ca: Option<String>,
     /// How images are named in the tree.
@@ -67,7 +67,7 @@ pub struct MirrorOptions {
 impl MirrorOptions {
     /// Options for `registries` at `endpoint`, with names without their domain.
     #[must_use]
-    pub fn new(endpoint: Endpoint, registries: Vec<Registry>) -> Self {
+    pub fn new(endpoint: MirrorEndpoint, registries: Vec<Registry>) -> Self {
         Self { endpoint, ca: None, names: NameRule::default(), registries, all_registries: false }
     }
 }
@@ -150,7 +150,7 @@ fn no_registries(client: MirrorClient) -> Error {
 }
 
 /// Checks that `ca` holds certificates, and no private key by mistake.
-fn check_ca(ca: &str, endpoint: &Endpoint) -> Result<()> {
+fn check_ca(ca: &str, endpoint: &MirrorEndpoint) -> Result<()> {
     let refuse = |why: &str| Err(Error::new(ErrorKind::InvalidInput, "--ca", why));
     if !endpoint.is_https() {
         return refuse("the endpoint is not HTTPS");

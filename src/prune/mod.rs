@@ -190,6 +190,7 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
 /// # Errors
 /// `InvalidInput` for a manifest that is part of an image that stays: then nothing is removed. `Storage` if the tree can't be read or
 /// changed, or another process has it locked.
+#[cfg(feature = "cri")]
 pub(crate) fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Result<PruneReport> {
     let start = Instant::now();
     let _lock = store.lock_exclusive("rm", Duration::ZERO)?;

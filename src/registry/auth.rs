@@ -71,7 +71,7 @@ impl Authorization {
 
 /// The request that is to be authorised.
 #[derive(Clone, Copy)]
-pub(super) struct Context<'a> {
+pub(super) struct AuthContext<'a> {
     pub(super) transport: &'a Transport,
     pub(super) base: &'a Url,
     pub(super) subject: &'a str,
@@ -80,7 +80,7 @@ pub(super) struct Context<'a> {
     pub(super) beside: Option<&'a Repository>,
 }
 
-impl Context<'_> {
+impl AuthContext<'_> {
     fn access(&self) -> Access {
         (self.repository.clone(), self.beside.cloned())
     }
@@ -110,7 +110,7 @@ impl Auth {
     ///
     /// # Errors
     /// When credentials can't be read, or the token server denies access or fails.
-    pub(super) async fn authorization(&self, context: Context<'_>) -> Result<Option<Authorization>> {
+    pub(super) async fn authorization(&self, context: AuthContext<'_>) -> Result<Option<Authorization>> {
         let Some(challenge) = self.known_challenge() else { return Ok(None) };
         let credential = self.credential(context).await?;
         match (challenge, credential) {
@@ -139,7 +139,7 @@ impl Auth {
     /// As `authorization`.
     pub(super) async fn refused(
         &self,
-        context: Context<'_>,
+        context: AuthContext<'_>,
         used: Option<&Authorization>,
         headers: &HeaderMap,
     ) -> Result<bool> {
@@ -197,7 +197,7 @@ impl Auth {
 
     /// Asks `/v2/` for a challenge, once: some registries answer anonymous requests with 404, 403 or 400 and ask for a login
     /// nowhere else. `probe` requests it and returns the headers of a 401. Returns whether another attempt may succeed.
-    pub(super) async fn probe<F>(&self, context: Context<'_>, probe: impl FnOnce() -> F) -> bool
+    pub(super) async fn probe<F>(&self, context: AuthContext<'_>, probe: impl FnOnce() -> F) -> bool
     where
         F: Future<Output = Option<HeaderMap>>,
     {
@@ -221,14 +221,14 @@ impl Auth {
         self.challenge.lock().clone()
     }
 
-    async fn credential(&self, context: Context<'_>) -> Result<Credential> {
+    async fn credential(&self, context: AuthContext<'_>) -> Result<Credential> {
         let login = self.logins.join(context.access());
         login.try_run(self.credentials.credential(&self.host, context.repository)).await
     }
 
     async fn token(
         &self,
-        context: Context<'_>,
+        context: AuthContext<'_>,
         challenge: &BearerChallenge,
         credential: &Credential,
     ) -> Result<AuthorizationKind> {
@@ -258,7 +258,7 @@ impl Auth {
 
     async fn request_token(
         &self,
-        context: Context<'_>,
+        context: AuthContext<'_>,
         challenge: &BearerChallenge,
         credential: &Credential,
     ) -> Result<ScopedToken> {

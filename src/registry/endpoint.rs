@@ -1,6 +1,6 @@
 //! One HTTP endpoint that serves repositories: the registry itself or a mirror.
 
-use super::auth::{Auth, Authorization, Context, Rights};
+use super::auth::{Auth, AuthContext, Authorization, Rights};
 use super::base_url::{self, Base};
 use super::challenge::Challenge;
 use super::circuit_breaker::CircuitBreaker;
@@ -303,7 +303,8 @@ impl Endpoint {
         let name = self.name(request.repository)?;
         let beside = request.beside.map(|beside| self.name(beside)).transpose()?;
         let (transport, subject) = (&self.transport, request.subject);
-        let context = Context { transport, base: &base, subject, repository: &name, beside: beside.as_ref() };
+        let context =
+            AuthContext { transport, base: &base, subject, repository: &name, beside: beside.as_ref() };
         let mut tries = 0;
         loop {
             let authorization = self.auth.authorization(context).await?;
@@ -401,7 +402,7 @@ impl Endpoint {
             let new = || Arc::new(Auth::new(registry, Arc::clone(&self.credentials), Rights::Read));
             Arc::clone(redirected.entry(url.origin().ascii_serialization()).or_insert_with(new))
         };
-        let context = Context {
+        let context = AuthContext {
             transport: &self.transport,
             base: &base,
             subject: request.subject,

@@ -9,7 +9,9 @@ use std::future::Future;
 
 /// Where a blob is requested from, and the size that its manifest claims. Part of the key of failures: a wrong size in one
 /// manifest must not fail images with the right one.
-pub(crate) type Provenance = (Registry, Repository, u64);
+pub(crate) type BlobSource = (Registry, Repository, u64);
+
+type FailureKey = (Digest, BlobSource, Option<Repository>);
 
 /// The blobs of a run, with their sizes in bytes once they are committed. The first image that needs a blob downloads it while
 /// the others wait; if that fails, the next one tries its own source.
@@ -18,7 +20,7 @@ pub(crate) struct BlobFlights {
     /// The same for each repository that needs its own copy.
     copies: SingleFlight<(Digest, Repository), u64>,
     /// Failures that were final, by source and, for copies, repository.
-    failed: Mutex<HashMap<(Digest, Provenance, Option<Repository>), Error>>,
+    failed: Mutex<HashMap<FailureKey, Error>>,
 }
 
 impl Default for BlobFlights {
@@ -48,7 +50,7 @@ impl BlobFlights {
         &self,
         digest: Digest,
         copy: Option<&Repository>,
-        origin: Provenance,
+        origin: BlobSource,
         fetch: impl Fn() -> F,
     ) -> Result<u64>
     where
@@ -74,7 +76,7 @@ impl BlobFlights {
 
     async fn fetch<F>(
         &self,
-        source: &(Digest, Provenance, Option<Repository>),
+        source: &(Digest, BlobSource, Option<Repository>),
         fetch: impl Fn() -> F,
     ) -> Result<u64>
     where
@@ -97,7 +99,7 @@ mod tests {
     use crate::error::ErrorKind;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn origin(name: &str) -> Provenance {
+    fn origin(name: &str) -> BlobSource {
         ("a.io".parse().unwrap(), name.parse().unwrap(), 1)
     }
 

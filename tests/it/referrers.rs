@@ -432,7 +432,7 @@ async fn source_index_stays_for_its_signatures() {
             format!("{}/{REPOSITORY}:v1", scene.server.registry()).parse().unwrap();
         let store = Store::open(scene.dir.path(), saver::store::StoreOptions::default()).unwrap();
         let options = saver::prune::PruneOptions::default();
-        saver::prune::prune(&store, &[reference.clone()], &options).unwrap();
+        saver::prune::prune(&store, std::slice::from_ref(&reference), &options).unwrap();
         assert_eq!(scene.listed(&root), [signature], "{mode}");
         saver::prune::remove(&store, &[reference], &options).unwrap();
         assert!(scene.repositories().is_empty(), "{mode}");

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     pub(crate) from_registry: bool,
     /// Format to write
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
-    pub(crate) format: Option<FormatArg>,
+    pub(crate) format: Option<ExportFormat>,
     /// Archive, or directory of the OCI image layout; - is stdout
     #[arg(short, long, value_name = "PATH", value_parser = local_path(), help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
@@ -83,7 +83,7 @@ pub(crate) struct Args {
 
 /// `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormatArg {
+pub(crate) enum ExportFormat {
     /// The format of docker save, for docker load, podman load and ctr; one platform of each image
     DockerArchive,
     /// An OCI image layout: a directory, to which images are added
@@ -92,12 +92,12 @@ pub(crate) enum FormatArg {
     OciArchive,
 }
 
-impl From<FormatArg> for Format {
-    fn from(format: FormatArg) -> Self {
+impl From<ExportFormat> for Format {
+    fn from(format: ExportFormat) -> Self {
         match format {
-            FormatArg::DockerArchive => Self::DockerArchive,
-            FormatArg::OciLayout => Self::OciLayout,
-            FormatArg::OciArchive => Self::OciArchive,
+            ExportFormat::DockerArchive => Self::DockerArchive,
+            ExportFormat::OciLayout => Self::OciLayout,
+            ExportFormat::OciArchive => Self::OciArchive,
         }
     }
 }
@@ -162,7 +162,7 @@ fn wrong(subject: &str, why: &str, hint: &str) -> Error {
 /// The words for an export.
 fn wording(args: &Args, is_temporary: bool) -> Wording {
     match (args.format, args.from_registry, is_temporary) {
-        (Some(FormatArg::OciLayout) | None, _, _) => EXPORTING,
+        (Some(ExportFormat::OciLayout) | None, _, _) => EXPORTING,
         (_, false, false) => ARCHIVING,
         (_, true, false) => FETCHING,
         (_, false, true) => STREAMING,
@@ -201,7 +201,7 @@ fn options(
         ExportFrom::Tree(dir.clone(), args.names.rule()?)
     };
     let index = args.index.index;
-    if index == IndexArg::Prune && format == FormatArg::DockerArchive {
+    if index == IndexArg::Prune && format == ExportFormat::DockerArchive {
         let hint = "select one platform with --arch, or another --format";
         return Err(wrong("--index prune", "the docker-archive format has no indexes", hint));
     }

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     pub(crate) file: Option<PathBuf>,
     /// Format to write
     #[arg(long, value_name = "FORMAT", default_value = "names", help_heading = "Output")]
-    pub(crate) format: FormatArg,
+    pub(crate) format: RewriteFormat,
     /// Lists of images.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 
 /// How names are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormatArg {
+pub(crate) enum RewriteFormat {
     /// The original and the new name on a line, with a tab between them
     Names,
     /// The images of a kustomization
@@ -64,8 +64,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     }
     let renames = renames(args, &options, context)?;
     let text = match args.format {
-        FormatArg::Kustomize => kustomize_images(&renames),
-        FormatArg::Names => {
+        RewriteFormat::Kustomize => kustomize_images(&renames),
+        RewriteFormat::Names => {
             renames.iter().map(|rename| format!("{}\t{}\n", rename.from, rename.to)).collect()
         }
     };

@@ -36,8 +36,8 @@ pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
     rows.push(vec![wording.moved.into(), size(report.bytes_fetched)]);
     rows.push(vec!["reused".into(), size(report.bytes_reused)]);
     let corrupt: u64 = report.images.iter().map(|image| image.corrupt_chunks).sum();
-    if corrupt > 0 {
-        let every = size(report.bytes_fetched / corrupt);
+    if let Some(every) = report.bytes_fetched.checked_div(corrupt) {
+        let every = size(every);
         rows.push(vec!["corrupt".into(), format!("{}, 1 in {every}", count(corrupt as usize, "chunk"))]);
     }
     rows.push(vec!["time".into(), time(Duration::try_from_secs_f64(report.seconds).unwrap_or_default())]);

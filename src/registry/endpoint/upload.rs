@@ -4,7 +4,7 @@ use super::{Answer, Endpoint, Request, drain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Registry, Repository};
 use crate::registry::CredentialSource;
-use crate::registry::auth::{Auth, Context, Rights};
+use crate::registry::auth::{Auth, AuthContext, Rights};
 use crate::registry::error::{self, failure};
 use crate::registry::limiter::{Permit, Priority};
 use crate::registry::options::SessionOptions;
@@ -168,7 +168,7 @@ impl Endpoint {
         let base = self.base(subject).await?;
         let name = self.name(repository)?;
         let context =
-            Context { transport: &self.transport, base: &base, subject, repository: &name, beside: None };
+            AuthContext { transport: &self.transport, base: &base, subject, repository: &name, beside: None };
         let own = redirect::same_origin(at, &base);
         let authorization = if own { self.auth.authorization(context).await? } else { None };
         let mut request = self

@@ -153,8 +153,8 @@ impl Image {
 /// Signed images: two places of one, of which the second lists the same referrers; and an index.
 pub(crate) fn signed_assortment() -> Vec<Image> {
     let layer = noise("layer", 900);
-    let single = |place: &str| Image::single("tool", &[layer.clone()], &[place]).signed("tool");
-    let child = Image::single("app", &[layer.clone()], &[]);
+    let single = |place: &str| Image::single("tool", std::slice::from_ref(&layer), &[place]).signed("tool");
+    let child = Image::single("app", std::slice::from_ref(&layer), &[]);
     vec![
         single("tool:1.0"),
         single("tool:latest"),
