@@ -9,7 +9,7 @@ use clap::{ArgAction, ValueEnum};
 pub(crate) struct ReferrerArgs {
     /// Signatures, attestations and SBOMs that refer to an image and are transferred with it [default: all; none for export]
     ///
-    /// They are found through the registry's referrers API, the tag sha256-<digest> where there is none, and the tags of cosign. An
+    /// They are found through the registry's referrers API, the tag sha256-DIGEST where there is none, and the tags of cosign. An
     /// archive or layout lists them beside the image, which podman load and others refuse; a docker-archive cannot hold any.
     #[arg(long, value_name = "KINDS")]
     pub(crate) referrers: Option<ReferrersArg>,
