@@ -1,6 +1,6 @@
 //! docker compose files: the image of each service (compose-spec, "services").
 
-use super::yaml::ListBuilder;
+use super::builder::ListBuilder;
 use crate::yaml::YamlNode;
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! hauler's manifests: documents of kind Images and Charts (docs.hauler.dev, "Content Types").
 
+use super::builder::ListBuilder;
 use super::is_registry_domain;
-use super::yaml::ListBuilder;
 use crate::yaml::YamlNode;
 
 pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {

@@ -1,7 +1,7 @@
 //! image-syncer's images file: a mapping of sources to destinations.
 
+use super::builder::ListBuilder;
 use super::is_registry_domain;
-use super::yaml::ListBuilder;
 use crate::yaml::YamlNode;
 
 /// Whether a pair of a mapping is an image with its destinations.

@@ -1,6 +1,6 @@
 //! The structured output of `kubeadm config images list -o json` (or `yaml`).
 
-use super::yaml::ListBuilder;
+use super::builder::ListBuilder;
 use crate::yaml::YamlNode;
 
 /// Reads `{"kind": "Images", "images": [...]}`.

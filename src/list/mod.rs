@@ -9,6 +9,7 @@
 //!
 //! Parsing does not stop at the first invalid line: every one is reported with its location and the reason.
 
+mod builder;
 mod compose;
 mod hauler;
 mod image_syncer;

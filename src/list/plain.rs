@@ -1,6 +1,5 @@
 //! The plain format: one reference a line.
 
-use super::sections::Problem;
 use super::selection::TagSelection;
 use super::{
     ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, SelectedRepository, SourceLocation,
@@ -11,6 +10,9 @@ use crate::oci::{PlatformSet, Reference, Registry};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+
+/// A message and its hint.
+pub(super) type Problem = (String, Option<String>);
 
 /// Reads all lines. An invalid line is reported, and reading continues with the next one.
 pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> ImageList {

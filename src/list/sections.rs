@@ -2,17 +2,14 @@
 //! also be a bare name.
 
 use super::ListCredential;
-use super::plain::RegistryScope;
-use super::yaml::ListBuilder;
+use super::builder::ListBuilder;
+use super::plain::{Problem, RegistryScope};
 use crate::oci::Registry;
 use crate::yaml::YamlNode;
 use std::sync::Arc;
 
 const SECTION: &str = "a section is {registry, username, password, images: [...]}";
 const SECTION_KEYS: &[&str] = &["registry", "username", "password", "images"];
-
-/// A message and its hint.
-pub(super) type Problem = (String, Option<String>);
 
 /// Reads a sequence of sections and names, or `{images: [...]}`.
 pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {

@@ -1,9 +1,9 @@
 //! The file of `skopeo sync --src yaml` (skopeo-sync(1)): registries, their repositories, and the tags of each.
 
+use super::builder::ListBuilder;
 use super::is_registry_domain;
-use super::plain::RegistryScope;
-use super::sections::{self, Problem};
-use super::yaml::ListBuilder;
+use super::plain::{Problem, RegistryScope};
+use super::sections;
 use crate::oci::Registry;
 use crate::yaml::YamlNode;
 use std::sync::Arc;

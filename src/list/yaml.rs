@@ -1,9 +1,7 @@
 //! Structured lists: YAML and JSON documents, told apart by their content.
 
-use super::plain::{self, RegistryScope};
-use super::{
-    ImageList, MAX_PROBLEMS, SourceLocation, compose, hauler, image_syncer, kubeadm, sections, skopeo,
-};
+use super::builder::ListBuilder;
+use super::{ImageList, compose, hauler, image_syncer, kubeadm, sections, skopeo};
 use crate::yaml::{self, YamlNode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,14 +67,14 @@ pub(super) fn parse_document(document: &YamlNode, variables: &HashMap<String, St
     if !is_list {
         return None;
     }
-    let mut builder = ListBuilder { list: ImageList::default(), file: document.file.clone() };
+    let mut builder = ListBuilder::new(document.file.clone());
     read_as(&mut builder, format, document, variables);
     Some(builder.list)
 }
 
 /// Reads a structured list of any format.
 pub(super) fn parse(file: &Arc<str>, text: &[u8]) -> ImageList {
-    let mut builder = ListBuilder { list: ImageList::default(), file: file.clone() };
+    let mut builder = ListBuilder::new(file.clone());
     let Ok(text) = std::str::from_utf8(text) else {
         builder.problem(0, "the list is not UTF-8 text", Some("save it as UTF-8"));
         return builder.list;
@@ -114,84 +112,6 @@ fn read_as(
             "this is a Kubernetes object, not an image list",
             Some("run saver scan FILE to list the images that it names"),
         ),
-    }
-}
-
-/// Collects the entries and diagnostics of one file.
-pub(super) struct ListBuilder {
-    list: ImageList,
-    file: Arc<str>,
-}
-
-impl ListBuilder {
-    fn at(&self, line: u64) -> SourceLocation {
-        SourceLocation { file: self.file.clone(), line, module: None }
-    }
-
-    /// Whether so many entries are invalid that the rest is not read.
-    pub(super) fn is_full(&self) -> bool {
-        self.list.problems.len() > MAX_PROBLEMS
-    }
-
-    pub(super) fn problem(&mut self, line: u64, message: impl Into<String>, hint: Option<&str>) {
-        let origin = self.at(line);
-        if self.list.problems.len() < MAX_PROBLEMS {
-            self.list.problem(origin, message, hint);
-        } else if self.list.problems.len() == MAX_PROBLEMS {
-            self.list.problem(origin, "too many invalid entries: the rest was not read", None);
-        }
-    }
-
-    pub(super) fn note(&mut self, line: u64, message: impl Into<String>) {
-        let origin = self.at(line);
-        self.list.note(origin, message);
-    }
-
-    /// Adds an image that the list wants for `platform`.
-    pub(super) fn image(
-        &mut self,
-        line: u64,
-        name: &str,
-        platform: Option<&str>,
-        scope: Option<&RegistryScope>,
-    ) {
-        let name = name.trim();
-        if name.is_empty() || name.starts_with('#') {
-            return self.problem(line, "the image name is empty", None);
-        }
-        if self.is_full() {
-            return;
-        }
-        let text = match platform {
-            Some(platform) => format!("{name} platform={platform}"),
-            None => name.to_owned(),
-        };
-        let origin = self.at(line);
-        plain::parse_line(&mut self.list, &text, origin, scope);
-    }
-
-    /// Adds a repository whose tags are selected by a pattern of this kind.
-    pub(super) fn selection(
-        &mut self,
-        line: u64,
-        name: &str,
-        kind: &str,
-        pattern: &str,
-        scope: Option<&RegistryScope>,
-    ) {
-        let pattern: String = match kind {
-            "semver:" => pattern.split_whitespace().collect::<Vec<_>>().join(","),
-            _ => pattern.to_owned(),
-        };
-        if pattern.is_empty() || pattern.contains(char::is_whitespace) {
-            return self.problem(line, format!("the pattern for {name:?} is empty or has blanks"), None);
-        }
-        self.image(line, &format!("{name} tags={kind}{pattern}"), None, scope);
-    }
-
-    /// The entry that was added last.
-    pub(super) fn last(&self) -> Option<&super::ListEntry> {
-        self.list.entries.last()
     }
 }
 
@@ -243,6 +163,6 @@ mod tests {
             "services:\n{}",
             (0..5000).map(|i| format!("  a{i}: {{image: B}}\n")).collect::<String>()
         );
-        assert_eq!(read("a.yaml", text.as_bytes()).problems.len(), super::MAX_PROBLEMS + 1);
+        assert_eq!(read("a.yaml", text.as_bytes()).problems.len(), super::super::MAX_PROBLEMS + 1);
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// The registry of names without a domain.
 pub const DOCKER_HUB: &str = "docker.io";
+/// The prefix of the tags of referrers.
+pub const REFERRERS_TAG_PREFIX: &str = "sha256-";
 
 pub(super) fn invalid(subject: impl fmt::Display, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, subject, why)
@@ -218,14 +220,14 @@ impl Tag {
 
     /// The tag of what refers to `subject`: `sha256-<hex>` and a suffix of letters after a dot, or none.
     pub(super) fn of_referrers(subject: &Digest, suffix: &'static str) -> Self {
-        Self(format!("{}{}{suffix}", super::referrer::TAG_PREFIX, subject.hex()).into())
+        Self(format!("{}{}{suffix}", REFERRERS_TAG_PREFIX, subject.hex()).into())
     }
 
     /// The digest that a tag of the referrers tag schema refers to: `sha256-<hex>`, or that with a suffix, as cosign
     /// writes it (`sha256-<hex>.sig`).
     #[must_use]
     pub fn referrers_subject(&self) -> Option<Digest> {
-        let (hex, suffix) = self.0.strip_prefix(super::referrer::TAG_PREFIX)?.split_at_checked(64)?;
+        let (hex, suffix) = self.0.strip_prefix(REFERRERS_TAG_PREFIX)?.split_at_checked(64)?;
         let is_separated = suffix.is_empty() || suffix.starts_with(['.', '-', '_']);
         is_separated.then(|| Digest::from_hex(hex).ok()).flatten()
     }

@@ -14,8 +14,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The prefix of the tags of referrers.
-pub const TAG_PREFIX: &str = "sha256-";
 /// The most referrers of one manifest that are accepted.
 pub const MAX_REFERRERS: usize = 2000;
 

@@ -1,6 +1,7 @@
 //! The root URL of an endpoint's API (up to and including `/v2`), and whether it uses TLS.
 
-use super::error::{failure, without_response};
+use super::error::without_response;
+use super::message::failure;
 use super::options::SessionOptions;
 use super::probe::{Speaks, probe};
 use crate::error::{Error, ErrorKind, Phase, Result};
@@ -146,6 +147,15 @@ fn split_mirror_path(path: &str) -> (String, String) {
     };
     let prefix = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.join("/")) };
     (root, prefix)
+}
+
+/// The root of the API that `url` belongs to: everything up to and including `/v2`. `None` for a URL of something else.
+pub(super) fn api_root(url: &Url) -> Option<Url> {
+    let (before, _) = url.path().split_once("/v2/")?;
+    let mut root = url.clone();
+    root.set_path(&format!("{before}/v2"));
+    root.set_query(None);
+    Some(root)
 }
 
 #[cfg(test)]

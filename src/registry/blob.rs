@@ -2,8 +2,9 @@
 
 use super::encoding::{self, BlobDecoder, Encoding};
 use super::endpoint::{Answer, Endpoint, Request};
-use super::error::{self, failure};
+use super::error;
 use super::limiter::Permit;
+use super::message::failure;
 use super::range::{ContentRange, range_header};
 use super::transport::Purpose;
 use crate::content::BlobStream;

@@ -3,7 +3,7 @@
 //! Object stores repeat an uploader's label (`aws-chunked`), and web servers call every gzip file `x-gzip`, though the bytes
 //! are the blob. The length and the digest decide whether an encoding was applied; real gzip is undone.
 
-use super::error::{failure, quotable};
+use super::message::{failure, quotable};
 use crate::error::{Error, ErrorKind};
 use crate::oci::Descriptor;
 use bytes::Bytes;

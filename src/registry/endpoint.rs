@@ -5,13 +5,13 @@ use super::base_url::{self, Base};
 use super::challenge::Challenge;
 use super::circuit_breaker::CircuitBreaker;
 use super::credential::CredentialSource;
-use super::error::{self, failure};
 use super::limiter::{Limiter, Permit, Priority};
+use super::message::failure;
 use super::options::SessionOptions;
-use super::redirect;
-use super::referrers::ReferrerDiscovery;
+use super::referrer_discovery::ReferrerDiscovery;
 use super::retry_after::{RetryAfterGate, retry_after};
 use super::transport::{Purpose, Transport};
+use super::{error, redirect};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Registry, Repository};
 use bytes::Bytes;
@@ -391,7 +391,7 @@ impl Endpoint {
         url: &Url,
         name: &Repository,
     ) -> Result<Response> {
-        let Some((registry, base)) = registry_at(url).zip(api_root(url)) else {
+        let Some((registry, base)) = registry_at(url).zip(base_url::api_root(url)) else {
             return self.exchange(request, url, None).await;
         };
         let auth = {
@@ -498,15 +498,6 @@ fn registry_at(url: &Url) -> Option<Registry> {
         Some(port) => format!("{host}:{port}").parse().ok(),
         None => host.parse().ok(),
     }
-}
-
-/// The root of the API that `url` belongs to: everything up to and including `/v2`. `None` for a URL of something else.
-fn api_root(url: &Url) -> Option<Url> {
-    let (before, _) = url.path().split_once("/v2/")?;
-    let mut root = url.clone();
-    root.set_path(&format!("{before}/v2"));
-    root.set_query(None);
-    Some(root)
 }
 
 /// Reads a short body to its end, so that the connection can be reused.

@@ -1,5 +1,6 @@
 //! Turns failed requests and error responses into [`Error`]s.
 
+use super::message::{failure, quotable};
 use super::resolver::is_unknown_host;
 use super::retry_after::retry_after;
 use super::tls_error::tls_failure;
@@ -7,7 +8,6 @@ use crate::error::{Detail, Error, ErrorKind, Phase, RegistryError, Side};
 use reqwest::header::HeaderMap;
 use reqwest::{Response, StatusCode};
 use std::error::Error as StdError;
-use std::fmt;
 use std::time::{Duration, SystemTime};
 use url::Url;
 
@@ -19,14 +19,6 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 
 /// How many errors of one response are kept.
 const MAX_ERRORS: usize = 3;
-
-/// The most characters of a server's text that a message quotes.
-const MAX_QUOTE: usize = 300;
-
-/// An error on the side of the source.
-pub(super) fn failure(kind: ErrorKind, subject: impl fmt::Display, message: impl Into<String>) -> Error {
-    Error::new(kind, subject, message).on(Side::Source)
-}
 
 /// `url` without user, password, query and fragment, which may hold secrets (signed URLs).
 pub(super) fn shown_url(url: &Url) -> String {
@@ -45,20 +37,6 @@ pub(super) fn place(url: &Url) -> String {
     match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
-    }
-}
-
-/// A server's text made safe to print: one line, bounded, without control and direction characters.
-pub(super) fn quotable(text: &str) -> String {
-    let unfit = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    let plain: String = text.chars().map(|c| if unfit(c) { ' ' } else { c }).collect();
-    let joined = plain.split_whitespace().collect::<Vec<_>>().join(" ");
-    match joined.char_indices().nth(MAX_QUOTE) {
-        Some((end, _)) => format!("{}...", &joined[..end]),
-        None => joined,
     }
 }
 
@@ -342,18 +320,6 @@ mod tests {
     fn url_is_shown_without_secrets() {
         let url = Url::parse("https://ann:pw@cdn.io:444/a/b?X-Amz-Signature=s#f").unwrap();
         assert_eq!(shown_url(&url), "https://cdn.io:444/a/b");
-    }
-
-    #[test]
-    fn server_text_is_made_safe_to_print() {
-        for (text, expect) in [
-            ("a\x1b[31mred\x07\r\nb", "a [31mred b"),
-            ("\u{202e}evil\u{9b}0m", "evil 0m"),
-            ("  plain  ", "plain"),
-        ] {
-            assert_eq!(quotable(text), expect);
-        }
-        assert_eq!(quotable(&"é".repeat(1000)).chars().count(), MAX_QUOTE + 3);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::encoding::{self, Encoding};
 use super::endpoint::{Answer, Endpoint, Request};
-use super::error::{self, failure};
+use super::error;
 use super::limiter::Priority;
+use super::message::failure;
 use crate::content::{Resolved, Target};
 use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;

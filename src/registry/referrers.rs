@@ -4,21 +4,21 @@
 //! referrers there are. One list of tags replaces up to four requests for each subject.
 
 use super::endpoint::{Endpoint, Request};
-use super::error::{self, failure};
+use super::error;
 use super::limiter::Priority;
+use super::message::failure;
+use super::referrer_discovery::RepositoryDiscovery;
 use super::tags::next_query;
 use crate::content::{Referrer, Target};
 use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::referrer::{MAX_REFERRERS, ReferrerTag, ReferrerTagKind, TAG_PREFIX};
+use crate::oci::name::REFERRERS_TAG_PREFIX;
+use crate::oci::referrer::{MAX_REFERRERS, ReferrerTag, ReferrerTagKind};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
 use futures::future::try_join_all;
-use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, StatusCode};
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use tokio::sync::OnceCell;
+use std::collections::HashSet;
 
 /// The most pages of tags that are read before each tag is requested by itself instead.
 const MAX_TAG_PAGES: usize = 20;
@@ -26,12 +26,6 @@ const MAX_TAG_PAGES: usize = 20;
 const TAG_PAGE: usize = 1000;
 /// The most pages of referrers of one subject.
 const MAX_PAGES: usize = 100;
-
-/// How the referrers of each repository are found.
-#[derive(Default)]
-pub(super) struct ReferrerDiscovery {
-    repositories: Mutex<HashMap<Repository, Arc<RepositoryDiscovery>>>,
-}
 
 /// The list of referrers of one manifest.
 pub(super) enum KnownReferrers {
@@ -58,21 +52,6 @@ impl KnownReferrers {
 fn has_all(listed: &[Descriptor], referrers: &[Descriptor]) -> bool {
     let listed: HashSet<Digest> = listed.iter().map(|entry| entry.digest).collect();
     referrers.iter().all(|referrer| listed.contains(&referrer.digest))
-}
-
-/// How the referrers of one repository are found, as far as that is known.
-#[derive(Default)]
-struct RepositoryDiscovery {
-    /// Whether the registry has the referrers API.
-    has_api: OnceCell<bool>,
-    /// The tags of referrers; `None` if they cannot be listed, or only at a higher cost than requesting each.
-    tags: OnceCell<Option<HashSet<ReferrerTag>>>,
-}
-
-impl ReferrerDiscovery {
-    fn of(&self, repository: &Repository) -> Arc<RepositoryDiscovery> {
-        self.repositories.lock().entry(repository.clone()).or_default().clone()
-    }
 }
 
 impl Endpoint {
@@ -254,7 +233,7 @@ impl Endpoint {
     ) -> Result<Option<HashSet<ReferrerTag>>> {
         let mut found = HashSet::new();
         // Registries that sort tags begin with those of referrers.
-        let mut query = format!("n={TAG_PAGE}&last={TAG_PREFIX}");
+        let mut query = format!("n={TAG_PAGE}&last={REFERRERS_TAG_PREFIX}");
         let mut asked = HashSet::from([query.clone()]);
         for _ in 0..MAX_TAG_PAGES {
             let page = match self.tag_page(subject, repository, &query).await {
@@ -293,8 +272,8 @@ fn ends_referrers(page: &[String], next: &str) -> bool {
         url::form_urlencoded::parse(next.as_bytes()).any(|(key, value)| key == "last" && value == *last);
     continues_there
         && page.is_sorted()
-        && page.first().is_some_and(|first| first.as_str() > TAG_PREFIX)
-        && !last.starts_with(TAG_PREFIX)
+        && page.first().is_some_and(|first| first.as_str() > REFERRERS_TAG_PREFIX)
+        && !last.starts_with(REFERRERS_TAG_PREFIX)
 }
 
 /// The entries of an index of referrers. Those of an unsupported digest algorithm are an error, since they would be lost.

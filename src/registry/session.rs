@@ -2,7 +2,7 @@
 
 use super::credential::CredentialSource;
 use super::endpoint::Endpoint;
-use super::error::failure;
+use super::message::failure;
 use super::options::SessionOptions;
 use crate::content::{BlobStream, Catalog, Referrer, Resolved, Source, Target};
 use crate::error::{Detail, Error, ErrorKind, Result};

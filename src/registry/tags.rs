@@ -1,7 +1,8 @@
 //! The tags of a repository (distribution-spec "Content Discovery").
 
 use super::endpoint::{Endpoint, Request};
-use super::error::{self, failure};
+use super::error;
+use super::message::failure;
 use crate::error::{ErrorKind, Result};
 use crate::oci::{Repository, Tag};
 use reqwest::header::{HeaderMap, LINK};

@@ -1,7 +1,7 @@
 //! Describes failed TLS handshakes.
 
 use super::certificate::{is_authority_itself, webpki_reason};
-use super::error::{failure, quotable};
+use super::message::{failure, quotable};
 use crate::error::{Error, ErrorKind};
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error as Tls};

@@ -5,7 +5,8 @@
 //! itself. Clients are built when first needed, because the system's certificates are loaded only for TLS.
 
 use super::certificate;
-use super::error::{self, failure};
+use super::error;
+use super::message::{failure, quotable};
 use super::options::SessionOptions;
 use super::resolver::SystemResolver;
 use crate::error::{Error, ErrorKind, Result};
@@ -179,7 +180,7 @@ impl Transport {
         self.identity()?;
         let identity = self.options.client_identity.as_deref().filter(|_| peer == Peer::Own);
         let mut config = certificate::client_config(named, identity).map_err(|error| {
-            let why = error::quotable(&error.to_string());
+            let why = quotable(&error.to_string());
             failure(ErrorKind::InvalidInput, &self.host, format!("cannot use the certificates given: {why}"))
                 .with_hint("check --ca-file and --cert-dir")
         })?;
@@ -248,7 +249,7 @@ fn deepest(error: &reqwest::Error) -> String {
     while let Some(cause) = current.source() {
         current = cause;
     }
-    super::error::quotable(&current.to_string())
+    quotable(&current.to_string())
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Chart {
             let shown: Arc<str> = values.display().to_string().into();
             chart
                 .values
-                .extend(super::walk::read(found, &shown, &values).map(|content| (shown, content.into())));
+                .extend(super::files::read(found, &shown, &values).map(|content| (shown, content.into())));
         }
         chart
     }
@@ -64,7 +64,7 @@ impl Chart {
         let mut bytes: usize = self.files.values().map(|content| content.len()).sum();
         let walk = WalkDir::new(dir).max_depth(20).sort_by_file_name().into_iter();
         for entry in
-            walk.filter_entry(|entry| entry.depth() == 0 || !super::walk::is_hidden(entry.file_name()))
+            walk.filter_entry(|entry| entry.depth() == 0 || !super::files::is_hidden(entry.file_name()))
         {
             let Ok(entry) = entry else {
                 found.unread(&self.name, 0, "cannot read a part of the chart");
@@ -79,7 +79,7 @@ impl Chart {
             let below = entry.path().strip_prefix(dir).ok().and_then(archive::relative_path);
             let Some(path) = below.filter(|_| entry.file_type().is_file()) else { continue };
             let shown: Arc<str> = entry.path().display().to_string().into();
-            let Some(content) = super::walk::read(found, &shown, entry.path()) else { continue };
+            let Some(content) = super::files::read(found, &shown, entry.path()) else { continue };
             bytes += content.len();
             if bytes > MAX_CHART_BYTES || self.files.len() >= MAX_CHART_FILES {
                 found.unread(&self.name, 0, "the chart is too large");

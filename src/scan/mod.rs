@@ -11,6 +11,7 @@
 mod archive;
 mod chart;
 mod doubt;
+mod files;
 mod formats;
 mod heuristics;
 mod ignore;
@@ -25,10 +26,10 @@ mod walk;
 pub(crate) use archive::MAX_CHART_BYTES;
 pub use chart::{ChartRenderer, RenderFailure, RenderInput};
 pub use doubt::{Doubt, DoubtReason};
+#[cfg(feature = "cli")]
+pub(crate) use files::NOT_REGULAR;
 pub use ignore::IgnoreList;
 pub use report::{ReportedDoubt, ReportedImage, ScanReport};
-#[cfg(feature = "cli")]
-pub(crate) use walk::NOT_REGULAR;
 pub use walk::{ScanOptions, build_context, path};
 
 use crate::list::{self, Diagnostic, ListEntry, SourceLocation};

@@ -1,14 +1,11 @@
 //! The files of a directory, in a fixed order and within bounds. Symbolic links are not followed.
 
 use super::chart::{self, Chart, ChartRenderer};
+use super::files::{NOT_REGULAR, is_hidden, read};
 use super::kustomize::{self, Kustomization};
-use super::{Discovery, IgnoreList, MAX_FILE_BYTES, TextFormat, Variables};
+use super::{Discovery, IgnoreList, TextFormat, Variables};
 use crate::error::{Error, ErrorKind, Result};
 use crate::yaml;
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walkdir::WalkDir;
@@ -19,12 +16,6 @@ const MAX_DEPTH: usize = 40;
 const MAX_ENTRIES: usize = 500_000;
 /// What makes a directory a build context.
 const CONTEXT_PARTS: &[&str] = &["Kubefile", "manifests", "charts", "images"];
-/// Hidden files and directories that name images.
-const READ_HIDDEN: &[&str] =
-    &[".imgpkg", ".github", ".gitlab", ".gitlab-ci.yml", ".gitlab-ci.yaml", ".circleci"];
-/// Why something was not read.
-pub(crate) const NOT_REGULAR: &str = "not a regular file: it was not read";
-
 /// How to scan.
 #[derive(Default)]
 #[non_exhaustive]
@@ -80,11 +71,6 @@ pub fn build_context(root: &Path, options: &ScanOptions<'_>) -> Result<Discovery
 
 fn shown(path: &Path) -> Arc<str> {
     path.display().to_string().into()
-}
-
-/// Whether a file is hidden and not one of those that name images.
-pub(super) fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".") && !READ_HIDDEN.iter().any(|read| name == *read)
 }
 
 struct Scan<'a> {
@@ -224,37 +210,4 @@ fn is_packed(path: &Path) -> bool {
 fn format_of(path: &Path) -> Option<TextFormat> {
     let is_shim = path.parent().is_some_and(|dir| dir.ends_with("images/shim"));
     if is_shim { Some(TextFormat::List) } else { TextFormat::of_file(name_of(path)) }
-}
-
-/// The content of a regular file. Links are not followed, and opening a pipe does not block.
-pub(super) fn read(found: &mut Discovery, place: &Arc<str>, path: &Path) -> Option<Vec<u8>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let open = || -> std::io::Result<(File, bool)> {
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let regular = file.metadata()?.is_file();
-        Ok((file, regular))
-    };
-    let (file, regular) = match open() {
-        Ok(opened) => opened,
-        Err(cause) => {
-            found.unread(place, 0, format!("cannot read the file: {cause}"));
-            return None;
-        }
-    };
-    if !regular {
-        found.unread(place, 0, NOT_REGULAR);
-        return None;
-    }
-    let mut content = Vec::new();
-    match file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut content) {
-        Ok(_) if content.len() > MAX_FILE_BYTES => {
-            found.unread(place, 0, format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20));
-            None
-        }
-        Ok(_) => Some(content),
-        Err(cause) => {
-            found.unread(place, 0, format!("cannot read the file: {cause}"));
-            None
-        }
-    }
 }

@@ -13,6 +13,7 @@
 //!
 //! Only `path.rs` knows the paths; a driver ([`crate::driver::Driver`]) stores the files.
 
+mod claims;
 pub mod document;
 #[cfg(test)]
 pub(crate) mod faulty_driver;
@@ -36,8 +37,8 @@ pub use partial::StoreWriter;
 
 use crate::driver::{Driver, FsDriver};
 use crate::error::{Error, Result};
+use claims::BlobClaims;
 use parking_lot::Mutex;
-use partial::BlobClaims;
 use provenance::KnownSources;
 use publish::GroupCommit;
 use std::io;

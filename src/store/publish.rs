@@ -15,7 +15,7 @@
 //! subset of them. The steps of successive images overlap, and work queues up while a barrier runs, so a long run pays for
 //! about one sync per [`INTERVAL`].
 
-use super::partial::{BlobClaims, CommittedBlob};
+use super::claims::{BlobClaims, CommittedBlob};
 use super::provenance::log::SourceLog;
 use super::{Durability, path, storage};
 use crate::driver::Driver;

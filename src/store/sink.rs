@@ -1,7 +1,8 @@
 //! The store as a destination for images.
 
+use super::claims::ClaimResult;
 use super::lock::holders;
-use super::partial::{ClaimResult, StoreWriter};
+use super::partial::StoreWriter;
 use super::publish::{Change, StagedImage, any_in_progress, publisher_lost};
 use super::{Store, StoreInner, link, path, storage};
 use crate::content::{Ingest, Publication, PublishedReferrers, ReferrerList, Room, Sink};

@@ -1,7 +1,6 @@
 //! Transfers one blob from a source to a sink: resumed, hashed, verified, committed.
 
 use super::Engine;
-use super::download::Origin;
 use super::event::Event;
 use super::source_copies::SourceCopies;
 use super::stats::ImageStats;
@@ -18,6 +17,13 @@ use std::future::Future;
 pub(super) const SMALL: u64 = 256 << 10;
 /// This many consecutive bytes count as progress and reset the retry budget.
 pub(super) const PROGRESS: u64 = 1 << 20;
+
+/// The blob, and where it is downloaded from.
+pub(super) struct Origin<'a, S> {
+    pub(super) source: &'a S,
+    pub(super) reference: &'a Reference,
+    pub(super) blob: &'a Descriptor,
+}
 
 impl<K: Sink> Engine<K> {
     /// Ensures that the sink has the blob for the repository `home`: downloads it unless it is present or another image of the

@@ -1,10 +1,10 @@
 //! Dry runs.
 
 use super::event::Event;
-use super::image::{Preparation, PreparedImage, names, sum};
+use super::image::{Preparation, PreparedImage, names};
 use super::report::{ImagePlan, Plan, Report, Status};
 use super::scheduler::{self, ImageSlot};
-use super::stats::ImageStats;
+use super::stats::{ImageStats, sum};
 use super::{Engine, Image, elapsed_seconds};
 use crate::content::{Sink, Source};
 use crate::error::ErrorReport;

@@ -382,7 +382,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     }
 
     /// Reads an image's configuration from the sink if it has it, else from the source; verified.
-    async fn config(&self, config: &Descriptor) -> Result<Bytes> {
+    async fn config(&self, config: &Descriptor) -> Result<Arc<Bytes>> {
         if config.size > MAX_CONFIG_SIZE {
             let large = format!(
                 "the configuration has {} bytes, more than the limit of {MAX_CONFIG_SIZE}",
@@ -390,11 +390,14 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             );
             return Err(Error::new(ErrorKind::Unsupported, config.digest, large));
         }
-        let found = self.engine.sink.content(&config.digest, MAX_CONFIG_SIZE).await?;
-        if let Some(bytes) = found.filter(|bytes| Digest::of(bytes) == config.digest) {
-            return Ok(bytes);
-        }
-        self.engine.small_blob(self.source, self.reference, config, self.stats).await
+        let read = async {
+            let found = self.engine.sink.content(&config.digest, MAX_CONFIG_SIZE).await?;
+            match found.filter(|bytes| Digest::of(bytes) == config.digest) {
+                Some(bytes) => Ok(bytes),
+                None => self.engine.small_blob(self.source, self.reference, config, self.stats).await,
+            }
+        };
+        self.engine.configs.get(config.digest, read).await
     }
 }
 

@@ -6,12 +6,11 @@ use super::node::ImageContent;
 use super::referrers::ReferrerSearch;
 use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, ImageSlot};
-use super::stats::ImageStats;
+use super::stats::{ImageStats, sum};
 use super::stop::Stop;
 use super::{Engine, Image, Resolution, elapsed_seconds};
 use crate::content::{ImageOrigin, Place, Publication, Resolved, Sink, Source};
-use crate::error::ErrorReport;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ErrorReport, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -41,6 +40,8 @@ pub(super) struct PreparedImage {
     /// The number of such blobs.
     pub(super) fetch_blobs: u64,
     pub(super) reuse_bytes: u64,
+    /// The blobs that these bytes are, and their sizes.
+    reused: Vec<(Digest, u64)>,
     pub(super) unchanged: bool,
 }
 
@@ -73,21 +74,30 @@ impl<K: Sink> Engine<K> {
             let (engine, stop) = (engine.clone(), shared.clone());
             async move { engine.copy(image, &stop, slot).await }
         };
-        let images = scheduler::each(self.jobs(), images, work).await;
+        let done = scheduler::each(self.jobs(), images, work).await;
+        let (images, reused): (Vec<ImageReport>, Vec<_>) = done.into_iter().unzip();
+        // What several images share counts once.
+        let reused: HashMap<Digest, u64> = reused.into_iter().flatten().collect();
         // A cancellation that came too late to stop any image is not reported.
         let is_whole = images.iter().all(|image| image.status != Status::Failed);
         let aborted = stop.cause(cancel).filter(|_| !is_whole);
         Report {
             schema: Report::SCHEMA,
             bytes_fetched: sum(images.iter().map(|image| image.bytes_fetched)),
-            bytes_reused: sum(images.iter().map(|image| image.bytes_reused)),
+            bytes_reused: sum(reused.into_values()),
             images,
             seconds: elapsed_seconds(started),
             aborted: aborted.map(|error| ErrorReport::from(&error)),
         }
     }
 
-    async fn copy<S: Source>(&self, image: Image<S>, stop: &Stop, slot: ImageSlot) -> ImageReport {
+    /// Transfers one image. Returns its row, and the blobs that it reused with their sizes.
+    async fn copy<S: Source>(
+        &self,
+        image: Image<S>,
+        stop: &Stop,
+        slot: ImageSlot,
+    ) -> (ImageReport, Vec<(Digest, u64)>) {
         let started = Instant::now();
         let stats = ImageStats::new(slot.lane);
         let mut warnings = image.warnings.clone();
@@ -98,16 +108,21 @@ impl<K: Sink> Engine<K> {
                 Err(_) => Err(Error::internal(&image.reference)),
             }
         };
-        let result = work.await;
-        if let Err(error) = &result {
-            stop.record_failure(&image.reference, error);
-        }
+        let mut result = work.await;
+        let reused = match &mut result {
+            Ok(Outcome::Done(prepared, _)) => std::mem::take(&mut prepared.reused),
+            Ok(Outcome::Skipped(_)) => Vec::new(),
+            Err(error) => {
+                stop.record_failure(&image.reference, error);
+                Vec::new()
+            }
+        };
         let row = row(image, result, &stats, warnings, elapsed_seconds(started));
         for message in &row.warnings {
             self.observer.event(&Event::Warning { reference: Some(&row.reference), message });
         }
         self.observer.event(&Event::ImageFinished { image: &row });
-        row
+        (row, reused)
     }
 
     /// Everything before publication can be cancelled at any point; publication into a tree is always completed.
@@ -330,13 +345,14 @@ impl<K: Sink> Engine<K> {
         places: Vec<Place>,
         stats: &ImageStats,
     ) -> Result<PreparedImage> {
-        let (mut lacking, mut fetch_bytes, mut fetch_blobs, mut reuse_bytes) = (Vec::new(), 0, 0, 0);
+        let (mut lacking, mut reused) = (Vec::new(), Vec::new());
+        let (mut fetch_bytes, mut fetch_blobs) = (0, 0);
         for home in homes::<K>(&places) {
             for (blob, is_present) in
                 content.blobs.iter().zip(self.which_are_present(home, &content, stats).await?)
             {
                 if is_present {
-                    reuse_bytes = sum([reuse_bytes, blob.size]);
+                    reused.push((blob.digest, blob.size));
                     continue;
                 }
                 lacking.push((home.clone(), blob.clone()));
@@ -344,10 +360,11 @@ impl<K: Sink> Engine<K> {
                     fetch_bytes = sum([fetch_bytes, blob.size]);
                     fetch_blobs += 1;
                 } else {
-                    reuse_bytes = sum([reuse_bytes, blob.size]);
+                    reused.push((blob.digest, blob.size));
                 }
             }
         }
+        let reuse_bytes = sum(reused.iter().map(|(_, size)| *size));
         let mut tags = Vec::with_capacity(places.len());
         for place in &places {
             tags.push(match &place.tag {
@@ -373,6 +390,7 @@ impl<K: Sink> Engine<K> {
             fetch_bytes,
             fetch_blobs,
             reuse_bytes,
+            reused,
             unchanged,
         })
     }
@@ -445,7 +463,9 @@ impl<K: Sink> Engine<K> {
         prepared: &PreparedImage,
         stats: &ImageStats,
     ) -> Result<()> {
-        let ready: HashMap<Digest, Bytes> = prepared.content.configs.iter().cloned().collect();
+        let configs = prepared.content.configs.iter();
+        let ready: HashMap<Digest, Bytes> =
+            configs.map(|(digest, bytes)| (*digest, Bytes::clone(bytes))).collect();
         let mut lacking: Vec<&(Repository, Descriptor)> = prepared.lacking.iter().collect();
         lacking.sort_by_key(|(_, blob)| Reverse(blob.size));
         let blobs = lacking.into_iter().map(|(home, blob)| {
@@ -465,11 +485,6 @@ fn homes<K: Sink>(places: &[Place]) -> Vec<&Repository> {
         }
     }
     homes
-}
-
-/// Adds sizes that come from manifests and may overflow.
-pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
-    sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 pub(super) fn names(content: &ImageContent) -> Vec<String> {

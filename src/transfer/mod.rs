@@ -6,13 +6,13 @@
 
 mod blob;
 mod blob_flights;
+mod documents;
 mod download;
 mod dry_run;
 pub mod event;
 mod graph;
 mod hasher;
 mod image;
-mod manifests;
 mod node;
 mod oci_media_types;
 pub mod options;
@@ -39,7 +39,8 @@ pub use report::{ImagePlan, ImageReport, Plan, ReferrerReport, Report, Status, V
 
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;
-use crate::oci::{PlatformSet, Reference};
+use crate::oci::{PlatformSet, RawManifest, Reference};
+use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,7 +83,8 @@ pub struct Engine<K: Sink> {
     observer: Arc<dyn Observer>,
     hasher: hasher::Hasher<K::Writer>,
     flight: blob_flights::BlobFlights,
-    manifests: manifests::Manifests,
+    manifests: documents::SharedDocuments<RawManifest>,
+    configs: documents::SharedDocuments<Bytes>,
 }
 
 impl<K: Sink> Engine<K> {
@@ -100,7 +102,8 @@ impl<K: Sink> Engine<K> {
             observer,
             hasher: hasher::Hasher::start(threads)?,
             flight: blob_flights::BlobFlights::default(),
-            manifests: manifests::Manifests::default(),
+            manifests: documents::SharedDocuments::default(),
+            configs: documents::SharedDocuments::default(),
             verb: Verb::default(),
             options,
         })

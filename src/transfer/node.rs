@@ -1,6 +1,5 @@
 //! The selected part of an image: a tree of manifests.
 
-use super::referrers::ReferrerContent;
 use super::report::ReferrerReport;
 use super::rewrite;
 use crate::content::PublishedReferrers;
@@ -21,7 +20,7 @@ pub(crate) struct ImageContent {
     /// Configurations and layers, without duplicates.
     pub(crate) blobs: Vec<Descriptor>,
     /// Configurations that were read for their platform and need not be downloaded again.
-    pub(crate) configs: Vec<(Digest, Bytes)>,
+    pub(crate) configs: Vec<(Digest, Arc<Bytes>)>,
     /// The platforms of the image manifests.
     pub(crate) platforms: Vec<Platform>,
     /// Platforms that were requested and that the image does not have.
@@ -40,12 +39,27 @@ pub(crate) struct ImageContent {
     pub(crate) referrer_rows: Vec<ReferrerReport>,
 }
 
+/// The referrers of an image and everything that they consist of.
+#[derive(Debug, Default)]
+pub(super) struct ReferrerContent {
+    /// Their manifests, children first.
+    pub(super) manifests: Vec<Arc<RawManifest>>,
+    /// Their configurations and layers.
+    pub(super) blobs: Vec<Descriptor>,
+    /// How they are connected with their subjects.
+    pub(super) published: PublishedReferrers,
+    /// The root at the source, if it has referrers and is not published as the image's own.
+    pub(super) source_root: Option<Arc<RawManifest>>,
+    pub(super) rows: Vec<ReferrerReport>,
+    pub(super) warnings: Vec<String>,
+}
+
 impl ImageContent {
     /// Adds what was found to refer to the image. `present` is what the sink has of it.
     pub(super) fn attach(&mut self, found: ReferrerContent, present: HashSet<Digest>) {
         let empty = Digest::of(EMPTY_CONFIG);
         if found.blobs.iter().any(|blob| blob.digest == empty && blob.size == EMPTY_CONFIG.len() as u64) {
-            self.configs.push((empty, Bytes::from_static(EMPTY_CONFIG)));
+            self.configs.push((empty, Arc::new(Bytes::from_static(EMPTY_CONFIG))));
         }
         let mut blobs: HashSet<(Digest, u64)> =
             self.blobs.iter().map(|blob| (blob.digest, blob.size)).collect();
@@ -76,7 +90,7 @@ pub(super) struct ManifestNode {
 
 pub(super) enum NodeKind {
     Index(Index),
-    Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Bytes)> },
+    Image { manifest: Box<ImageManifest>, platforms: Vec<Platform>, config: Option<(Digest, Arc<Bytes>)> },
 }
 
 /// What was collected already.

@@ -4,7 +4,7 @@
 //! new: a signature of an SBOM. Whatever a source lists is verified: a referrer must name the subject that it was listed for.
 
 use super::graph::ImageWalk;
-use super::node::ImageContent;
+use super::node::{ImageContent, ReferrerContent};
 use super::options::MissingReferrers;
 use super::report::ReferrerReport;
 use super::stats::ImageStats;
@@ -26,21 +26,6 @@ const MAX_BLOB_BYTES: u64 = 1 << 30;
 
 const HINT: &str =
     "--missing-referrers warn continues without it, and --referrers none leaves all referrers out";
-
-/// The referrers of an image and everything that they consist of.
-#[derive(Debug, Default)]
-pub(super) struct ReferrerContent {
-    /// Their manifests, children first.
-    pub(super) manifests: Vec<Arc<RawManifest>>,
-    /// Their configurations and layers.
-    pub(super) blobs: Vec<Descriptor>,
-    /// How they are connected with their subjects.
-    pub(super) published: PublishedReferrers,
-    /// The root at the source, if it has referrers and is not published as the image's own.
-    pub(super) source_root: Option<Arc<RawManifest>>,
-    pub(super) rows: Vec<ReferrerReport>,
-    pub(super) warnings: Vec<String>,
-}
 
 /// The referrers of the root as they were listed while the manifests were read, and its digest.
 pub(super) type FirstList = (Digest, Result<Vec<Referrer>>);

@@ -240,7 +240,7 @@ pub struct Report {
     pub images: Vec<ImageReport>,
     /// Bytes received over the network.
     pub bytes_fetched: u64,
-    /// Bytes that were present already or shared between images.
+    /// Bytes that were present already or shared between images; a blob that several images share counts once.
     pub bytes_reused: u64,
     /// The duration of the run, in seconds.
     pub seconds: f64,

@@ -69,3 +69,8 @@ impl ImageStats {
         self.attempts.load(Ordering::Relaxed).max(1)
     }
 }
+
+/// Adds sizes that come from manifests and may overflow.
+pub(super) fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
+}

@@ -4,8 +4,7 @@
 //! earlier offset: every byte that is sent again is hashed again, and what is committed is what was hashed.
 
 use super::Engine;
-use super::blob::{BlobProgress, PROGRESS, check_length, mismatch, too_slow, truncated};
-use super::download::Origin;
+use super::blob::{BlobProgress, Origin, PROGRESS, check_length, mismatch, too_slow, truncated};
 use super::event::Event;
 use super::source_copies::SourceCopies;
 use super::stats::ImageStats;

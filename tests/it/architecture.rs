@@ -215,3 +215,107 @@ fn no_decision_depends_on_message_text() {
     }
     assert!(wrong.is_empty(), "use the error's kind and detail instead:\n{}", wrong.join("\n"));
 }
+
+/// A source file's module path below `src`.
+fn module(path: &Path) -> Vec<String> {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let parts = below.with_extension("");
+    let parts = parts.iter().map(|part| part.to_str().unwrap().to_owned());
+    parts.filter(|part| part != "mod").collect()
+}
+
+/// The paths that a source text names by `crate::`, `super::` or a child module, outside its tests and comments.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Vec<String>>) {
+        let (mut depth, mut from) = (0, 0);
+        let mut parts = Vec::new();
+        for (at, byte) in tree.bytes().enumerate() {
+            match byte {
+                b'{' => depth += 1,
+                b'}' => depth -= 1,
+                b',' if depth == 0 => {
+                    parts.push(&tree[from..at]);
+                    from = at + 1;
+                }
+                _ => {}
+            }
+        }
+        parts.push(&tree[from..]);
+        for part in parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()) {
+            let (path, group) =
+                part.split_once('{').map_or((part, None), |(path, group)| (path, Some(group)));
+            let path = path.split(" as ").next().unwrap();
+            let names = path.split("::").map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+            let path: Vec<String> = prefix.iter().cloned().chain(names).collect();
+            match group {
+                Some(group) => expand(&path, group.trim_end().strip_suffix('}').unwrap(), paths),
+                None => paths.push(path),
+            }
+        }
+    }
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut paths = Vec::new();
+    for (start, _) in code.match_indices("use ").filter(|(at, _)| !code[..*at].ends_with(is_name)) {
+        let tree = code[start + 4..].split(';').next().unwrap();
+        if !tree.contains(['(', '=', '"']) {
+            expand(&[], tree, &mut paths);
+        }
+    }
+    for root in ["crate::", "super::"] {
+        let is_start = |(at, _): &(usize, &str)| !code[..*at].ends_with(|c| is_name(c) || c == ':');
+        for (start, _) in code.match_indices(root).filter(is_start) {
+            let path = code[start..].split(|c| !is_name(c) && c != ':').next().unwrap();
+            paths.push(path.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect());
+        }
+    }
+    paths
+}
+
+fn is_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// A module and its own submodules may use each other; any other files of a room may not, directly or through further files.
+#[test]
+fn files_of_a_room_have_no_import_cycles() {
+    use std::collections::BTreeMap;
+    let modules: BTreeMap<Vec<String>, PathBuf> =
+        sources().into_iter().map(|path| (module(&path), path)).collect();
+    let mut imports: BTreeMap<&[String], BTreeSet<&[String]>> = BTreeMap::new();
+    for (module, path) in &modules {
+        let found = imports.entry(module).or_default();
+        for path in paths(&fs::read_to_string(path).unwrap()) {
+            let above = path.iter().take_while(|name| *name == "super").count();
+            let mut target = match path[0].as_str() {
+                "crate" => path[1..].to_vec(),
+                "super" if above <= module.len() => {
+                    [&module[..module.len() - above], &path[above..]].concat()
+                }
+                _ => [&module[..], &path[..]].concat(),
+            };
+            while !target.is_empty() && !modules.contains_key(&target) {
+                target.pop();
+            }
+            let Some((target, _)) = modules.get_key_value(&target) else { continue };
+            let is_family = module.starts_with(target) || target.starts_with(module);
+            if target[0] == module[0] && !is_family {
+                found.insert(target);
+            }
+        }
+    }
+    let edges: usize = imports.values().map(BTreeSet::len).sum();
+    assert!(edges > 100, "only {edges} imports were found");
+    // Files that import nothing that is left cannot be part of a cycle.
+    while let Some(done) = imports.iter().find(|(_, found)| found.is_empty()).map(|(module, _)| *module) {
+        imports.remove(done);
+        imports.values_mut().for_each(|found| {
+            found.remove(done);
+        });
+    }
+    let left = imports.iter().flat_map(|(module, found)| found.iter().map(move |target| (module, target)));
+    let left: Vec<String> =
+        left.map(|(module, target)| format!("{} imports {}", module.join("::"), target.join("::"))).collect();
+    assert!(left.is_empty(), "these imports form cycles, or lead to one:\n{}", left.join("\n"));
+}

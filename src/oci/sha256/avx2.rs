@@ -5,8 +5,7 @@
 //! rotations and three-operand logic as single instructions. With all eight lanes a core of an AMD EPYC needs 0.81 s/GiB, or
 //! 0.51 with AVX-512VL; the portable code of the `sha2` crate needs 2.30.
 
-use super::kernel::K;
-use super::{BLOCK, Block, Chain};
+use super::{BLOCK, Block, Chain, K};
 use std::arch::x86_64::*;
 
 /// The number of streams that the kernel takes.

@@ -1,8 +1,7 @@
 //! The interleaved kernel for x86's SHA extensions (Intel SDM volume 1, "Intel SHA Extensions"). The register layout is that of
 //! the instructions: one holds A, B, E, F, the other C, D, G, H.
 
-use super::kernel::K;
-use super::{Block, Chain};
+use super::{Block, Chain, K};
 use std::arch::x86_64::*;
 
 /// The maximum number of streams of the kernel.

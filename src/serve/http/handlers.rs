@@ -8,6 +8,7 @@ use super::htpasswd::Htpasswd;
 use super::page::Page;
 use super::range::ByteRange;
 use super::recorder::{RecordSinks, RequestRecorder};
+use super::response::{HandlerResult, JSON, document, header_value, list, of_store};
 use super::route::Route;
 use super::served_store::ServedStore;
 use super::{metrics, namespace, people, referrers};
@@ -29,7 +30,6 @@ use tokio::sync::Semaphore;
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"saver\", charset=\"UTF-8\"");
 
@@ -50,8 +50,6 @@ pub(super) struct RequestHandler {
     verifications: Arc<Semaphore>,
     sinks: RecordSinks,
 }
-
-pub(super) type HandlerResult = Result<Response<Body>, ApiError>;
 
 impl RequestHandler {
     pub(super) fn new(store: ServedStore, users: Option<Arc<Htpasswd>>, sinks: RecordSinks) -> Self {
@@ -350,15 +348,6 @@ fn list_referrers(
     Ok(response)
 }
 
-pub(super) fn list(body: &impl Serialize, link: Option<String>) -> HandlerResult {
-    let bytes = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = document(StatusCode::OK, JSON, bytes.into());
-    if let Some(link) = link {
-        response.headers_mut().insert(header::LINK, header_value(&link)?);
-    }
-    Ok(response)
-}
-
 /// The error for missing content: `error`, or that the repository does not exist.
 fn unknown(store: &Store, repository: &Repository, error: ApiError) -> ApiError {
     match store.has_repository(repository) {
@@ -402,30 +391,9 @@ fn validators(digest: &Digest) -> Result<(HeaderValue, HeaderValue), ApiError> {
     Ok((header_value(&digest.to_string())?, header_value(&etag(digest))?))
 }
 
-/// A header value. Media types come from documents, and must not inject headers.
-pub(super) fn header_value(text: &str) -> Result<HeaderValue, ApiError> {
-    HeaderValue::from_str(text).map_err(|_| {
-        ApiError::of_store(&Error::new(ErrorKind::Corrupt, format!("{text:?}"), "not a valid header value"))
-    })
-}
-
-pub(super) fn of_store(error: Error) -> ApiError {
-    ApiError::of_store(&error)
-}
-
 fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
-    response
-}
-
-/// A response with a document. The length is set here and not by the body, which a response to HEAD does not have.
-pub(super) fn document(status: StatusCode, content_type: HeaderValue, bytes: Bytes) -> Response<Body> {
-    let length = bytes.len();
-    let mut response = Response::new(Body::document(bytes));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     response
 }
 

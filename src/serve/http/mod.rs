@@ -17,6 +17,7 @@ mod people;
 mod range;
 mod recorder;
 mod referrers;
+mod response;
 mod route;
 mod served_store;
 mod tls;

@@ -2,7 +2,7 @@
 
 use super::body::Body;
 use super::error::ApiError;
-use super::handlers::{HandlerResult, document, header_value, list, of_store};
+use super::response::{HandlerResult, document, header_value, list, of_store};
 use crate::page;
 use crate::store::Store;
 use hyper::header::{self, HeaderMap, HeaderValue};

@@ -12,9 +12,9 @@ mod stream;
 use crate::content::retry::Attempts;
 use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, Reference};
+use crate::oci::Digest;
 use crate::transfer::Engine;
-use crate::transfer::blob::{BlobProgress, PROGRESS};
+use crate::transfer::blob::{BlobProgress, Origin, PROGRESS};
 use crate::transfer::stats::ImageStats;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -39,13 +39,6 @@ const FAST: f64 = 200e6;
 const PART: Range<u64> = 8 << 20..128 << 20;
 /// A stream is split only if the rest takes it this many times longer than a new stream takes to start.
 const BEGINNINGS: u32 = 4;
-
-/// The blob, and where it is downloaded from.
-pub(super) struct Origin<'a, S> {
-    pub(super) source: &'a S,
-    pub(super) reference: &'a Reference,
-    pub(super) blob: &'a Descriptor,
-}
 
 type Streams<'s> = FuturesUnordered<BoxFuture<'s, (RangeId, Result<Ended>)>>;
 
@@ -229,7 +222,7 @@ mod tests {
     use crate::content::memory::Memory;
     use crate::content::retry::RetryPolicy;
     use crate::content::{BlobStream, Place, Resolved, Target};
-    use crate::oci::{RawManifest, Repository, Tag};
+    use crate::oci::{Descriptor, RawManifest, Reference, Repository, Tag};
     use crate::transfer::{Event, Image, Observer, PartPolicy, Report, Silent, TransferOptions};
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;

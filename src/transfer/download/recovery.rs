@@ -5,13 +5,12 @@
 //! chunk. Chunks that two copies agree on are taken as right, only the others are downloaded again, and the digest of the whole
 //! decides. Nothing of this costs anything while downloads are intact.
 
-use super::Origin;
 use crate::content::retry::{Attempts, ThroughputCheck};
 use crate::content::{BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Descriptor, Digest};
 use crate::transfer::Engine;
-use crate::transfer::blob::{BlobProgress, PROGRESS, check_length, too_slow, truncated};
+use crate::transfer::blob::{BlobProgress, Origin, PROGRESS, check_length, too_slow, truncated};
 use crate::transfer::event::Event;
 use crate::transfer::source_copies::damage;
 use crate::transfer::stats::ImageStats;

@@ -1,13 +1,12 @@
 //! One stream of a large blob: requests a range, checks the response and writes it at its offset.
 
-use super::Origin;
 use super::ranges::{BORDER, MissingRanges, RangeId};
 use crate::content::retry::ThroughputCheck;
 use crate::content::{BlobStream, BlobWriter, Sink, Source};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::Descriptor;
 use crate::transfer::Engine;
-use crate::transfer::blob::{check_length, too_slow, truncated};
+use crate::transfer::blob::{Origin, check_length, too_slow, truncated};
 use crate::transfer::event::Event;
 use crate::transfer::hasher::HashJob;
 use crate::transfer::stats::ImageStats;

@@ -1,0 +1,87 @@
+//! Builds an image list from a structured file.
+
+use super::plain::{self, RegistryScope};
+use super::{ImageList, ListEntry, MAX_PROBLEMS, SourceLocation};
+use std::sync::Arc;
+
+/// Collects the entries and diagnostics of one file.
+pub(super) struct ListBuilder {
+    pub(super) list: ImageList,
+    file: Arc<str>,
+}
+
+impl ListBuilder {
+    pub(super) fn new(file: Arc<str>) -> Self {
+        Self { list: ImageList::default(), file }
+    }
+
+    fn at(&self, line: u64) -> SourceLocation {
+        SourceLocation { file: self.file.clone(), line, module: None }
+    }
+
+    /// Whether so many entries are invalid that the rest is not read.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.problems.len() > MAX_PROBLEMS
+    }
+
+    pub(super) fn problem(&mut self, line: u64, message: impl Into<String>, hint: Option<&str>) {
+        let origin = self.at(line);
+        if self.list.problems.len() < MAX_PROBLEMS {
+            self.list.problem(origin, message, hint);
+        } else if self.list.problems.len() == MAX_PROBLEMS {
+            self.list.problem(origin, "too many invalid entries: the rest was not read", None);
+        }
+    }
+
+    pub(super) fn note(&mut self, line: u64, message: impl Into<String>) {
+        let origin = self.at(line);
+        self.list.note(origin, message);
+    }
+
+    /// Adds an image that the list wants for `platform`.
+    pub(super) fn image(
+        &mut self,
+        line: u64,
+        name: &str,
+        platform: Option<&str>,
+        scope: Option<&RegistryScope>,
+    ) {
+        let name = name.trim();
+        if name.is_empty() || name.starts_with('#') {
+            return self.problem(line, "the image name is empty", None);
+        }
+        if self.is_full() {
+            return;
+        }
+        let text = match platform {
+            Some(platform) => format!("{name} platform={platform}"),
+            None => name.to_owned(),
+        };
+        let origin = self.at(line);
+        plain::parse_line(&mut self.list, &text, origin, scope);
+    }
+
+    /// Adds a repository whose tags are selected by a pattern of this kind.
+    pub(super) fn selection(
+        &mut self,
+        line: u64,
+        name: &str,
+        kind: &str,
+        pattern: &str,
+        scope: Option<&RegistryScope>,
+    ) {
+        let pattern: String = match kind {
+            "semver:" => pattern.split_whitespace().collect::<Vec<_>>().join(","),
+            _ => pattern.to_owned(),
+        };
+        if pattern.is_empty() || pattern.contains(char::is_whitespace) {
+            return self.problem(line, format!("the pattern for {name:?} is empty or has blanks"), None);
+        }
+        self.image(line, &format!("{name} tags={kind}{pattern}"), None, scope);
+    }
+
+    /// The entry that was added last.
+    pub(super) fn last(&self) -> Option<&ListEntry> {
+        self.list.entries.last()
+    }
+}
