@@ -4,6 +4,8 @@ use crate::support::peers::samples;
 use crate::support::scratch::Scratch;
 use crate::support::tree::copy_tree;
 use saver::oci::Digest;
+use saver::store::Store;
+use serde_json::Value;
 use std::path::Path;
 
 /// The original names, each with its repository among the samples.
@@ -32,6 +34,23 @@ pub(super) fn tree(names: &str) -> Scratch {
 /// The digest of a sample.
 pub(super) fn digest(sample: &str) -> Digest {
     let (repository, tag) = sample.split_once(':').unwrap();
-    let store = saver::store::Store::open_read_only(Path::new(&samples())).unwrap();
-    store.read_tag(&repository.parse().unwrap(), &tag.parse().unwrap()).unwrap().unwrap()
+    stored().read_tag(&repository.parse().unwrap(), &tag.parse().unwrap()).unwrap().unwrap()
+}
+
+/// The digest of the configuration of a sample for amd64.
+pub(super) fn config(sample: &str) -> Digest {
+    let read = |digest: &Digest| -> Value {
+        serde_json::from_slice(&stored().read_content(digest, 4 << 20).unwrap().unwrap()).unwrap()
+    };
+    let of = |descriptor: &Value| -> Digest { descriptor["digest"].as_str().unwrap().parse().unwrap() };
+    let mut manifest = read(&digest(sample));
+    if let Some(entries) = manifest["manifests"].as_array() {
+        let entry = entries.iter().find(|entry| entry["platform"]["architecture"] == "amd64").unwrap();
+        manifest = read(&of(entry));
+    }
+    of(&manifest["config"])
+}
+
+fn stored() -> Store {
+    Store::open_read_only(Path::new(&samples())).unwrap()
 }
