@@ -8,6 +8,7 @@ use super::messages::{
     PrepareSnapshotResponse, SnapshotRequest, TypeDescriptor,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::config::chain_ids;
 use crate::oci::{Descriptor, Digest};
 use std::collections::{BTreeMap, HashMap};
 use tonic::{Code, Status};
@@ -25,8 +26,9 @@ const APPLY: &str = "/containerd.services.diff.v1.Diff/Apply";
 pub(super) async fn unpack(client: &Client, snapshotter: &str, rootfs: &Rootfs) -> Result<usize> {
     let mut unpacked = 0;
     let mut parent = String::new();
-    for (layer, diff_id) in &rootfs.layers {
-        let chain_id = chain_id(&parent, diff_id);
+    let chain_ids = chain_ids(rootfs.layers.iter().map(|(_, diff_id)| diff_id));
+    for ((layer, diff_id), chain_id) in rootfs.layers.iter().zip(chain_ids) {
+        let chain_id = chain_id.to_string();
         if !exists(client, snapshotter, &chain_id).await? {
             extract(client, snapshotter, &Extraction { layer, diff_id, parent, chain_id: &chain_id }).await?;
             unpacked += 1;
@@ -38,14 +40,6 @@ pub(super) async fn unpack(client: &Client, snapshotter: &str, rootfs: &Rootfs) 
     let added = content::add_labels(client, &rootfs.config, &HashMap::new(), &labels).await;
     added.map_err(|status| client.error(rootfs.config, &status))?;
     Ok(unpacked)
-}
-
-/// The identity of a stack of layers (OCI image spec, config.md, "Layer ChainID").
-fn chain_id(parent: &str, diff_id: &Digest) -> String {
-    if parent.is_empty() {
-        return diff_id.to_string();
-    }
-    Digest::of(format!("{parent} {diff_id}").as_bytes()).to_string()
 }
 
 async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool> {
@@ -120,18 +114,4 @@ async fn apply(
         return Err(Error::new(ErrorKind::Corrupt, layer.digest, why));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chain_id_covers_all_layers_below() {
-        let (first, second) = (Digest::of(b"1"), Digest::of(b"2"));
-        let base = chain_id("", &first);
-        assert_eq!(base, first.to_string());
-        let expected = Digest::of(format!("{first} {second}").as_bytes());
-        assert_eq!(chain_id(&base, &second), expected.to_string());
-    }
 }

@@ -11,8 +11,8 @@ use super::proto::{
 };
 use super::snapshot::ImageEntry;
 use super::{auth, status};
-use crate::oci::config::ImageConfig;
-use crate::oci::{Descriptor, Digest, Manifest, RawManifest};
+use crate::oci::config::{ImageConfig, chain_ids};
+use crate::oci::{Descriptor, Manifest, RawManifest};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
@@ -174,28 +174,9 @@ fn info(manifest: &RawManifest, config: &[u8]) -> String {
         info["layers"] = image.layers.iter().map(descriptor).collect();
     }
     if let Ok(config) = ImageConfig::parse(config) {
-        info["chainID"] = chain_id(&config.rootfs.diff_ids).into();
+        let chain_id = chain_ids(&config.rootfs.diff_ids).last();
+        info["chainID"] = chain_id.map(|id| id.to_string()).unwrap_or_default().into();
         info["platform"] = config.platform.to_string().into();
     }
     info.to_string()
-}
-
-/// The ChainID of the layers (OCI image spec config.md, "Layer ChainID"); empty if there are none.
-fn chain_id(diff_ids: &[Digest]) -> String {
-    let mut layers = diff_ids.iter().map(Digest::to_string);
-    let first = layers.next().unwrap_or_default();
-    layers.fold(first, |below, layer| Digest::of(format!("{below} {layer}").as_bytes()).to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chain_id_of_layers() {
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        assert_eq!(chain_id(&[]), "");
-        assert_eq!(chain_id(&[a]), a.to_string());
-        assert_eq!(chain_id(&[a, b]), Digest::of(format!("{a} {b}").as_bytes()).to_string());
-    }
 }

@@ -109,6 +109,18 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
+/// The identity of each layer with all layers below it, base first (OCI image spec config.md, "Layer ChainID").
+pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a Digest>) -> impl Iterator<Item = Digest> {
+    diff_ids.into_iter().scan(None, |below, diff_id| {
+        let chain_id = match below {
+            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+            None => *diff_id,
+        };
+        *below = Some(chain_id);
+        Some(chain_id)
+    })
+}
+
 /// One build step.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -171,6 +183,16 @@ fn keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chain_id_covers_all_layers_below() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let both = Digest::of(format!("{a} {b}").as_bytes());
+        let cases: [(&[Digest], &[Digest]); 3] = [(&[], &[]), (&[a], &[a]), (&[a, b], &[a, both])];
+        for (diff_ids, expected) in cases {
+            assert_eq!(chain_ids(diff_ids).collect::<Vec<_>>(), expected, "{diff_ids:?}");
+        }
+    }
 
     #[test]
     fn config_absent_and_null_fields_are_empty() {
