@@ -6,7 +6,7 @@ use super::{
     Target,
 };
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::oci::referrer::{self, ReferrerTag, ReferrerTagKind};
+use crate::oci::referrer::{self, ReferrerTag, ReferrerTagKind, has_all};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -248,7 +248,7 @@ impl Sink for Memory {
         referrers: &[Descriptor],
     ) -> Result<bool> {
         let listed = self.lock().listed(repository, subject);
-        Ok(referrers.iter().all(|referrer| listed.iter().any(|entry| entry.digest == referrer.digest)))
+        Ok(has_all(&listed, referrers))
     }
 
     async fn ingest(

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The most referrers of one manifest that are accepted.
 pub const MAX_REFERRERS: usize = 2000;
@@ -141,6 +141,13 @@ impl ListedReferrer {
         descriptor.annotations = manifest.annotations.unwrap_or_default();
         Some(Self { subject: manifest.subject.map(|subject| subject.digest), descriptor })
     }
+}
+
+/// Whether a list of referrers has all of `referrers`.
+#[must_use]
+pub fn has_all(listed: &[Descriptor], referrers: &[Descriptor]) -> bool {
+    let listed: HashSet<Digest> = listed.iter().map(|entry| entry.digest).collect();
+    referrers.iter().all(|referrer| listed.contains(&referrer.digest))
 }
 
 /// The entries of `index`, which a fallback tag names, and `referrers`: sorted by digest, so that equal sets give equal bytes.

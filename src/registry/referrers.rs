@@ -7,18 +7,19 @@ use super::endpoint::{Endpoint, Request};
 use super::error;
 use super::limiter::Priority;
 use super::message::failure;
-use super::referrer_discovery::RepositoryDiscovery;
+use super::referrer_discovery::ReferrerTags;
 use super::tags::next_query;
 use crate::content::{Referrer, Target};
 use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::name::REFERRERS_TAG_PREFIX;
-use crate::oci::referrer::{MAX_REFERRERS, ReferrerTag, ReferrerTagKind};
+use crate::oci::referrer::{MAX_REFERRERS, ReferrerTag, ReferrerTagKind, has_all};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
 use futures::future::try_join_all;
 use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, StatusCode};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The most pages of tags that are read before each tag is requested by itself instead.
 const MAX_TAG_PAGES: usize = 20;
@@ -49,11 +50,6 @@ impl KnownReferrers {
     }
 }
 
-fn has_all(listed: &[Descriptor], referrers: &[Descriptor]) -> bool {
-    let listed: HashSet<Digest> = listed.iter().map(|entry| entry.digest).collect();
-    referrers.iter().all(|referrer| listed.contains(&referrer.digest))
-}
-
 impl Endpoint {
     /// What refers to `digest`, by the referrers API or its fallback, and by the tags of cosign.
     pub(super) async fn referrers(
@@ -62,17 +58,16 @@ impl Endpoint {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Vec<Referrer>> {
-        let discovery = self.referrers.of(repository);
         let (listed, tags) = futures::future::try_join(
-            self.listed_referrers(&discovery, subject, repository, digest),
-            self.referrer_tags(&discovery, subject, repository),
+            self.listed_referrers(subject, repository, digest),
+            self.referrer_tags(subject, repository),
         )
         .await?;
         let mut found: Vec<Referrer> = match listed {
             Some(listed) => listed.into_iter().map(Referrer::Listed).collect(),
             None => {
                 let tag = ReferrerTag { subject: *digest, kind: ReferrerTagKind::Fallback };
-                let may_exist = tags.is_none_or(|tags| tags.contains(&tag));
+                let may_exist = tags.as_ref().is_none_or(|tags| tags.contains(&tag));
                 let index =
                     if may_exist { self.fallback_index(subject, repository, digest).await? } else { None };
                 let listed = index.map(|index| entries(subject, &index)).transpose()?.unwrap_or_default();
@@ -80,16 +75,13 @@ impl Endpoint {
             }
         };
         let cosign = ReferrerTagKind::COSIGN.map(|kind| ReferrerTag { subject: *digest, kind });
-        let there = cosign.into_iter().map(|tag| async move {
-            match tags {
-                Some(tags) => Ok(tags.contains(&tag)),
-                None => self.has_tag(subject, repository, &tag.tag()).await,
-            }
+        let exist = cosign.iter().map(async |tag| match &tags {
+            Some(tags) => Ok(tags.contains(tag)),
+            None => self.has_tag(subject, repository, &tag.tag()).await,
         });
-        let there = try_join_all(there).await?;
-        found.extend(
-            cosign.into_iter().zip(there).filter(|(_, there)| *there).map(|(tag, _)| Referrer::Tagged(tag)),
-        );
+        let exist = try_join_all(exist).await?;
+        let existing = cosign.into_iter().zip(exist).filter(|(_, exists)| *exists);
+        found.extend(existing.map(|(tag, _)| Referrer::Tagged(tag)));
         Ok(found)
     }
 
@@ -100,8 +92,7 @@ impl Endpoint {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<KnownReferrers> {
-        let discovery = self.referrers.of(repository);
-        match self.listed_referrers(&discovery, subject, repository, digest).await? {
+        match self.listed_referrers(subject, repository, digest).await? {
             Some(listed) => Ok(KnownReferrers::Api(listed)),
             None => Ok(KnownReferrers::Fallback(self.fallback_index(subject, repository, digest).await?)),
         }
@@ -110,7 +101,6 @@ impl Endpoint {
     /// The answer of the referrers API; `None` if the registry has none.
     async fn listed_referrers(
         &self,
-        discovery: &RepositoryDiscovery,
         subject: &str,
         repository: &Repository,
         digest: &Digest,
@@ -122,7 +112,7 @@ impl Endpoint {
             first = listed;
             Ok::<_, Error>(has_api)
         };
-        let has_api = *discovery.has_api.get_or_try_init(|| ask).await?;
+        let has_api = self.referrers.has_api.join(repository.clone()).try_run(ask).await?;
         match first {
             Some(listed) => Ok(Some(listed)),
             None if has_api => self.ask_for_referrers(subject, repository, digest).await,
@@ -215,22 +205,17 @@ impl Endpoint {
         }
     }
 
-    /// The tags of referrers in `repository`, as [`RepositoryDiscovery::tags`].
-    async fn referrer_tags<'d>(
-        &self,
-        discovery: &'d RepositoryDiscovery,
-        subject: &str,
-        repository: &Repository,
-    ) -> Result<Option<&'d HashSet<ReferrerTag>>> {
-        let list = || self.list_referrer_tags(subject, repository);
-        Ok(discovery.tags.get_or_try_init(list).await?.as_ref())
+    /// The tags of referrers in `repository`, as [`ReferrerDiscovery::tags`].
+    async fn referrer_tags(&self, subject: &str, repository: &Repository) -> Result<Option<ReferrerTags>> {
+        let list = self.list_referrer_tags(subject, repository);
+        self.referrers.tags.join(repository.clone()).try_run(list).await
     }
 
     async fn list_referrer_tags(
         &self,
         subject: &str,
         repository: &Repository,
-    ) -> Result<Option<HashSet<ReferrerTag>>> {
+    ) -> Result<Option<ReferrerTags>> {
         let mut found = HashSet::new();
         // Registries that sort tags begin with those of referrers.
         let mut query = format!("n={TAG_PAGE}&last={REFERRERS_TAG_PREFIX}");
@@ -247,11 +232,11 @@ impl Endpoint {
             match page.next {
                 Some(next) if !ends_referrers(&page.tags, &next) => {
                     if !asked.insert(next.clone()) {
-                        return Ok(Some(found));
+                        return Ok(Some(Arc::new(found)));
                     }
                     query = next;
                 }
-                _ => return Ok(Some(found)),
+                _ => return Ok(Some(Arc::new(found))),
             }
         }
         Ok(None)

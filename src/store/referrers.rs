@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::referrer::{self, ReferrerTag, ReferrerTagKind};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The pause between two attempts to lock a list.
@@ -56,11 +56,7 @@ impl Store {
     /// # Errors
     /// `Storage` if the tree can't be read.
     pub fn listed_referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
-        let index = self.referrer_index(repository, subject)?;
-        match index.and_then(|index| index.parse().ok()) {
-            Some(Manifest::Index(index)) => Ok(index.manifests),
-            _ => Ok(Vec::new()),
-        }
+        Ok(entries(self.referrer_index(repository, subject)?.as_ref()))
     }
 
     /// Whether the list of `subject` has all of `referrers`.
@@ -70,9 +66,7 @@ impl Store {
         subject: &Digest,
         referrers: &[Descriptor],
     ) -> Result<bool> {
-        let listed = self.listed_referrers(repository, subject)?;
-        let listed: HashSet<Digest> = listed.iter().map(|entry| entry.digest).collect();
-        Ok(referrers.iter().all(|referrer| listed.contains(&referrer.digest)))
+        Ok(referrer::has_all(&self.listed_referrers(repository, subject)?, referrers))
     }
 
     /// The list of `subject` with `referrers`, if it does not have all of them yet.
@@ -82,10 +76,10 @@ impl Store {
         subject: &Digest,
         referrers: &[Descriptor],
     ) -> Result<Option<RawManifest>> {
-        if self.lists(repository, subject, referrers)? {
+        let index = self.referrer_index(repository, subject)?;
+        if referrer::has_all(&entries(index.as_ref()), referrers) {
             return Ok(None);
         }
-        let index = self.referrer_index(repository, subject)?;
         referrer::merge(index.as_ref(), referrers).map(Some)
     }
 
@@ -135,5 +129,13 @@ impl Store {
             locks.files.push((path, file));
         }
         Ok(locks)
+    }
+}
+
+/// The entries of a list; none if there is no list.
+fn entries(list: Option<&RawManifest>) -> Vec<Descriptor> {
+    match list.and_then(|list| list.parse().ok()) {
+        Some(Manifest::Index(index)) => index.manifests,
+        _ => Vec::new(),
     }
 }
