@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::oci::{Digest, Repository};
 use crate::store::Store;
 use crate::store::document::StoredManifest;
-use crate::store::inventory::{InternalFiles, LinkState, RepositoryInventory};
+use crate::store::inventory::{InternalFiles, RepositoryInventory, TagLinks};
 use crate::store::provenance::{Provenance, is_saved_by_digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -50,10 +50,7 @@ fn saved_by_digest(
     repository: &RepositoryInventory,
     provenance: &Provenance,
 ) -> BTreeSet<Digest> {
-    let current = repository.tags.values().filter_map(|links| match &links.current {
-        Some(LinkState::Valid(digest)) => Some(*digest),
-        _ => None,
-    });
+    let current = repository.tags.values().filter_map(TagLinks::digest);
     let parts = repository
         .revisions
         .keys()

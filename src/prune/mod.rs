@@ -213,12 +213,8 @@ fn places(reference: &Reference, names: &NameRule) -> Result<Vec<Place>> {
 }
 
 fn named_by(inventory: &Inventory, place: &Place) -> Option<Digest> {
-    use crate::store::inventory::LinkState;
     let repository = inventory.repositories.iter().find(|repository| repository.name == place.repository)?;
-    match &repository.tags.get(place.tag.as_ref()?)?.current {
-        Some(LinkState::Valid(digest)) => Some(*digest),
-        _ => None,
-    }
+    repository.tags.get(place.tag.as_ref()?)?.digest()
 }
 
 fn is_there(inventory: &Inventory, place: &Place, digest: Option<Digest>) -> bool {

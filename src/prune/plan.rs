@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository, Tag};
 use crate::store::Store;
 use crate::store::document::{ContentFault, ManifestContent, StoredManifest, top_down};
-use crate::store::inventory::{InternalFiles, Inventory, LinkState, RepositoryInventory};
+use crate::store::inventory::{InternalFiles, Inventory, RepositoryInventory};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The inventory of a tree and its manifests.
@@ -61,7 +61,7 @@ impl PrunePlan {
                 gone.clear();
                 layers.clear();
             }
-            RepositoryPlan::new(tree, repository, &tags, &gone, layers, unclear)
+            RepositoryPlan::new(&graph, &tags, &gone, layers, unclear)
         };
         let repositories: Vec<_> = tree.inventory.repositories.iter().map(plan).collect();
         let linked = linked(tree, &repositories);
@@ -118,18 +118,18 @@ impl PrunePlan {
 
 impl RepositoryPlan {
     fn new(
-        tree: &StoredTree,
-        repository: &RepositoryInventory,
+        graph: &Graph<'_>,
         tags_kept: &BTreeSet<Tag>,
         gone: &BTreeSet<Digest>,
         layers: Vec<Digest>,
         unclear: bool,
     ) -> Self {
+        let repository = graph.repository;
         let tags: Vec<Tag> = repository.tags.keys().filter(|tag| !tags_kept.contains(tag)).cloned().collect();
         let empty = tags.len() == repository.tags.len()
             && gone.len() == repository.revisions.len()
             && layers.len() == repository.layers.len();
-        let revisions = top_down(gone, &tree.manifests);
+        let revisions = top_down(gone, graph.manifests);
         Self { name: repository.name.clone(), tags, revisions, layers, empty, unclear }
     }
 }
@@ -159,10 +159,7 @@ struct Graph<'a> {
 impl Graph<'_> {
     /// The digest that the tag points to.
     fn current(&self, tag: &Tag) -> Option<Digest> {
-        match self.repository.tags.get(tag)?.current.as_ref()? {
-            LinkState::Valid(digest) => Some(*digest),
-            LinkState::Damaged(_) => None,
-        }
+        self.repository.tags.get(tag)?.digest()
     }
 
     /// All manifests that these tags and digests need, and the tags that stay with them. Referrers in `but` do not stay.
@@ -289,12 +286,6 @@ impl Graph<'_> {
             layers = theirs.filter(|digest| self.repository.layers.contains_key(digest)).collect();
             layers.sort();
         }
-        let revisions = top_down(&gone, self.manifests);
-        let tags: Vec<Tag> =
-            self.repository.tags.keys().filter(|tag| !tags_kept.contains(tag)).cloned().collect();
-        let empty = tags.len() == self.repository.tags.len()
-            && gone.len() == self.repository.revisions.len()
-            && layers.len() == self.repository.layers.len();
-        Ok(RepositoryPlan { name: self.repository.name.clone(), tags, revisions, layers, empty, unclear })
+        Ok(RepositoryPlan::new(self, &tags_kept, &gone, layers, unclear))
     }
 }

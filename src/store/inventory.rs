@@ -53,6 +53,17 @@ pub struct TagLinks {
     pub history: BTreeMap<Digest, LinkState>,
 }
 
+impl TagLinks {
+    /// The digest that the tag points to; `None` if its link is missing or damaged.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        match self.current {
+            Some(LinkState::Valid(digest)) => Some(digest),
+            Some(LinkState::Damaged(_)) | None => None,
+        }
+    }
+}
+
 /// The content of a link file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::oci::{Digest, Reference};
 use crate::save::NameRule;
 use crate::store::document::{ContentFault, ManifestContent, StoredManifest};
-use crate::store::inventory::{Inventory, LinkState, RepositoryInventory, StrayKind};
+use crate::store::inventory::{Inventory, RepositoryInventory, StrayKind};
 use crate::store::{Store, path};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -197,9 +197,9 @@ fn sources(
         for (tag, links) in &repository.tags {
             let place = Place { repository: repository.name.clone(), tag: Some(tag.clone()) };
             let name = place.to_string();
-            if let Some(LinkState::Valid(digest)) = &links.current
+            if let Some(digest) = links.digest()
                 && affected.contains(&name)
-                && let Some(record) = provenance.source(&place, digest)
+                && let Some(record) = provenance.source(&place, &digest)
             {
                 sources.insert(name, record.source.clone());
             }

@@ -8,7 +8,7 @@ use crate::oci::{Descriptor, Digest, Platform, PlatformSet, Reference, Repositor
 use crate::save::NameRule;
 use crate::store::Store;
 use crate::store::document::{ManifestContent, StoredManifest};
-use crate::store::inventory::{Inventory, LinkState, RepositoryInventory};
+use crate::store::inventory::{Inventory, RepositoryInventory};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -108,8 +108,7 @@ impl CompletenessCheck<'_> {
         };
         if reference.digest.is_none()
             && let Some(record) = self.store.source_of(&place, &digest)?
-            && (&record.source.registry, &record.source.repository)
-                != (&reference.registry, &reference.repository)
+            && !record.is_from(reference)
         {
             return Ok(missing(MissingKind::OtherSource, Vec::new(), Some(record.source)));
         }
@@ -173,10 +172,7 @@ fn named(repository: &RepositoryInventory, place: &Place, digest: Option<Digest>
     if let Some(digest) = digest {
         return repository.revisions.contains_key(&digest).then_some(digest);
     }
-    match repository.tags.get(place.tag.as_ref()?)?.current.as_ref()? {
-        LinkState::Valid(digest) => Some(*digest),
-        LinkState::Damaged(_) => None,
-    }
+    repository.tags.get(place.tag.as_ref()?)?.digest()
 }
 
 /// The wanted platforms of which the repository does not have the manifest.
@@ -213,6 +209,7 @@ fn missing_entries(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::inventory::LinkState;
     use std::collections::BTreeMap;
 
     #[test]

@@ -65,8 +65,8 @@ impl<'a> RepositoryCheck<'a> {
         }
         let mut tagged: HashMap<Digest, Vec<&Tag>> = HashMap::new();
         for (tag, links) in &repository.tags {
-            if let Some(LinkState::Valid(digest)) = &links.current {
-                tagged.entry(*digest).or_default().push(tag);
+            if let Some(digest) = links.digest() {
+                tagged.entry(digest).or_default().push(tag);
             }
         }
         let findings = RepositoryFindings {

@@ -71,6 +71,12 @@ impl SourceRecord {
             && self.index == origin.index
     }
 
+    /// Whether the image comes from the registry and repository of `reference`.
+    #[must_use]
+    pub(crate) fn is_from(&self, reference: &Reference) -> bool {
+        self.source.registry == reference.registry && self.source.repository == reference.repository
+    }
+
     fn key(&self) -> RecordKey {
         (self.repository.clone(), self.tag.clone(), self.digest)
     }
@@ -146,7 +152,8 @@ impl Store {
     /// # Errors
     /// `Storage` if the records can't be read for another reason.
     pub fn provenance(&self) -> Result<Provenance> {
-        self.read_provenance()
+        let driver = &*self.inner.driver;
+        read(driver, &|_| true).map_err(|error| storage_read(driver, path::SOURCES, "read", error))
     }
 
     /// Where `place` comes from, if it holds `digest`. With `refresh`, records that others have added meanwhile are read too.
@@ -159,7 +166,7 @@ impl Store {
         }
         let files = self.source_files()?;
         if known.read.is_none() || known.files != files {
-            known.read = Some(self.read_provenance()?);
+            known.read = Some(self.provenance()?);
             known.files = files;
         }
         Ok(known.read.as_ref().and_then(|read| read.records.get(&key)).cloned())
@@ -173,7 +180,7 @@ impl Store {
         let mut known = self.inner.sources.lock();
         if known.read.is_none() {
             known.files = self.source_files()?;
-            known.read = Some(self.read_provenance()?);
+            known.read = Some(self.provenance()?);
         }
         Ok(known.read.as_ref().and_then(|read| read.names.clone()))
     }
@@ -199,11 +206,6 @@ impl Store {
         Ok(files)
     }
 
-    fn read_provenance(&self) -> Result<Provenance> {
-        let driver = &*self.inner.driver;
-        read(driver, &|_| true).map_err(|error| storage_read(driver, path::SOURCES, "read", error))
-    }
-
     /// Refuses to let a tag point to an image from another registry or repository than the one that it points to.
     pub(super) fn check_origin(&self, image: &Publication) -> Result<()> {
         let (Some(origin), Some(root)) = (&image.origin, image.root()) else { return Ok(()) };
@@ -216,10 +218,8 @@ impl Store {
                 continue;
             };
             let Some(known) = self.known_source(place, &now, true)? else { continue };
-            let (recorded, requested) = (&known.source, &origin.reference);
-            let name = |reference: &Reference| (reference.registry.clone(), reference.repository.clone());
-            if name(recorded) != name(requested) {
-                return Err(source_conflict(place, recorded, requested));
+            if !known.is_from(&origin.reference) {
+                return Err(source_conflict(place, &known.source, &origin.reference));
             }
         }
         Ok(())
@@ -270,7 +270,7 @@ impl Store {
         let driver = &*self.inner.driver;
         let failed = |error| storage(driver, path::SOURCES, "write", error);
         let files = numbers(driver).map_err(failed)?;
-        let all = self.read_provenance()?;
+        let all = self.provenance()?;
         let mut kept: Vec<&SourceRecord> = all.records().filter(|record| !is_gone(record)).collect();
         if kept.len() == all.lines && files.len() <= 1 {
             return Ok(Vec::new());
