@@ -9,6 +9,8 @@ pub use referrers::ReferrerListing;
 
 pub(crate) use walk::reach;
 
+#[cfg(feature = "serve")]
+use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Repository, Tag, wildcard};
 use crate::store::Store;
@@ -420,15 +422,17 @@ fn walk_repository(
     for tag in tags.iter().filter(|_| !others.is_empty()).filter_map(|(image, _)| image.tag.as_ref()) {
         was_tagged.extend(store.tag_history(&repository, tag)?);
     }
+    // Each of them reaches itself, and a part of another is reached by that too.
+    let mut reaching: HashMap<Digest, usize> = HashMap::new();
+    for digest in others.iter().flat_map(|(_, reached)| reached.0.keys()) {
+        *reaching.entry(*digest).or_default() += 1;
+    }
     let mut untagged = Vec::new();
-    for (at, (image, walked)) in others.iter().enumerate() {
+    for (mut image, mut reached) in others {
         let Some(digest) = image.digest else { continue };
-        let is_part = others
-            .iter()
-            .enumerate()
-            .any(|(other, (_, walked))| other != at && walked.0.contains_key(&digest));
+        let own = usize::from(reached.0.contains_key(&digest));
+        let is_part = reaching.get(&digest).is_some_and(|count| *count > own);
         if !is_part && is_saved_by_digest(image.source.is_some(), was_tagged.contains(&digest)) {
-            let (mut image, mut reached) = (image.clone(), Reached(walked.0.clone()));
             referrers.add_to(&mut image, &mut reached)?;
             untagged.push((image, reached));
         }
@@ -436,7 +440,7 @@ fn walk_repository(
     Ok(WalkedRepository { repository, tags, untagged })
 }
 
-/// A tag, and all the content that it reaches with its sizes.
+/// A tag, and all the content that it reaches with its sizes. Of the records of sources only what is new is read.
 ///
 /// # Errors
 /// `Storage` if the tree cannot be read.
@@ -445,9 +449,11 @@ pub(crate) fn tag_with_content(
     store: &Store,
     repository: &Repository,
     tag: Tag,
-    provenance: &Provenance,
 ) -> Result<(TagListing, HashMap<Digest, u64>)> {
     let digest = store.read_tag(repository, &tag)?;
-    let (listing, reached) = walk_image(store, repository, Some(tag), digest, provenance)?;
+    let place = Place { repository: repository.clone(), tag: Some(tag.clone()) };
+    let record = digest.map(|digest| store.source_of(&place, &digest)).transpose()?.flatten();
+    let (mut listing, reached) = walk_image(store, repository, Some(tag), digest, &Provenance::default())?;
+    listing.source = record.map(|record| record.source);
     Ok((listing, reached.0))
 }

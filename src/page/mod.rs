@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::ls::{self, ContentKind};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::store::Store;
-use crate::store::provenance::Provenance;
 use crate::transfer::{Report, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,7 +57,6 @@ pub fn images(store: &Store, last: Option<&str>, limit: usize) -> Result<ImagePa
     let mut repositories = store.repositories()?;
     repositories.sort_unstable();
     let start = repositories.partition_point(|repository| repository.as_str() < last_repository);
-    let provenance = store.provenance()?;
     let mut page = ImagePage::default();
     for repository in &repositories[start..] {
         let mut tags = store.tags(repository)?;
@@ -71,14 +69,14 @@ pub fn images(store: &Store, last: Option<&str>, limit: usize) -> Result<ImagePa
                 page.next = page.images.last().map(|image| format!("{}:{}", image.repository, image.tag));
                 return Ok(page);
             }
-            page.images.push(row(store, repository, tag, &provenance)?);
+            page.images.push(row(store, repository, tag)?);
         }
     }
     Ok(page)
 }
 
-fn row(store: &Store, repository: &Repository, tag: Tag, provenance: &Provenance) -> Result<ImageRow> {
-    let (listing, content) = ls::tag_with_content(store, repository, tag.clone(), provenance)?;
+fn row(store: &Store, repository: &Repository, tag: Tag) -> Result<ImageRow> {
+    let (listing, content) = ls::tag_with_content(store, repository, tag.clone())?;
     let stored = listing.platforms.into_iter().filter(|platform| platform.present);
     let mut blobs: Vec<(String, u64)> =
         content.into_iter().map(|(digest, bytes)| (digest.short(), bytes)).collect();
