@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::ListedImage;
 use crate::oci::{Descriptor, PlatformSet, Reference};
 use crate::save::{NameRule, check_collisions, yield_short_names};
-use crate::store::{Durability, Store, StoreOptions};
+use crate::store::{Durability, Store};
 use crate::transfer::{
     Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb, transfer_setters,
 };
@@ -120,14 +120,8 @@ pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> 
     // Opened before the tree is created, so that a wrong path does not leave a directory behind.
     let opened_name = name.clone();
     let input = blocking(&name, token, move || ImportInput::open(from, &opened_name)).await?;
-    let store = Store::open(&options.dir, StoreOptions::default())?;
-    let names = NameRule::of(&store, options.names.as_ref())?;
-    let store = store.with_options(StoreOptions {
-        durability: options.durability,
-        names: Some(names.to_string()),
-        replace: options.replace,
-        ..StoreOptions::default()
-    });
+    let (store, names) =
+        NameRule::open_store(&options.dir, options.names.as_ref(), options.durability, options.replace)?;
     // Shared: others may save at the same time, but nothing may be removed.
     let _lock = store.lock_shared(std::time::Duration::ZERO)?;
     let dir = options.dir.clone();

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository, try_from_text};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
-use crate::store::{Durability, Store, StoreOptions};
+use crate::store::{Durability, Store};
 use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, transfer_setters};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
@@ -170,14 +170,8 @@ impl ImageSaver {
     /// # Errors
     /// `Storage` when the directory cannot be created or opened; `InvalidInput` when it was saved with another rule of names.
     pub fn new(options: SaveOptions) -> Result<Self> {
-        let store = Store::open(&options.dir, StoreOptions::default())?;
-        let names = NameRule::of(&store, options.names.as_ref())?;
-        let store = store.with_options(StoreOptions {
-            durability: options.durability,
-            names: Some(names.to_string()),
-            replace: options.replace,
-            ..StoreOptions::default()
-        });
+        let (store, names) =
+            NameRule::open_store(&options.dir, options.names.as_ref(), options.durability, options.replace)?;
         Ok(Self { options, names, store })
     }
 

@@ -3,9 +3,10 @@
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Registry, Repository};
-use crate::store::Store;
 use crate::store::provenance::names_conflict;
+use crate::store::{Durability, Store, StoreOptions};
 use std::net::Ipv6Addr;
+use std::path::Path;
 use std::str::FromStr;
 
 const WHERE_TO_LOOK: &str = "saver ls --dir DIR lists the images";
@@ -75,6 +76,23 @@ impl NameRule {
             }
             (_, requested) => Ok(requested.cloned().unwrap_or_default()),
         }
+    }
+
+    /// Opens or creates `dir` to store images in it, and returns it with the rule of names in it.
+    ///
+    /// # Errors
+    /// `Storage` if it cannot be created or opened; otherwise as [`NameRule::of`].
+    pub(crate) fn open_store(
+        dir: &Path,
+        requested: Option<&Self>,
+        durability: Durability,
+        replace: bool,
+    ) -> Result<(Store, Self)> {
+        let store = Store::open(dir, StoreOptions::default())?;
+        let names = Self::of(&store, requested)?;
+        let options =
+            StoreOptions { durability, names: Some(names.to_string()), replace, ..StoreOptions::default() };
+        Ok((store.with_options(options), names))
     }
 
     /// The place of `reference`.
