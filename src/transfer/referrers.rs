@@ -158,11 +158,10 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
     ///
     /// # Errors
     /// The failure of the first referrer that cannot be transferred, unless they may be missing.
-    pub(super) async fn find(mut self, first: Option<FirstList>) -> Result<ReferrerContent> {
+    pub(super) async fn find(mut self, mut first: Option<FirstList>) -> Result<ReferrerContent> {
         if !self.engine().options.referrers.selects_any() {
             return Ok(self.found);
         }
-        let mut first = first;
         let mut subjects = self.subjects();
         for depth in 0.. {
             let candidates = self.candidates(&subjects, first.take()).await?;
@@ -198,16 +197,15 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
 
     /// What the source lists for `subjects`, as far as it is selected and new.
     async fn candidates(&mut self, subjects: &[Digest], first: Option<FirstList>) -> Result<Vec<Candidate>> {
-        let (known, first) = first.map_or((None, None), |(digest, list)| (Some(digest), Some(list)));
-        let mut first = first;
-        let asked = subjects.iter().filter(|subject| Some(**subject) != known);
-        let lists = join_all(asked.map(|subject| self.list(*subject))).await;
-        let mut lists = lists.into_iter();
+        let mut known: HashMap<Digest, Result<Vec<Referrer>>> = first.into_iter().collect();
+        let requested = subjects.iter().filter(|subject| !known.contains_key(subject));
+        let requested = requested.map(async |subject| (*subject, self.list(*subject).await));
+        let requested = join_all(requested).await;
+        known.extend(requested);
         let mut candidates = Vec::new();
-        let mut met = HashSet::new();
+        let mut seen = HashSet::new();
         for subject in subjects {
-            let list = if Some(*subject) == known { first.take() } else { lists.next() };
-            let list = match list {
+            let list = match known.remove(subject) {
                 Some(Ok(list)) => list,
                 Some(Err(error)) => {
                     let error = error.context("cannot list what refers to it");
@@ -225,9 +223,8 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             };
             for referrer in list {
                 let candidate = Candidate { subject: *subject, referrer };
-                if self.may_select(&candidate)
-                    && met.insert((*subject, candidate.row().digest, candidate.row().tag))
-                {
+                let ReferrerReport { subject, digest, tag, .. } = candidate.row();
+                if self.may_select(&candidate) && seen.insert((subject, digest, tag)) {
                     candidates.push(candidate);
                 }
             }
