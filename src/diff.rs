@@ -167,10 +167,12 @@ pub fn diff(a: &ImageSet, b: &ImageSet) -> Result<Diff> {
     diff.unchanged = unchanged.len();
     if let ImageSet::Directory(store) = b {
         diff.bytes = Some(match a {
-            ImageSet::Directory(a) => lacking(store, &changed, |digest| Ok(a.blob_size(digest)?.is_some()))?,
+            ImageSet::Directory(a) => {
+                missing_bytes(store, &changed, |digest| Ok(a.blob_size(digest)?.is_some()))?
+            }
             _ => {
                 let present = reached(store, &unchanged)?;
-                lacking(store, &changed, |digest| Ok(present.contains_key(digest)))?
+                missing_bytes(store, &changed, |digest| Ok(present.contains_key(digest)))?
             }
         });
     }
@@ -186,7 +188,7 @@ fn reached(store: &Store, entries: &[&DiffEntry]) -> Result<HashMap<Digest, u64>
 }
 
 /// The total size of the content of images of a directory that is not present elsewhere.
-fn lacking(
+fn missing_bytes(
     store: &Store,
     entries: &[&DiffEntry],
     is_present: impl Fn(&Digest) -> Result<bool>,
@@ -214,10 +216,10 @@ impl ImageSet {
         Ok(match self {
             Self::Directory(store) => directory(store, by_place)?,
             Self::Report(report) => {
-                let there = report.images.iter().filter(|row| {
+                let present = report.images.iter().filter(|row| {
                     row.status.is_done() || row.status.is_planned() || row.status == Status::Unchanged
                 });
-                there.map(|row| entry(&row.reference, row.digest)).collect()
+                present.map(|row| entry(&row.reference, row.digest)).collect()
             }
             Self::List(images) => images.iter().map(|image| entry(image, image.digest)).collect(),
         })

@@ -73,7 +73,7 @@ pub struct Credentials {
     /// Overrides the PATH that helpers are searched in.
     helper_path: Option<OsString>,
     helper_timeout: Duration,
-    /// Answers, or why there is none, by helper and server. Each helper is asked once for each server.
+    /// Answers, or the reason for a missing one, by helper and server. Each helper is asked once for each server.
     helper_answers: SingleFlight<(String, String), Result<Credential>>,
     failures: Mutex<Failures>,
 }

@@ -68,7 +68,7 @@ impl NamesArgs {
     }
 }
 
-/// Whether images from elsewhere may replace what is there.
+/// Whether images from another registry or repository may replace existing tags.
 #[derive(clap::Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Directory")]
 pub(crate) struct ReplaceArgs {
