@@ -176,10 +176,9 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             let read = join_all(candidates.iter().map(|candidate| self.read(candidate))).await;
             let mut next = Vec::new();
             for (candidate, read) in candidates.iter().zip(read) {
-                match read {
-                    Ok(Some(found)) => next.extend(self.add(candidate, found)?),
-                    // It was removed in the meantime, or is not of a selected type.
-                    Ok(None) => {}
+                // `None`: it was removed in the meantime, or is not of a selected type.
+                match read.and_then(|found| found.map(|found| self.add(candidate, found)).transpose()) {
+                    Ok(added) => next.extend(added.flatten()),
                     Err(error) => self.record_failure(candidate.row(), error)?,
                 }
             }
@@ -229,12 +228,13 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
                 }
             }
         }
-        self.count += candidates.len();
-        if self.count > MAX_REFERRERS {
-            return Err(
-                self.error(ErrorKind::TooLarge, format!("the image has more than {MAX_REFERRERS} referrers"))
-            );
+        let room = MAX_REFERRERS - self.count;
+        if let Some(first_left_out) = candidates.get(room).map(Candidate::row) {
+            let message = format!("the image has more than {MAX_REFERRERS} referrers");
+            self.record_failure(first_left_out, self.error(ErrorKind::TooLarge, message))?;
+            candidates.truncate(room);
         }
+        self.count += candidates.len();
         Ok(candidates)
     }
 
@@ -354,21 +354,26 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
     }
 
     /// Adds a referrer; returns it as a subject of others, unless it is a signature.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] if the referrers would exceed a limit with this one, which is not added then.
     fn add(&mut self, candidate: &Candidate, found: FoundReferrer) -> Result<Option<Candidate>> {
         let FoundReferrer { descriptor, manifests, blobs } = found;
-        for raw in manifests {
-            if self.seen.insert(raw.digest) {
-                self.manifest_bytes += raw.bytes.len() as u64;
-                self.found.manifests.push(raw);
-            }
-        }
-        self.blob_bytes = blobs.iter().fold(self.blob_bytes, |sum, blob| sum.saturating_add(blob.size));
-        if self.manifest_bytes > MAX_MANIFEST_BYTES || self.blob_bytes > MAX_BLOB_BYTES {
+        let manifests: Vec<_> =
+            manifests.into_iter().filter(|raw| !self.seen.contains(&raw.digest)).collect();
+        let manifest_bytes =
+            manifests.iter().fold(self.manifest_bytes, |sum, raw| sum + raw.bytes.len() as u64);
+        let blob_bytes = blobs.iter().fold(self.blob_bytes, |sum, blob| sum.saturating_add(blob.size));
+        if manifest_bytes > MAX_MANIFEST_BYTES || blob_bytes > MAX_BLOB_BYTES {
             let message = format!(
                 "the referrers of the image have more than {MAX_BLOB_BYTES} bytes, or {MAX_MANIFEST_BYTES} bytes of manifests"
             );
             return Err(self.error(ErrorKind::TooLarge, message));
         }
+        self.manifest_bytes = manifest_bytes;
+        self.blob_bytes = blob_bytes;
+        self.seen.extend(manifests.iter().map(|raw| raw.digest));
+        self.found.manifests.extend(manifests);
         self.found.blobs.extend(blobs);
         let mut row = candidate.row();
         row.digest = Some(descriptor.digest);

@@ -393,6 +393,51 @@ async fn endless_list_of_referrers_is_refused() {
 }
 
 #[tokio::test]
+async fn referrers_beyond_a_limit_may_be_missing() {
+    for (limit, kind, words) in [
+        ("depth", ErrorKind::Unsupported, "nested more than 4 levels"),
+        ("size", ErrorKind::TooLarge, "more than 1073741824 bytes"),
+        ("number", ErrorKind::TooLarge, "more than 2000 referrers"),
+    ] {
+        let mut scene = Scene::start().await;
+        let mut kept = vec![scene.server.add_referrer(REPOSITORY, &scene.image, SBOM, "SBOM")];
+        match limit {
+            "depth" => {
+                for depth in 0..6 {
+                    let text = format!("depth {depth}");
+                    kept.push(scene.server.add_referrer(REPOSITORY, &kept[depth], SBOM, &text));
+                }
+                kept.truncate(4);
+            }
+            "size" => {
+                let image = scene.server.manifest(REPOSITORY, &scene.image.to_string()).unwrap().1.len();
+                let size = 2_u64 << 30;
+                let layer = Descriptor::new(SBOM, Digest::of(b"large"), size);
+                let large = json!({
+                    "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": SBOM,
+                    "config": scene.server.add_blob(media_type::OCI_EMPTY, "{}"), "layers": [layer],
+                    "subject": { "mediaType": media_type::OCI_MANIFEST, "digest": scene.image, "size": image },
+                });
+                scene.server.add_manifest(REPOSITORY, None, media_type::OCI_MANIFEST, large.to_string());
+            }
+            _ => {
+                for number in 0..2000 {
+                    let text = format!("number {number}");
+                    scene.server.add_referrer(REPOSITORY, &kept[0], SIGNATURE, &text);
+                }
+            }
+        }
+        scene.fails(kind, words).await;
+        scene.save.transfer.referrers.missing = MissingReferrers::Warn;
+        let row = scene.saves().await;
+        assert!(row.warnings.iter().any(|warning| warning.contains(words)), "{limit}: {row:?}");
+        for digest in &kept {
+            assert!(row.referrers.iter().any(|one| one.digest == Some(*digest)), "{limit}: {digest} {row:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn link_to_another_host_is_not_followed() {
     let scene = Scene::start().await;
     let [sbom, ..] = scene.sign();
