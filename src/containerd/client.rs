@@ -50,14 +50,14 @@ impl Client {
     /// Connects to `socket`.
     ///
     /// # Errors
-    /// `InvalidInput` for an invalid namespace; `Unavailable` if containerd does not listen there.
+    /// `InvalidInput` for an invalid namespace; `Storage` if containerd does not listen there.
     pub(super) async fn connect(socket: &Path, namespace: &str) -> Result<Self> {
         let value = AsciiMetadataValue::try_from(namespace).ok().filter(|_| !namespace.is_empty());
         let namespace = value.ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("namespace {namespace:?}"), "not a valid name")
         })?;
         let failed = |error: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Unavailable, socket.display(), format!("cannot connect: {error}"))
+            Error::new(ErrorKind::Storage, socket.display(), format!("cannot connect: {error}"))
                 .with_hint("start containerd, or name its socket with --containerd; root may be needed")
         };
         let stream = UnixStream::connect(socket).await.map_err(|error| failed(&error))?;
@@ -129,7 +129,9 @@ impl Client {
         let kind = match status.code() {
             Code::NotFound => ErrorKind::NotFound,
             Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Unauthorized,
-            Code::Unavailable => ErrorKind::Unavailable,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
+                ErrorKind::Unavailable
+            }
             Code::FailedPrecondition | Code::DataLoss => ErrorKind::Corrupt,
             Code::Unimplemented => ErrorKind::Unsupported,
             _ => ErrorKind::Storage,

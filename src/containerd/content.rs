@@ -57,7 +57,8 @@ pub(super) async fn ensure(client: &Client, store: &Store, item: &ContentItem) -
         Ok(sent) => Ok(Some(sent)),
         // Another client was faster, or the content is in another namespace.
         Err(WriteError::Refused(status)) if status.code() == Code::AlreadyExists => {
-            add_labels(client, &item.digest, &HashMap::new(), &item.labels).await.map_err(failed)?;
+            let present = labels_of(client, &item.digest).await.map_err(failed)?.unwrap_or_default();
+            add_labels(client, &item.digest, &present, &item.labels).await.map_err(failed)?;
             Ok(None)
         }
         Err(WriteError::Refused(status)) => Err(failed(status)),
@@ -156,7 +157,13 @@ async fn write(client: &Client, file: Arc<File>, item: &ContentItem) -> Result<u
         let data = data.map_err(WriteError::Unreadable)?;
         let chunk =
             WriteContentRequest { offset: offset.cast_signed(), data, ..request(write_action::WRITE) };
-        offset = stream.send(chunk).await?.offset.cast_unsigned();
+        let written = stream.send(chunk).await?.offset.cast_unsigned();
+        if written <= offset || written > item.size {
+            return Err(
+                Status::aborted(format!("the write is at byte {written} after one at {offset}")).into()
+            );
+        }
+        offset = written;
     }
     let labels = item.labels.clone().into_iter().collect();
     let commit =

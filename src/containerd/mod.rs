@@ -25,7 +25,9 @@ use messages::{
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 const CREATE_LEASE: &str = "/containerd.services.leases.v1.Leases/Create";
@@ -42,21 +44,25 @@ const LEASE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 const WRITES: usize = 4;
 
 /// Options of a load.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct LoadOptions {
     /// containerd's socket.
     pub socket: PathBuf,
     /// containerd's namespace: `k8s.io` is that of Kubernetes.
     pub namespace: String,
-    /// How images are named in the tree.
-    pub names: NameRule,
+    /// The rule of the names in the directory; `None` for the one that it was saved with.
+    pub names: Option<NameRule>,
     /// The platforms to load.
     pub platforms: PlatformSet,
     /// Whether to pin the images, so that the kubelet does not remove them.
     pub pin: bool,
     /// The snapshotter to unpack the layers with; `None` leaves that to the first container.
     pub unpack: Option<String>,
+    /// Receives each image as it is finished.
+    pub observer: Arc<dyn LoadObserver>,
+    /// Cancelling this token ends the load. What was sent is kept for a day, for the next load.
+    pub cancel: CancellationToken,
 }
 
 impl LoadOptions {
@@ -66,13 +72,61 @@ impl LoadOptions {
         Self {
             socket: socket.into(),
             namespace: "k8s.io".to_owned(),
-            names: NameRule::default(),
+            names: None,
             platforms,
             pin: false,
             unpack: None,
+            observer: Arc::new(()),
+            cancel: CancellationToken::new(),
         }
     }
+
+    /// Loads into this namespace of containerd.
+    #[must_use]
+    pub fn with_namespace(self, namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), ..self }
+    }
+
+    /// Finds images in the directory by this rule.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names: Some(names), ..self }
+    }
+
+    /// Pins the images, so that the kubelet does not remove them.
+    #[must_use]
+    pub fn with_pin(self, pin: bool) -> Self {
+        Self { pin, ..self }
+    }
+
+    /// Unpacks the layers with this snapshotter.
+    #[must_use]
+    pub fn with_unpack(self, snapshotter: impl Into<String>) -> Self {
+        Self { unpack: Some(snapshotter.into()), ..self }
+    }
+
+    /// Sends each image to `observer` as it is finished.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn LoadObserver>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Ends the load when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
 }
+
+/// Receives the progress of a load.
+pub trait LoadObserver: Send + Sync {
+    /// An image was loaded, was unchanged, or failed.
+    fn image_finished(&self, image: &LoadedImage) {
+        let _ = image;
+    }
+}
+
+impl LoadObserver for () {}
 
 /// The result of a load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,14 +185,16 @@ pub enum LoadStatus {
     Failed,
 }
 
-/// Loads images of a tree. The failure of one image is a row of the report, and the others continue.
+/// Loads images of a directory. The failure of one image is a row of the report, and the others continue.
 ///
 /// # Errors
-/// `InvalidInput` for an invalid namespace; `Unavailable` if containerd does not listen on the socket; its errors for the lease.
+/// `InvalidInput` for an invalid namespace, or for names by another rule than those of the directory; `Storage` if containerd does
+/// not listen on the socket; its errors for the lease; `Cancelled`.
 pub async fn load(store: &Store, images: &[Reference], options: &LoadOptions) -> Result<LoadReport> {
+    let names = NameRule::of(store, options.names.as_ref())?;
     let client = Client::connect(&options.socket, &options.namespace).await?;
     let lease = Lease::create(&client).await?;
-    let loader = Loader { store, options, client: client.with_lease(&lease.id) };
+    let loader = Loader { store, options, names, client: client.with_lease(&lease.id) };
     let mut report = LoadReport { schema: 1, images: Vec::new(), bytes_sent: 0 };
     for reference in images {
         let mut row = LoadedImage {
@@ -150,16 +206,20 @@ pub async fn load(store: &Store, images: &[Reference], options: &LoadOptions) ->
             unpacked: 0,
             error: None,
         };
-        match loader.load(&mut row).await {
+        let loaded = options.cancel.run_until_cancelled(loader.load(&mut row)).await;
+        match loaded.ok_or_else(|| Error::new(ErrorKind::Cancelled, "load", "cancelled"))? {
             Ok(status) => row.status = status,
             Err(error) => row.error = Some(ErrorReport::from(&error)),
         }
+        options.observer.image_finished(&row);
         report.bytes_sent += row.bytes_sent;
         report.images.push(row);
     }
     // The content of a failed image is kept until the lease expires, for the next load.
-    if report.is_success() {
-        lease.delete(&client).await?;
+    if report.is_success()
+        && let Err(error) = lease.delete(&client).await
+    {
+        tracing::warn!("{error}; content that is not part of an image is kept for a day");
     }
     Ok(report)
 }
@@ -189,6 +249,7 @@ impl Lease {
 struct Loader<'a> {
     store: &'a Store,
     options: &'a LoadOptions,
+    names: NameRule,
     client: Client,
 }
 
@@ -216,9 +277,12 @@ impl Loader<'_> {
     }
 
     async fn read(&self, reference: &Reference) -> Result<(RawManifest, closure::ImageClosure)> {
-        let (store, options, reference) = (self.store.clone(), self.options.clone(), reference.clone());
+        let store = self.store.clone();
+        let names = self.names.clone();
+        let options = self.options.clone();
+        let reference = reference.clone();
         let read = move || {
-            let place = options.names.find(&store, &reference)?;
+            let place = names.find(&store, &reference)?;
             let root = root_of(&store, &reference, &place)?;
             let source = (reference.registry.as_str(), reference.repository.as_str());
             closure::read(&store, &place, root, source, &options)
@@ -271,5 +335,5 @@ fn root_of(store: &Store, reference: &Reference, place: &Place) -> Result<Digest
         (None, Some(tag)) => store.read_tag(&place.repository, tag)?,
         (None, None) => None,
     };
-    digest.ok_or_else(|| Error::new(ErrorKind::NotFound, reference, "no such image in the tree"))
+    digest.ok_or_else(|| Error::new(ErrorKind::NotFound, reference, "no such image in the directory"))
 }

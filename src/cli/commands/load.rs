@@ -9,11 +9,12 @@ use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
 use crate::cli::{lists, tree};
-use crate::containerd::{LoadOptions, LoadReport, LoadStatus, LoadedImage, load};
-use crate::error::{ErrorKind, Result};
+use crate::containerd::{LoadObserver, LoadOptions, LoadReport, LoadStatus, LoadedImage, load};
+use crate::error::Result;
 use crate::oci::{Platform, PlatformSet, Reference};
 use crate::save::NameRule;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The arguments of `load`.
 #[derive(clap::Args, Clone, Debug)]
@@ -56,7 +57,7 @@ pub(crate) struct Args {
 /// Loads images. The exit code is 1 if one of them failed.
 ///
 /// # Errors
-/// `InvalidInput` naming what is wrong on the command line; `Unavailable` if containerd cannot be reached; `Storage`.
+/// `InvalidInput` naming what is wrong on the command line; `Storage` if the directory cannot be read, or containerd not reached.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let Some(socket) = &args.containerd else {
         let hint =
@@ -65,38 +66,46 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     };
     let store = tree::open(args.dir.path()?)?;
     let own = || PlatformSet::Only(vec![Platform::of_this_machine()]);
-    let mut options = LoadOptions::new(socket, args.platforms.selected()?.unwrap_or_else(own));
-    options.namespace = args.namespace.clone();
-    options.names = NameRule::of(&store, args.names.rule()?.as_ref())?;
-    options.pin = args.pin;
-    options.unpack = args.unpack.then(|| args.snapshotter.clone());
+    let platforms = args.platforms.selected()?.unwrap_or_else(own);
+    let names = NameRule::of(&store, args.names.rule()?.as_ref())?;
+    let mut options = LoadOptions::new(socket, platforms)
+        .with_namespace(&args.namespace)
+        .with_names(names.clone())
+        .with_pin(args.pin)
+        .with_observer(Arc::new(Rows { are_printed: !args.json.json }));
+    if args.unpack {
+        options = options.with_unpack(&args.snapshotter);
+    }
     let images: Vec<Reference> = if args.images.is_empty() && args.lists.list.is_empty() {
-        tree::original_names(&store, &options.names)?
+        tree::original_names(&store, &names)?
     } else {
         let entries = lists::read(&args.lists.list, &args.images, context)?;
         entries.into_iter().map(|entry| entry.reference).collect()
     };
-    let report = match load(&store, &images, &options).await {
-        Ok(report) => report,
-        // A containerd that does not run stops the command; nothing is wrong with the command line.
-        Err(error) if error.kind() == ErrorKind::Unavailable => {
-            context.fail(&error);
-            return Ok(Exit::Stopped);
-        }
-        Err(error) => return Err(error),
-    };
-    let text = if args.json.json { json(&report) } else { text(&report).into_bytes() };
+    let report = load(&store, &images, &options).await?;
+    let text = if args.json.json { json(&report) } else { summary(&report).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if !report.is_success() => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-fn text(report: &LoadReport) -> String {
-    let mut text: String = report.images.iter().map(row).collect();
+/// Prints each image as it is finished.
+struct Rows {
+    are_printed: bool,
+}
+
+impl LoadObserver for Rows {
+    fn image_finished(&self, image: &LoadedImage) {
+        if self.are_printed {
+            output::stdout(row(image).as_bytes());
+        }
+    }
+}
+
+fn summary(report: &LoadReport) -> String {
     let images = output::count(report.images.len(), "image");
-    text.push_str(&format!("{images}, {} sent\n", output::size(report.bytes_sent)));
-    text
+    format!("{images}, {} sent\n", output::size(report.bytes_sent))
 }
 
 fn row(image: &LoadedImage) -> String {
