@@ -70,6 +70,24 @@ impl MirrorOptions {
     pub fn new(endpoint: MirrorEndpoint, registries: Vec<Registry>) -> Self {
         Self { endpoint, ca: None, names: NameRule::default(), registries, all_registries: false }
     }
+
+    /// Trusts these certificates, in PEM, for the endpoint.
+    #[must_use]
+    pub fn with_ca(self, ca: impl Into<String>) -> Self {
+        Self { ca: Some(ca.into()), ..self }
+    }
+
+    /// Expects the names in the directory to follow this rule.
+    #[must_use]
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Redirects all other registries too.
+    #[must_use]
+    pub fn with_all_registries(self, all_registries: bool) -> Self {
+        Self { all_registries, ..self }
+    }
 }
 
 /// The files for one client.

@@ -16,19 +16,28 @@ use std::collections::BTreeMap;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RewriteOptions {
-    /// The tree.
+    /// The directory.
     pub store: Store,
     /// How images are named in it.
     pub names: NameRule,
-    /// The registry that serves the tree, and the prefix of repository names there.
+    /// The registry that serves the directory, and the prefix of repository names there.
     pub destination: Destination,
 }
 
 impl RewriteOptions {
-    /// Options for a tree with names without their domain.
+    /// Options for the images of `store`, by the names that it was saved with.
+    ///
+    /// # Errors
+    /// `Storage` if the rule of the names cannot be read.
+    pub fn new(store: Store, destination: Destination) -> Result<Self> {
+        let names = NameRule::of(&store, None)?;
+        Ok(Self { store, names, destination })
+    }
+
+    /// Finds images in the directory by this rule.
     #[must_use]
-    pub fn new(store: Store, destination: Destination) -> Self {
-        Self { store, names: NameRule::default(), destination }
+    pub fn with_names(self, names: NameRule) -> Self {
+        Self { names, ..self }
     }
 
     /// The new name of an image; `None` if it is not in the tree.

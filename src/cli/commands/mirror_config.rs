@@ -100,10 +100,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     } else {
         args.registry.iter().map(|host| host.parse()).collect::<Result<Vec<Registry>>>()?
     };
-    let mut options = MirrorOptions::new(endpoint.parse()?, registries);
-    options.ca = args.ca.as_deref().map(read_ca).transpose()?;
-    options.names = names;
-    options.all_registries = args.all_registries;
+    let mut options = MirrorOptions::new(endpoint.parse()?, registries)
+        .with_names(names)
+        .with_all_registries(args.all_registries);
+    if let Some(path) = &args.ca {
+        options = options.with_ca(read_ca(path)?);
+    }
     let config = mirror_config(args.client.into(), &options)?;
     let exit = match &args.output {
         None => output::stdout(printed(&config).as_bytes()),

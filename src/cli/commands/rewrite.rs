@@ -57,8 +57,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
         return Err(missing_argument("REGISTRY", "saver rewrite --dir DIR REGISTRY[/PREFIX] [FILE]"));
     };
     let store = tree::open(args.dir.path()?)?;
-    let mut options = RewriteOptions::new(store, registry.parse()?);
-    options.names = NameRule::of(&options.store, args.names.rule()?.as_ref())?;
+    let names = NameRule::of(&store, args.names.rule()?.as_ref())?;
+    let options = RewriteOptions::new(store, registry.parse()?)?.with_names(names);
     if let Some(file) = &args.file {
         return rewrite_file(file, &options, context);
     }
