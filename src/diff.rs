@@ -5,15 +5,14 @@
 
 use crate::content::Place;
 use crate::error::Result;
-use crate::ls::reach;
-use crate::oci::{Digest, Reference, Repository};
+use crate::ls::{RepositoryWalk, reach};
+use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::store::provenance::{Provenance, SourceRecord};
 use crate::transfer::{Report, Status};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// One of the sets to compare.
 #[derive(Clone)]
@@ -236,38 +235,35 @@ fn directory(store: &Store, by_place: bool) -> Result<DiffEntries> {
         Some(record) => key(&record.source),
         None => name_in_tree(place, digest),
     };
-    let tagged = |repository: Repository| -> Result<Vec<(String, DiffEntry)>> {
-        let mut entries = Vec::new();
-        for tag in store.tags(&repository)? {
-            // Signatures and other referrers are part of their image.
-            if let Some(subject) = tag.referrers_subject()
-                && store.has_revision(&repository, &subject)?
-            {
-                continue;
-            }
-            let Some(digest) = store.read_tag(&repository, &tag)? else { continue };
-            let place = Place { repository: repository.clone(), tag: Some(tag) };
+    let images = |repository: Repository| -> Result<Vec<(String, DiffEntry)>> {
+        let images = RepositoryWalk::read(store, &repository)?;
+        let mut found = Vec::new();
+        for tag in images.tags() {
+            let digest = store.read_tag(&repository, tag)?;
+            found.extend(digest.map(|digest| (Some(tag.clone()), digest)));
+        }
+        if has_more_revisions(store, &repository, &found)? {
+            let untagged = images.saved_by_digest(&provenance)?;
+            found.extend(untagged.into_iter().filter_map(|(image, _)| Some((None, image.digest?))));
+        }
+        let entries = found.into_iter().map(|(tag, digest)| {
             let entry = DiffEntry { digest: Some(digest), repository: Some(repository.clone()) };
-            entries.push((name(&place, &digest), entry));
-        }
-        Ok(entries)
+            (name(&Place { repository: repository.clone(), tag }, &digest), entry)
+        });
+        Ok(entries.collect())
     };
-    let repositories = store.repositories()?;
-    let tagged: Vec<_> = repositories.into_par_iter().map(tagged).collect::<Result<_>>()?;
-    let mut entries: DiffEntries = tagged.into_iter().flatten().collect();
-    for (place, record) in by_digest(&provenance) {
-        if store.has_revision(&place.repository, &record.digest)? {
-            let entry = DiffEntry { digest: Some(record.digest), repository: Some(place.repository.clone()) };
-            entries.insert(name(&place, &record.digest), entry);
-        }
-    }
-    Ok(entries)
+    let entries: Vec<_> = store.repositories()?.into_par_iter().map(images).collect::<Result<_>>()?;
+    Ok(entries.into_iter().flatten().collect())
 }
 
-/// The images that were saved by digest alone.
-fn by_digest(provenance: &Provenance) -> impl Iterator<Item = (Place, &SourceRecord)> {
-    let records = provenance.records().filter(|record| record.tag.is_none());
-    records.map(|record| (Place { repository: record.repository.clone(), tag: None }, record))
+/// Whether a repository has other revisions than these.
+fn has_more_revisions(
+    store: &Store,
+    repository: &Repository,
+    images: &[(Option<Tag>, Digest)],
+) -> Result<bool> {
+    let known: HashSet<&Digest> = images.iter().map(|(_, digest)| digest).collect();
+    Ok(store.revisions(repository)?.iter().any(|digest| !known.contains(digest)))
 }
 
 /// The name of an image by which sets are compared. That of a tag has no digest: this may differ.

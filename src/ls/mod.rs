@@ -7,10 +7,8 @@ mod walk;
 
 pub use referrers::ReferrerListing;
 
-pub(crate) use walk::reach;
+pub(crate) use walk::{Reached, reach};
 
-#[cfg(feature = "serve")]
-use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Reference, Repository, Tag, wildcard};
 use crate::store::Store;
@@ -23,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use walk::{Reached, walk_image};
+use walk::walk_image;
 
 /// The contents of a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -400,60 +398,94 @@ fn walk_repository(
     repository: Repository,
     provenance: &Provenance,
 ) -> Result<WalkedRepository> {
-    let mut tags = Vec::new();
-    let mut names = store.tags(&repository)?;
-    let referrers = RepositoryReferrers::take(store, &repository, &mut names)?;
-    for tag in names {
-        let digest = store.read_tag(&repository, &tag)?;
-        let (mut image, mut reached) = walk_image(store, &repository, Some(tag), digest, provenance)?;
-        referrers.add_to(&mut image, &mut reached)?;
-        tags.push((image, reached));
-    }
-    let reached: HashSet<Digest> = tags.iter().flat_map(|(_, reached)| reached.0.keys()).copied().collect();
-    let mut others = Vec::new();
-    for digest in store.revisions(&repository)?.into_iter().filter(|digest| !reached.contains(digest)) {
-        let (image, walked) = walk_image(store, &repository, None, Some(digest), provenance)?;
-        // What can't be read may be a part of any of the tags; verify reports it.
-        if image.media_type.is_some() {
-            others.push((image, walked));
-        }
-    }
-    let mut was_tagged = if others.is_empty() { HashSet::new() } else { referrers.lists_and_sources()? };
-    for tag in tags.iter().filter(|_| !others.is_empty()).filter_map(|(image, _)| image.tag.as_ref()) {
-        was_tagged.extend(store.tag_history(&repository, tag)?);
-    }
-    // Each of them reaches itself, and a part of another is reached by that too.
-    let mut reaching: HashMap<Digest, usize> = HashMap::new();
-    for digest in others.iter().flat_map(|(_, reached)| reached.0.keys()) {
-        *reaching.entry(*digest).or_default() += 1;
-    }
-    let mut untagged = Vec::new();
-    for (mut image, mut reached) in others {
-        let Some(digest) = image.digest else { continue };
-        let own = usize::from(reached.0.contains_key(&digest));
-        let is_part = reaching.get(&digest).is_some_and(|count| *count > own);
-        if !is_part && is_saved_by_digest(image.source.is_some(), was_tagged.contains(&digest)) {
-            referrers.add_to(&mut image, &mut reached)?;
-            untagged.push((image, reached));
-        }
-    }
+    let images = RepositoryWalk::read(store, &repository)?;
+    let tags: Vec<_> = images.tags().iter().map(|tag| images.tag(tag, provenance)).collect::<Result<_>>()?;
+    let untagged = images.untagged(tags.iter().map(|(_, reached)| reached), provenance)?;
     Ok(WalkedRepository { repository, tags, untagged })
 }
 
-/// A tag, and all the content that it reaches with its sizes. Of the records of sources only what is new is read.
-///
-/// # Errors
-/// `Storage` if the tree cannot be read.
-#[cfg(feature = "serve")]
-pub(crate) fn tag_with_content(
-    store: &Store,
-    repository: &Repository,
-    tag: Tag,
-) -> Result<(TagListing, HashMap<Digest, u64>)> {
-    let digest = store.read_tag(repository, &tag)?;
-    let place = Place { repository: repository.clone(), tag: Some(tag.clone()) };
-    let record = digest.map(|digest| store.source_of(&place, &digest)).transpose()?.flatten();
-    let (mut listing, reached) = walk_image(store, repository, Some(tag), digest, &Provenance::default())?;
-    listing.source = record.map(|record| record.source);
-    Ok((listing, reached.0))
+/// The images of a repository: its tags, without those that name referrers of others, and what was saved by digest.
+pub(crate) struct RepositoryWalk<'a> {
+    store: &'a Store,
+    repository: &'a Repository,
+    tags: Vec<Tag>,
+    referrers: RepositoryReferrers<'a>,
+}
+
+impl<'a> RepositoryWalk<'a> {
+    /// # Errors
+    /// `Storage` if the tree cannot be read.
+    pub(crate) fn read(store: &'a Store, repository: &'a Repository) -> Result<Self> {
+        let mut tags = store.tags(repository)?;
+        let referrers = RepositoryReferrers::take(store, repository, &mut tags)?;
+        Ok(Self { store, repository, tags, referrers })
+    }
+
+    /// The tags of images.
+    pub(crate) fn tags(&self) -> &[Tag] {
+        &self.tags
+    }
+
+    /// A tag with everything that it reaches, its referrers included.
+    ///
+    /// # Errors
+    /// `Storage` if the tree cannot be read.
+    pub(crate) fn tag(&self, tag: &Tag, provenance: &Provenance) -> Result<(TagListing, Reached)> {
+        let digest = self.store.read_tag(self.repository, tag)?;
+        let (mut image, mut reached) =
+            walk_image(self.store, self.repository, Some(tag.clone()), digest, provenance)?;
+        self.referrers.add_to(&mut image, &mut reached)?;
+        Ok((image, reached))
+    }
+
+    /// The images that were saved by digest.
+    ///
+    /// # Errors
+    /// `Storage` if the tree cannot be read.
+    pub(crate) fn saved_by_digest(&self, provenance: &Provenance) -> Result<Vec<(TagListing, Reached)>> {
+        let tagged = self.tags.iter().map(|tag| self.tag(tag, provenance));
+        let tagged: Vec<_> = tagged.collect::<Result<_>>()?;
+        self.untagged(tagged.iter().map(|(_, reached)| reached), provenance)
+    }
+
+    /// The images that were saved by digest. `tagged` is what each of the tags reaches.
+    fn untagged<'r>(
+        &self,
+        tagged: impl Iterator<Item = &'r Reached>,
+        provenance: &Provenance,
+    ) -> Result<Vec<(TagListing, Reached)>> {
+        let (store, repository) = (self.store, self.repository);
+        let tagged: HashSet<Digest> = tagged.flat_map(|reached| reached.0.keys()).copied().collect();
+        let mut others = Vec::new();
+        for digest in store.revisions(repository)?.into_iter().filter(|digest| !tagged.contains(digest)) {
+            let (image, reached) = walk_image(store, repository, None, Some(digest), provenance)?;
+            // What can't be read may be a part of any of the tags; verify reports it.
+            if image.media_type.is_some() {
+                others.push((image, reached));
+            }
+        }
+        if others.is_empty() {
+            return Ok(others);
+        }
+        let mut was_tagged = self.referrers.lists_and_sources()?;
+        for tag in &self.tags {
+            was_tagged.extend(store.tag_history(repository, tag)?);
+        }
+        // Each of them reaches itself, and a part of another is reached by that too.
+        let mut reaching: HashMap<Digest, usize> = HashMap::new();
+        for digest in others.iter().flat_map(|(_, reached)| reached.0.keys()) {
+            *reaching.entry(*digest).or_default() += 1;
+        }
+        let mut untagged = Vec::new();
+        for (mut image, mut reached) in others {
+            let Some(digest) = image.digest else { continue };
+            let own = usize::from(reached.0.contains_key(&digest));
+            let is_part = reaching.get(&digest).is_some_and(|count| *count > own);
+            if !is_part && is_saved_by_digest(image.source.is_some(), was_tagged.contains(&digest)) {
+                self.referrers.add_to(&mut image, &mut reached)?;
+                untagged.push((image, reached));
+            }
+        }
+        Ok(untagged)
+    }
 }

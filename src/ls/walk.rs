@@ -28,7 +28,7 @@ pub(crate) fn reach(store: &Store, repository: &Repository, digest: &Digest) -> 
 
 /// Blobs and their sizes.
 #[derive(Default)]
-pub(super) struct Reached(pub(super) HashMap<Digest, u64>);
+pub(crate) struct Reached(pub(crate) HashMap<Digest, u64>);
 
 impl Reached {
     pub(super) fn bytes(&self) -> u64 {

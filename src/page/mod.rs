@@ -4,7 +4,7 @@
 //! by their hashes. All names are inserted as text.
 
 use crate::error::Result;
-use crate::ls::{self, ContentKind};
+use crate::ls::{ContentKind, Reached, RepositoryWalk, TagListing};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::store::Store;
 use crate::transfer::{Report, Status};
@@ -28,11 +28,12 @@ pub struct ImagePage {
     next: Option<String>,
 }
 
-/// A tag.
+/// A tag, or an image that was saved by digest.
 #[derive(Debug, Serialize)]
 struct ImageRow {
     repository: Repository,
-    tag: Tag,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<Tag>,
     /// The name that it was saved from, if it is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     original: Option<Reference>,
@@ -48,51 +49,103 @@ struct ImageRow {
     problems: Vec<String>,
 }
 
-/// At most `limit` tags after the one named `last` (`repository:tag`), in the order of their names.
+/// At most `limit` images after the one named `last`: the tags of each repository in the order of their names, then what was saved
+/// by digest. Referrers are part of their image.
 ///
 /// # Errors
 /// `Storage` if the tree cannot be read.
 pub fn images(store: &Store, last: Option<&str>, limit: usize) -> Result<ImagePage> {
-    let (last_repository, last_tag) = last.and_then(|last| last.rsplit_once(':')).unwrap_or_default();
+    let last = last.map(Position::parse).unwrap_or_default();
     let mut repositories = store.repositories()?;
     repositories.sort_unstable();
-    let start = repositories.partition_point(|repository| repository.as_str() < last_repository);
+    let start = repositories.partition_point(|repository| repository.as_str() < last.repository);
     let mut page = ImagePage::default();
     for repository in &repositories[start..] {
-        let mut tags = store.tags(repository)?;
-        tags.sort_unstable();
-        if repository.as_str() == last_repository {
-            tags.retain(|tag| tag.as_str() > last_tag);
-        }
-        for tag in tags {
-            if page.images.len() == limit {
-                page.next = page.images.last().map(|image| format!("{}:{}", image.repository, image.tag));
-                return Ok(page);
-            }
-            page.images.push(row(store, repository, tag)?);
+        let last = if repository.as_str() == last.repository { last } else { Position::default() };
+        // One more than is returned shows whether more follow.
+        let room = limit.saturating_add(1) - page.images.len();
+        page.images.extend(rows(store, repository, last, room)?);
+        if page.images.len() > limit {
+            page.images.truncate(limit);
+            page.next = page.images.last().map(ImageRow::name);
+            break;
         }
     }
     Ok(page)
 }
 
-fn row(store: &Store, repository: &Repository, tag: Tag) -> Result<ImageRow> {
-    let (listing, content) = ls::tag_with_content(store, repository, tag.clone())?;
-    let stored = listing.platforms.into_iter().filter(|platform| platform.present);
-    let mut blobs: Vec<(String, u64)> =
-        content.into_iter().map(|(digest, bytes)| (digest.short(), bytes)).collect();
-    blobs.sort_unstable();
-    Ok(ImageRow {
-        repository: repository.clone(),
-        tag,
-        original: listing.source,
-        digest: listing.digest,
-        kind: listing.kind,
-        platforms: stored.map(|platform| platform.platform).collect(),
-        bytes: listing.bytes,
-        blobs,
-        damaged: !listing.problems.is_empty(),
-        problems: listing.problems,
-    })
+/// Where a part of the images ended.
+#[derive(Clone, Copy, Default)]
+struct Position<'a> {
+    repository: &'a str,
+    tag: &'a str,
+    /// The digest of an image without a tag, which follow those with one.
+    digest: Option<&'a str>,
+}
+
+impl<'a> Position<'a> {
+    fn parse(name: &'a str) -> Self {
+        if let Some((repository, digest)) = name.split_once('@') {
+            return Self { repository, digest: Some(digest), ..Self::default() };
+        }
+        let (repository, tag) = name.rsplit_once(':').unwrap_or_default();
+        Self { repository, tag, digest: None }
+    }
+}
+
+/// At most `limit` images of a repository after `last`.
+fn rows(store: &Store, repository: &Repository, last: Position<'_>, limit: usize) -> Result<Vec<ImageRow>> {
+    let provenance = store.current_provenance()?;
+    let images = RepositoryWalk::read(store, repository)?;
+    let mut tags: Vec<&Tag> = images.tags().iter().collect();
+    tags.sort_unstable();
+    tags.retain(|tag| last.digest.is_none() && tag.as_str() > last.tag);
+    let mut rows = Vec::new();
+    for tag in tags.into_iter().take(limit) {
+        rows.push(ImageRow::new(repository, images.tag(tag, &provenance)?));
+    }
+    if rows.len() < limit {
+        let mut untagged = images.saved_by_digest(&provenance)?;
+        untagged.retain(|(image, _)| {
+            image
+                .digest
+                .is_some_and(|digest| last.digest.is_none_or(|last| digest.to_string().as_str() > last))
+        });
+        untagged.sort_unstable_by_key(|(image, _)| image.digest);
+        let room = limit - rows.len();
+        rows.extend(untagged.into_iter().take(room).map(|image| ImageRow::new(repository, image)));
+    }
+    Ok(rows)
+}
+
+impl ImageRow {
+    fn new(repository: &Repository, (listing, content): (TagListing, Reached)) -> Self {
+        let stored = listing.platforms.into_iter().filter(|platform| platform.present);
+        let mut blobs: Vec<(String, u64)> =
+            content.0.into_iter().map(|(digest, bytes)| (digest.short(), bytes)).collect();
+        blobs.sort_unstable();
+        Self {
+            repository: repository.clone(),
+            tag: listing.tag,
+            original: listing.source,
+            digest: listing.digest,
+            kind: listing.kind,
+            platforms: stored.map(|platform| platform.platform).collect(),
+            bytes: listing.bytes,
+            blobs,
+            damaged: !listing.problems.is_empty(),
+            problems: listing.problems,
+        }
+    }
+
+    /// Its name, by which the next part is requested.
+    fn name(&self) -> String {
+        match (&self.tag, &self.digest) {
+            (Some(tag), _) => format!("{}:{tag}", self.repository),
+            (None, Some(digest)) => format!("{}@{digest}", self.repository),
+            (None, None) => self.repository.to_string(),
+        }
+    }
 }
 
 /// The page that a server sends. It loads its data from `/_saver/images`.

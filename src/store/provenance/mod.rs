@@ -20,6 +20,7 @@ use crate::oci::{Digest, Reference, Repository, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 /// The version of the form of a record.
 const VERSION: u32 = 1;
@@ -141,7 +142,7 @@ pub(crate) fn is_saved_by_digest(is_recorded: bool, was_tagged: bool) -> bool {
 pub(super) struct KnownSources {
     /// The numbers and sizes of the files when they were read.
     files: Vec<(u64, u64)>,
-    read: Option<Provenance>,
+    read: Option<Arc<Provenance>>,
     /// The records that this process has added.
     own: HashMap<RecordKey, SourceRecord>,
 }
@@ -164,12 +165,26 @@ impl Store {
         if found.is_some() || (known.read.is_some() && !refresh) {
             return Ok(found.cloned());
         }
+        Ok(self.refresh(&mut known)?.records.get(&key).cloned())
+    }
+
+    /// What is recorded, read again only if other processes have added to it.
+    ///
+    /// # Errors
+    /// `Storage` if the records can't be read.
+    pub(crate) fn current_provenance(&self) -> Result<Arc<Provenance>> {
+        self.refresh(&mut self.inner.sources.lock())
+    }
+
+    fn refresh(&self, known: &mut KnownSources) -> Result<Arc<Provenance>> {
         let files = self.source_files()?;
-        if known.read.is_none() || known.files != files {
-            known.read = Some(self.provenance()?);
-            known.files = files;
+        if let Some(read) = known.read.as_ref().filter(|_| known.files == files) {
+            return Ok(Arc::clone(read));
         }
-        Ok(known.read.as_ref().and_then(|read| read.records.get(&key)).cloned())
+        let read = Arc::new(self.provenance()?);
+        known.read = Some(Arc::clone(&read));
+        known.files = files;
+        Ok(read)
     }
 
     /// The rule by which the directory names images, if it is recorded.
@@ -178,11 +193,11 @@ impl Store {
     /// `Storage` if the records can't be read.
     pub fn recorded_names(&self) -> Result<Option<String>> {
         let mut known = self.inner.sources.lock();
-        if known.read.is_none() {
-            known.files = self.source_files()?;
-            known.read = Some(self.provenance()?);
-        }
-        Ok(known.read.as_ref().and_then(|read| read.names.clone()))
+        let read = match &known.read {
+            Some(read) => Arc::clone(read),
+            None => self.refresh(&mut known)?,
+        };
+        Ok(read.names.clone())
     }
 
     /// The source that is recorded for what `place` holds now.
