@@ -1,8 +1,9 @@
 //! Inspects a whole tree and reports what is wrong with it.
 
+use super::expected::{self, Completeness};
 use super::report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 use super::repository::{RepositoryCheck, RepositoryFindings};
-use super::{VerifyOptions, expected, hash};
+use super::{VerifyOptions, hash};
 use crate::content::Place;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
@@ -42,17 +43,27 @@ pub(super) fn inspect(store: &Store, options: &VerifyOptions) -> Result<TreeInsp
     let mut faults = hash::check(store, suspects, options, &*options.observer)?;
     // A blob that was removed in the meantime is missing, not damaged.
     faults.retain(|_, fault| *fault != ContentFault::Missing);
+    let expected = completeness(store, &inventory, &manifests, options)?;
     let mut found = check(store, inventory, &manifests, faults)?;
-    if let Some(images) = &options.expected {
-        let names = NameRule::of(store, options.names.as_ref())?;
-        found.report.expected = Some(expected::check(store, &found.inventory, &manifests, &names, images)?);
-    }
+    found.report.expected = expected;
     found.report.deep = options.deep;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
 }
 
-/// Inspects the tree again after `found` had problems, and keeps the problems that are found again. Processes that remove something
+/// Which of the expected images the tree has, if the options name any.
+fn completeness(
+    store: &Store,
+    inventory: &Inventory,
+    manifests: &HashMap<Digest, StoredManifest>,
+    options: &VerifyOptions,
+) -> Result<Option<Completeness>> {
+    let Some(images) = &options.expected else { return Ok(None) };
+    let names = NameRule::of(store, options.names.as_ref())?;
+    expected::check(store, inventory, manifests, &names, images).map(Some)
+}
+
+/// Inspects the tree again after `found` had problems, or lacked images, and keeps what is found again. Processes that remove something
 /// are held off meanwhile where possible, since a removal in progress looks like damage. Only blobs with faults are hashed again.
 pub(super) fn confirm(
     store: &Store,
@@ -65,7 +76,11 @@ pub(super) fn confirm(
     let suspects = suspects.map(|(digest, size)| (*digest, *size)).collect();
     let mut faults = hash::check(store, suspects, options, &())?;
     faults.retain(|_, fault| *fault != ContentFault::Missing);
-    let mut again = inspect_with_faults(store, &faults)?;
+    let inventory = store.inventory()?;
+    let manifests = store.stored_manifests(&inventory)?;
+    let expected = completeness(store, &inventory, &manifests, options)?;
+    let mut again = check(store, inventory, &manifests, faults)?;
+    again.report.expected = expected;
     if lock.is_none() {
         // A removal may have been in progress both times, but hardly of the same parts.
         again.report.problems.retain(|problem| found.report.problems.contains(problem));

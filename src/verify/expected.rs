@@ -10,12 +10,7 @@ use crate::store::Store;
 use crate::store::document::{ManifestContent, StoredManifest};
 use crate::store::inventory::{Inventory, RepositoryInventory};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-
-/// Maximum depth of nested indexes.
-const MAX_DEPTH: usize = 8;
-/// Maximum number of entries of an index, with those of nested ones.
-const MAX_ENTRIES: usize = 10_000;
+use std::collections::{HashMap, HashSet};
 
 /// An image that a tree should have.
 #[derive(Clone, Debug)]
@@ -124,9 +119,8 @@ impl CompletenessCheck<'_> {
     ) -> Result<Vec<String>> {
         match self.manifests.get(digest).map(|document| &document.content) {
             Some(ManifestContent::Index(entries)) => {
-                let mut all = Vec::new();
-                self.flatten(entries, 0, &mut all);
-                Ok(missing_entries(&all, repository, wanted))
+                let entries: Vec<Descriptor> = self.flatten(entries).into_iter().cloned().collect();
+                Ok(missing_entries(&entries, repository, wanted))
             }
             Some(ManifestContent::Image(blobs)) => {
                 let config = blobs.first().map(|config| config.digest);
@@ -151,19 +145,22 @@ impl CompletenessCheck<'_> {
         }
     }
 
-    /// The entries of an index with those of the indexes in it.
-    fn flatten(&self, entries: &[Descriptor], depth: usize, all: &mut Vec<Descriptor>) {
-        for entry in entries {
-            if all.len() >= MAX_ENTRIES {
-                return;
-            }
+    /// The entries of an index, each stored index among them replaced by its own.
+    fn flatten<'e>(&'e self, entries: &'e [Descriptor]) -> Vec<&'e Descriptor> {
+        let mut flat = Vec::new();
+        let mut seen = HashSet::new();
+        let mut open: Vec<&Descriptor> = entries.iter().rev().collect();
+        while let Some(entry) = open.pop() {
             match self.manifests.get(&entry.digest).map(|document| &document.content) {
-                Some(ManifestContent::Index(below)) if depth < MAX_DEPTH => {
-                    self.flatten(below, depth + 1, all);
+                Some(ManifestContent::Index(below)) => {
+                    if seen.insert(entry.digest) {
+                        open.extend(below.iter().rev());
+                    }
                 }
-                _ => all.push(entry.clone()),
+                _ => flat.push(entry),
             }
         }
+        flat
     }
 }
 

@@ -109,19 +109,16 @@ pub trait VerifyObserver: Send + Sync {
 
 impl VerifyObserver for () {}
 
-/// Verifies the tree. Other processes may add to the tree and remove from it meanwhile: problems are reported only if they are
-/// still found while nothing is being removed.
+/// Verifies the tree. Other processes may add to the tree and remove from it meanwhile: problems, and
+/// missing images, are reported only if they are still found while nothing is being removed.
 ///
 /// # Errors
 /// `InvalidInput` if the directory is not a tree, `Storage` if it can't be read, `Cancelled`. Problems of the tree are not errors.
 pub fn verify(store: &Store, options: &VerifyOptions) -> Result<VerifyReport> {
     store.check_is_tree()?;
-    let mut found = analysis::inspect(store, options)?;
-    if found.report.is_clean() {
+    let found = analysis::inspect(store, options)?;
+    if found.report.is_clean() && found.report.is_complete() {
         return Ok(found.report);
     }
-    let expected = found.report.expected.take();
-    let mut report = analysis::confirm(store, found, options)?.report;
-    report.expected = expected;
-    Ok(report)
+    Ok(analysis::confirm(store, found, options)?.report)
 }
