@@ -4,13 +4,11 @@ use super::LoadOptions;
 use crate::content::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, RawManifest, media_type};
 use crate::store::Store;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Maximum depth of nested indexes.
-const MAX_DEPTH: usize = 8;
 /// Maximum number of manifests of one image.
 const MAX_MANIFESTS: usize = 1000;
 
@@ -93,7 +91,7 @@ impl Walk<'_> {
     }
 
     fn manifest(&mut self, raw: &RawManifest, depth: usize) -> Result<()> {
-        if depth > MAX_DEPTH || self.seen.len() > MAX_MANIFESTS {
+        if depth > MAX_INDEX_DEPTH || self.seen.len() > MAX_MANIFESTS {
             let why = "its indexes are nested too deeply, or have too many manifests";
             return Err(Error::new(ErrorKind::TooLarge, self.place, why));
         }

@@ -8,6 +8,7 @@ use super::manifest_summary::{BlobRef, ImageSummary, ManifestSummary};
 use super::name;
 use super::snapshot::{ImageEntry, ImageMatch, ImageSnapshot, RepositoryImages};
 use crate::error::Result;
+use crate::oci::manifest::MAX_INDEX_DEPTH;
 use crate::oci::{Digest, Platform, PlatformSet, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 /// How long a lookup may use the last scan. What was asked for is checked in the tree itself; only other names of the same image
 /// may be outdated by this much.
 const MAX_SCAN_AGE: Duration = Duration::from_secs(10);
-/// How many levels of nested indexes are searched.
-const MAX_DEPTH: usize = 4;
 
 /// The images of one store for one platform.
 pub(super) struct ImageIndex {
@@ -321,7 +320,7 @@ struct Resolver<S> {
 impl<S: ManifestSource> Resolver<S> {
     /// The image that `digest` stands for; `None` if it is not complete.
     fn image(&mut self, digest: &Digest, depth: usize) -> Result<Option<Arc<ImageSummary>>> {
-        if depth > MAX_DEPTH {
+        if depth > MAX_INDEX_DEPTH {
             return Ok(None);
         }
         if let Some(resolved) = self.resolved.get(&(*digest, depth)) {
@@ -463,7 +462,7 @@ mod tests {
         let tree = Tree(tempfile::tempdir().unwrap());
         let missing = json!({ "mediaType": media_type::OCI_INDEX, "digest": Digest::of(b"none"), "size": 4 });
         let mut below = missing;
-        for _ in 0..=MAX_DEPTH {
+        for _ in 0..=MAX_INDEX_DEPTH {
             below = tree.index(&vec![below; 1000]);
         }
         let images = tree.images().0;

@@ -11,7 +11,7 @@ use crate::content::{Source, document};
 use crate::error::{Detail, Error, ErrorKind, Result, Side};
 use crate::ls::ContentKind;
 use crate::oci::config::Execution;
-use crate::oci::manifest::ImageManifest;
+use crate::oci::manifest::{ImageManifest, MAX_INDEX_DEPTH};
 use crate::oci::{Descriptor, Digest, ImageConfig, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use crate::oci::{Repository, media_type};
 use futures::future::BoxFuture;
@@ -19,8 +19,6 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
-/// The maximum nesting depth of indexes.
-const MAX_DEPTH: usize = 4;
 /// The maximum number of manifests of one image.
 const MAX_MANIFESTS: usize = 1000;
 /// The number of documents that are requested at a time.
@@ -206,9 +204,9 @@ impl<S: Source> Look<'_, S> {
                 Manifest::Image(image) => return Ok(vec![self.image(raw, &image, entry).await?]),
                 Manifest::Index(index) => index,
             };
-            if depth == MAX_DEPTH || index.manifests.len() > MAX_MANIFESTS {
+            if depth == MAX_INDEX_DEPTH || index.manifests.len() > MAX_MANIFESTS {
                 let many = format!(
-                    "indexes are nested more than {MAX_DEPTH} levels deep, or one has more than {MAX_MANIFESTS} manifests"
+                    "indexes are nested more than {MAX_INDEX_DEPTH} levels deep, or one has more than {MAX_MANIFESTS} manifests"
                 );
                 return Err(Error::new(ErrorKind::Unsupported, raw.digest, many).on(Side::Source));
             }

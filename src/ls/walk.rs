@@ -4,14 +4,12 @@ use super::{ContentKind, PlatformListing, TagListing};
 use crate::content::Place;
 use crate::error::Result;
 use crate::oci::config::ImageConfig;
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, RawManifest, Repository, Tag, media_type};
 use crate::store::Store;
 use crate::store::provenance::Provenance;
 use std::collections::HashMap;
 
-/// Maximum depth of nested indexes.
-const MAX_DEPTH: usize = 8;
 /// Maximum number of manifests read for one tag.
 const MAX_MANIFESTS: usize = 10_000;
 /// Maximum number of problems reported for one tag.
@@ -150,7 +148,7 @@ impl TagWalk<'_> {
                 present += 1;
                 continue;
             }
-            if depth == MAX_DEPTH || self.manifests == MAX_MANIFESTS {
+            if depth == MAX_INDEX_DEPTH || self.manifests == MAX_MANIFESTS {
                 self.problem("its indexes are nested too deeply, or have too many manifests".into());
                 return Ok(present > 0);
             }

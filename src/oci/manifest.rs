@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// The largest manifest or index that is accepted, in bytes: the limit of registries.
 pub const MAX_MANIFEST_SIZE: u64 = 4 << 20;
+/// The maximum number of levels of nested indexes.
+pub const MAX_INDEX_DEPTH: usize = 4;
 
 /// A manifest or index exactly as it was served.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -122,7 +122,7 @@ pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Resul
     for reference in keep {
         let mut found = false;
         for place in places(reference, &names)? {
-            found |= is_there(&tree.inventory, &place, reference.digest);
+            found |= is_stored(&tree.inventory, &place, reference.digest);
             let entry = named.entry(place.repository).or_default();
             entry.tags.extend(place.tag);
             entry.digests.extend(reference.digest);
@@ -159,7 +159,7 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
             let at = named_by(&tree.inventory, &place);
             // A short name may belong to another image by now: it is removed only if it points to the same digest.
             let same = main.is_none_or(|main| main == at);
-            if !is_there(&tree.inventory, &place, reference.digest) || !same {
+            if !is_stored(&tree.inventory, &place, reference.digest) || !same {
                 continue;
             }
             found = true;
@@ -196,7 +196,8 @@ pub(crate) fn remove_at(store: &Store, places: &[(Place, Option<Digest>)]) -> Re
     let _lock = store.lock_exclusive("rm", Duration::ZERO)?;
     let tree = StoredTree::read(store)?;
     let mut named: BTreeMap<Repository, Selection> = BTreeMap::new();
-    for (place, digest) in places.iter().filter(|(place, digest)| is_there(&tree.inventory, place, *digest)) {
+    for (place, digest) in places.iter().filter(|(place, digest)| is_stored(&tree.inventory, place, *digest))
+    {
         let entry = named.entry(place.repository.clone()).or_default();
         match digest {
             Some(digest) => entry.digests.extend([*digest]),
@@ -217,7 +218,7 @@ fn named_by(inventory: &Inventory, place: &Place) -> Option<Digest> {
     repository.tags.get(place.tag.as_ref()?)?.digest()
 }
 
-fn is_there(inventory: &Inventory, place: &Place, digest: Option<Digest>) -> bool {
+fn is_stored(inventory: &Inventory, place: &Place, digest: Option<Digest>) -> bool {
     let Some(repository) =
         inventory.repositories.iter().find(|repository| repository.name == place.repository)
     else {

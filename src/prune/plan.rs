@@ -162,20 +162,20 @@ impl Graph<'_> {
         self.repository.tags.get(tag)?.digest()
     }
 
-    /// All manifests that these tags and digests need, and the tags that stay with them. Referrers in `but` do not stay.
+    /// All manifests that these tags and digests need, and the tags that stay with them. Referrers in `removed` do not stay.
     fn kept(
         &self,
         tags: &BTreeSet<Tag>,
         digests: &BTreeSet<Digest>,
-        but: &Selection,
+        removed: &Selection,
     ) -> (BTreeSet<Digest>, BTreeSet<Tag>) {
         let mut tags = tags.clone();
         let named = tags.iter().filter_map(|tag| self.current(tag));
         let mut kept = self.reach(named.chain(digests.iter().copied()), BTreeSet::new());
         loop {
             let (mut of_kept, mut more) = self.referrers(&kept, &tags);
-            of_kept.retain(|tag| !but.tags.contains(tag));
-            more.retain(|digest| !but.digests.contains(digest));
+            of_kept.retain(|tag| !removed.tags.contains(tag));
+            more.retain(|digest| !removed.digests.contains(digest));
             if of_kept.is_empty() && more.is_empty() {
                 return (kept, tags);
             }

@@ -3,7 +3,7 @@
 use super::error::without_response;
 use super::message::failure;
 use super::options::SessionOptions;
-use super::probe::{Speaks, probe};
+use super::probe::{PortProtocol, probe};
 use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::oci::Registry;
 use std::time::Duration;
@@ -103,15 +103,15 @@ impl Loopback {
         let ask = || probe(registry.host(), port, self.timeout);
         let mut answer = ask().await;
         for _ in 1..PROBES {
-            if !matches!(answer, Ok(Speaks::Nothing)) {
+            if !matches!(answer, Ok(PortProtocol::Closed)) {
                 break;
             }
             answer = ask().await;
         }
         match answer {
-            Ok(Speaks::Tls) => Ok(https.clone()),
-            Ok(Speaks::Plain) => Ok(http.clone()),
-            Ok(Speaks::Nothing) => Err(Undecided::Plain),
+            Ok(PortProtocol::Tls) => Ok(https.clone()),
+            Ok(PortProtocol::PlainHttp) => Ok(http.clone()),
+            Ok(PortProtocol::Closed) => Err(Undecided::Plain),
             // Without a port in the name, a closed port 443 means plain HTTP at port 80.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && https.port().is_none() => {
                 Err(Undecided::Plain)

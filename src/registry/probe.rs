@@ -12,31 +12,31 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The result of a probe.
+/// The protocol of a port, as far as a probe tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(super) enum PortProtocol {
     /// TLS.
     Tls,
     /// Something else: for a registry, plain HTTP.
-    Plain,
+    PlainHttp,
     /// The connection was closed: probably plain HTTP, but not certain enough to remember.
-    Nothing,
+    Closed,
 }
 
 /// Probes `host:port`.
 ///
 /// # Errors
 /// When connecting fails, or there is no answer within `timeout`.
-pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> io::Result<Speaks> {
+pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> io::Result<PortProtocol> {
     let hello = client_hello(host)?;
     let exchange = async {
         let mut stream = TcpStream::connect((host, port)).await?;
         stream.write_all(&hello).await?;
         let mut first = [0];
         match stream.read(&mut first).await {
-            Ok(0) => Ok(Speaks::Nothing),
+            Ok(0) => Ok(PortProtocol::Closed),
             Ok(_) => Ok(classify(first[0])),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Speaks::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(PortProtocol::Closed),
             Err(error) => Err(error),
         }
     };
@@ -44,8 +44,8 @@ pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> io::Resul
 }
 
 /// By the first byte of the answer: 21 is an alert record, 22 a handshake record.
-fn classify(first: u8) -> Speaks {
-    if matches!(first, 21 | 22) { Speaks::Tls } else { Speaks::Plain }
+fn classify(first: u8) -> PortProtocol {
+    if matches!(first, 21 | 22) { PortProtocol::Tls } else { PortProtocol::PlainHttp }
 }
 
 /// Random bytes for a ClientHello that no key is derived from: they need not be secret. The TLS library's own generator takes
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    async fn answer(bytes: &'static [u8]) -> Speaks {
+    async fn answer(bytes: &'static [u8]) -> PortProtocol {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
@@ -98,10 +98,10 @@ mod tests {
 
     #[tokio::test]
     async fn probe_distinguishes_tls_from_text() {
-        assert_eq!(answer(b"\x16\x03\x03").await, Speaks::Tls);
-        assert_eq!(answer(b"\x15\x03\x03").await, Speaks::Tls);
-        assert_eq!(answer(b"HTTP/1.0 400 Bad Request\r\n").await, Speaks::Plain);
-        assert_eq!(answer(b"").await, Speaks::Nothing);
+        assert_eq!(answer(b"\x16\x03\x03").await, PortProtocol::Tls);
+        assert_eq!(answer(b"\x15\x03\x03").await, PortProtocol::Tls);
+        assert_eq!(answer(b"HTTP/1.0 400 Bad Request\r\n").await, PortProtocol::PlainHttp);
+        assert_eq!(answer(b"").await, PortProtocol::Closed);
     }
 
     #[tokio::test]
@@ -122,7 +122,7 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             assert!(acceptor.accept(stream).await.is_err(), "the server accepted TLS 1.2");
         });
-        assert_eq!(probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap(), Speaks::Tls);
+        assert_eq!(probe("127.0.0.1", port, Duration::from_secs(20)).await.unwrap(), PortProtocol::Tls);
         server.await.unwrap();
     }
 

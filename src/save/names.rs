@@ -206,7 +206,7 @@ impl NameRule {
     pub fn find(&self, store: &Store, reference: &Reference) -> Result<Place> {
         let mut other = None;
         for place in self.places(reference) {
-            let is_there = match (&reference.digest, &place.tag) {
+            let is_stored = match (&reference.digest, &place.tag) {
                 (Some(digest), _) => store.has_revision(&place.repository, digest)?,
                 (None, Some(tag)) => match store.read_tag(&place.repository, tag)? {
                     Some(digest) => {
@@ -217,7 +217,7 @@ impl NameRule {
                 },
                 (None, None) => false,
             };
-            if is_there {
+            if is_stored {
                 return Ok(place);
             }
         }

@@ -25,13 +25,16 @@ const LOG_AFTER: Duration = Duration::from_secs(1);
 /// Below this number of free inodes, images are published one by one, so that some of them complete.
 const SCARCE_INODES: u64 = 4096;
 
+/// When a partial file was written last, and its size.
+type PartialState = (Stamp, Option<u64>);
+
 /// Waiting for another process that is downloading the same blob.
 struct PeerWait {
     pause: Duration,
     since: Instant,
     /// When the file last changed, and its state then.
     progress: Instant,
-    state: Option<(Stamp, Option<u64>)>,
+    state: Option<PartialState>,
 }
 
 impl PeerWait {
@@ -44,33 +47,28 @@ impl PeerWait {
 impl Store {
     /// Pauses until the file that another process is writing should be tried again.
     async fn wait_for_peer(&self, wait: &mut PeerWait, partial: &str) -> Result<()> {
-        let driver = &*self.inner.driver;
-        let look = |error| storage(driver, partial, "access", error);
-        let state = (driver.stamp(partial).map_err(look)?, driver.size(partial).map_err(look)?);
+        let path = partial.to_owned();
+        let state = self.lookup(move |store| store.partial_state(&path)).await?;
         if wait.state != Some(state) {
             wait.state = Some(state);
             wait.progress = Instant::now();
         }
-        let describe = || match driver.open(partial) {
-            Ok(Some((file, _))) => holders(&file),
-            _ => "another process".to_owned(),
-        };
         let stalled = wait.progress.elapsed();
         if stalled >= self.inner.peer_timeout {
             let message = format!(
                 "{} is downloading the same blob and has made no progress for {} s",
-                describe(),
+                self.peer(partial).await?,
                 stalled.as_secs()
             );
             let hint = "wait until that process has ended, or end it, and run the same command again";
-            return Err(Error::new(ErrorKind::Storage, driver.location(partial), message)
+            return Err(Error::new(ErrorKind::Storage, self.inner.driver.location(partial), message)
                 .with_hint(hint)
                 .on(Side::Sink));
         }
         if wait.since.elapsed() >= LOG_AFTER && !self.inner.logged_wait.swap(true, Ordering::Relaxed) {
-            let peer = describe();
-            let tree = driver.location("");
-            let file = driver.location(partial);
+            let peer = self.peer(partial).await?;
+            let tree = self.inner.driver.location("");
+            let file = self.inner.driver.location(partial);
             tracing::warn!(
                 "waiting for {peer}, which is downloading the same blob to {tree} ({file} is locked)"
             );
@@ -78,6 +76,25 @@ impl Store {
         tokio::time::sleep(wait.pause).await;
         wait.pause = (wait.pause * 2).min(POLL.1);
         Ok(())
+    }
+
+    /// When a partial file was written last, and its size.
+    fn partial_state(&self, partial: &str) -> Result<PartialState> {
+        let driver = &*self.inner.driver;
+        let failed = |error| storage(driver, partial, "access", error);
+        Ok((driver.stamp(partial).map_err(failed)?, driver.size(partial).map_err(failed)?))
+    }
+
+    /// The process that is writing a partial file, for a message.
+    async fn peer(&self, partial: &str) -> Result<String> {
+        let path = partial.to_owned();
+        let find = move |store: &Self| {
+            Ok(match store.inner.driver.open(&path) {
+                Ok(Some((file, _))) => holders(&file),
+                _ => "another process".to_owned(),
+            })
+        };
+        self.lookup(find).await
     }
 
     /// Opens the partial file of a blob, or tells that it is not needed or not available.
@@ -216,7 +233,7 @@ impl Sink for Store {
     async fn record_origin(&self, image: &Publication) -> Result<()> {
         let image = image.clone();
         let record = move |store: &Self| {
-            if !store.lacks_source(&image)? {
+            if !store.needs_source_record(&image)? {
                 return Ok(None);
             }
             let sources = store.source_lines(&image)?;

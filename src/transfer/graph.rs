@@ -10,7 +10,7 @@ use super::{Engine, Image};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
-use crate::oci::manifest::{ImageManifest, MAX_MANIFEST_SIZE};
+use crate::oci::manifest::{ImageManifest, MAX_INDEX_DEPTH, MAX_MANIFEST_SIZE};
 use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, PlatformSet, RawManifest, Reference};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, try_join_all};
@@ -19,8 +19,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// The maximum nesting depth of indexes; real ones have one level, rarely two.
-const MAX_DEPTH: usize = 4;
 /// The maximum number of manifests of one image.
 const MAX_MANIFESTS: usize = 2000;
 /// The maximum size of one image's manifests together, in bytes: all are held in memory until it is published.
@@ -49,7 +47,7 @@ pub(crate) struct ImageWalk<'a, S, K: Sink> {
     pub(super) platforms: Platforms<'a>,
     pub(super) stats: &'a ImageStats,
     /// The number of manifests read so far, and their bytes.
-    met: Mutex<(usize, u64)>,
+    manifests_read: Mutex<(usize, u64)>,
     /// Held for the whole walk: a manifest that several indexes of the image name is requested once.
     read: Mutex<HashMap<Digest, Arc<RawManifest>>>,
     /// Bytes of configurations kept in memory.
@@ -76,7 +74,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             platforms: Platforms::new(reference, platforms)
                 .accepting_any_root(reference.digest.is_some() && !engine.options.filter_pinned_manifests),
             stats,
-            met: Mutex::default(),
+            manifests_read: Mutex::default(),
             read: Mutex::default(),
             kept: Mutex::default(),
             warnings: Mutex::default(),
@@ -155,9 +153,9 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
 
     /// Counts a manifest, so that a hostile index ends the walk before it fills the memory.
     fn count(&self, raw: &RawManifest) -> Result<()> {
-        let mut met = self.met.lock();
-        *met = (met.0 + 1, met.1 + raw.bytes.len() as u64);
-        if met.0 <= MAX_MANIFESTS && met.1 <= MAX_MANIFEST_BYTES {
+        let mut manifests_read = self.manifests_read.lock();
+        *manifests_read = (manifests_read.0 + 1, manifests_read.1 + raw.bytes.len() as u64);
+        if manifests_read.0 <= MAX_MANIFESTS && manifests_read.1 <= MAX_MANIFEST_BYTES {
             return Ok(());
         }
         let many = format!(
@@ -242,8 +240,8 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
     }
 
     async fn children(&self, index: &Index, depth: usize) -> Result<Vec<ManifestNode>> {
-        if depth >= MAX_DEPTH {
-            let deep = format!("indexes are nested more than {MAX_DEPTH} levels deep");
+        if depth >= MAX_INDEX_DEPTH {
+            let deep = format!("indexes are nested more than {MAX_INDEX_DEPTH} levels deep");
             return Err(Error::new(ErrorKind::Unsupported, self.reference, deep));
         }
         if index.manifests.len() > MAX_MANIFESTS {

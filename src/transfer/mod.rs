@@ -32,7 +32,7 @@ pub(crate) use blob::megabytes;
 pub use event::{ArchiveStep, Event, Observer, Silent};
 pub(crate) use options::transfer_setters;
 pub use options::{
-    IndexMode, MediaTypes, MissingPlatform, MissingReferrers, PartPolicy, ReferrerKinds, ReferrerOptions,
+    IndexMode, MediaTypes, MissingPlatform, MissingReferrers, RangePolicy, ReferrerKinds, ReferrerOptions,
     TransferOptions,
 };
 pub use report::{ImagePlan, ImageReport, Plan, ReferrerReport, Report, Status, Verb};

@@ -112,25 +112,25 @@ impl ReferrerOptions {
 /// Only idle slots are used, and only as many connections as improve throughput.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct PartPolicy {
+pub struct RangePolicy {
     /// The minimum size of a range, in bytes; [`u64::MAX`] disables ranges.
-    pub least: u64,
+    pub min_size: u64,
     /// A stream that ends sooner than this is not split.
-    pub worth: Duration,
+    pub min_time: Duration,
     /// How often splitting is considered.
-    pub look: Duration,
+    pub interval: Duration,
     /// The maximum distance of a range from the first missing byte. What is written further ahead would no longer be in the
     /// page cache when it is read back for hashing.
-    pub ahead: u64,
+    pub max_distance: u64,
 }
 
-impl Default for PartPolicy {
+impl Default for RangePolicy {
     fn default() -> Self {
         Self {
-            least: 1 << 20,
-            worth: Duration::from_millis(300),
-            look: Duration::from_millis(100),
-            ahead: 512 << 20,
+            min_size: 1 << 20,
+            min_time: Duration::from_millis(300),
+            interval: Duration::from_millis(100),
+            max_distance: 512 << 20,
         }
     }
 }
@@ -163,7 +163,7 @@ pub struct TransferOptions {
     /// The maximum number of concurrent blob requests to one source. The source limits itself below that.
     pub jobs: usize,
     /// When large blobs are downloaded over several connections.
-    pub parts: PartPolicy,
+    pub ranges: RangePolicy,
     /// Whether the first failed image ends the run.
     pub fail_fast: bool,
     /// Which media types manifests have at the destination.
@@ -183,7 +183,7 @@ impl Default for TransferOptions {
             foreign_layers: false,
             retry: RetryPolicy::default(),
             jobs: 16,
-            parts: PartPolicy::default(),
+            ranges: RangePolicy::default(),
             fail_fast: false,
             media_types: MediaTypes::Keep,
         }

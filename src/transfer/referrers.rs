@@ -182,7 +182,7 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
                     Err(error) => self.record_failure(candidate.row(), error)?,
                 }
             }
-            subjects = self.unsettled(next).await?;
+            subjects = self.subjects_to_search(next).await?;
         }
         self.keep_source_root();
         Ok(self.found)
@@ -332,17 +332,17 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
     /// A referrer's manifests, children first, and its blobs.
     async fn below(&self, raw: Arc<RawManifest>) -> Result<(Vec<Arc<RawManifest>>, Vec<Descriptor>)> {
         let (mut manifests, mut blobs) = (Vec::new(), Vec::new());
-        let mut met = HashSet::from([raw.digest]);
+        let mut seen = HashSet::from([raw.digest]);
         let mut open = vec![raw];
         while let Some(raw) = open.pop() {
             match raw.parse()? {
                 Manifest::Image(image) => blobs.extend(image.blobs().cloned()),
                 Manifest::Index(index) => {
-                    if met.len() + index.manifests.len() > MAX_REFERRERS {
+                    if seen.len() + index.manifests.len() > MAX_REFERRERS {
                         let message = format!("a referrer consists of more than {MAX_REFERRERS} manifests");
                         return Err(self.error(ErrorKind::TooLarge, message));
                     }
-                    for entry in index.manifests.iter().filter(|entry| met.insert(entry.digest)) {
+                    for entry in index.manifests.iter().filter(|entry| seen.insert(entry.digest)) {
                         open.push(self.walk.manifest(entry.digest).await?.raw);
                     }
                 }
@@ -400,7 +400,7 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
 
     /// The digests of these referrers whose own referrers may be missing at the destination. An image with a tag there is complete,
     /// so only the referrers that it has got since are searched: a run with nothing to do makes one request an image.
-    async fn unsettled(&self, added: Vec<Candidate>) -> Result<Vec<Digest>> {
+    async fn subjects_to_search(&self, added: Vec<Candidate>) -> Result<Vec<Digest>> {
         let engine = self.engine();
         let Place { repository, tag } = self.walk.home;
         let mut is_tagged = false;

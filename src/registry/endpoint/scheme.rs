@@ -3,7 +3,7 @@
 use super::Endpoint;
 use crate::error::{Detail, Error, ErrorKind, Phase, Result};
 use crate::registry::error::{place, without_response};
-use crate::registry::probe::{Speaks, probe};
+use crate::registry::probe::{PortProtocol, probe};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
@@ -41,9 +41,9 @@ impl Endpoint {
         let port = url.port_or_known_default().unwrap_or(80);
         let detect = || async {
             match probe(host, port, self.options.connect_timeout).await {
-                Ok(Speaks::Tls) => Ok(true),
-                Ok(Speaks::Plain) => Ok(false),
-                Ok(Speaks::Nothing) | Err(_) => Err(()),
+                Ok(PortProtocol::Tls) => Ok(true),
+                Ok(PortProtocol::PlainHttp) => Ok(false),
+                Ok(PortProtocol::Closed) | Err(_) => Err(()),
             }
         };
         self.speaks_tls.get_or_try_init(detect).await.copied().unwrap_or(false)

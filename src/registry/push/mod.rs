@@ -161,13 +161,13 @@ impl Inner {
         if self.holds(repository, blob) {
             return Ok(true);
         }
-        let there = self.endpoint.has_blob(&self.subject(repository, digest), repository, blob).await?;
-        if there {
+        let exists = self.endpoint.has_blob(&self.subject(repository, digest), repository, blob).await?;
+        if exists {
             self.note_blob(repository, blob);
         } else {
             self.known().absent.insert((repository.clone(), *digest));
         }
-        Ok(there)
+        Ok(exists)
     }
 
     /// Mounts the blob from a repository that has it, or starts an upload.

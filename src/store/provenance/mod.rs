@@ -268,7 +268,7 @@ impl Store {
 
     /// Whether something is to be recorded of an image that is complete: of trees from before there were records, it is where
     /// they come from.
-    pub(super) fn lacks_source(&self, image: &Publication) -> Result<bool> {
+    pub(super) fn needs_source_record(&self, image: &Publication) -> Result<bool> {
         let Some(root) = image.root().filter(|_| image.origin.is_some()) else { return Ok(false) };
         for place in &image.places {
             if self.known_source(place, &root, false)?.is_none() {

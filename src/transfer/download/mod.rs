@@ -86,10 +86,10 @@ impl<K: Sink> Engine<K> {
 impl<'a, K: Sink, S: Source> Download<'a, K, S> {
     /// Runs until every byte is written.
     async fn run(&self, mut slot: Option<SemaphorePermit<'a>>, alone: bool) -> Result<()> {
-        let policy = &self.engine.options.parts;
-        *self.mode() = Mode::new(!alone && self.parts().missing() / 2 >= policy.least);
-        let mut look = tokio::time::interval(policy.look.max(Duration::from_millis(1)));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let policy = &self.engine.options.ranges;
+        *self.mode() = Mode::new(!alone && self.parts().missing() / 2 >= policy.min_size);
+        let mut interval = tokio::time::interval(policy.interval.max(Duration::from_millis(1)));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut attempts = Attempts::new(&self.engine.options.retry);
         let mut streams = Streams::new();
         let mut came = 0;
@@ -112,7 +112,7 @@ impl<'a, K: Sink, S: Source> Download<'a, K, S> {
             let (id, result) = tokio::select! {
                 biased;
                 Some(ended) = streams.next() => ended,
-                _ = look.tick(), if may_add => {
+                _ = interval.tick(), if may_add => {
                     self.spread(&mut streams);
                     continue;
                 }
@@ -155,7 +155,7 @@ impl<'a, K: Sink, S: Source> Download<'a, K, S> {
 
     /// Adds streams, as many as pay off and have a slot.
     fn spread<'s>(&'s self, streams: &mut Streams<'s>) {
-        let policy = &self.engine.options.parts;
+        let policy = &self.engine.options.ranges;
         let now = Instant::now();
         // More connections do not help where hashing is the bottleneck.
         while !streams.is_empty() && !self.hashing.is_far_behind() {
@@ -166,11 +166,11 @@ impl<'a, K: Sink, S: Source> Download<'a, K, S> {
             let length = self.part_length(rate);
             let mut parts = self.parts();
             let beginning = Duration::from_micros(self.beginning.load(Ordering::Relaxed));
-            let worth = policy.worth.max(beginning * BEGINNINGS);
+            let min_time = policy.min_time.max(beginning * BEGINNINGS);
             let slowest = match parts.first_idle() {
-                Some(at) if at > parts.front().saturating_add(policy.ahead) => return,
+                Some(at) if at > parts.front().saturating_add(policy.max_distance) => return,
                 Some(_) => None,
-                None => match parts.slowest(policy.least, worth, now) {
+                None => match parts.slowest(policy.min_size, min_time, now) {
                     None => return,
                     slowest => slowest,
                 },
@@ -194,8 +194,8 @@ impl<'a, K: Sink, S: Source> Download<'a, K, S> {
 
     /// The preferred size of a range, for streams with a throughput of `rate` bytes per second.
     fn part_length(&self, rate: f64) -> u64 {
-        let least = PART.start.max(self.engine.options.parts.least);
-        ((rate * PART_SECONDS) as u64).clamp(least, PART.end.max(least))
+        let min_size = PART.start.max(self.engine.options.ranges.min_size);
+        ((rate * PART_SECONDS) as u64).clamp(min_size, PART.end.max(min_size))
     }
 
     /// Runs one stream from its request to its end, holding its slot.
@@ -223,7 +223,7 @@ mod tests {
     use crate::content::retry::RetryPolicy;
     use crate::content::{BlobStream, Place, Resolved, Target};
     use crate::oci::{Descriptor, RawManifest, Reference, Repository, Tag};
-    use crate::transfer::{Event, Image, Observer, PartPolicy, Report, Silent, TransferOptions};
+    use crate::transfer::{Event, Image, Observer, RangePolicy, Report, Silent, TransferOptions};
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;
 
@@ -312,7 +312,7 @@ mod tests {
         source: Arc<Paced>,
         sink: Memory,
         layer: Vec<u8>,
-        parts: PartPolicy,
+        parts: RangePolicy,
         retries: u32,
     }
 
@@ -333,11 +333,11 @@ mod tests {
             memory.insert_manifest(&repository, Some(&"v1".parse().unwrap()), &raw);
             let piece_time = Duration::from_millis(1);
             let source = Arc::new(Paced { memory, conduct, asked: Mutex::default(), piece_time });
-            let parts = PartPolicy {
-                least: 16 << 10,
-                worth: Duration::from_millis(20),
-                look: Duration::from_millis(10),
-                ..PartPolicy::default()
+            let parts = RangePolicy {
+                min_size: 16 << 10,
+                min_time: Duration::from_millis(20),
+                interval: Duration::from_millis(10),
+                ..RangePolicy::default()
             };
             Self { source, sink: Memory::new(), layer, parts, retries: 2 }
         }
@@ -349,7 +349,7 @@ mod tests {
         async fn run_observed(&self, cancel: &CancellationToken, observer: Arc<dyn Observer>) -> Report {
             let retry =
                 RetryPolicy { first_delay: Duration::ZERO, retries: self.retries, ..RetryPolicy::default() };
-            let options = TransferOptions { retry, parts: self.parts.clone(), ..TransferOptions::default() };
+            let options = TransferOptions { retry, ranges: self.parts.clone(), ..TransferOptions::default() };
             let engine = Engine::new(Arc::new(self.sink.clone()), options, observer).unwrap();
             let image = Image {
                 source: self.source.clone(),
@@ -474,7 +474,7 @@ mod tests {
     #[tokio::test]
     async fn disabled_ranges_use_one_request() {
         let mut scene = Scene::new(|_, _| Fate::Good);
-        scene.parts.least = u64::MAX;
+        scene.parts.min_size = u64::MAX;
         scene.saves().await;
         assert_eq!(scene.asked(), [(0, None)]);
     }

@@ -121,11 +121,11 @@ impl MissingRanges {
         Some((part.id, part.at..part.end))
     }
 
-    /// The range whose stream has the most time left, if that is at least `worth` and the range can be split in two of `least` bytes.
-    pub(super) fn slowest(&self, least: u64, worth: Duration, now: Instant) -> Option<RangeId> {
-        let long = self.parts.iter().filter(|part| part.length() / 2 >= least);
+    /// The range whose stream has the most time left, if that is at least `min_time` and the range can be split in two of `min_size` bytes.
+    pub(super) fn slowest(&self, min_size: u64, min_time: Duration, now: Instant) -> Option<RangeId> {
+        let long = self.parts.iter().filter(|part| part.length() / 2 >= min_size);
         let slowest = long.filter_map(|part| Some((part.time_left(now)?, part.id))).max();
-        slowest.filter(|(left, _)| *left >= worth).map(|(_, id)| id)
+        slowest.filter(|(left, _)| *left >= min_time).map(|(_, id)| id)
     }
 
     /// Splits a range. It keeps about `length` bytes, or half of them if it is shorter than twice that.

@@ -92,7 +92,7 @@ async fn damaged_layer_is_repaired_by_chunk() {
     const MIB: usize = 1 << 20;
     for ranges in [true, false] {
         let mut scene = Scene::start().await;
-        scene.save.transfer.parts.least = u64::MAX;
+        scene.save.transfer.ranges.min_size = u64::MAX;
         let (image, layer) = scene.sized("app", 4 * MIB + 5);
         let path = of(&image.layers[0]);
         for flip in [100, MIB + 7, 10, 4 * MIB + 1] {

@@ -18,9 +18,9 @@ struct Slow {
 impl Slow {
     async fn start() -> Self {
         let mut scene = Scene::start().await;
-        scene.save.transfer.parts.least = 64 << 10;
-        scene.save.transfer.parts.worth = Duration::from_millis(50);
-        scene.save.transfer.parts.look = Duration::from_millis(20);
+        scene.save.transfer.ranges.min_size = 64 << 10;
+        scene.save.transfer.ranges.min_time = Duration::from_millis(50);
+        scene.save.transfer.ranges.interval = Duration::from_millis(20);
         let slow = Conduct { rate: Some(1_000_000), ..Conduct::good() };
         let proxy = Proxy::start(scene.server.address(), 1, move |_, _| slow.clone()).await;
         let (image, _) = scene.sized("app", SIZE);
