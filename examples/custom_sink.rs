@@ -136,6 +136,7 @@ async fn main() -> Result<()> {
         reference,
         platforms: Some(arch.parse()?),
         resolved: None,
+        pinned: None,
         origin: None,
         warnings: Vec::new(),
     };

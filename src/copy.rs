@@ -121,6 +121,7 @@ fn prepare(
         place: Place { repository: to.repository, tag: to.tag },
         alias: None,
         resolved: None,
+        pinned: None,
         origin: None,
         warnings: Vec::new(),
     };

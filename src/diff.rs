@@ -1,15 +1,16 @@
-//! Differences between two sets of images: directories, reports and lists.
+//! Differences between two sets of images: directories, reports, lock files and lists.
 //!
 //! Images are compared by the names that they were saved from and, where both sets say so, by their digests. Two directories whose
 //! images are named by the same rule are compared by the names in them.
 
 use crate::content::Place;
 use crate::error::Result;
+use crate::list::LockedImage;
 use crate::ls::{RepositoryWalk, reach};
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::save::NameRule;
 use crate::store::Store;
-use crate::transfer::{Report, Status};
+use crate::transfer::{ImageReport, Report, Status};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +23,8 @@ pub enum ImageSet {
     Directory(Store),
     /// The images that a run left in place.
     Report(Box<Report>),
+    /// The images of a lock file.
+    Lock(Vec<LockedImage>),
     /// The images of a list, whose digests are known only if they are pinned.
     List(Vec<Reference>),
 }
@@ -42,6 +45,8 @@ pub enum ImageSetKind {
     Directory,
     /// A report.
     Report,
+    /// A lock file.
+    Lock,
     /// A list.
     List,
 }
@@ -65,7 +70,8 @@ pub struct Diff {
     pub moved: Vec<MovedImage>,
     /// Number of images without a known difference.
     pub unchanged: usize,
-    /// Total size in bytes of the content that A lacks of B; `None` if B is not a directory.
+    /// Total size in bytes of the content that A lacks of B; `None` if it is not known. If B is a lock file or a report it is an upper
+    /// bound: the sizes of image manifests with their layers, of which some may be shared.
     pub bytes: Option<u64>,
 }
 
@@ -98,6 +104,9 @@ pub struct DiffImage {
     pub image: String,
     /// Its digest, if it is known.
     pub digest: Option<Digest>,
+    /// The size in bytes of its manifests that A lacks, with their layers, if a lock file or report says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// An image that has two digests.
@@ -110,6 +119,9 @@ pub struct MovedImage {
     pub from: Digest,
     /// Its digest in B.
     pub to: Digest,
+    /// The size in bytes of its manifests that A lacks, with their layers, if a lock file or report says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// An image of a set.
@@ -117,6 +129,21 @@ struct DiffEntry {
     digest: Option<Digest>,
     /// Its repository, if the set is a directory.
     repository: Option<Repository>,
+    /// The sizes of its manifests with their layers, if the set says so.
+    manifests: Option<Vec<(Digest, u64)>>,
+}
+
+impl DiffEntry {
+    /// An image of a directory.
+    fn stored(digest: Digest, repository: &Repository) -> Self {
+        Self { digest: Some(digest), repository: Some(repository.clone()), manifests: None }
+    }
+}
+
+impl DiffImage {
+    fn new(image: &str, entry: &DiffEntry) -> Self {
+        Self { image: image.to_owned(), digest: entry.digest, bytes: None }
+    }
 }
 
 type DiffEntries = BTreeMap<String, DiffEntry>;
@@ -144,17 +171,29 @@ pub fn diff(a: &ImageSet, b: &ImageSet) -> Result<Diff> {
         unchanged: 0,
         bytes: None,
     };
+    let known: HashSet<Digest> =
+        old.values().flat_map(|entry| entry.manifests.iter().flatten().map(|(digest, _)| *digest)).collect();
+    let lacks = |digest: &Digest| match a {
+        ImageSet::Directory(a) => Ok(a.blob_size(digest)?.is_none()),
+        _ => Ok(!known.contains(digest)),
+    };
     let mut changed = Vec::new();
     let mut unchanged = Vec::new();
     for (image, entry) in &new {
         match old.get(image).map(|entry| entry.digest) {
             None => {
-                diff.added.push(DiffImage { image: image.clone(), digest: entry.digest });
+                diff.added
+                    .push(DiffImage { bytes: lacking(&[entry], lacks)?, ..DiffImage::new(image, entry) });
                 changed.push(entry);
             }
             Some(before) => match (before, entry.digest) {
                 (Some(from), Some(to)) if from != to => {
-                    diff.moved.push(MovedImage { image: image.clone(), from, to });
+                    diff.moved.push(MovedImage {
+                        image: image.clone(),
+                        from,
+                        to,
+                        bytes: lacking(&[entry], lacks)?,
+                    });
                     changed.push(entry);
                 }
                 _ => unchanged.push(entry),
@@ -162,8 +201,9 @@ pub fn diff(a: &ImageSet, b: &ImageSet) -> Result<Diff> {
         }
     }
     let gone = old.iter().filter(|(image, _)| !new.contains_key(*image));
-    diff.removed.extend(gone.map(|(image, entry)| DiffImage { image: image.clone(), digest: entry.digest }));
+    diff.removed.extend(gone.map(|(image, entry)| DiffImage::new(image, entry)));
     diff.unchanged = unchanged.len();
+    diff.bytes = lacking(&changed, lacks)?;
     if let ImageSet::Directory(store) = b {
         diff.bytes = Some(match a {
             ImageSet::Directory(a) => {
@@ -176,6 +216,20 @@ pub fn diff(a: &ImageSet, b: &ImageSet) -> Result<Diff> {
         });
     }
     Ok(diff)
+}
+
+/// The total size of the manifests of images that `lacks` says of, with their layers; `None` if a set does not say it.
+fn lacking(entries: &[&DiffEntry], lacks: impl Fn(&Digest) -> Result<bool>) -> Result<Option<u64>> {
+    let mut sizes = HashMap::new();
+    for entry in entries {
+        let Some(manifests) = &entry.manifests else { return Ok(None) };
+        sizes.extend(manifests.iter().copied());
+    }
+    let mut bytes = 0_u64;
+    for (digest, size) in sizes {
+        bytes = bytes.saturating_add(if lacks(&digest)? { size } else { 0 });
+    }
+    Ok(Some(bytes))
 }
 
 /// The content of images of a directory, with its sizes.
@@ -206,21 +260,35 @@ impl ImageSet {
         match self {
             Self::Directory(_) => ImageSetKind::Directory,
             Self::Report(_) => ImageSetKind::Report,
+            Self::Lock(_) => ImageSetKind::Lock,
             Self::List(_) => ImageSetKind::List,
         }
     }
 
     fn entries(&self, by_place: bool) -> Result<DiffEntries> {
-        let entry = |reference: &Reference, digest| (key(reference), DiffEntry { digest, repository: None });
+        let entry = |reference: &Reference, digest, manifests| {
+            (key(reference), DiffEntry { digest, repository: None, manifests })
+        };
         Ok(match self {
             Self::Directory(store) => directory(store, by_place)?,
             Self::Report(report) => {
                 let present = report.images.iter().filter(|row| {
                     row.status.is_done() || row.status.is_planned() || row.status == Status::Unchanged
                 });
-                present.map(|row| entry(&row.reference, row.digest)).collect()
+                let manifests =
+                    |row: &ImageReport| row.manifests.iter().map(|one| (one.digest, one.bytes)).collect();
+                present.map(|row| entry(&row.reference, row.digest, Some(manifests(row)))).collect()
             }
-            Self::List(images) => images.iter().map(|image| entry(image, image.digest)).collect(),
+            Self::Lock(images) => {
+                let manifests = |image: &LockedImage| {
+                    image.manifests.iter().map(|one| Some((one.digest, one.bytes?))).collect()
+                };
+                images
+                    .iter()
+                    .map(|image| entry(&image.reference, image.reference.digest, manifests(image)))
+                    .collect()
+            }
+            Self::List(images) => images.iter().map(|image| entry(image, image.digest, None)).collect(),
         })
     }
 }
@@ -247,7 +315,7 @@ fn directory(store: &Store, by_place: bool) -> Result<DiffEntries> {
             found.extend(untagged.into_iter().filter_map(|(image, _)| Some((None, image.digest?))));
         }
         let entries = found.into_iter().map(|(tag, digest)| {
-            let entry = DiffEntry { digest: Some(digest), repository: Some(repository.clone()) };
+            let entry = DiffEntry::stored(digest, &repository);
             (name(&Place { repository: repository.clone(), tag }, &digest), entry)
         });
         Ok(entries.collect())

@@ -211,6 +211,7 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //!     reference,
 //!     platforms: Some("amd64".parse()?),
 //!     resolved: None,
+//!     pinned: None,
 //!     origin: None,
 //!     warnings: Vec::new(),
 //! };

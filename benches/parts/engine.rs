@@ -52,6 +52,7 @@ fn image(source: &Arc<Memory>, reference: &Reference) -> Image<Memory> {
         place,
         alias: None,
         resolved: None,
+        pinned: None,
         origin: None,
         warnings: Vec::new(),
     }

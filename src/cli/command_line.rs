@@ -4,7 +4,7 @@ use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
     build_context, copy, cri, diff, digest, export, gc, import, inspect, load, ls, mirror_config, prune,
-    push, report, rewrite, rm, scan, serve, tags, verify,
+    push, report, resolve, rewrite, rm, scan, serve, tags, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -84,6 +84,12 @@ pub(crate) enum Command {
     ///
     /// Reads the tags from the registry or, with --dir, from a directory.
     Tags(Box<tags::Args>),
+    /// Pin the images of lists in a lock file
+    ///
+    /// Resolves every name to its digest and writes a plain list of pinned names, with platforms, sizes, referrers and the rules that
+    /// selected tags in comments. saver save --list FILE --locked saves exactly that. The same registry content gives the same file.
+    #[command(override_usage = "saver resolve --list FILE --arch ARCH [OPTIONS] [IMAGE]...")]
+    Resolve(Box<resolve::Args>),
     /// Print the digest that an image name resolves to
     ///
     /// Asks the registry or, with --dir, reads a directory.
@@ -110,10 +116,10 @@ pub(crate) enum Command {
     /// Fails while another saver is running. A registry that serves the directory may keep running, and has to be restarted to
     /// forget what it has cached; one that receives pushes must not.
     Gc(gc::Args),
-    /// Compare two directories, reports or lists of images
+    /// Compare two directories, reports, lock files or lists of images
     ///
     /// Prints the images that were added, removed and moved to another digest, and how much content a directory lacks. The exit code
-    /// is 0 if there is no difference, 1 if there is one, and 2 for what is neither a directory of images nor a report nor a list.
+    /// is 0 if there is no difference, 1 if there is one, and 2 for what is none of these.
     #[command(override_usage = "saver diff [OPTIONS] A B")]
     Diff(diff::Args),
     /// Push the images of a directory, or some of them, to a registry

@@ -379,9 +379,9 @@ mod tests {
                 Some(Verb::Save(save)) => *save,
                 _ => cli.save,
             };
-            assert_eq!((save.run.transfer.jobs.jobs, save.run.registry.retries), (9, 6));
-            assert_eq!(save.run.index.index, crate::cli::args::platforms::IndexArg::Prune);
-            assert_eq!(save.run.platforms.os, "linux");
+            assert_eq!((save.run.fetch.transfer.jobs.jobs, save.run.fetch.registry.retries), (9, 6));
+            assert_eq!(save.run.fetch.index.index, crate::cli::args::platforms::IndexArg::Prune);
+            assert_eq!(save.run.fetch.platforms.os, "linux");
         }
     }
 
@@ -395,11 +395,11 @@ mod tests {
         assert!(!cli.global.quiet);
         let Some(Verb::Save(save)) = cli.command else { panic!() };
         assert_eq!(save.lists.list, [PathBuf::from("a.txt"), PathBuf::from("b c.txt")]);
-        assert_eq!(save.run.platforms.arch, ["amd64", "arm64"]);
-        assert!(save.dry_run.dry_run && save.run.transfer.fail_fast);
-        assert_eq!(save.run.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
-        assert_eq!(save.run.registry.plain_http, ["a:1"]);
-        assert_eq!(save.run.registry.insecure_tls, ["x:1", "y"]);
+        assert_eq!(save.run.fetch.platforms.arch, ["amd64", "arm64"]);
+        assert!(save.dry_run.dry_run && save.run.fetch.transfer.fail_fast);
+        assert_eq!(save.run.fetch.registry.mirror, ["docker.io=https://a,https://b", "quay.io=https://c"]);
+        assert_eq!(save.run.fetch.registry.plain_http, ["a:1"]);
+        assert_eq!(save.run.fetch.registry.insecure_tls, ["x:1", "y"]);
         let cli = parse(&["save", "--list", "c", "-v"], &[], file).unwrap();
         assert_eq!(cli.global.verbose, 1);
         let Some(Verb::Save(save)) = cli.command else { panic!() };

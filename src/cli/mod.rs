@@ -13,10 +13,12 @@ mod grammar;
 mod helm;
 mod interrupt;
 mod lists;
+mod locks;
 mod registries;
 mod registry_args;
 #[cfg(feature = "schema")]
 pub mod schemas;
+mod selections;
 mod tree;
 mod ui;
 
@@ -57,6 +59,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Ls(args)) => commands::ls::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args, context).await,
         Some(Command::Tags(args)) => commands::tags::run(args, context).await,
+        Some(Command::Resolve(args)) => commands::resolve::run(args, context).await,
         Some(Command::Digest(args)) => commands::digest::run(args, context).await,
         Some(Command::Verify(args)) => commands::verify::run(args, context).await,
         Some(Command::Prune(args)) => commands::prune::run(args, context),

@@ -127,7 +127,7 @@ mod tests {
 
     fn resolve(argv: &[&str]) -> Result<RegistrySettings> {
         let cli = Cli::try_parse_from(std::iter::once("saver").chain(argv.iter().copied())).unwrap();
-        super::resolve(&cli.save.run.registry, &Environment::default())
+        super::resolve(&cli.save.run.fetch.registry, &Environment::default())
     }
 
     fn registry(name: &str) -> Registry {

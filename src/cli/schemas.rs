@@ -6,6 +6,7 @@ use super::ui::progress::EventLines;
 use crate::containerd::LoadReport;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
+use crate::list::LockFile;
 use crate::ls::Listing;
 use crate::prune::PruneReport;
 use crate::scan::ScanReport;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("verify", schema::<VerifyReport>()),
         ("repair", schema::<Repair>()),
         ("diff", schema::<Diff>()),
+        ("lock", schema::<LockFile>()),
         ("prune", schema::<PruneReport>()),
         ("scan", schema::<ScanReport>()),
         ("load", schema::<LoadReport>()),

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Certificate,
     /// Content does not match its digest or size.
     Corrupt,
+    /// The registry's content differs from what a lock file pins.
+    Drift,
     /// Content exceeds a limit or the available disk space.
     TooLarge,
     /// A format, protocol or operation is not supported by saver or by the registry.
@@ -65,6 +67,7 @@ impl ErrorKind {
             Self::ConnectionRefused => "connection-refused",
             Self::Certificate => "certificate",
             Self::Corrupt => "corrupt",
+            Self::Drift => "drift",
             Self::TooLarge => "too-large",
             Self::Unsupported => "unsupported",
             Self::Storage => "storage",
@@ -97,6 +100,7 @@ mod tests {
             ErrorKind::ConnectionRefused,
             ErrorKind::Certificate,
             ErrorKind::Corrupt,
+            ErrorKind::Drift,
             ErrorKind::TooLarge,
             ErrorKind::Unsupported,
             ErrorKind::Storage,

@@ -199,6 +199,7 @@ impl Export {
             reference,
             platforms: image.platforms.clone(),
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         }

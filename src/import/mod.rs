@@ -191,6 +191,7 @@ impl Import<'_> {
                 reference,
                 platforms: None,
                 resolved: Some(Resolution::Known(resolved)),
+                pinned: None,
                 origin: listed.reference.clone(),
                 warnings: Vec::new(),
             });
@@ -227,6 +228,7 @@ impl Import<'_> {
                     // Their platform, if they state one, is not that of an image.
                     platforms: Some(PlatformSet::All),
                     resolved: Some(Resolution::Known(Ok(Resolved { digest, manifest: None }))),
+                    pinned: None,
                     origin: None,
                     warnings: Vec::new(),
                 };

@@ -80,6 +80,11 @@ impl ListBuilder {
         self.image(line, &format!("{name} tags={kind}{pattern}"), None, scope);
     }
 
+    /// The entry that was added last, to change it.
+    pub(super) fn last_mut(&mut self) -> Option<&mut ListEntry> {
+        self.list.entries.last_mut()
+    }
+
     /// The entry that was added last.
     pub(super) fn last(&self) -> Option<&ListEntry> {
         self.list.entries.last()

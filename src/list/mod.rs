@@ -5,6 +5,7 @@
 //! - plain: one reference a line with an optional `platform=...`, or a repository with a selection of its tags; `#` starts a
 //!   comment, `##+name` a module;
 //! - YAML or JSON: a sequence of names and of `{registry, username, password, images: [...]}`;
+//! - lock files, which pin what a list named: saver's own, which are plain lists, Carvel's and Helm's;
 //! - the files of docker compose, skopeo sync, hauler, image-syncer and `kubeadm config images list`.
 //!
 //! Parsing does not stop at the first invalid line: every one is reported with its location and the reason.
@@ -14,6 +15,7 @@ mod compose;
 mod hauler;
 mod image_syncer;
 mod kubeadm;
+mod lock;
 mod plain;
 mod sections;
 mod selection;
@@ -23,6 +25,7 @@ mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry, Tag};
+pub use lock::{LockFile, LockFormat, LockOptions, LockedImage, LockedManifest, LockedReferrer};
 pub use selection::{NotSelected, SelectedTags, TagSelection};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -88,9 +91,19 @@ pub struct ListEntry {
     pub origin: SourceLocation,
     /// The credentials of its section, if the section is for the registry of the image.
     pub credential: Option<Arc<ListCredential>>,
+    /// The selection that selected its tag.
+    pub rule: Option<Arc<str>>,
+    /// What it is pinned to, if the list is a lock file.
+    pub lock: Option<Arc<LockedImage>>,
 }
 
 impl ListEntry {
+    /// An entry without platforms, credentials and pinned content.
+    #[must_use]
+    pub fn new(reference: Reference, origin: SourceLocation) -> Self {
+        Self { reference, platforms: None, origin, credential: None, rule: None, lock: None }
+    }
+
     /// Entries with equal keys request the same content.
     fn key(&self) -> (Reference, Option<String>) {
         (self.reference.clone(), self.platforms.as_ref().map(ToString::to_string))
@@ -121,6 +134,8 @@ impl SelectedRepository {
             platforms: self.platforms.clone(),
             origin: self.origin.clone(),
             credential: self.credential.clone(),
+            rule: Some(self.selection.to_string().into()),
+            lock: None,
         }
     }
 
@@ -185,6 +200,8 @@ impl From<Diagnostic> for Error {
 pub struct ImageList {
     /// The images, in order and without duplicates.
     pub entries: Vec<ListEntry>,
+    /// How the images of a lock file were resolved, if it says so.
+    pub lock_options: Option<LockOptions>,
     /// The repositories of which tags are selected. A caller that does not resolve them has to refuse them.
     pub selections: Vec<SelectedRepository>,
     /// Invalid entries. A list with problems must not be saved.
@@ -245,7 +262,11 @@ pub fn parse(name: &str, text: &[u8]) -> ImageList {
         return whole("the list is encoded in UTF-16", Some("save it as UTF-8"));
     }
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let parsed = if is_yaml(name, text) { yaml::parse(&file, text) } else { plain::parse(&file, text) };
+    let parsed = if is_yaml(name, text) {
+        yaml::parse(&file, text)
+    } else {
+        lock::attach(&file, text, plain::parse(&file, text))
+    };
     parsed.without_duplicates()
 }
 
@@ -266,6 +287,7 @@ pub fn merge(lists: impl IntoIterator<Item = ImageList>) -> ImageList {
     let mut all = ImageList::default();
     for list in lists {
         all.entries.extend(list.entries);
+        all.lock_options = all.lock_options.or(list.lock_options);
         all.selections.extend(list.selections);
         all.problems.extend(list.problems);
         all.notes.extend(list.notes);

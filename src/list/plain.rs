@@ -107,7 +107,9 @@ pub(super) fn parse_line(
                 credential,
             });
         }
-        None => parsed.entries.push(ListEntry { reference, platforms, origin, credential }),
+        None => {
+            parsed.entries.push(ListEntry { platforms, credential, ..ListEntry::new(reference, origin) });
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Structured lists: YAML and JSON documents, told apart by their content.
 
 use super::builder::ListBuilder;
-use super::{ImageList, compose, hauler, image_syncer, kubeadm, sections, skopeo};
+use super::{ImageList, compose, hauler, image_syncer, kubeadm, lock, sections, skopeo};
 use crate::yaml::{self, YamlNode};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 const SUPPORTED: &str = "supported are a sequence of names or of {registry, username, password, images: [...]}, and the files of \
-                         docker compose, skopeo sync, hauler, image-syncer and kubeadm config images list -o json";
+                         docker compose, skopeo sync, hauler, image-syncer, kubeadm config images list -o json, imgpkg and Helm (Images.lock)";
 
 /// The formats of structured lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub(super) enum StructuredFormat {
     Compose,
     Hauler,
     Kubeadm,
+    /// Carvel's ImagesLock.
+    CarvelLock,
+    /// Images.lock of Helm charts.
+    HelmLock,
     Skopeo,
     ImageSyncer,
     /// Kubernetes objects name images, but they are not a list.
@@ -33,6 +37,10 @@ pub(super) fn detect(document: &YamlNode) -> Option<StructuredFormat> {
         Some(StructuredFormat::Hauler)
     } else if version.starts_with("output.kubeadm.k8s.io/") {
         Some(StructuredFormat::Kubeadm)
+    } else if document.text_of("kind") == Some("ImagesLock") && version.starts_with("imgpkg.carvel.dev/") {
+        Some(StructuredFormat::CarvelLock)
+    } else if document.text_of("kind") == Some("ImagesLock") && version == "v0" {
+        Some(StructuredFormat::HelmLock)
     } else if !version.is_empty() && document.get("kind").is_some() {
         Some(StructuredFormat::KubernetesObject)
     } else if compose::is_compose(document) {
@@ -105,6 +113,8 @@ fn read_as(
         StructuredFormat::Compose => compose::read(builder, document, variables),
         StructuredFormat::Hauler => hauler::read(builder, document),
         StructuredFormat::Kubeadm => kubeadm::read(builder, document),
+        StructuredFormat::CarvelLock => lock::read_carvel(builder, document),
+        StructuredFormat::HelmLock => lock::read_helm(builder, document),
         StructuredFormat::Skopeo => skopeo::read(builder, document),
         StructuredFormat::ImageSyncer => image_syncer::read(builder, document),
         StructuredFormat::KubernetesObject => builder.problem(

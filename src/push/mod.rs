@@ -263,6 +263,7 @@ impl ImagePusher {
             place: Place { repository, tag: place.tag.clone() },
             alias: None,
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         })

@@ -3,15 +3,18 @@
 //! Opens one session for each registry, determines the name of each image in the directory, and runs the engine.
 
 mod collision;
+mod lock;
 mod names;
 mod pull;
+mod resolve;
 mod selection;
 
 #[cfg(feature = "archive")]
-#[cfg(feature = "archive")]
 pub(crate) use collision::check as check_collisions;
+pub use lock::{ResolvedImage, lock_file, pinned_content};
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
+pub use resolve::{ResolveOptions, resolve_images};
 pub use selection::{ResolvedSelection, resolve_selections};
 
 use crate::content::Place;
@@ -20,7 +23,9 @@ use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository, try_from_text};
 use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
 use crate::store::{Durability, Store};
-use crate::transfer::{Engine, Image, Observer, Plan, Report, Silent, TransferOptions, transfer_setters};
+use crate::transfer::{
+    Engine, Image, Observer, PinnedContent, Plan, Report, Silent, TransferOptions, transfer_setters,
+};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -93,6 +98,8 @@ pub struct SaveImage {
     pub platforms: Option<PlatformSet>,
     /// A credential for this image, instead of those of the options.
     pub credential: Option<Credential>,
+    /// What a lock file says of its content, if it must be that.
+    pub pinned: Option<Arc<PinnedContent>>,
 }
 
 impl SaveImage {
@@ -112,6 +119,12 @@ impl SaveImage {
         Ok(Self { platforms: Some(platforms.try_into().map_err(Into::into)?), ..self })
     }
 
+    /// Requires the content that a lock file pins.
+    #[must_use]
+    pub fn with_pinned(self, pinned: PinnedContent) -> Self {
+        Self { pinned: Some(Arc::new(pinned)), ..self }
+    }
+
     /// Uses this credential.
     #[must_use]
     pub fn with_credential(self, credential: Credential) -> Self {
@@ -121,7 +134,7 @@ impl SaveImage {
 
 impl From<Reference> for SaveImage {
     fn from(reference: Reference) -> Self {
-        Self { reference, platforms: None, credential: None }
+        Self { reference, platforms: None, credential: None, pinned: None }
     }
 }
 
@@ -141,7 +154,7 @@ impl From<list::ListEntry> for SaveImage {
             username: credential.username.clone(),
             password: Secret::new(&credential.password),
         });
-        Self { reference: entry.reference, platforms: entry.platforms, credential }
+        Self { reference: entry.reference, platforms: entry.platforms, credential, pinned: None }
     }
 }
 
@@ -243,6 +256,7 @@ impl ImageSaver {
                 reference: image.reference,
                 platforms: image.platforms,
                 resolved: None,
+                pinned: image.pinned,
                 warnings: Vec::new(),
             });
         }

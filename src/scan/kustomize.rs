@@ -188,7 +188,7 @@ impl Builds<'_> {
             doubts.retain(|doubt: &Doubt| match transform.apply(&doubt.text) {
                 Some(reference) => {
                     let origin = transform.origin.clone();
-                    images.push(ListEntry { reference, platforms: None, origin, credential: None });
+                    images.push(ListEntry::new(reference, origin));
                     false
                 }
                 None => true,

@@ -104,7 +104,7 @@ impl TextFormat {
 
 impl Discovery {
     fn sure(&mut self, reference: Reference, origin: SourceLocation) {
-        self.add(ListEntry { reference, platforms: None, origin, credential: None });
+        self.add(ListEntry::new(reference, origin));
     }
 
     fn add(&mut self, entry: ListEntry) {

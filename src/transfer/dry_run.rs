@@ -66,6 +66,10 @@ impl<K: Sink> Engine<K> {
             Ok(Preparation::Ready(prepared)) => {
                 plan.status = if prepared.unchanged { Status::Unchanged } else { self.verb.planned() };
                 plan.digest = Some(prepared.root);
+                plan.source_digest =
+                    (prepared.source_digest != prepared.root).then_some(prepared.source_digest);
+                plan.manifests = prepared.content.images.clone();
+                plan.referrers = prepared.content.referrer_rows.clone();
                 plan.platforms = names(&prepared.content);
                 plan.fetch_bytes = prepared.fetch_bytes;
                 plan.fetch_blobs = prepared.fetch_blobs;

@@ -6,7 +6,7 @@ use super::oci_media_types;
 use super::options::{IndexMode, MediaTypes, MissingPlatform};
 use super::platforms::Platforms;
 use super::stats::ImageStats;
-use super::{Engine, Image};
+use super::{Engine, Image, PinnedContent};
 use crate::content::{Place, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::config::{ImageConfig, MAX_CONFIG_SIZE};
@@ -40,6 +40,7 @@ pub(crate) struct ImageWalk<'a, S, K: Sink> {
     pub(super) reference: &'a Reference,
     /// Where the image goes in the sink.
     pub(super) home: &'a Place,
+    pub(super) pinned: Option<&'a PinnedContent>,
     /// Manifests that the sink already has, byte for byte.
     present: Mutex<HashSet<Digest>>,
     /// For pruning: the manifests that the tag in the sink reaches now.
@@ -69,6 +70,7 @@ impl<'a, S: Source, K: Sink> ImageWalk<'a, S, K> {
             source,
             reference,
             home,
+            pinned: image.pinned.as_deref(),
             present: Mutex::default(),
             held: OnceCell::new(),
             platforms: Platforms::new(reference, platforms)
@@ -445,6 +447,7 @@ mod tests {
             place: Place { repository, tag: Some(tag) },
             alias: None,
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         };
@@ -466,6 +469,7 @@ mod tests {
             place: Place { repository: "a".parse().unwrap(), tag: None },
             alias: None,
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         };
@@ -505,6 +509,7 @@ mod tests {
                 place: Place { repository: repository.clone(), tag: Some(tag.clone()) },
                 alias: None,
                 resolved: None,
+                pinned: None,
                 origin: None,
                 warnings: Vec::new(),
             };

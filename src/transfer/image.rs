@@ -8,9 +8,9 @@ use super::report::{ImageReport, Report, Status};
 use super::scheduler::{self, ImageSlot};
 use super::stats::{ImageStats, sum};
 use super::stop::Stop;
-use super::{Engine, Image, Resolution, elapsed_seconds};
-use crate::content::{ImageOrigin, Place, Publication, Resolved, Sink, Source};
-use crate::error::{Error, ErrorKind, ErrorReport, Result};
+use super::{Engine, Image, elapsed_seconds};
+use crate::content::{ImageOrigin, Place, Publication, Sink, Source};
+use crate::error::{Error, ErrorReport, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference, Repository, Tag};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -28,7 +28,7 @@ const MAX_MOVES: usize = 3;
 /// What an image needs, compared with the sink.
 pub(super) struct PreparedImage {
     pub(super) root: Digest,
-    source_digest: Digest,
+    pub(super) source_digest: Digest,
     /// The digest that the tag has in the sink now, if that is another one.
     replaced: Option<Digest>,
     pub(super) content: ImageContent,
@@ -214,6 +214,9 @@ impl<K: Sink> Engine<K> {
             found = walk.content(source_digest, moved.manifest).await;
         }
         let mut content = found?;
+        if let Some(pinned) = &image.pinned {
+            pinned.check(&image.reference, &content)?;
+        }
         if !content.missing.is_empty() {
             let missing = walk.platforms.not_found(content.missing.clone());
             if content.manifests.is_empty() {
@@ -228,73 +231,6 @@ impl<K: Sink> Engine<K> {
         self.compare(&image.reference, root, source_digest, content, places, stats)
             .await
             .map(|prepared| Preparation::Ready(Box::new(prepared)))
-    }
-
-    /// The digest to transfer, and its manifest if resolving it took fetching it.
-    async fn resolve<S: Source>(
-        &self,
-        image: &Image<S>,
-        stats: &ImageStats,
-        warnings: &mut Vec<String>,
-    ) -> Result<(Digest, Option<RawManifest>)> {
-        let reference = &image.reference;
-        let resolved = match &image.resolved {
-            Some(Resolution::Known(resolved)) => Some(resolved.clone()?),
-            Some(Resolution::Pending(resolved)) => resolved.clone().await?,
-            None => None,
-        };
-        if let Some(resolved) = resolved {
-            return Ok((resolved.digest, resolved.manifest));
-        }
-        let ask = || async {
-            match &reference.tag {
-                Some(tag) => image.source.resolve(&reference.repository, tag).await,
-                None => {
-                    Err(Error::new(ErrorKind::InvalidInput, reference, "the name has neither tag nor digest"))
-                }
-            }
-        };
-        let Some(pinned) = reference.digest else {
-            let resolved = self.attempt(stats, reference, ask).await?;
-            return Ok((resolved.digest, resolved.manifest));
-        };
-        // A pinned tag is resolved only to report that it has moved; failures do not matter.
-        if let Some(tag) = &reference.tag {
-            match ask().await {
-                Ok(now) if now.digest != pinned => {
-                    warnings.push(format!(
-                        "the tag {tag} now names {} at the registry; the pinned digest is used",
-                        now.digest
-                    ));
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    warnings.push(format!(
-                        "the tag {tag} no longer exists at the registry; the pinned digest is used"
-                    ));
-                }
-                _ => {}
-            }
-        }
-        Ok((pinned, None))
-    }
-
-    /// The current target of the tag, if `error` says that a manifest is missing and the tag has moved since it was resolved:
-    /// registries may delete a manifest as soon as no tag names it.
-    async fn moved<S: Source>(
-        &self,
-        image: &Image<S>,
-        digest: Digest,
-        error: &Error,
-        stats: &ImageStats,
-    ) -> Option<Resolved> {
-        let Reference { repository, tag: Some(tag), digest: None, .. } = &image.reference else {
-            return None;
-        };
-        if error.kind() != ErrorKind::NotFound || matches!(image.resolved, Some(Resolution::Known(_))) {
-            return None;
-        }
-        let resolved = self.attempt(stats, &image.reference, || image.source.resolve(repository, tag)).await;
-        resolved.ok().filter(|resolved| resolved.digest != digest)
     }
 
     /// Where the image goes: its place, and its short name unless that is another image's.
@@ -507,6 +443,7 @@ fn row<S>(
         source_digest: None,
         replaced: None,
         platforms: Vec::new(),
+        manifests: Vec::new(),
         omitted: Vec::new(),
         referrers: Vec::new(),
         bytes_fetched: stats.bytes_fetched(),
@@ -524,6 +461,7 @@ fn row<S>(
             row.source_digest = (prepared.source_digest != prepared.root).then_some(prepared.source_digest);
             row.replaced = prepared.replaced;
             row.platforms = names(&prepared.content);
+            row.manifests = prepared.content.images.clone();
             row.omitted = prepared.content.omitted.iter().cloned().collect();
             row.warnings.extend(prepared.content.warnings.iter().cloned());
             row.referrers = prepared.content.referrer_rows.clone();

@@ -16,9 +16,11 @@ mod image;
 mod node;
 mod oci_media_types;
 pub mod options;
+mod pinned;
 mod platforms;
 mod referrers;
 pub mod report;
+mod resolve;
 mod rewrite;
 mod scheduler;
 mod shape;
@@ -35,7 +37,8 @@ pub use options::{
     IndexMode, MediaTypes, MissingPlatform, MissingReferrers, RangePolicy, ReferrerKinds, ReferrerOptions,
     TransferOptions,
 };
-pub use report::{ImagePlan, ImageReport, Plan, ReferrerReport, Report, Status, Verb};
+pub use pinned::PinnedContent;
+pub use report::{ImagePlan, ImageReport, ManifestReport, Plan, ReferrerReport, Report, Status, Verb};
 
 use crate::content::{Place, Resolved, Sink};
 use crate::error::Result;
@@ -60,6 +63,8 @@ pub struct Image<S> {
     pub alias: Option<Place>,
     /// The digest that its tag names, if it was requested already.
     pub resolved: Option<Resolution>,
+    /// What a lock file says of its content, which must be that.
+    pub pinned: Option<Arc<PinnedContent>>,
     /// The name to record as its source, if it has one there.
     pub origin: Option<Reference>,
     /// Warnings to include in the report.

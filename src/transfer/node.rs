@@ -1,6 +1,6 @@
 //! The selected part of an image: a tree of manifests.
 
-use super::report::ReferrerReport;
+use super::report::{ManifestReport, ReferrerReport};
 use super::rewrite;
 use crate::content::PublishedReferrers;
 use crate::error::Result;
@@ -23,6 +23,8 @@ pub(crate) struct ImageContent {
     pub(crate) configs: Vec<(Digest, Arc<Bytes>)>,
     /// The platforms of the image manifests.
     pub(crate) platforms: Vec<Platform>,
+    /// The image manifests; attestations are not among them.
+    pub(crate) images: Vec<ManifestReport>,
     /// Platforms that were requested and that the image does not have.
     pub(crate) missing: Vec<Platform>,
     /// What the published indexes name and was not selected.
@@ -180,21 +182,31 @@ impl ManifestNode {
     }
 
     pub(super) fn gather(self, content: &mut ImageContent, seen: &mut Gathered, foreign: bool) {
+        let is_attestation = self.is_attestation();
         for child in self.children {
             child.gather(content, seen, foreign);
         }
         if !seen.manifests.insert(self.raw.digest) {
             return;
         }
+        let (digest, size) = (self.raw.digest, self.raw.bytes.len() as u64);
         content.manifests.push(self.raw);
         if let NodeKind::Image { manifest, platforms, config } = self.kind {
+            let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
+            let blobs: HashSet<(Digest, u64)> =
+                manifest.blobs().filter(wanted).map(|blob| (blob.digest, blob.size)).collect();
+            let bytes = blobs.iter().fold(size, |sum, (_, size)| sum.saturating_add(*size));
+            let row = |platform| ManifestReport { platform, digest, bytes };
+            if platforms.is_empty() && !is_attestation {
+                content.images.push(row(None));
+            }
+            content.images.extend(platforms.iter().map(|platform| row(Some(platform.to_string()))));
             for platform in platforms {
                 if !content.platforms.contains(&platform) {
                     content.platforms.push(platform);
                 }
             }
             content.configs.extend(config);
-            let wanted = |blob: &&Descriptor| foreign || !media_type::is_foreign_layer(&blob.media_type);
             for blob in manifest.blobs().filter(wanted) {
                 if seen.blobs.insert((blob.digest, blob.size)) {
                     content.blobs.push(blob.clone());

@@ -38,7 +38,8 @@ impl<K: Sink> Engine<K> {
         root: Digest,
         stats: &ImageStats,
     ) -> Option<FirstList> {
-        if !self.options.referrers.selects_any() {
+        let pinned = image.pinned.as_deref().and_then(|pinned| pinned.referrers.as_ref());
+        if !self.options.referrers.selects_any() || pinned.is_some_and(HashSet::is_empty) {
             return None;
         }
         Some((root, self.list_referrers(&*image.source, &image.reference.repository, root, stats).await))
@@ -132,6 +133,8 @@ pub(super) struct ReferrerSearch<'a, S, K: Sink> {
     count: usize,
     manifest_bytes: u64,
     blob_bytes: u64,
+    /// Referrers that the source lists and the lock file does not.
+    not_pinned: Vec<Digest>,
 }
 
 impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
@@ -147,6 +150,7 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             count: 0,
             manifest_bytes: 0,
             blob_bytes: 0,
+            not_pinned: Vec::new(),
         }
     }
 
@@ -159,7 +163,9 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
     /// # Errors
     /// The failure of the first referrer that cannot be transferred, unless they may be missing.
     pub(super) async fn find(mut self, mut first: Option<FirstList>) -> Result<ReferrerContent> {
-        if !self.engine().options.referrers.selects_any() {
+        let pinned = self.walk.pinned;
+        let has_none = pinned.is_some_and(|pinned| pinned.referrers.as_ref().is_some_and(HashSet::is_empty));
+        if !self.engine().options.referrers.selects_any() || has_none {
             return Ok(self.found);
         }
         let mut subjects = self.subjects();
@@ -176,16 +182,32 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             let read = join_all(candidates.iter().map(|candidate| self.read(candidate))).await;
             let mut next = Vec::new();
             for (candidate, read) in candidates.iter().zip(read) {
+                let found = match read {
+                    Ok(Some(found)) if !self.is_pinned(&found.descriptor.digest) => {
+                        self.not_pinned.push(found.descriptor.digest);
+                        continue;
+                    }
+                    other => other,
+                };
                 // `None`: it was removed in the meantime, or is not of a selected type.
-                match read.and_then(|found| found.map(|found| self.add(candidate, found)).transpose()) {
+                match found.and_then(|found| found.map(|found| self.add(candidate, found)).transpose()) {
                     Ok(added) => next.extend(added.flatten()),
                     Err(error) => self.record_failure(candidate.row(), error)?,
                 }
             }
             subjects = self.subjects_to_search(next).await?;
         }
+        if let Some(pinned) = pinned {
+            let found = self.found.rows.iter().filter_map(|row| row.digest).collect();
+            pinned.check_referrers(self.walk.reference, &found, &self.not_pinned)?;
+        }
         self.keep_source_root();
         Ok(self.found)
+    }
+
+    /// Whether the lock file, if there is one, lists a referrer.
+    fn is_pinned(&self, referrer: &Digest) -> bool {
+        self.walk.pinned.is_none_or(|pinned| pinned.selects(referrer))
     }
 
     /// The manifests of the image that may have referrers.
@@ -223,6 +245,10 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             for referrer in list {
                 let candidate = Candidate { subject: *subject, referrer };
                 let ReferrerReport { subject, digest, tag, .. } = candidate.row();
+                if let Some(other) = digest.filter(|digest| !self.is_pinned(digest)) {
+                    self.not_pinned.push(other);
+                    continue;
+                }
                 if self.may_select(&candidate) && seen.insert((subject, digest, tag)) {
                     candidates.push(candidate);
                 }
@@ -404,7 +430,8 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
         let engine = self.engine();
         let Place { repository, tag } = self.walk.home;
         let mut is_tagged = false;
-        if let Some(tag) = tag.as_ref().filter(|_| !added.is_empty() && !engine.options.sparse) {
+        let may_be_complete = !added.is_empty() && !engine.options.sparse && self.walk.pinned.is_none();
+        if let Some(tag) = tag.as_ref().filter(|_| may_be_complete) {
             is_tagged = engine.tag(repository, tag, self.walk.stats).await? == Some(self.root);
         }
         let mut digests = Vec::new();

@@ -110,6 +110,9 @@ pub struct ImageReport {
     pub replaced: Option<Digest>,
     /// The platforms that were copied or already present.
     pub platforms: Vec<String>,
+    /// Its image manifests: one for each platform, and those without a platform.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<ManifestReport>,
     /// What the index names and was not transferred: platforms, or `attestation`. Clients that read the whole index fail on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
@@ -133,6 +136,20 @@ pub struct ImageReport {
     /// Warnings, for instance that a tag has moved or a short name was taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// An image manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct ManifestReport {
+    /// Its platform; `None` for an artifact, which has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size with its configuration and layers, in bytes.
+    pub bytes: u64,
 }
 
 /// A referrer of an image.
@@ -171,8 +188,17 @@ pub struct ImagePlan {
     pub tag: Option<Tag>,
     /// The digest that the tag would name.
     pub digest: Option<Digest>,
+    /// The digest at the source, if it differs from `digest` because the index would be pruned or flattened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<Digest>,
     /// The platforms that would be present.
     pub platforms: Vec<String>,
+    /// The image manifests that would be present.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<ManifestReport>,
+    /// The referrers that would be present.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerReport>,
     /// What the index names and would not be transferred: platforms, or `attestation`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
@@ -199,7 +225,10 @@ impl ImagePlan {
             repository: place.repository,
             tag: place.tag,
             digest: None,
+            source_digest: None,
             platforms: Vec::new(),
+            manifests: Vec::new(),
+            referrers: Vec::new(),
             omitted: Vec::new(),
             fetch_bytes: 0,
             fetch_blobs: 0,

@@ -355,6 +355,7 @@ mod tests {
             place: Place { repository: to.parse().unwrap(), tag: Some("v1".parse().unwrap()) },
             alias: None,
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         };

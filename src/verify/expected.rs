@@ -19,6 +19,8 @@ pub struct ExpectedImage {
     pub reference: Reference,
     /// The platforms that should be there.
     pub platforms: PlatformSet,
+    /// Manifests that should be there, whatever the index says.
+    pub manifests: Vec<Digest>,
 }
 
 /// Which of the expected images a tree has.
@@ -44,6 +46,9 @@ pub struct MissingImage {
     /// The platforms that are missing; empty if the image is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<String>,
+    /// The digest that is in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// Where the image comes from that is in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Reference>,
@@ -59,6 +64,8 @@ pub enum MissingKind {
     Image,
     /// Some platforms.
     Platform,
+    /// The digest that the list pins: the tag names another one, or the image has another manifest.
+    OtherDigest,
     /// The whole image: an image from another registry or repository is in its place.
     OtherSource,
 }
@@ -92,20 +99,37 @@ impl CompletenessCheck<'_> {
     fn missing(&self, image: &ExpectedImage) -> Result<Option<MissingImage>> {
         let reference = &image.reference;
         let missing = |kind, platforms, source| {
-            Some(MissingImage { reference: reference.clone(), kind, platforms, source })
+            Some(MissingImage { reference: reference.clone(), kind, platforms, digest: None, source })
+        };
+        let other = |digest| {
+            let (reference, kind) = (reference.clone(), MissingKind::OtherDigest);
+            let digest = Some(digest);
+            Some(MissingImage { reference, kind, platforms: Vec::new(), digest, source: None })
         };
         let place = self.names.place(reference)?;
         let Some(repository) = self.repositories.get(&place.repository) else {
             return Ok(missing(MissingKind::Image, Vec::new(), None));
         };
-        let Some(digest) = named(repository, &place, reference.digest) else {
+        let Some(digest) = named(repository, &place, reference) else {
             return Ok(missing(MissingKind::Image, Vec::new(), None));
         };
-        if reference.digest.is_none()
-            && let Some(record) = self.store.source_of(&place, &digest)?
-            && !record.is_from(reference)
-        {
-            return Ok(missing(MissingKind::OtherSource, Vec::new(), Some(record.source)));
+        let record = self.store.source_of(&place, &digest)?;
+        match reference.digest {
+            None => {
+                if let Some(record) = record.filter(|record| !record.is_from(reference)) {
+                    return Ok(missing(MissingKind::OtherSource, Vec::new(), Some(record.source)));
+                }
+            }
+            // An index that was pruned or flattened has another digest than its source.
+            Some(pinned)
+                if pinned != digest && record.is_none_or(|record| record.source_digest != pinned) =>
+            {
+                return Ok(other(digest));
+            }
+            Some(_) => {}
+        }
+        if image.manifests.iter().any(|manifest| !repository.revisions.contains_key(manifest)) {
+            return Ok(other(digest));
         }
         let platforms = self.missing_platforms(repository, &digest, &image.platforms)?;
         Ok(if platforms.is_empty() { None } else { missing(MissingKind::Platform, platforms, None) })
@@ -165,11 +189,11 @@ impl CompletenessCheck<'_> {
 }
 
 /// The digest of what `place` holds.
-fn named(repository: &RepositoryInventory, place: &Place, digest: Option<Digest>) -> Option<Digest> {
-    if let Some(digest) = digest {
-        return repository.revisions.contains_key(&digest).then_some(digest);
+fn named(repository: &RepositoryInventory, place: &Place, reference: &Reference) -> Option<Digest> {
+    match &place.tag {
+        Some(tag) => repository.tags.get(tag)?.digest(),
+        None => reference.digest.filter(|digest| repository.revisions.contains_key(digest)),
     }
-    repository.tags.get(place.tag.as_ref()?)?.digest()
 }
 
 /// The wanted platforms of which the repository does not have the manifest.

@@ -91,6 +91,8 @@ fn sample_registry(place: &Place) -> (Ended, String) {
 /// The flags that the documentation promises.
 const FLAGS: &[&str] = &[
     "list",
+    "lock",
+    "locked",
     "dir",
     "arch",
     "os",

@@ -213,6 +213,7 @@ fn exit_codes_and_kinds_are_all_documented() {
         "rate-limited",
         "unavailable",
         "corrupt",
+        "drift",
         "too-large",
         "unsupported",
         "storage",

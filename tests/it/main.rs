@@ -25,6 +25,7 @@ mod inspect;
 mod interop;
 mod kill;
 mod list;
+mod locks;
 mod ls;
 mod messages;
 mod model;

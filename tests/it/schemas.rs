@@ -73,6 +73,15 @@ async fn reports_and_events_match_their_schemas() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lock_files_match_their_schema() {
+    let samples = Samples::serve().await;
+    let home = Home::new();
+    let image = format!("{}/demo/app:1.0", samples.host());
+    let output = home.saver(["resolve", "--json", "--arch", "amd64", &image]).output().unwrap();
+    assert_valid("lock", &String::from_utf8(output.stdout).unwrap());
+}
+
 #[test]
 fn output_of_local_commands_matches_the_schemas() {
     let home = Home::new();

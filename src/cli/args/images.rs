@@ -16,6 +16,15 @@ pub(crate) struct ListArgs {
     pub(crate) list: Vec<PathBuf>,
 }
 
+/// Tags that lists select.
+#[derive(clap::Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Images")]
+pub(crate) struct SelectionArgs {
+    /// Maximum number of images that the tag selections of lists may select
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) max_images: usize,
+}
+
 impl ListArgs {
     /// Whether a list is read from stdin.
     pub(crate) fn reads_stdin(&self) -> bool {

@@ -1,13 +1,12 @@
 //! How images are saved, whatever names them: shared by `save`, `build-context` and `verify --repair --list`.
 
-use super::images::ListArgs;
+use super::fetch::FetchArgs;
+use super::images::{ListArgs, SelectionArgs};
 use super::output::{FailedListArgs, ReportArgs};
-use super::platforms::{IndexArgs, MissingPlatformArgs, PlatformArgs};
-use super::referrers::ReferrerArgs;
-use super::registry::RegistryArgs;
-use super::transfer::{DryRunArgs, TransferArgs};
+use super::transfer::DryRunArgs;
 use super::tree::{DirArgs, NamesArgs, ReplaceArgs};
 use clap::ValueEnum;
+use std::path::PathBuf;
 
 /// The arguments of `save`.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,9 +17,12 @@ pub(crate) struct SaveArgs {
     /// Lists of images.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
-    /// Maximum number of images that the tag selections of lists may select
-    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Images")]
-    pub(crate) max_images: usize,
+    /// Tags that they select.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Lock files.
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
     /// Where to save.
     #[command(flatten)]
     pub(crate) dir: DirArgs,
@@ -35,21 +37,9 @@ pub(crate) struct SaveArgs {
 /// What and how to save.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// Which platforms.
+    /// What is fetched, and how.
     #[command(flatten)]
-    pub(crate) platforms: PlatformArgs,
-    /// Images that lack one.
-    #[command(flatten)]
-    pub(crate) missing: MissingPlatformArgs,
-    /// Indexes.
-    #[command(flatten)]
-    pub(crate) index: IndexArgs,
-    /// Further content.
-    #[command(flatten)]
-    pub(crate) content: ContentArgs,
-    /// Signatures.
-    #[command(flatten)]
-    pub(crate) referrers: ReferrerArgs,
+    pub(crate) fetch: FetchArgs,
     /// Names.
     #[command(flatten)]
     pub(crate) names: NamesArgs,
@@ -59,12 +49,6 @@ pub(crate) struct RunArgs {
     /// When data is synced.
     #[command(flatten)]
     pub(crate) durability: DurabilityArgs,
-    /// How registries are reached.
-    #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    /// How much at once.
-    #[command(flatten)]
-    pub(crate) transfer: TransferArgs,
     /// What is written beside the images.
     #[command(flatten)]
     pub(crate) report: ReportArgs,
@@ -73,19 +57,18 @@ pub(crate) struct RunArgs {
     pub(crate) failed: FailedListArgs,
 }
 
-/// Content that an image can do without.
-#[derive(Clone, Copy, Debug, clap::Args)]
+/// Lock files.
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Images")]
-pub(crate) struct ContentArgs {
-    /// Leave out attestations (SBOMs, provenance); Docker 29.1 and later cannot pull an attested image without them
+pub(crate) struct LockArgs {
+    /// Write a lock file that pins what was saved to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lock: Option<PathBuf>,
+    /// Save exactly what the lock file of --list pins, and fail images whose tag, platforms or referrers have changed
+    ///
+    /// Platforms, attestations, referrers and the form of indexes are those of the lock file, whatever other options say.
     #[arg(long)]
-    pub(crate) no_attestations: bool,
-    /// Save attestations with their images (the default)
-    #[arg(long, hide = true, overrides_with = "no_attestations")]
-    pub(crate) attestations: bool,
-    /// Save foreign (non-distributable) layers as well
-    #[arg(long)]
-    pub(crate) foreign_layers: bool,
+    pub(crate) locked: bool,
 }
 
 /// When data is synced to disk.

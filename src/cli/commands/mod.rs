@@ -16,6 +16,7 @@ pub(super) mod mirror_config;
 pub(super) mod prune;
 pub(super) mod push;
 pub(super) mod report;
+pub(super) mod resolve;
 pub(super) mod rewrite;
 pub(super) mod rm;
 pub(super) mod save;

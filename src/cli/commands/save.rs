@@ -1,24 +1,23 @@
 //! `saver save`, which is also `saver` without a command.
 
-use crate::cli::args::missing_option;
-use crate::cli::args::platforms::IndexArg;
+use crate::cli::args::images::SelectionArgs;
 use crate::cli::args::save::{DurabilityArg, RunArgs, SaveArgs};
-use crate::cli::args::transfer::retry_policy;
 use crate::cli::context::{Context, within};
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::failed_list::not_saved;
 use crate::cli::ui::failures::FailedImage;
-use crate::cli::ui::output_files::OutputFiles;
+use crate::cli::ui::output_files::{OutputFile, OutputFiles};
 use crate::cli::ui::run::RunDisplay;
 use crate::cli::ui::wording::SAVING;
-use crate::cli::{grammar, lists, registry_args};
-use crate::error::{Error, ErrorKind, Result};
-use crate::list::{self, ImageList, ListEntry, SelectedRepository};
-use crate::oci::{PlatformSet, Tag};
-use crate::save::{ImageSaver, ResolvedSelection, SaveImage, SaveOptions, resolve_selections};
+use crate::cli::{grammar, lists, locks, registry_args, selections};
+use crate::error::Result;
+use crate::list::{ImageList, ListEntry, LockFormat, SelectedRepository};
+use crate::oci::Tag;
+use crate::save::{ImageSaver, SaveImage, SaveOptions, pinned_content};
 use crate::store::Durability;
-use crate::transfer::TransferOptions;
+use crate::transfer::Report;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Saves the images of lists and of the command line.
 ///
@@ -30,10 +29,16 @@ pub(crate) async fn run(args: &SaveArgs, context: &Context<'_>) -> Result<Exit> 
         return Err(error);
     }
     let dir = args.dir.path()?;
-    lists::require_one_reader_of_stdin(&args.lists, args.run.registry.password_stdin)?;
+    lists::require_one_reader_of_stdin(&args.lists, args.run.fetch.registry.password_stdin)?;
     let list = lists::read_list(&args.lists.list, &args.images, context)?;
-    let mut job = SaveJob::resolve(&args.run, dir, list, context)?;
-    within(args.run.registry.timeout, job.select_tags(args.max_images, context)).await?;
+    let lock = args.lock.lock.as_deref().filter(|_| !args.dry_run.dry_run);
+    let lock_options = if args.lock.locked { Some(locks::require(&list)?) } else { None };
+    let mut job = SaveJob::resolve_with(&args.run, dir, list, lock, context)?;
+    if let Some(options) = lock_options {
+        locks::apply(&options, &job.entries, &mut job.options.transfer)?;
+        job.is_locked = true;
+    }
+    within(args.run.fetch.registry.timeout, job.select_tags(args.selection, context)).await?;
     job.run(&args.run, args.dry_run.dry_run, context).await
 }
 
@@ -43,6 +48,10 @@ pub(crate) struct SaveJob {
     selections: Vec<SelectedRepository>,
     options: SaveOptions,
     files: OutputFiles,
+    /// The lock file to write.
+    lock: Option<OutputFile>,
+    /// Whether the entries are those of a lock file, whose content they must have.
+    is_locked: bool,
 }
 
 impl SaveJob {
@@ -56,11 +65,21 @@ impl SaveJob {
         list: ImageList,
         context: &Context<'_>,
     ) -> Result<Self> {
+        Self::resolve_with(args, dir, list, None, context)
+    }
+
+    /// As [`resolve`](Self::resolve), and writes what was saved to the lock file `lock`.
+    fn resolve_with(
+        args: &RunArgs,
+        dir: &Path,
+        list: ImageList,
+        lock: Option<&Path>,
+        context: &Context<'_>,
+    ) -> Result<Self> {
         let mut options = SaveOptions::new(dir);
-        options.transfer = transfer_options(args);
         let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
         let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
-        options.transfer.platforms = platforms(args, &requested)?;
+        options.transfer = args.fetch.options(&requested)?;
         options.names = args.names.rule()?;
         options.replace = args.replace.replace;
         options.durability = match args.durability.durability {
@@ -68,35 +87,24 @@ impl SaveJob {
             DurabilityArg::None => Durability::None,
         };
         let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();
-        options.access = registry_args::resolve(&args.registry, context, &registries)?;
+        options.access = registry_args::resolve(&args.fetch.registry, context, &registries)?;
         let failed_list = args.failed.failed_list.as_deref();
-        let files = OutputFiles::prepare(None, args.report.report.as_deref(), failed_list)?;
-        Ok(Self { entries: list.entries, selections: list.selections, options, files })
+        let files = OutputFiles::prepare(
+            lock.map(|lock| ("--lock", lock)),
+            args.report.report.as_deref(),
+            failed_list,
+        )?;
+        let lock = lock.map(|path| OutputFile::prepare("--lock", path)).transpose()?;
+        let ImageList { entries, selections, .. } = list;
+        Ok(Self { entries, selections, options, files, lock, is_locked: false })
     }
 
     /// Replaces the selections of the lists by the images that they select.
-    ///
-    /// # Errors
-    /// Those of listing tags, `NotFound` if a selection selects nothing, `InvalidInput` if all select more than `max` images.
-    async fn select_tags(&mut self, max: usize, context: &Context<'_>) -> Result<()> {
+    async fn select_tags(&mut self, args: SelectionArgs, context: &Context<'_>) -> Result<()> {
+        let (access, retry) = (&self.options.access, &self.options.transfer.retry);
         let selections = std::mem::take(&mut self.selections);
-        if selections.is_empty() {
-            return Ok(());
-        }
-        let resolved =
-            resolve_selections(selections, &self.options.access, &self.options.transfer.retry).await?;
-        let mut selected = Vec::new();
-        for ResolvedSelection { repository, tags } in resolved {
-            context.note(&format!("{}: {}: {}", repository.origin, repository.name(), tags.summary()));
-            selected.extend(tags.tags.into_iter().map(|tag| repository.entry(tag)));
-        }
-        if selected.len() > max {
-            let why = format!("the lists select {} images, more than {max}", selected.len());
-            return Err(Error::new(ErrorKind::InvalidInput, "--max-images", why)
-                .with_hint("narrow the selections with tags=, newest= or except=, or raise --max-images"));
-        }
-        let entries = std::mem::take(&mut self.entries).into_iter().chain(selected).collect();
-        self.entries = list::merge([ImageList { entries, ..ImageList::default() }]).entries;
+        let entries = std::mem::take(&mut self.entries);
+        self.entries = selections::resolve(entries, selections, args, (access, retry), context).await?;
         Ok(())
     }
 
@@ -105,11 +113,16 @@ impl SaveJob {
     /// # Errors
     /// Whatever keeps the run from continuing.
     pub(crate) async fn run(mut self, args: &RunArgs, dry_run: bool, context: &Context<'_>) -> Result<Exit> {
-        let display =
-            RunDisplay::start(SAVING, args.report.progress, self.files, args.registry.timeout, context)?;
+        let images: Vec<SaveImage> = self.entries.iter().map(|entry| self.image(entry)).collect();
+        let display = RunDisplay::start(
+            SAVING,
+            args.report.progress,
+            std::mem::take(&mut self.files),
+            args.fetch.registry.timeout,
+            context,
+        )?;
         self.options.observer = display.observer();
         self.options.cancel = display.cancel();
-        let images: Vec<SaveImage> = self.entries.iter().cloned().map(SaveImage::from).collect();
         if dry_run {
             let created = CreatedDirectories::before(&self.options.dir);
             let saver = ImageSaver::new(self.options)?;
@@ -119,47 +132,29 @@ impl SaveJob {
             let failed = not_saved(&FailedImage::of_plan(&plan), &self.entries);
             return display.planned(&plan, free, Some(failed));
         }
-        let saver = ImageSaver::new(self.options)?;
+        let saver = ImageSaver::new(self.options.clone())?;
         let report = saver.save(images).await?;
         let failed = not_saved(&FailedImage::of_report(&report), &self.entries);
-        display.finished(&report, Some(failed))
+        let exit = display.finished(&report, Some(failed))?;
+        self.write_lock(&report, context)?;
+        Ok(exit)
     }
-}
 
-fn transfer_options(args: &RunArgs) -> TransferOptions {
-    let mut options = TransferOptions {
-        index: args.index.index.into(),
-        missing_platform: args.missing.missing_platform.into(),
-        attestations: !args.content.no_attestations,
-        foreign_layers: args.content.foreign_layers,
-        retry: retry_policy(args.registry.retries),
-        ..TransferOptions::default()
-    };
-    args.referrers.apply(&mut options.referrers);
-    args.transfer.apply(&mut options);
-    options
-}
-
-/// The platforms of the images that do not name their own.
-fn platforms(args: &RunArgs, entries: &[ListEntry]) -> Result<PlatformSet> {
-    let platforms = match args.platforms.selected()? {
-        Some(platforms) => platforms,
-        None if entries.iter().all(|entry| entry.platforms.is_some()) => PlatformSet::All,
-        None => {
-            let hint = "add --arch amd64, several such as --arch amd64,arm64, or --arch all";
-            return Err(missing_option("--arch", hint));
-        }
-    };
-    if args.index.index == IndexArg::Flatten {
-        let mut selected = entries.iter().map(|entry| entry.platforms.as_ref().unwrap_or(&platforms));
-        let is_several = |set: &&PlatformSet| matches!(set, PlatformSet::Only(some) if some.len() > 1);
-        if let Some(set) = selected.find(is_several) {
-            let why = format!("only one platform can take the place of the index, and {set} are selected");
-            return Err(Error::new(ErrorKind::InvalidInput, "--index flatten", why)
-                .with_hint("select one platform, or use --index prune"));
-        }
+    fn image(&self, entry: &ListEntry) -> SaveImage {
+        let pinned = entry.lock.as_deref().filter(|_| self.is_locked).map(pinned_content);
+        SaveImage { pinned: pinned.map(Arc::new), ..SaveImage::from(entry.clone()) }
     }
-    Ok(platforms)
+
+    /// Writes the lock file, unless an image failed: a lock file without it would be taken for the whole.
+    fn write_lock(self, report: &Report, context: &Context<'_>) -> Result<()> {
+        let Some(file) = self.lock else { return Ok(()) };
+        if !report.is_success() {
+            context.warn("the lock file was not written, because not all images were saved");
+            return Ok(());
+        }
+        let lock = locks::of_report(&self.options.transfer, &self.entries, report);
+        file.finish(lock.to_text(LockFormat::Plain).as_bytes())
+    }
 }
 
 /// The directories that opening a tree creates. A dry run removes them again.

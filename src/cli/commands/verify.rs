@@ -1,10 +1,10 @@
 //! `saver verify`: checks the content of a directory, and repairs it.
 
 use super::save;
-use crate::cli::args::images::ListArgs;
+use crate::cli::args::images::{ListArgs, SelectionArgs};
 use crate::cli::args::missing_option;
 use crate::cli::args::output::JsonArgs;
-use crate::cli::args::save::{RunArgs, SaveArgs};
+use crate::cli::args::save::{LockArgs, RunArgs, SaveArgs};
 use crate::cli::args::transfer::DryRunArgs;
 use crate::cli::args::tree::{DirArgs, DirectoryArgs};
 use crate::cli::context::Context;
@@ -16,8 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Tag};
 use crate::store::Store;
 use crate::verify::{
-    Completeness, ExpectedImage, MissingImage, Note, Problem, Repair, Taken, VerifyOptions, VerifyReport,
-    repair, verify,
+    Completeness, ExpectedImage, MissingImage, MissingKind, Note, Problem, Repair, Taken, VerifyOptions,
+    VerifyReport, repair, verify,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,9 +47,9 @@ pub(crate) struct Args {
     /// Images that should be there, or to save again.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
-    /// Maximum number of images that the tag selections of lists may select
-    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Images")]
-    pub(crate) max_images: usize,
+    /// Tags that they select.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
     /// How to save them.
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -83,13 +83,18 @@ fn expected(args: &Args, context: &Context<'_>) -> Result<Option<Vec<ExpectedIma
         return Ok(None);
     }
     let context = if args.json.json { &context.quietly() } else { context };
-    let selected = args.run.platforms.selected()?;
+    let selected = args.run.fetch.platforms.selected()?;
     let mut expected = Vec::new();
     for entry in lists::read(&args.lists.list, &[], context)? {
-        let platforms = entry.platforms.or_else(|| selected.clone()).ok_or_else(|| {
+        let manifests = entry.lock.iter().flat_map(|lock| lock.manifests.iter().map(|one| one.digest));
+        let platforms = entry.platforms.clone().or_else(|| selected.clone()).ok_or_else(|| {
             missing_option("--arch", "add the platforms that should be there: --arch amd64, for example")
         })?;
-        expected.push(ExpectedImage { reference: entry.reference, platforms });
+        expected.push(ExpectedImage {
+            reference: entry.reference,
+            platforms,
+            manifests: manifests.collect(),
+        });
     }
     Ok(Some(expected))
 }
@@ -140,14 +145,15 @@ fn save_args(args: &Args, context: &Context<'_>) -> Result<SaveArgs> {
     let selected = list.selections.iter().map(|one| one.entry(Tag::latest()).platforms);
     let mut platforms = list.entries.iter().map(|entry| entry.platforms.clone()).chain(selected);
     let needs_arch = platforms.any(|platforms| platforms.is_none());
-    if args.run.platforms.selected()?.is_none() && needs_arch {
+    if args.run.fetch.platforms.selected()?.is_none() && needs_arch {
         let hint = "the images of --list are saved again: add --arch amd64, for example";
         return Err(missing_option("--arch", hint));
     }
     Ok(SaveArgs {
         images: Vec::new(),
         lists: args.lists.clone(),
-        max_images: args.max_images,
+        selection: args.selection,
+        lock: LockArgs::default(),
         dir: DirArgs { dir: Some(args.directory.path()?.to_owned()) },
         run: args.run.clone(),
         dry_run: DryRunArgs { dry_run: false },
@@ -184,6 +190,10 @@ fn text(report: &VerifyReport, quiet: bool) -> String {
 
 fn missing_text(missing: &MissingImage) -> String {
     let reference = &missing.reference;
+    if missing.kind == MissingKind::OtherDigest {
+        let found = missing.digest.map_or_else(|| "another image".to_owned(), |digest| digest.to_string());
+        return format!("other digest: {reference}\n  the directory has {found}\n");
+    }
     match (&missing.source, missing.platforms.as_slice()) {
         (Some(source), _) => {
             format!("missing image: {reference}\n  the image in its place comes from {source}\n")

@@ -52,7 +52,8 @@ impl Exit {
             | ErrorKind::RateLimited
             | ErrorKind::Unavailable
             | ErrorKind::TooLarge
-            | ErrorKind::Corrupt => Self::SomeFailed,
+            | ErrorKind::Corrupt
+            | ErrorKind::Drift => Self::SomeFailed,
         }
     }
 

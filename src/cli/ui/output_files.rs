@@ -151,18 +151,18 @@ pub(crate) struct OutputFiles {
 }
 
 impl OutputFiles {
-    /// Checks that all of them can be written, and that neither is the same as another or as the run's own `output`, where `-` is stdout.
+    /// Checks that all of them can be written, and that neither is the same as another or as `own`, an option of the
+    /// run and its file, where `-` is stdout.
     ///
     /// # Errors
     /// As [`OutputFile::prepare`].
     pub(crate) fn prepare(
-        output: Option<&Path>,
+        own: Option<(&'static str, &Path)>,
         report: Option<&Path>,
         failed_list: Option<&Path>,
     ) -> Result<Self> {
-        let named = [("--output", output), ("--report", report), ("--failed-list", failed_list)];
-        let named: Vec<(&str, &Path)> =
-            named.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
+        let named = [report.map(|path| ("--report", path)), failed_list.map(|path| ("--failed-list", path))];
+        let named: Vec<(&str, &Path)> = own.into_iter().chain(named.into_iter().flatten()).collect();
         for (at, (flag, path)) in named.iter().enumerate() {
             let own = Identity::of(path);
             let other = named.iter().take(at).find(|(_, other)| own.is_some() && Identity::of(other) == own);
@@ -283,7 +283,7 @@ mod tests {
             ("/dev/null", "/dev/null", "/dev/null", true),
         ] {
             let [output, report, list] = [output, report, list].map(at);
-            let found = OutputFiles::prepare(Some(&output), Some(&report), Some(&list));
+            let found = OutputFiles::prepare(Some(("--output", &output)), Some(&report), Some(&list));
             assert_eq!(found.is_ok(), fine, "{output:?} {report:?} {list:?}");
             if let Err(error) = found {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -142,6 +142,7 @@ pub(crate) mod tests {
             source_digest: None,
             replaced: None,
             platforms: Vec::new(),
+            manifests: Vec::new(),
             omitted: Vec::new(),
             referrers: Vec::new(),
             bytes_fetched: 0,

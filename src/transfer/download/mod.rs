@@ -358,6 +358,7 @@ mod tests {
                 place: Place { repository: "x".parse().unwrap(), tag: Some("v1".parse().unwrap()) },
                 alias: None,
                 resolved: None,
+                pinned: None,
                 origin: None,
                 warnings: Vec::new(),
             };

@@ -82,6 +82,7 @@ fn asked(source: &Arc<Failing>, registry: &str, name: &str) -> Image<Failing> {
         place: place(&format!("{registry}/{name}")),
         alias: None,
         resolved: None,
+        pinned: None,
         origin: None,
         warnings: Vec::new(),
     }

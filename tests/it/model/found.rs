@@ -41,6 +41,7 @@ async fn save(made: &[&Made], roots: &[&RawManifest], arch: &str, mode: IndexMod
         place,
         alias: None,
         resolved: None,
+        pinned: None,
         origin: None,
         warnings: Vec::new(),
     };

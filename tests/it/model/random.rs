@@ -247,6 +247,7 @@ impl Trial {
             place,
             alias,
             resolved: None,
+            pinned: None,
             origin: None,
             warnings: Vec::new(),
         };
