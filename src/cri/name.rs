@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str) -> Result<Reference> {
         _ => Err(Error::new(
             ErrorKind::InvalidInput,
             &reference,
-            "the registry's name is ambiguous in the tree",
+            "the registry's name is ambiguous in the directory",
         )
         .with_hint("use a host name with a dot or a port, and without '_'")),
     }

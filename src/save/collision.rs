@@ -132,7 +132,7 @@ fn compare<S>(
     let place = &one.place;
     if first != second {
         let message = format!(
-            "{} ({first}) and {} ({second}) would both be {place} in the tree",
+            "{} ({first}) and {} ({second}) would both be {place} in the directory",
             one.reference, two.reference
         );
         return Err(Error::new(ErrorKind::InvalidInput, place, message)
@@ -140,7 +140,7 @@ fn compare<S>(
     }
     if index != IndexMode::Keep && one.platforms != two.platforms {
         let message = format!(
-            "{} and {} would both be {place} in the tree, with indexes rewritten for different platforms",
+            "{} and {} would both be {place} in the directory, with indexes rewritten for different platforms",
             one.reference, two.reference
         );
         return Err(Error::new(ErrorKind::InvalidInput, place, message)

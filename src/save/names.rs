@@ -222,10 +222,11 @@ impl NameRule {
             }
         }
         if let Some((place, source)) = other {
-            let message = format!("no such image in the tree: {place} comes from {source}");
+            let message = format!("no such image in the directory: {place} comes from {source}");
             return Err(Error::new(ErrorKind::NotFound, reference, message).with_hint(WHERE_TO_LOOK));
         }
-        Err(Error::new(ErrorKind::NotFound, reference, "no such image in the tree").with_hint(WHERE_TO_LOOK))
+        Err(Error::new(ErrorKind::NotFound, reference, "no such image in the directory")
+            .with_hint(WHERE_TO_LOOK))
     }
 
     /// Finds the repository of `reference` in a tree, as [`find`](Self::find) does.
@@ -238,7 +239,7 @@ impl NameRule {
                 return Ok(place.repository);
             }
         }
-        Err(Error::new(ErrorKind::NotFound, &reference.repository, "no such repository in the tree")
+        Err(Error::new(ErrorKind::NotFound, &reference.repository, "no such repository in the directory")
             .with_hint(WHERE_TO_LOOK))
     }
 
@@ -266,7 +267,7 @@ fn other_source(
 }
 
 fn unusable(reference: &Reference, error: &Error) -> Error {
-    Error::new(ErrorKind::InvalidInput, reference, format!("invalid name in the tree: {error}"))
+    Error::new(ErrorKind::InvalidInput, reference, format!("invalid name in the directory: {error}"))
         .with_hint("change the template of --names")
 }
 

@@ -21,9 +21,9 @@ impl Store {
         }
         let driver = &*self.inner.driver;
         let message = if entries.is_empty() {
-            "not an image tree: the directory is empty"
+            "not a directory of images: it is empty"
         } else {
-            "not an image tree: it has no docker/registry/v2"
+            "not a directory of images: it has no docker/registry/v2"
         };
         Err(Error::new(ErrorKind::InvalidInput, driver.location(""), message).with_hint(
             "name the directory that images were saved to; if it is a mount point, check that it is mounted",
@@ -67,9 +67,9 @@ impl Store {
             let other =
                 entries.iter().find(|entry| !entry.name.starts_with('.') && entry.name != "lost+found");
             if let Some(other) = other {
-                let message = format!("not an image tree: it has other content ({})", other.name);
+                let message = format!("not a directory of images: it has other content ({})", other.name);
                 return Err(Error::new(ErrorKind::InvalidInput, driver.location(""), message)
-                    .with_hint("name an image tree, an empty directory, or one that does not exist yet"));
+                    .with_hint("name a directory of images, an empty one, or one that does not exist yet"));
             }
         }
         for directory in path::trunk().chain([path::INTERNAL]) {
@@ -103,7 +103,7 @@ impl Store {
             Some(above) if above.ends_with('/') => format!("did you mean {}?", above.trim_end_matches('/')),
             _ => format!("name the directory that contains {v2}, {levels} levels up"),
         };
-        let message = "this directory is inside an image tree";
+        let message = "this directory is inside a directory of images";
         Some(Error::new(ErrorKind::InvalidInput, here, message).with_hint(hint))
     }
 }
@@ -148,11 +148,11 @@ mod tests {
         std::fs::create_dir_all(other.join("docker/registry")).unwrap();
         let tree_path = tree.to_str().unwrap();
         for (dir, message, hint) in [
-            (empty, "the directory is empty", "check that it is mounted"),
+            (empty, "it is empty", "check that it is mounted"),
             (other, "no docker/registry/v2", "check that it is mounted"),
-            (tree.join("docker/registry/v2"), "inside an image tree", tree_path),
-            (tree.join("docker/registry"), "inside an image tree", tree_path),
-            (tree.join("docker"), "inside an image tree", tree_path),
+            (tree.join("docker/registry/v2"), "inside a directory of images", tree_path),
+            (tree.join("docker/registry"), "inside a directory of images", tree_path),
+            (tree.join("docker"), "inside a directory of images", tree_path),
         ] {
             let error = open(&dir).check_is_tree().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);

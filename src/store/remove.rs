@@ -96,7 +96,7 @@ impl Store {
         }
         match driver.set_aside(path, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(storage(driver, path, "move out of the tree", error))
+                Err(storage(driver, path, "move away", error))
             }
             _ => Ok(to),
         }

@@ -8,7 +8,7 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag};
 
 /// Hint for a missing image.
-const LS: &str = "saver ls --dir DIR lists what the tree contains";
+const LS: &str = "saver ls --dir DIR lists what the directory contains";
 
 impl Source for Store {
     async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Resolved> {
@@ -45,7 +45,7 @@ impl Source for Store {
             {
                 return Ok(FileBlob { file, offset: 0, length, subject });
             }
-            let message = "this repository of the tree has no such blob";
+            let message = "this repository has no such blob in the directory";
             Err(Error::new(ErrorKind::NotFound, subject, message).on(Side::Source))
         };
         Ok(self.lookup(open).await?.stream(from, to))
@@ -64,7 +64,7 @@ impl Catalog for Store {
             if store.has_repository(&repository)? {
                 return store.tags(&repository);
             }
-            let error = Error::new(ErrorKind::NotFound, repository, "the tree has no such repository");
+            let error = Error::new(ErrorKind::NotFound, repository, "the directory has no such repository");
             Err(error.on(Side::Source).with_hint(LS))
         };
         self.blocking(list).await
@@ -79,7 +79,7 @@ impl Store {
         }
         let subject = format!("{repository}@{digest}");
         let damaged = |why: &str| {
-            Error::new(ErrorKind::Corrupt, &subject, format!("the tree is damaged: {why}"))
+            Error::new(ErrorKind::Corrupt, &subject, format!("the directory is damaged: {why}"))
                 .on(Side::Source)
                 .with_hint(
                     "run saver verify to find out what is damaged, and saver verify --repair to repair it",
@@ -98,10 +98,10 @@ impl Store {
     /// The error for something that is not in the tree.
     fn not_found(&self, repository: &Repository, target: &Target) -> Result<Error> {
         let (subject, message) = match (self.has_repository(repository)?, target) {
-            (false, _) => (repository.to_string(), "the tree has no such repository"),
-            (true, Target::Tag(tag)) => (format!("{repository}:{tag}"), "the tree has no such tag"),
+            (false, _) => (repository.to_string(), "the directory has no such repository"),
+            (true, Target::Tag(tag)) => (format!("{repository}:{tag}"), "the directory has no such tag"),
             (true, Target::Digest(digest)) => {
-                (format!("{repository}@{digest}"), "the tree has no such manifest")
+                (format!("{repository}@{digest}"), "the directory has no such manifest")
             }
         };
         let error = Error::new(ErrorKind::NotFound, subject, message).on(Side::Source);

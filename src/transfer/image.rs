@@ -255,7 +255,7 @@ impl<K: Sink> Engine<K> {
             places.push(alias.clone());
         } else {
             warnings.push(format!(
-                "{alias} is another image in the tree and was not changed; this one is only {}",
+                "{alias} is another image in the directory and was not changed; this one is only {}",
                 image.place
             ));
         }

@@ -91,7 +91,7 @@ impl<'a> RepositoryCheck<'a> {
         }
         if !self.repository.has_tags && !self.repository.revisions.is_empty() {
             let path = self.store.tags_path(&self.repository.name);
-            let why = "the directory of tags is missing; garbage-collect --delete-untagged would fail for the whole tree";
+            let why = "the directory of tags is missing; garbage-collect --delete-untagged would fail for the whole directory";
             self.problem(ProblemKind::NoTags, path, None, why.into());
         }
         for (digest, link) in &self.repository.revisions {

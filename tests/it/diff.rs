@@ -77,7 +77,7 @@ fn what_is_no_set_of_images_is_refused() {
     fs::create_dir(home.path("empty")).unwrap();
     for (other, says) in [
         (home.path("missing"), "cannot be read"),
-        (home.path("empty"), "not an image tree"),
+        (home.path("empty"), "not a directory of images"),
         (bad, "problem"),
     ] {
         let ran = run(home.saver(["diff"]).arg(&list).arg(&other)).expect(2);
