@@ -49,6 +49,10 @@ fn http(
         return f.write_str(" with a web page instead of a registry's response");
     }
     for (index, error) in errors.iter().enumerate() {
+        // One for each missing manifest, for example, with the same text.
+        if errors[..index].iter().any(|before| before.to_string() == error.to_string()) {
+            continue;
+        }
         let separator = if index == 0 { ":" } else { ";" };
         write!(f, "{separator} {error}")?;
     }
@@ -113,6 +117,10 @@ mod tests {
             (
                 http(Some(403), &[("DENIED", "quota exceeded"), ("", "b"), ("C", "")], false),
                 "https://r.io/v2/a/manifests/1 returned 403 Forbidden: DENIED: quota exceeded; b; C",
+            ),
+            (
+                http(Some(400), &[("B", "x"), ("B", "y"), ("B", "x")], false),
+                "https://r.io/v2/a/manifests/1 returned 400 Bad Request: B: x; B: y",
             ),
             (http(Some(599), &[], false), "https://r.io/v2/a/manifests/1 returned 599"),
             (

@@ -96,6 +96,9 @@ pub(super) async fn from_response(subject: &str, login: Option<&str>, response: 
                 "the registry redirected to {host}, which denied access: a firewall or proxy may block that host"
             ))
         }
+        (404, Some(_)) if url.path().contains("/blobs/") => error.with_hint(
+            "the registry lacks this blob, which a manifest names: push the image to it again, or report this to its operator",
+        ),
         (404, Some(_)) => error
             .with_hint("check the name and tag; some registries return 404 for what you have no permission to read"),
         (429, Some(login)) => error.with_hint(format!(

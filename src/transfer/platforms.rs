@@ -93,7 +93,7 @@ impl<'a> Platforms<'a> {
         let message =
             format!("one platform's manifest is needed, and {count} match: {}", selected.join(", "));
         Error::new(ErrorKind::InvalidInput, self.reference, message)
-            .with_hint("request one platform with --arch, or keep the index with --index keep or prune where the format has one")
+            .with_hint("request one platform with --arch")
     }
 }
 
