@@ -22,14 +22,25 @@ pub(super) fn open(dir: &Path) -> Result<Store> {
 /// Opens the directory for reading.
 ///
 /// # Errors
-/// `Storage` when it is not a directory that can be opened.
+/// `InvalidInput` when it is not a directory; `Storage` when it cannot be opened.
 pub(super) fn open_unchecked(dir: &Path) -> Result<Store> {
     Store::open_read_only(dir).map_err(|error| match error.io_kind() {
         Some(IoError::NotFound | IoError::NotADirectory) => {
-            error.with_hint("name the directory that images were saved to")
+            error.with_kind(ErrorKind::InvalidInput).with_hint("name the directory that images were saved to")
         }
         _ => error,
     })
+}
+
+/// The error about one of the images `written`, with its name as it was written: what that is short for is a name at Docker Hub, which
+/// the directory need not have it from.
+pub(super) fn named_as_written(error: Error, written: &[String]) -> Error {
+    let is_subject =
+        |text: &&String| Reference::parse(text).is_ok_and(|image| image.to_string() == error.subject());
+    match written.iter().find(is_subject) {
+        Some(text) => error.with_subject(text),
+        None => error,
+    }
 }
 
 /// The original names of all images with tags: those that are recorded, else as far as the names in the directory tell them.

@@ -142,6 +142,9 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
+    /// The current version of the JSON format.
+    pub const SCHEMA: u32 = 1;
+
     /// Whether no image failed.
     #[must_use]
     pub fn is_success(&self) -> bool {
@@ -195,7 +198,7 @@ pub async fn load(store: &Store, images: &[Reference], options: &LoadOptions) ->
     let client = Client::connect(&options.socket, &options.namespace).await?;
     let lease = Lease::create(&client).await?;
     let loader = Loader { store, options, names, client: client.with_lease(&lease.id) };
-    let mut report = LoadReport { schema: 1, images: Vec::new(), bytes_sent: 0 };
+    let mut report = LoadReport { schema: LoadReport::SCHEMA, images: Vec::new(), bytes_sent: 0 };
     for reference in images {
         let mut row = LoadedImage {
             reference: reference.clone(),

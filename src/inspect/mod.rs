@@ -41,7 +41,7 @@ pub struct InspectOptions {
 pub struct Inspection {
     /// The schema version; incremented when a field is removed or changes its meaning.
     pub schema: u32,
-    /// The name as requested.
+    /// The name as requested or, of an image in a directory, the one that it was saved from, if that is recorded.
     pub reference: Reference,
     /// The digest of the manifest or index that it names.
     pub digest: Digest,

@@ -28,7 +28,7 @@ use walk::walk_image;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Listing {
-    /// The version of this format: 1.
+    /// The version of this format, which changes when a field is removed or changes its meaning.
     pub schema: u32,
     /// The repositories.
     pub repositories: Vec<RepositoryListing>,
@@ -141,7 +141,7 @@ impl ContentKind {
 pub struct Totals {
     /// Number of repositories.
     pub repositories: usize,
-    /// Number of tags.
+    /// Number of tags of images; those of signatures and other referrers do not count.
     pub tags: usize,
     /// Number of images that were saved by digest alone.
     #[serde(default)]
@@ -238,6 +238,9 @@ impl RepositoryListing {
 }
 
 impl Listing {
+    /// The current version of the JSON format.
+    pub const SCHEMA: u32 = 1;
+
     /// Drops the problems that `first` does not have.
     fn keep_problems_of(&mut self, first: &Self) {
         let all = first.repositories.iter().flat_map(|listed| {
@@ -303,7 +306,7 @@ fn read(store: &Store, options: &ListOptions) -> Result<Listing> {
     let only: BTreeSet<&Repository> = options.repositories.iter().collect();
     for repository in &only {
         if !store.has_repository(repository)? {
-            return Err(Error::new(ErrorKind::NotFound, repository, "the tree has no such repository")
+            return Err(Error::new(ErrorKind::NotFound, repository, "the directory has no such repository")
                 .with_hint("run saver ls without a name to list all repositories"));
         }
     }
@@ -338,7 +341,7 @@ fn read(store: &Store, options: &ListOptions) -> Result<Listing> {
         let listed = listing(one, &reached, &counts, options.sort);
         seen.0.extend(reached.0);
         totals.repositories += 1;
-        totals.tags += listed.tags.len();
+        totals.tags += listed.tags.iter().filter(|image| is_of_image(image)).count();
         totals.untagged += listed.untagged.len();
         totals.damaged += listed.images().filter(|image| !image.problems.is_empty()).count();
         repositories.push(listed);
@@ -353,7 +356,12 @@ fn read(store: &Store, options: &ListOptions) -> Result<Listing> {
             totals.unreferenced.bytes = totals.unreferenced.bytes.saturating_add(size);
         }
     }
-    Ok(Listing { schema: 1, repositories, totals, internal: store.internal_files()? })
+    Ok(Listing { schema: Listing::SCHEMA, repositories, totals, internal: store.internal_files()? })
+}
+
+/// Whether a tag is an image's rather than that of a referrer, which is listed by itself where its subject is missing.
+fn is_of_image(image: &TagListing) -> bool {
+    image.tag.as_ref().is_some_and(|tag| !tag.is_of_referrers())
 }
 
 /// Whether one of the patterns matches the image by one of its names.

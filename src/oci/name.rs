@@ -231,6 +231,12 @@ impl Tag {
         let is_separated = suffix.is_empty() || suffix.starts_with(['.', '-', '_']);
         is_separated.then(|| Digest::from_hex(hex).ok()).flatten()
     }
+
+    /// Whether this is the tag of signatures or other referrers of a manifest, and not that of an image.
+    #[must_use]
+    pub fn is_of_referrers(&self) -> bool {
+        self.referrers_subject().is_some()
+    }
 }
 
 impl FromStr for Tag {

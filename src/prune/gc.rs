@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// `.saver/damaged`. Needs exclusive access, so that no saver is running.
 ///
 /// # Errors
-/// `InvalidInput` if the directory is not a tree; `Storage` if it can't be read or changed, or another process has it locked.
+/// `InvalidInput` if the directory is not a tree; `Storage` if it can't be read or changed, or another process has it locked; `Cancelled`.
 pub fn collect_garbage(store: &Store, options: &PruneOptions) -> Result<PruneReport> {
     let start = Instant::now();
     store.check_is_tree()?;

@@ -68,6 +68,9 @@ pub struct PruneReport {
     pub dry_run: bool,
     /// The tags that were removed: `repository:tag`.
     pub tags: Vec<String>,
+    /// Number of these tags that are tags of images, not of signatures and other referrers.
+    #[serde(default)]
+    pub image_tags: usize,
     /// The manifests that repositories no longer serve: `repository@digest`.
     pub manifests: Vec<String>,
     /// Number of blob links removed.
@@ -78,7 +81,7 @@ pub struct PruneReport {
     pub bytes_freed: u64,
     /// The repositories removed because nothing was left in them.
     pub repositories: Vec<Repository>,
-    /// Number of tags left.
+    /// Number of tags of images left.
     pub tags_kept: usize,
     /// Images on the list that are not in the tree.
     pub absent: Vec<Reference>,
@@ -132,7 +135,7 @@ pub fn prune(store: &Store, keep: &[Reference], options: &PruneOptions) -> Resul
         }
     }
     if absent.len() == keep.len() && !tree.inventory.repositories.is_empty() {
-        let why = "contains no image of the tree, so everything would be removed; nothing was removed";
+        let why = "contains no image of the directory, so everything would be removed; nothing was removed";
         let hint = "check the list and --names; saver ls lists the images, saver rm removes images by name";
         return Err(Error::new(ErrorKind::InvalidInput, "the list to keep", why).with_hint(hint));
     }
@@ -176,7 +179,7 @@ pub fn remove(store: &Store, images: &[Reference], options: &PruneOptions) -> Re
             }
         }
         if !found {
-            let error = Error::new(ErrorKind::NotFound, reference, "there is no such image in the tree");
+            let error = Error::new(ErrorKind::NotFound, reference, "there is no such image in the directory");
             return Err(error.with_hint("run saver ls to list the images; nothing was removed"));
         }
     }

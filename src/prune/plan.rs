@@ -95,12 +95,15 @@ impl PrunePlan {
         let manifests = |one: &RepositoryPlan| -> Vec<String> {
             one.revisions.iter().map(|digest| format!("{}@{digest}", one.name)).collect()
         };
-        let all: usize = tree.inventory.repositories.iter().map(|repository| repository.tags.len()).sum();
+        let is_of_image = |tag: &&Tag| !tag.is_of_referrers();
+        let all = tree.inventory.repositories.iter().flat_map(|repository| repository.tags.keys());
+        let removed = each().flat_map(|one| &one.tags).filter(is_of_image).count();
         let tags: Vec<String> = each().flat_map(tags).collect();
         PruneReport {
             schema: PruneReport::SCHEMA,
             dry_run: false,
-            tags_kept: all - tags.len(),
+            image_tags: removed,
+            tags_kept: all.filter(is_of_image).count() - removed,
             tags,
             manifests: each().flat_map(manifests).collect(),
             layer_links: each().map(|one| one.layers.len()).sum(),

@@ -178,7 +178,9 @@ fn report(
     problems.extend(stray_problems(inventory));
     problems.sort();
     let sources = sources(store, inventory, &problems)?;
-    let tags = |repository: &RepositoryInventory| repository.tags.len();
+    let tags = |repository: &RepositoryInventory| {
+        repository.tags.keys().filter(|tag| !tag.is_of_referrers()).count()
+    };
     Ok(VerifyReport {
         schema: VerifyReport::SCHEMA,
         deep: false,
@@ -237,7 +239,7 @@ fn stray_problems(inventory: &Inventory) -> impl Iterator<Item = Problem> {
             }
             StrayKind::Irregular => "a symbolic link, FIFO or device; saver does not follow it",
             StrayKind::Root => {
-                "not a directory, although the tree should be in it; saver does not follow symbolic links here"
+                "not a directory, although the images should be in it; saver does not follow symbolic links here"
             }
             StrayKind::WrongType => "a file in place of a directory, or a directory in place of a file",
         };
@@ -268,7 +270,7 @@ fn notes(store: &Store, inventory: &Inventory, repositories: &[RepositoryFinding
     let bytes = unreferenced().map(|(_, size)| size).sum();
     note(
         NoteKind::Unreferenced,
-        "blobs that no repository links to; saver prune removes them",
+        "blobs that no repository links to; saver gc removes them",
         paths,
         Some(bytes),
     );
@@ -282,7 +284,7 @@ fn notes(store: &Store, inventory: &Inventory, repositories: &[RepositoryFinding
     let harmless = inventory.strays.iter().filter(|stray| stray.kind == StrayKind::Harmless);
     note(
         NoteKind::Foreign,
-        "entries that do not belong in a tree; registries ignore them",
+        "entries that do not belong in a directory of images; registries ignore them",
         harmless.map(|stray| stray.path.clone()).collect(),
         None,
     );
@@ -298,7 +300,7 @@ fn notes(store: &Store, inventory: &Inventory, repositories: &[RepositoryFinding
     if internal.damaged.files > 0 {
         note(
             NoteKind::SetAside,
-            "files that a repair moved out of the tree; delete them if you do not need them",
+            "files that a repair moved away; saver gc removes them",
             vec![path::DAMAGED.to_owned()],
             Some(internal.damaged.bytes),
         );

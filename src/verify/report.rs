@@ -16,7 +16,7 @@ pub struct VerifyReport {
     pub deep: bool,
     /// Number of repositories.
     pub repositories: usize,
-    /// Number of tags.
+    /// Number of tags of images; those of signatures and other referrers do not count.
     pub tags: usize,
     /// Number of manifests that were checked. A manifest in several repositories counts once.
     pub manifests: usize,

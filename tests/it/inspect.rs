@@ -176,9 +176,9 @@ fn inspect_missing_image_is_named() {
         (vec!["tags", nowhere.trim_end_matches(":1")], 1, "hint: check the repository's name"),
         (vec!["inspect"], 2, "missing required argument 'IMAGE'"),
         (vec!["inspect", "UPPER"], 2, "UPPER"),
-        (vec!["digest", "--dir", dir.to_str().unwrap(), "a:1"], 2, "not an image tree"),
-        (vec!["tags", "--dir", dir.to_str().unwrap(), "a"], 2, "not an image tree"),
-        (vec!["inspect", "--dir", "/nonexistent/tree", "a:1"], 3, "/nonexistent/tree"),
+        (vec!["digest", "--dir", dir.to_str().unwrap(), "a:1"], 2, "not a directory of images"),
+        (vec!["tags", "--dir", dir.to_str().unwrap(), "a"], 2, "not a directory of images"),
+        (vec!["inspect", "--dir", "/nonexistent/tree", "a:1"], 2, "/nonexistent/tree"),
     ] {
         let said = saver(&args);
         assert_eq!(said.code, Some(code), "{args:?}: {}", said.err);
@@ -220,7 +220,7 @@ fn inspect_missing_or_empty_directory_fails_alike() {
             ("/etc/passwd", "cannot open the directory: Not a directory"),
         ] {
             let said = saver(&[&command[..], &["--dir", path]].concat());
-            assert_eq!(said.code, Some(3), "{command:?} {path}: {}", said.err);
+            assert_eq!(said.code, Some(2), "{command:?} {path}: {}", said.err);
             let message = format!("error: {path}: {words}");
             assert!(
                 said.err.contains(&message)
@@ -232,7 +232,7 @@ fn inspect_missing_or_empty_directory_fails_alike() {
         }
         if !matches!(command[0], "verify" | "serve") {
             let said = saver(&[&command[..], &["--dir", empty]].concat());
-            assert!(said.err.contains("not an image tree"), "{command:?}: {}", said.err);
+            assert!(said.err.contains("not a directory of images"), "{command:?}: {}", said.err);
         }
     }
 }

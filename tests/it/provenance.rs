@@ -45,6 +45,19 @@ fn sources(dir: &Path) -> BTreeSet<(String, String)> {
 }
 
 #[test]
+fn inspect_prints_the_original_name() {
+    let rivals = Rivals::serve();
+    let (home, dir) = (Home::new(), Scratch::new());
+    let image = rivals.image(0);
+    home.save(dir.path(), "amd64", std::slice::from_ref(&image), &[], 0);
+    let inspect =
+        |name: &str, code: i32| run(home.saver(["inspect", name, "--dir"]).arg(dir.path())).expect(code);
+    assert!(inspect("team/app:1.0", 0).stdout.starts_with(&format!("Name        {image}\n")));
+    let missing = inspect("team/app:9", 1).stderr;
+    assert!(missing.starts_with("error: team/app:9: no such image in the directory\n"), "{missing}");
+}
+
+#[test]
 fn image_of_another_registry_replaces_a_tag_only_on_request() {
     let rivals = Rivals::serve();
     let (home, dir) = (Home::new(), Scratch::new());

@@ -381,8 +381,12 @@ fn prune_and_rm_report_what_they_removed() {
     assert_eq!(report["tags"], serde_json::json!(["team/app:2"]));
     let (code, _, err) = saver(&["rm", "quay.io/team/app:2"], dir);
     assert_eq!(code, Some(1), "{err}");
-    assert!(err.contains("quay.io/team/app:2: there is no such image in the tree"), "{err}");
+    assert!(err.contains("quay.io/team/app:2: there is no such image in the directory"), "{err}");
     assert_eq!(saver(&["rm"], dir).0, Some(2));
+    let (code, _, err) = saver(&["rm", "quay.io/team/app"], dir);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("quay.io/team/app: this names neither a tag nor a digest"), "{err}");
+    assert!(err.contains("write quay.io/team/app:latest"), "{err}");
     assert_eq!(saver(&["prune"], dir).0, Some(2));
     assert_eq!(saver(&["prune", "--keep", "/nonexistent"], dir).0, Some(2));
 }

@@ -29,12 +29,18 @@ pub(crate) struct ResolvedDigest {
     digest: Digest,
 }
 
+impl ResolvedDigest {
+    /// The current version of the JSON format.
+    const SCHEMA: u32 = 1;
+}
+
 /// Prints the digest of an image.
 ///
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; those of the registry or the directory.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    let text = within(args.lookup.registry.timeout, resolved(args, context)).await?;
+    let text = within(args.lookup.registry.timeout, resolved(args, context)).await;
+    let text = text.map_err(|error| args.lookup.named_as_written(error, &args.image.image))?;
     Ok(output::stdout(&text))
 }
 
@@ -43,7 +49,7 @@ async fn resolved(args: &Args, context: &Context<'_>) -> Result<Vec<u8>> {
     let (end, reference) = args.lookup.open(&asked, true, context)?;
     let digest = at_end!(end, source => crate::inspect::digest(source, &reference, &options).await)?;
     Ok(if args.image.json.json {
-        json(&ResolvedDigest { schema: 1, reference: asked, digest })
+        json(&ResolvedDigest { schema: ResolvedDigest::SCHEMA, reference: asked, digest })
     } else {
         format!("{digest}\n").into_bytes()
     })

@@ -5,10 +5,10 @@ use crate::cli::context::{Context, within};
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, json};
 use crate::content::retry::RetryPolicy;
-use crate::content::{Source, document};
+use crate::content::{Place, Source, document};
 use crate::error::Result;
 use crate::inspect::{Inspection, LayerInspection, ManifestInspection};
-use crate::oci::Reference;
+use crate::oci::{Digest, Reference};
 
 /// The arguments of `inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -29,7 +29,8 @@ pub(crate) struct Args {
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; those of the registry or the directory.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    let text = within(args.lookup.registry.timeout, inspected(args, context)).await?;
+    let text = within(args.lookup.registry.timeout, inspected(args, context)).await;
+    let text = text.map_err(|error| args.lookup.named_as_written(error, &args.image.image))?;
     Ok(output::stdout(&text))
 }
 
@@ -40,8 +41,15 @@ async fn inspected(args: &Args, context: &Context<'_>) -> Result<Vec<u8>> {
         return at_end!(end, source => raw(source, &reference, &options.retry).await);
     }
     let mut inspection = at_end!(end, source => crate::inspect::inspect(source, &reference, &options).await)?;
-    inspection.reference = asked;
+    inspection.reference = original_name(&end, &reference, &inspection.digest)?.unwrap_or(asked);
     Ok(if args.image.json.json { json(&inspection) } else { text(&inspection).into_bytes() })
+}
+
+/// The name that the image `digest` of a directory was saved from, if it is recorded.
+fn original_name(end: &End, found: &Reference, digest: &Digest) -> Result<Option<Reference>> {
+    let End::Tree(store) = end else { return Ok(None) };
+    let place = Place { repository: found.repository.clone(), tag: found.tag.clone() };
+    Ok(store.source_of(&place, digest)?.map(|record| record.source))
 }
 
 async fn raw<S: Source>(source: &S, reference: &Reference, retry: &RetryPolicy) -> Result<Vec<u8>> {

@@ -9,7 +9,7 @@ use crate::cli::args::tree::{DirArgs, NamesArgs};
 use crate::cli::context::Context;
 use crate::cli::{registry_args, tree};
 use crate::content::retry::RetryPolicy;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inspect::InspectOptions;
 use crate::oci::Reference;
 use crate::registry::{Session, Sessions};
@@ -84,6 +84,11 @@ pub(crate) use at_end;
 impl LookupArgs {
     pub(crate) fn retry_policy(&self) -> RetryPolicy {
         retry_policy(self.registry.retries)
+    }
+
+    /// The error about the image that was written as `text`: with that name where a directory is looked at.
+    pub(crate) fn named_as_written(&self, error: Error, text: &str) -> Error {
+        if self.dir.dir.is_some() { tree::named_as_written(error, &[text.to_owned()]) } else { error }
     }
 
     /// Opens what is looked at, and finds the name that the image, or with `is_image` false the repository, has there.

@@ -80,21 +80,29 @@ fn text(report: &PruneReport) -> String {
     for reference in &report.absent {
         text.push_str(&format!("note: {reference} is listed and not in the directory\n"));
     }
-    text.push_str(&format!(
-        "{verb} {}, {}, {}; {} freed, {} left\n",
-        output::count(report.tags.len(), "tag"),
+    let mut removed = vec![
+        output::count(report.image_tags, "tag"),
         output::count(report.manifests.len(), "manifest"),
         output::count(report.blobs.len(), "blob"),
-        output::size(report.bytes_freed),
-        output::count(report.tags_kept, "tag"),
-    ));
-    let removed = &report.internal_removed;
-    for (files, what) in [(removed.partial, "interrupted download"), (removed.damaged, "damaged file")] {
+    ];
+    let referrer_tags = report.tags.len().saturating_sub(report.image_tags);
+    if referrer_tags > 0 {
+        removed.insert(1, output::count(referrer_tags, "referrer tag"));
+    }
+    let internal = &report.internal_removed;
+    for (files, what) in [(internal.partial, "interrupted download"), (internal.damaged, "damaged file")] {
         if files.files > 0 {
-            let count = output::count(usize::try_from(files.files).unwrap_or(usize::MAX), what);
-            text.push_str(&format!("{verb} {count}, {}\n", output::size(files.bytes)));
+            removed.push(output::count(usize::try_from(files.files).unwrap_or(usize::MAX), what));
         }
     }
+    let freed = [report.bytes_freed, internal.partial.bytes, internal.damaged.bytes];
+    let freed = freed.into_iter().fold(0_u64, u64::saturating_add);
+    text.push_str(&format!(
+        "{verb} {}; {} freed, {} left\n",
+        removed.join(", "),
+        output::size(freed),
+        output::count(report.tags_kept, "tag"),
+    ));
     text.push_str(&output::internal_files(&report.internal));
     text
 }

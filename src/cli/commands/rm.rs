@@ -8,7 +8,7 @@ use crate::cli::args::tree::{DirArgs, NamesArgs};
 use crate::cli::context::Context;
 use crate::cli::ui::exit::Exit;
 use crate::cli::{lists, tree};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::prune::{PruneOptions, remove};
 
@@ -40,10 +40,24 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     if args.images.is_empty() {
         return Err(missing_argument("IMAGE", "saver rm --dir DIR IMAGE...; saver ls DIR lists the images"));
     }
+    if let Some(image) = args.images.iter().find(|image| is_without_tag(image)) {
+        let error = Error::new(ErrorKind::InvalidInput, image, "this names neither a tag nor a digest");
+        return Err(
+            error.with_hint(format!("write {image}:latest to remove that tag; saver ls DIR lists the tags"))
+        );
+    }
     let mut options = PruneOptions::default().with_dry_run(args.dry_run.dry_run);
     options.names = args.names.rule()?;
     let entries = lists::read(&[], &args.images, &context.quietly())?;
     let images: Vec<Reference> = entries.into_iter().map(|entry| entry.reference).collect();
-    let report = remove(&tree::open(args.dir.path()?)?, &images, &options)?;
+    let store = tree::open(args.dir.path()?)?;
+    let report =
+        remove(&store, &images, &options).map_err(|error| tree::named_as_written(error, &args.images))?;
     Ok(prune::print(&report, args.json.json, context))
+}
+
+/// Whether a name leaves open which tags of the repository are meant.
+fn is_without_tag(image: &str) -> bool {
+    !Reference::has_written_tag(image)
+        && Reference::parse(image).is_ok_and(|reference| reference.digest.is_none())
 }

@@ -34,12 +34,18 @@ pub(crate) struct TagList {
     tags: Vec<Tag>,
 }
 
+impl TagList {
+    /// The current version of the JSON format.
+    const SCHEMA: u32 = 1;
+}
+
 /// Prints the tags of a repository.
 ///
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; those of the registry or the directory.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    let text = within(args.lookup.registry.timeout, listed(args, context)).await?;
+    let text = within(args.lookup.registry.timeout, listed(args, context)).await;
+    let text = text.map_err(|error| args.lookup.named_as_written(error, &args.repository))?;
     Ok(output::stdout(&text))
 }
 
@@ -56,7 +62,7 @@ async fn listed(args: &Args, context: &Context<'_>) -> Result<Vec<u8>> {
     })?;
     if args.json.json {
         let repository = format!("{}/{}", asked.registry, asked.repository);
-        return Ok(json(&TagList { schema: 1, repository, tags }));
+        return Ok(json(&TagList { schema: TagList::SCHEMA, repository, tags }));
     }
     Ok(tags.iter().map(|tag| format!("{tag}\n")).collect::<String>().into_bytes())
 }

@@ -122,11 +122,8 @@ pub(crate) fn internal_files(internal: &InternalFiles) -> String {
         &internal.partial,
         "saving the same images resumes them",
     );
-    let damaged = line(
-        "files moved to .saver/damaged by a repair",
-        &internal.damaged,
-        "delete them if you do not need them",
-    );
+    let damaged =
+        line("files moved to .saver/damaged by a repair", &internal.damaged, "saver gc removes them");
     partial + &damaged
 }
 
