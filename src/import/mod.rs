@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::layout::ListedImage;
 use crate::oci::{Descriptor, PlatformSet, Reference};
 use crate::save::{NameRule, check_collisions, yield_short_names};
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Store, path};
 use crate::transfer::{
     Engine, Event, Image, Observer, Report, Resolution, Silent, TransferOptions, Verb, transfer_setters,
 };
@@ -24,8 +24,9 @@ use companions::Companion;
 use input::{ImportInput, ImportSource};
 use referring::{ListedReferrers, ReferringSource};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The name of a stream in messages.
@@ -120,21 +121,31 @@ pub async fn import(from: ImportFrom, options: ImportOptions) -> Result<Report> 
     // Opened before the tree is created, so that a wrong path does not leave a directory behind.
     let opened_name = name.clone();
     let input = blocking(&name, token, move || ImportInput::open(from, &opened_name)).await?;
+    let is_new = !options.dir.exists();
     let (store, names) =
         NameRule::open_store(&options.dir, options.names.as_ref(), options.durability, options.replace)?;
-    // Shared: others may save at the same time, but nothing may be removed.
-    let _lock = store.lock_shared(std::time::Duration::ZERO)?;
-    let dir = options.dir.clone();
-    let source_name = name.clone();
-    let source = blocking(&name, token, move || input.into_source(&source_name, &dir)).await?;
-    let import = Import { name, store, names, options: &options, token };
-    match source {
-        ImportSource::Layout(layout, images) => import.run(layout, images).await,
-        ImportSource::Archive(archive) => {
-            let images = archive.images().to_vec();
-            import.run(archive, images).await
-        }
+    let import = Import { name, store: store.clone(), names, options: &options, token };
+    let imported = import.run_locked(input).await;
+    let is_empty = imported.as_ref().map_or(true, |report| report.done() == 0);
+    if is_new && is_empty {
+        let dir = options.dir.clone();
+        // What cannot be removed is an empty directory of images, in which nothing is lost.
+        let _ = tokio::task::spawn_blocking(move || remove_empty(&store, &dir)).await;
     }
+    imported
+}
+
+/// Removes the directory that an import created, if nothing was saved into it.
+fn remove_empty(store: &Store, dir: &Path) -> Result<()> {
+    let _lock = store.lock_exclusive("import", Duration::ZERO)?;
+    let is_empty = store.repositories()?.is_empty() && store.blobs()?.is_empty();
+    if is_empty && store.internal_files()?.partial.files == 0 {
+        let failed = |cause| Error::storage(dir.display(), "remove the directory", cause);
+        std::fs::remove_dir_all(dir.join(path::INTERNAL)).map_err(failed)?;
+        // Fails if anything else is in it.
+        std::fs::remove_dir(dir).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Runs blocking work on a thread of its own, and stops waiting for it when the run is cancelled.
@@ -169,6 +180,21 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
+    /// Imports the images of `input`. Others may save into the directory at the same time, but nothing may be removed.
+    async fn run_locked(&self, input: ImportInput) -> Result<Report> {
+        let _lock = self.store.lock_shared(Duration::ZERO)?;
+        let dir = self.options.dir.clone();
+        let name = self.name.clone();
+        let source = blocking(&self.name, self.token, move || input.into_source(&name, &dir)).await?;
+        match source {
+            ImportSource::Layout(layout, images) => self.run(layout, images).await,
+            ImportSource::Archive(archive) => {
+                let images = archive.images().to_vec();
+                self.run(archive, images).await
+            }
+        }
+    }
+
     async fn run<S: Source>(&self, source: S, listed: Vec<ListedImage>) -> Result<Report> {
         let (named, companions) = companions::split(&source, listed).await;
         let (named, by_tag) = companions::take_tagged(&source, named).await;

@@ -259,6 +259,26 @@ fn missing_source_creates_no_directory() {
 }
 
 #[test]
+fn failed_import_leaves_no_new_directory() {
+    let bench = Bench::new();
+    let tree = bench.text("tree");
+    let import = |code: i32| {
+        let mut command = bench.home.saver(["import", "--dir", &tree, "-"]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"no archive").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    };
+    import(2);
+    assert!(!bench.path("tree").exists());
+    // One that was there before stays.
+    fs::create_dir(bench.path("tree")).unwrap();
+    import(2);
+    assert!(bench.path("tree").exists());
+}
+
+#[test]
 fn damaged_archive_exits_with_invalid_input() {
     let bench = Bench::new();
     bench.skopeo("demo/single:1.0", &format!("docker-archive:{}:a/b:1", bench.text("whole.tar")), &[]);
