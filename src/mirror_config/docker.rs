@@ -25,6 +25,11 @@ pub(super) fn files(options: &MirrorOptions) -> Result<MirrorConfig> {
     let document = serde_json::json!({ "registry-mirrors": [options.endpoint.base()] });
     let content = format!("{document:#}\n");
     config.files.push(ConfigFile { directory: DIRECTORY, path: "daemon.json".to_owned(), content });
+    if !options.registries.is_empty() && !options.registries.iter().any(Registry::is_docker_hub) {
+        config.notes.push(
+            "none of the registries is docker.io, so Docker pulls no image through the mirror".to_owned(),
+        );
+    }
     config.notes.push(
         "Docker mirrors docker.io only; pull images of other registries by their names at the mirror (saver rewrite)"
             .to_owned(),

@@ -107,6 +107,10 @@ fn docker_config_mirrors_docker_hub_only() {
     let document: Value = serde_json::from_str(document).unwrap();
     assert_eq!(document, json!({"registry-mirrors": ["http://10.0.0.5:5000"]}));
     assert!(ran.stderr.contains("docker.io only"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("none of the registries"), "{}", ran.stderr);
+    let arguments = [&endpoint[..], &["--registry", "quay.io"]].concat();
+    let ran = mirror_config(&home, "docker", tree("strip").path(), &arguments).expect(0);
+    assert!(ran.stderr.contains("none of the registries is docker.io"), "{}", ran.stderr);
     let domain = [&endpoint[..], &["--names", "domain"]].concat();
     let ran = mirror_config(&home, "docker", tree("domain").path(), &domain).expect(2);
     assert!(ran.stderr.contains("--names strip"), "{}", ran.stderr);
