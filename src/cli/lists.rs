@@ -2,6 +2,7 @@
 
 use crate::cli::args::images::ListArgs;
 use crate::cli::context::Context;
+use crate::cli::ui::failed_list;
 use crate::cli::ui::output::{self, clean, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::list::{self, Diagnostic, ImageList, ListEntry, SourceLocation};
@@ -12,22 +13,34 @@ use std::path::{Path, PathBuf};
 const MAX_NOTES: usize = 5;
 
 /// Reads the lists, then the names. All that is wrong with any of them is printed at once. A list without images is only worth a
-/// warning: it may be the failed list of a run without failures.
+/// warning if others name some, or if it is the failed list of a run without failures.
 ///
 /// # Errors
-/// `InvalidInput` when anything is wrong, after it was printed.
+/// `InvalidInput` when anything is wrong, after it was printed, or when the lists name no images.
 pub(super) fn read_list(files: &[PathBuf], images: &[String], context: &Context<'_>) -> Result<ImageList> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         return Err(Error::new(ErrorKind::InvalidInput, "--list -", "stdin can be read only once"));
     }
-    let lists: Vec<ImageList> = files.iter().map(|file| read_file(file)).collect();
-    let is_empty =
-        |list: &ImageList| list.entries.is_empty() && list.selections.is_empty() && list.problems.is_empty();
-    let pairs = files.iter().zip(&lists);
-    let empty: Vec<String> = pairs.filter(|(_, list)| is_empty(list)).map(|(file, _)| name(file)).collect();
-    let all = checked(list::merge(lists.into_iter().chain([list::parse_images(images)])), context)?;
-    for name in empty {
-        context.warn(&format!("{name}: the list names no images"));
+    let named = list::parse_images(images);
+    if let ([], [problem]) = (files, named.problems.as_slice()) {
+        let error = Error::new(ErrorKind::InvalidInput, "", problem.message.clone());
+        return Err(match &problem.hint {
+            Some(hint) => error.with_hint(hint.clone()),
+            None => error,
+        });
+    }
+    let lists: Vec<ListFile> = files.iter().map(|file| ListFile::read(file)).collect();
+    let (empty, lists): (Vec<_>, Vec<_>) = lists.into_iter().partition(ListFile::is_empty);
+    let source = if files.is_empty() { "names of images" } else { "list of images" };
+    let all = lists.into_iter().map(|list| list.images).chain([named]);
+    let all = checked(list::merge(all), source, context)?;
+    let has_images = !all.entries.is_empty() || !all.selections.is_empty();
+    if let Some(list) = empty.iter().find(|list| !has_images && !list.is_failed_list) {
+        let error = Error::new(ErrorKind::InvalidInput, &list.name, "the list names no images");
+        return Err(error.with_hint("write one image a line, such as nginx:1.27"));
+    }
+    for list in empty {
+        context.warn(&format!("{}: the list names no images", list.name));
     }
     Ok(all)
 }
@@ -77,14 +90,14 @@ fn name(file: &Path) -> String {
     if file.as_os_str() == "-" { "stdin".to_owned() } else { file.display().to_string() }
 }
 
-/// The images of lists that have no problem.
+/// The images of lists that have no problem. `source` says where they come from: a list or names.
 ///
 /// # Errors
 /// `InvalidInput` when they have problems, after these were printed.
-pub(super) fn checked(all: ImageList, context: &Context<'_>) -> Result<ImageList> {
+pub(super) fn checked(all: ImageList, source: &str, context: &Context<'_>) -> Result<ImageList> {
     if !all.problems.is_empty() {
         print_problems(&all.problems);
-        let why = format!("{} in the list of images; nothing was done", count(all.problems.len(), "problem"));
+        let why = format!("{} in the {source}; nothing was done", count(all.problems.len(), "problem"));
         return Err(Error::new(ErrorKind::InvalidInput, "", why));
     }
     let duplicates = all.duplicates.iter().map(ToString::to_string);
@@ -109,24 +122,41 @@ fn print_problems(problems: &[Diagnostic]) {
     }
 }
 
-/// Reads a list. One that cannot be read is a list with a problem, so that the problems of the others are printed too.
-fn read_file(file: &Path) -> ImageList {
-    let is_stdin = file.as_os_str() == "-";
-    let name = name(file);
-    let limit = list::MAX_LIST_BYTES as u64 + 1;
-    let mut text = Vec::new();
-    let read = if is_stdin {
-        std::io::stdin().lock().take(limit).read_to_end(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text))
-    };
-    match read {
-        Ok(_) => list::parse(&name, &text),
-        Err(cause) => {
-            let origin = SourceLocation { file: name.into(), line: 0, module: None };
-            let problem =
-                Diagnostic { origin, message: format!("cannot read the list: {cause}"), hint: None };
-            ImageList { problems: vec![problem], ..ImageList::default() }
-        }
+/// A list that was read.
+struct ListFile {
+    /// Its name in messages.
+    name: String,
+    images: ImageList,
+    /// Whether it is the failed list of a run without failures.
+    is_failed_list: bool,
+}
+
+impl ListFile {
+    /// Reads a list. One that cannot be read is a list with a problem, so that the problems of the others are printed too.
+    fn read(file: &Path) -> Self {
+        let name = name(file);
+        let limit = list::MAX_LIST_BYTES as u64 + 1;
+        let mut text = Vec::new();
+        let read = if file.as_os_str() == "-" {
+            std::io::stdin().lock().take(limit).read_to_end(&mut text)
+        } else {
+            std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text))
+        };
+        let images = match read {
+            Ok(_) => list::parse(&name, &text),
+            Err(cause) => {
+                let origin = SourceLocation { file: name.as_str().into(), line: 0, module: None };
+                let problem =
+                    Diagnostic { origin, message: format!("cannot read the list: {cause}"), hint: None };
+                ImageList { problems: vec![problem], ..ImageList::default() }
+            }
+        };
+        Self { name, images, is_failed_list: text.starts_with(failed_list::EMPTY.as_bytes()) }
+    }
+
+    /// Whether it names no images, and nothing in it is wrong.
+    fn is_empty(&self) -> bool {
+        let Self { images, .. } = self;
+        images.entries.is_empty() && images.selections.is_empty() && images.problems.is_empty()
     }
 }

@@ -1,8 +1,10 @@
 //! How images that failed are reported: on stderr, in the table, in the report and in the failed list.
 
 use super::support::handmade::Tree;
+use super::support::peers::registry::{Registry, RegistryOptions};
 use super::support::program::{Home, Ran, finish, run};
 use super::support::serving::Serving;
+use crate::support::scratch::Scratch;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
@@ -82,6 +84,17 @@ fn clients_of_sparse_indexes_are_named_before_bytes_move() {
     let ran = save("plain");
     let (note, done) = (ran.stderr.find("need --index prune"), ran.stderr.find("[1/1] saved"));
     assert!(note.is_some() && note < done, "{}", ran.stderr);
+    assert!(!ran.stdout.contains("--index prune"), "told once: {}", ran.stdout);
+    let ran = save("none");
+    assert!(ran.stdout.contains("need --index prune"), "{}", ran.stdout);
+    let root = Scratch::new();
+    let registry =
+        Registry::start(root.path(), &RegistryOptions { writable: true, ..RegistryOptions::default() });
+    let push = ["push", "--dir", "d", "--index", "keep", "--progress", "plain", &registry.address];
+    let ran = run(&mut home.saver(push)).expect(1);
+    let (note, done) = (ran.stderr.find("need --index prune"), ran.stderr.find("[1/1] failed"));
+    assert!(note.is_some() && note < done, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("MANIFEST_BLOB_UNKNOWN").count(), 1, "{}", ran.stderr);
     assert!(!save("plain").stderr.contains("--index prune"), "nothing is to move any more");
     fs::remove_dir_all(home.path("d")).unwrap();
     let events = save("json").stdout;
@@ -141,7 +154,7 @@ fn unfinished_images_are_counted_apart_from_failures() {
 }
 
 #[test]
-fn empty_list_is_a_warning() {
+fn empty_list_is_an_error_unless_no_image_failed() {
     let (home, tree) = (Home::new(), one_image());
     let server = Serving::start(tree.dir());
     let host = server.address.to_string();
@@ -149,10 +162,21 @@ fn empty_list_is_a_warning() {
     home.write("some.list", &format!("{host}/there:1\n"));
     let message = |name: &str| format!("warning: {name}: the list names no images\n");
     let saving = ["--dir", "d", "--arch", "amd64", "--list"];
+    home.write("comment.list", "# nothing yet\n");
+    for (list, name) in [("comment.list", "comment.list"), ("-", "stdin")] {
+        let ran = run(home.saver(saving).arg(list)).expect(2);
+        assert!(
+            ran.stderr.starts_with(&format!("error: {name}: the list names no images\n")),
+            "{}",
+            ran.stderr
+        );
+        assert!(!home.path("d").exists(), "{name}");
+    }
     let ran = run(home.saver(saving).arg("none.list")).expect(0);
     assert_eq!(ran.stderr, message("none.list"));
-    let ran = run(home.saver(saving).arg("-")).expect(0);
-    assert_eq!(ran.stderr, message("stdin"));
+    let ran = run(home.saver(saving).args(["comment.list", "--list", "some.list"])).expect(0);
+    assert!(ran.stderr.starts_with(&message("comment.list")), "{}", ran.stderr);
+    fs::remove_dir_all(home.path("d")).unwrap();
     let ran = run(home.saver(saving).args(["none.list", "--list", "some.list"])).expect(0);
     assert!(ran.stderr.starts_with(&message("none.list")) && has_row(&ran, "saved 1"), "{}", ran.stderr);
     let ran = run(home.saver(saving).args(["some.list"])).expect(0);

@@ -91,7 +91,7 @@ fn images(mut found: Discovery, context: &Context<'_>) -> Result<ImageList> {
     // The same image in several files is normal here and needs no note.
     let mut all = list::merge([ImageList { entries: found.images, problems, ..ImageList::default() }]);
     all.duplicates.clear();
-    lists::checked(all, context)
+    lists::checked(all, "list of images", context)
 }
 
 /// Prints the finds that are not saved, because they may not be images.

@@ -5,8 +5,8 @@ use super::output::clean;
 use crate::list::{self, ListEntry};
 use crate::oci::Reference;
 
-/// A failed list without images.
-const EMPTY: &str = "# no image failed\n";
+/// A failed list without images. As an input it is no error, unlike other lists without images.
+pub(crate) const EMPTY: &str = "# no image failed\n";
 
 /// The head of a failed list whose images had credentials in their own list: secrets are not copied to more files.
 const CREDENTIALS_OMITTED: &str = "\
