@@ -164,7 +164,7 @@ pub(crate) enum Command {
     ///
     /// One HTML file that needs no server and requests nothing: what is in the directory, how its content is shared and, with --report,
     /// what the last run did. saver serve shows the same at /.
-    #[command(override_usage = "saver report --html DIR --output FILE [--report REPORT.json]")]
+    #[command(override_usage = "saver report DIR --html --output FILE [--report REPORT.json]")]
     Report(report::Args),
     /// Load images of a directory into containerd
     ///

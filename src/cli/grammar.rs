@@ -20,7 +20,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("remove", "to remove images from a directory: saver rm --dir DIR IMAGE..."),
     ("delete", "to remove images from a directory: saver rm --dir DIR IMAGE..."),
     ("rmi", "to remove images from a directory: saver rm --dir DIR IMAGE..."),
-    ("gc", "to remove unreferenced content: saver prune --dir DIR --keep FILE"),
     ("du", "to show the sizes in a directory: saver ls DIR"),
     ("login", "saver uses the credentials of docker login, or of --authfile FILE"),
     ("logout", "saver uses the credentials of docker login, or of --authfile FILE"),
@@ -62,6 +61,15 @@ const HABITS: &[(&str, &str)] = &[
     ("force", "leave it out: saver does not ask for confirmation"),
     ("y", "leave it out: saver does not ask for confirmation"),
     ("a", "use --arch all to select every platform"),
+];
+
+/// As `HABITS`, for one command: its name, the option without dashes, and what to use instead.
+const COMMAND_HABITS: &[(&str, &str, &str)] = &[
+    ("prune", "list", "use --keep FILE to name the list of the images to keep"),
+    ("rewrite", "to", "name the registry as an argument: saver rewrite --dir DIR REGISTRY[/PREFIX] [FILE]"),
+    ("serve", "port", "use --listen PORT, or --listen ADDRESS:PORT"),
+    ("serve", "p", "use --listen PORT, or --listen ADDRESS:PORT"),
+    ("serve", "addr", "use --listen ADDRESS:PORT"),
 ];
 
 /// Endings of files that are lists rather than images.
@@ -156,24 +164,57 @@ pub(crate) fn rejected(error: &clap::Error, verb: Option<&str>) -> Error {
     let (message, possible) = first.split_once("\n  [possible values: ").unwrap_or((first, ""));
     let message = message.strip_prefix("error: ").unwrap_or(message).trim_end_matches(" found");
     let message: Vec<&str> = message.split_whitespace().collect();
-    let hint = habit(error)
+    let message = missing(error).unwrap_or_else(|| message.join(" "));
+    let hint = habit(error, verb)
+        .or_else(|| url_as_client(error))
         .or_else(|| suggestion(error))
         .or_else(|| possible.strip_suffix(']').map(|values| format!("possible values: {values}")))
         .unwrap_or_else(|| match verb {
             Some(verb) => format!("saver {verb} --help lists the options"),
             None => "saver --help lists the options".to_owned(),
         });
-    Error::new(ErrorKind::InvalidInput, "", message.join(" ")).with_hint(hint)
+    Error::new(ErrorKind::InvalidInput, "", message).with_hint(hint)
+}
+
+/// What is missing, in the words of `args::missing_option`, or the command that does not exist.
+fn missing(error: &clap::Error) -> Option<String> {
+    match (error.kind(), error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidSubcommand)) {
+        (ClapError::MissingRequiredArgument, Some(ContextValue::Strings(names)), _) => {
+            let name = names.first()?;
+            let name = name.split(' ').next().unwrap_or(name);
+            Some(match name.strip_prefix('<').and_then(|name| name.split('>').next()) {
+                Some(argument) => format!("missing required argument '{argument}'"),
+                None => format!("missing required option '{name}'"),
+            })
+        }
+        (_, _, Some(ContextValue::String(name))) => Some(format!("unknown command '{name}'")),
+        _ => None,
+    }
+}
+
+/// The hint for the URL of a mirror in the place of the client that `mirror-config` configures.
+fn url_as_client(error: &clap::Error) -> Option<String> {
+    match (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue)) {
+        (Some(ContextValue::String(argument)), Some(ContextValue::String(value)))
+            if argument == "<CLIENT>" && value.contains("://") =>
+        {
+            Some(format!("saver mirror-config CLIENT --endpoint {value} --dir DIR; --help lists the clients"))
+        }
+        _ => None,
+    }
 }
 
 /// What to use instead of an option that other tools have.
-fn habit(error: &clap::Error) -> Option<String> {
+fn habit(error: &clap::Error, verb: Option<&str>) -> Option<String> {
     if error.kind() != ClapError::UnknownArgument {
         return None;
     }
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
     let name = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
-    HABITS.iter().find(|(habit, _)| *habit == name).map(|(_, hint)| (*hint).to_owned())
+    let own = COMMAND_HABITS.iter().find(|(command, habit, _)| Some(*command) == verb && *habit == name);
+    let own = own.map(|(_, _, hint)| *hint);
+    let hint = own.or_else(|| HABITS.iter().find(|(habit, _)| *habit == name).map(|(_, hint)| *hint));
+    hint.map(str::to_owned)
 }
 
 /// The argument or value that was likely meant.
@@ -248,6 +289,26 @@ mod tests {
             let error = Command::new("ls").try_get_matches_from(["ls", argument]).unwrap_err();
             let error = rejected(&error, Some("ls"));
             assert!(error.hint().unwrap().contains(hint), "{argument}: {:?}", error.hint());
+        }
+        for (command, option, hint) in COMMAND_HABITS {
+            let dashes = if option.len() == 1 { "-" } else { "--" };
+            let arguments = ["saver".to_owned(), format!("{dashes}{option}")];
+            let error = Command::new("saver").try_get_matches_from(arguments).unwrap_err();
+            assert_eq!(rejected(&error, Some(*command)).hint(), Some(*hint), "{command} {option}");
+            assert_ne!(rejected(&error, Some("ls")).hint(), Some(*hint), "{command} {option}");
+        }
+    }
+
+    #[test]
+    fn missing_arguments_are_named_as_in_other_commands() {
+        use clap::Arg;
+        let path = Command::new("scan").arg(Arg::new("path").value_name("PATH").required(true).num_args(1..));
+        let arch = Command::new("scan").arg(Arg::new("arch").long("arch").value_name("A").required(true));
+        for (command, expected) in
+            [(path, "missing required argument 'PATH'"), (arch, "missing required option '--arch'")]
+        {
+            let error = command.try_get_matches_from(["scan"]).unwrap_err();
+            assert_eq!(rejected(&error, Some("scan")).message(), expected);
         }
     }
 }

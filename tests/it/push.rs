@@ -575,6 +575,7 @@ fn invalid_push_arguments_are_refused_early() {
         (&["push", "--dir", dir], "missing required argument 'REGISTRY'"),
         (&["push", "--dir", dir, "https://r.io"], "without a scheme"),
         (&["push", "--dir", dir, "nginx:1.27"], "destination"),
+        (&["push", "--dir", dir, "r.io/mirror", "demo/app:1.0"], "push --dir DIR demo/app:1.0 r.io/mirror"),
         (&["push", "--dir", dir, "--arch", "nope/x/y/z", "r.io"], "nope"),
         (&["copy", "nginx:1"], "missing required argument 'DESTINATION'"),
     ] {

@@ -39,7 +39,7 @@ pub(crate) struct RegistryArgs {
     #[arg(long, value_name = "HOST=URL[,URL]", action = ArgAction::Append)]
     pub(crate) mirror: Vec<String>,
     /// Retries of a failed request; progress resets the count
-    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, value_name = "N", default_value = "7", value_parser = retries)]
     pub(crate) retries: u32,
     /// Time limit of the whole command: 90s, 15m, 2h [default: none]
     ///
@@ -74,6 +74,12 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("a time above 0 and up to a year is needed".to_owned()),
         Err(_) => Err("write a number of seconds, or a time such as 90s, 15m or 2h".to_owned()),
     }
+}
+
+/// The value of `--retries`.
+fn retries(text: &str) -> Result<u32, String> {
+    let number = text.parse::<u32>().ok().filter(|number| *number <= 100);
+    number.ok_or_else(|| "a number from 0 to 100 is needed".to_owned())
 }
 
 #[cfg(test)]

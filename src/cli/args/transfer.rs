@@ -7,7 +7,9 @@ use crate::transfer::TransferOptions;
 #[derive(clap::Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Transfer")]
 pub(crate) struct JobsArgs {
-    /// Concurrent blob transfers per registry, 1 to 256; manifests use up to three times as many more
+    /// Maximum number of concurrent blob transfers per registry, 1 to 256
+    ///
+    /// Requests for manifests do not count: up to three times as many run beside them.
     #[arg(long, value_name = "N", default_value = "16", value_parser = jobs)]
     pub(crate) jobs: u16,
 }

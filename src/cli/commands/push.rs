@@ -13,7 +13,7 @@ use crate::cli::ui::output_files::OutputFiles;
 use crate::cli::ui::run::RunDisplay;
 use crate::cli::ui::wording::PUSHING;
 use crate::cli::{lists, registry_args, tree};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::push::{Destination, ImagePusher, PushImage, PushOptions};
 use crate::transfer::{Plan, Report};
 use std::collections::BTreeSet;
@@ -42,6 +42,19 @@ pub(crate) struct Args {
     pub(crate) failed: FailedListArgs,
 }
 
+/// The command line with the registry in its place, if that was written in front of the images.
+fn reordered(targets: &[String]) -> Option<String> {
+    let [first, images @ ..] = targets else { return None };
+    let is_reversed = is_registry(first) && images.last().is_some_and(|last| !is_registry(last));
+    is_reversed.then(|| format!("saver push --dir DIR {} {first}", images.join(" ")))
+}
+
+/// Whether `text` can be a registry with an optional prefix, and its host is unlike a part of a repository's name.
+fn is_registry(text: &str) -> bool {
+    let host = text.split('/').next().unwrap_or(text);
+    (host == "localhost" || host.contains(['.', ':'])) && text.parse::<Destination>().is_ok()
+}
+
 /// Pushes images.
 ///
 /// # Errors
@@ -52,6 +65,10 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
         let hint = "saver push --dir DIR [IMAGE]... REGISTRY[/PREFIX]; without images, all of DIR is pushed";
         return Err(missing_argument("REGISTRY", hint));
     };
+    if let Some(hint) = reordered(&args.targets) {
+        let why = "this is no registry, and the registry comes last";
+        return Err(Error::new(ErrorKind::InvalidInput, destination, why).with_hint(hint));
+    }
     let destination: Destination = destination.parse()?;
     tree::open(dir)?;
     let sending = &args.sending;
@@ -99,4 +116,25 @@ fn nothing_to_push(is_dry_run: bool, display: RunDisplay) -> Result<Exit> {
     let report =
         Report { schema, images: Vec::new(), bytes_fetched: 0, bytes_reused: 0, seconds, aborted: None };
     display.finished(&report, failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_in_front_of_images_is_noticed() {
+        for (targets, is_registry_first) in [
+            (&["r.io:5000/mirror", "demo/app:1.0"][..], true),
+            (&["localhost", "demo/app", "demo/tool:2"], true),
+            (&["demo/app:1.0", "r.io:5000"], false),
+            (&["quay.io/demo/app:1.0", "r.io"], false),
+            (&["quay.io/demo/app:1.0", "registry"], false),
+            (&["r.io"], false),
+            (&[], false),
+        ] {
+            let reordered = reordered(&targets.iter().map(ToString::to_string).collect::<Vec<_>>());
+            assert_eq!(reordered.is_some(), is_registry_first, "{targets:?}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Where the images are.
     #[command(flatten)]
     pub(crate) directory: DirectoryArgs,
-    /// Write HTML, which is the only format
+    /// Write HTML, the only format and the default; takes no value
     #[arg(long, help_heading = "Output")]
     pub(crate) html: bool,
     /// Report of the last run (saver --report FILE), to show what it did

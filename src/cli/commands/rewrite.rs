@@ -56,6 +56,11 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let Some(registry) = &args.registry else {
         return Err(missing_argument("REGISTRY", "saver rewrite --dir DIR REGISTRY[/PREFIX] [FILE]"));
     };
+    if Path::new(registry).is_file() {
+        let why = "this is a file, and the registry comes first";
+        let error = Error::new(ErrorKind::InvalidInput, registry, why);
+        return Err(error.with_hint(format!("saver rewrite --dir DIR REGISTRY[/PREFIX] {registry}")));
+    }
     let store = tree::open(args.dir.path()?)?;
     let names = NameRule::of(&store, args.names.rule()?.as_ref())?;
     let options = RewriteOptions::new(store, registry.parse()?)?.with_names(names);
