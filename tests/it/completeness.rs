@@ -27,7 +27,7 @@ async fn missing_images_and_platforms_are_found_offline() {
     drop(samples);
     let list = home.write("images", &format!("{app}\n{single}\n{nested}\n"));
     let ran = verify(&home, dir.path(), &list, &["--arch", "amd64"]).expect(0);
-    assert!(ran.stdout.contains("complete: 3 images of the list\nnot checked: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("no problems, complete (3 images of the list): 3 tags"), "{}", ran.stdout);
     let list = home.write("more", &format!("{app}\n{bare}\n{nested} platform=linux/amd64\n"));
     let ran = verify(&home, dir.path(), &list, &["--arch", "amd64,arm64", "--json"]).expect(1);
     let expected = json!([
@@ -37,7 +37,13 @@ async fn missing_images_and_platforms_are_found_offline() {
     assert_eq!(missing(&ran), expected);
     let ran = verify(&home, dir.path(), &list, &["--arch", "amd64,arm64"]).expect(1);
     let lines = format!("missing platform: {app}\n  linux/arm64\nmissing image: {bare}\n");
-    assert!(ran.stdout.contains(&lines) && ran.stdout.contains("incomplete: 2 of 3"), "{}", ran.stdout);
+    let hint = format!("  hint: saver save --dir {} --list {} ", dir.path().display(), list.display());
+    assert!(ran.stdout.contains(&hint) && !ran.stdout.contains("no problems"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains(&lines) && ran.stdout.contains("\nincomplete (2 of 3 images of the list): "),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

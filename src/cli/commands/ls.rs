@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ls::{ListOptions, Listing, ReferrerListing, SortOrder, TagListing, Totals};
 use crate::oci::Repository;
 use clap::{ArgAction, ValueEnum};
+use std::cmp::Reverse;
 use std::path::Path;
 
 /// The arguments of `ls`.
@@ -76,29 +77,33 @@ pub(crate) fn run(args: &Args) -> Result<Exit> {
     let options =
         ListOptions::default().with_repositories(only).with_patterns(args.patterns.clone()).with_sort(sort);
     let listing = crate::ls::list(&store, &options)?;
-    let text = if args.json.json { json(&listing) } else { table(&listing, args.referrers).into_bytes() };
+    let text = if args.json.json { json(&listing) } else { table(&listing, args, sort).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if listing.totals.damaged > 0 => Exit::SomeFailed,
         exit => exit,
     })
 }
 
-fn table(listing: &Listing, with_referrers: bool) -> String {
+fn table(listing: &Listing, args: &Args, sort: SortOrder) -> String {
     let heads = ["REPOSITORY", "TAG", "DIGEST", "KIND", "PLATFORMS", "SIZE", "UNIQUE", "SOURCE"];
     let right = [false, false, false, false, false, true, true, false];
-    let images = || {
-        let repositories = listing.repositories.iter();
-        repositories.flat_map(|listed| listed.images().map(move |image| (&listed.repository, image)))
-    };
+    let repositories = listing.repositories.iter();
+    let images =
+        repositories.flat_map(|listed| listed.images().map(move |image| (&listed.repository, image)));
+    let mut images: Vec<(&Repository, &TagListing)> = images.collect();
+    if sort == SortOrder::Size {
+        // The listing orders the images of each repository; a row of the table is an image.
+        images.sort_by_key(|(_, image)| Reverse(image.bytes));
+    }
     let mut rows = Vec::new();
-    for (repository, image) in images() {
+    for (repository, image) in &images {
         rows.push(row(repository, image));
-        if with_referrers {
+        if args.referrers {
             add_referrers(&image.referrers, 0, &mut rows);
         }
     }
     let mut text = output::table(&heads, &right, &rows);
-    let damaged: Vec<_> = images().filter(|(_, image)| !image.problems.is_empty()).collect();
+    let damaged: Vec<_> = images.iter().filter(|(_, image)| !image.problems.is_empty()).collect();
     if !damaged.is_empty() {
         text.push_str("\nDamaged:\n");
     }

@@ -20,6 +20,7 @@ use crate::verify::{
     VerifyReport, repair, verify,
 };
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let store = tree::open_unchecked(dir)?;
     let report = tokio::task::block_in_place(|| verify(&store, &options))?;
     drop(options);
-    let text = if args.json.json { json(&report) } else { text(&report, context.is_quiet()).into_bytes() };
+    let text = if args.json.json { json(&report) } else { text(&report, args, dir, context).into_bytes() };
     Ok(match output::stdout(&text) {
         Exit::Done if !report.is_clean() || !report.is_complete() => Exit::SomeFailed,
         exit => exit,
@@ -109,8 +110,11 @@ async fn repair_and_save(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let again = if args.lists.list.is_empty() { None } else { Some(save_args(args, context)?) };
     let store = tree::open_unchecked(args.directory.path()?)?;
     let repair = tokio::task::block_in_place(|| repair(&store, &options(args, context)))?;
-    let text =
-        if args.json.json { json(&repair) } else { repair_text(&repair, context.is_quiet()).into_bytes() };
+    let text = if args.json.json {
+        json(&repair)
+    } else {
+        repair_text(&repair, again.is_some(), context.is_quiet()).into_bytes()
+    };
     let exit = match output::stdout(&text) {
         Exit::Done if !repair.is_whole() => Exit::SomeFailed,
         exit => exit,
@@ -160,7 +164,7 @@ fn save_args(args: &Args, context: &Context<'_>) -> Result<SaveArgs> {
     })
 }
 
-fn text(report: &VerifyReport, quiet: bool) -> String {
+fn text(report: &VerifyReport, args: &Args, dir: &Path, context: &Context<'_>) -> String {
     let mut text = String::new();
     for problem in &report.problems {
         text.push_str(&problem_text(problem, &report.sources));
@@ -168,24 +172,35 @@ fn text(report: &VerifyReport, quiet: bool) -> String {
     for missing in report.expected.iter().flat_map(|expected| &expected.missing) {
         text.push_str(&missing_text(missing));
     }
-    if quiet {
+    if context.is_quiet() {
         return text;
     }
     for note in &report.notes {
         text.push_str(&note_text(note));
     }
     text.push_str(&summary(report));
-    if let Some(Completeness { images, missing, .. }) = &report.expected {
-        let images = output::count(*images, "image");
-        text.push_str(&match missing.len() {
-            0 => format!("complete: {images} of the list\n"),
-            number => format!("incomplete: {number} of {images} of the list\n"),
-        });
-    }
+    text.push_str(&hint(report, args, dir));
     if !report.deep {
         text.push_str("not checked: the content of layers and configurations; --deep hashes it\n");
     }
     text
+}
+
+/// The command that repairs the directory, or that saves what it lacks; empty if nothing is wrong.
+fn hint(report: &VerifyReport, args: &Args, dir: &Path) -> String {
+    let dir = dir.display().to_string();
+    let list = args.lists.list.first().map_or_else(|| "FILE".to_owned(), |list| list.display().to_string());
+    let deep = if report.deep { "--deep " } else { "" };
+    let command = if !report.is_clean() {
+        format!(
+            "verify {dir} {deep}--repair --list {list} --arch ARCH repairs it, and downloads the images of the list again"
+        )
+    } else if !report.is_complete() {
+        format!("save --dir {dir} --list {list} --arch ARCH downloads what is missing")
+    } else {
+        return String::new();
+    };
+    format!("  hint: saver {}\n", clean(&command))
 }
 
 fn missing_text(missing: &MissingImage) -> String {
@@ -203,7 +218,7 @@ fn missing_text(missing: &MissingImage) -> String {
     }
 }
 
-fn repair_text(repair: &Repair, quiet: bool) -> String {
+fn repair_text(repair: &Repair, has_list: bool, quiet: bool) -> String {
     let problems = |report: &VerifyReport| -> String {
         report.problems.iter().map(|problem| problem_text(problem, &report.sources)).collect()
     };
@@ -217,6 +232,9 @@ fn repair_text(repair: &Repair, quiet: bool) -> String {
     }
     for image in &repair.lost {
         text.push_str(&format!("lost: {}\n", clean(image)));
+    }
+    if !repair.lost.is_empty() && !quiet && !has_list {
+        text.push_str("  hint: saver save downloads these images again, and so does --repair with --list FILE --arch ARCH\n");
     }
     text.push_str(&problems(&repair.after));
     if !quiet {
@@ -260,6 +278,23 @@ fn note_text(note: &Note) -> String {
 }
 
 fn summary(report: &VerifyReport) -> String {
+    let problems = match report.problems.len() {
+        // What is missing is closing statement enough.
+        0 if !report.is_complete() => None,
+        0 => Some("no problems".to_owned()),
+        number => {
+            let broken = output::count(report.broken.len(), "broken tag");
+            Some(format!("{}, {broken}", output::count(number, "problem")))
+        }
+    };
+    let complete = report.expected.as_ref().map(|Completeness { images, missing, .. }| {
+        let images = output::count(*images, "image");
+        match missing.len() {
+            0 => format!("complete ({images} of the list)"),
+            number => format!("incomplete ({number} of {images} of the list)"),
+        }
+    });
+    let parts: Vec<String> = [problems, complete].into_iter().flatten().collect();
     let contents = format!(
         "{}, {} ({}{}) in {}",
         output::count(report.tags, "tag"),
@@ -268,12 +303,7 @@ fn summary(report: &VerifyReport) -> String {
         if report.deep { ", all hashed" } else { "" },
         output::time(Duration::from_secs_f64(report.seconds.max(0.0))),
     );
-    if report.is_clean() {
-        return format!("no problems: {contents}\n");
-    }
-    let problems = output::count(report.problems.len(), "problem");
-    let broken = output::count(report.broken.len(), "broken tag");
-    format!("{problems}, {broken}: {contents}\n")
+    format!("{}: {contents}\n", parts.join(", "))
 }
 
 #[cfg(test)]
