@@ -49,7 +49,8 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
     let files = OutputFiles::prepare(None, sending.report.report.as_deref(), None)?;
     let display =
-        RunDisplay::start(COPYING, sending.report.progress, files, sending.registry.timeout, context)?;
+        RunDisplay::start(COPYING, sending.report.progress, files, sending.registry.timeout, context)?
+            .to(target.registry.clone());
     options.observer = display.observer();
     options.cancel = display.cancel();
     if sending.dry_run.dry_run {

@@ -10,6 +10,7 @@ use crate::cli::args::output::ProgressMode;
 use crate::cli::context::{Context, timed_out};
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Registry;
 use crate::store::FreeSpace;
 use crate::transfer::{Observer, Plan, Report, Status};
 use std::sync::Arc;
@@ -76,6 +77,12 @@ impl RunDisplay {
         })
     }
 
+    /// Shows images by their names at `registry`, to which they are copied.
+    pub(crate) fn to(self, registry: Registry) -> Self {
+        self.progress.set_destination(registry);
+        self
+    }
+
     /// The observer of the run's events.
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         self.progress.observer()
@@ -98,7 +105,15 @@ impl RunDisplay {
     ) -> Result<Exit> {
         self.progress.stop_planning(plan);
         if self.has_table {
-            let table = tables::of_plan(plan, self.wording, free, output::columns(std::io::stdout()));
+            let mut table = tables::of_plan(
+                &self.progress.shown(plan),
+                self.wording,
+                free,
+                output::columns(std::io::stdout()),
+            );
+            if !self.progress.has_noted_sparse() {
+                table.push_str(&tables::note_of_plan(plan));
+            }
             let _ = output::stdout(table.as_bytes());
         }
         let paint = self.terminal.paint();
@@ -147,6 +162,9 @@ impl RunDisplay {
         output::stderr_text(&failures::of_report(report, self.is_quiet, paint));
         if self.has_table {
             print();
+            if !self.wording.is_archive && !self.progress.has_noted_sparse() {
+                let _ = output::stdout(tables::note_of_report(report).as_bytes());
+            }
         }
         output::stderr_text(&failures::conclusion(report, self.wording, paint));
         std::mem::take(&mut self.files).write(report, failed_list.as_deref())?;

@@ -45,16 +45,24 @@ pub(crate) fn of_report(report: &Report, wording: Wording) -> String {
         let rate = (report.bytes_fetched as f64 / report.seconds) as u64;
         rows.push(vec!["rate".into(), format!("{}/s", size(rate))]);
     }
-    let complete = report.images.iter().filter(|image| image.status != Status::Failed);
-    let note = sparse_indexes(complete.map(|image| image.omitted.as_slice()));
-    table(&["images", &report.images.len().to_string()], &[false, true], &rows) + &note
+    table(&["images", &report.images.len().to_string()], &[false, true], &rows)
 }
 
 /// Which clients can use an index that names manifests that are not there.
-pub(super) const SPARSE_INDEX_CLIENTS: &str = "Docker, podman, crictl and skopeo
-pull these; ctr needs --skip-metadata; skopeo copy --all, oras cp and regctl need --index prune";
+pub(super) const SPARSE_INDEX_CLIENTS: &str = "Docker, podman, crictl and skopeo pull it
+  hint: ctr needs --skip-metadata; skopeo copy --all, oras cp and regctl need --index prune";
 
-/// A note on images whose index names manifests that were not saved: some clients need another index mode.
+/// A note on the images of a run whose index names manifests that were not saved: some clients need another index mode.
+pub(crate) fn note_of_report(report: &Report) -> String {
+    let complete = report.images.iter().filter(|image| image.status != Status::Failed);
+    sparse_indexes(complete.map(|image| image.omitted.as_slice()))
+}
+
+/// As `note_of_report`, of a dry run.
+pub(crate) fn note_of_plan(plan: &Plan) -> String {
+    sparse_indexes(plan.images.iter().map(|image| image.omitted.as_slice()))
+}
+
 fn sparse_indexes<'a>(omitted: impl Iterator<Item = &'a [String]>) -> String {
     let images = omitted.filter(|names| !names.is_empty()).count();
     if images == 0 {
@@ -62,7 +70,7 @@ fn sparse_indexes<'a>(omitted: impl Iterator<Item = &'a [String]>) -> String {
     }
     let images = count(images, "image");
     format!(
-        "note: {images} with an index that names more platforms than were selected. {SPARSE_INDEX_CLIENTS}\n"
+        "note: {images} with an index that names more platforms than were selected; {SPARSE_INDEX_CLIENTS}\n"
     )
 }
 
@@ -113,7 +121,6 @@ pub(crate) fn of_plan(
     if let Some(free) = free {
         text.push_str(&format!("free space: {}\n", output::size(free.bytes)));
     }
-    text.push_str(&sparse_indexes(plan.images.iter().map(|image| image.omitted.as_slice())));
     text
 }
 
@@ -184,7 +191,7 @@ pub(crate) mod tests {
         };
         let long = "registry.example.com:5000/a-team/with/a-long-name/of-an-image:v1.2.3-alpine";
         let plan = Plan {
-            schema: 1,
+            schema: Report::SCHEMA,
             images: vec![
                 row(long, &["linux/amd64", "linux/arm64/v8"]),
                 row("nginx", &["linux/amd64", "windows/amd64"]),

@@ -15,14 +15,15 @@ use super::wording::Wording;
 use super::{failures, tables};
 use crate::cli::args::output::ProgressMode;
 use crate::cli::context::Context;
+use crate::oci::{Reference, Registry, Repository, Tag};
 use crate::transfer::{Event, ImageReport, Observer, Plan, Report, Status};
 use crate::verify::VerifyObserver;
 use parking_lot::{Mutex, MutexGuard};
 use state::RunState;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ struct Shared {
     counting: Mutex<()>,
     /// Whether the note on sparse indexes was shown.
     has_noted_sparse: AtomicBool,
+    /// The registry that a copy writes to, which the references of its images do not name.
+    destination: OnceLock<Registry>,
     events: json::EventWriter,
 }
 
@@ -92,6 +95,7 @@ impl Progress {
             state: Mutex::new(RunState::new(now)),
             counting: Mutex::default(),
             has_noted_sparse: AtomicBool::new(false),
+            destination: OnceLock::new(),
             events: json::EventWriter::new(now),
         });
         let drawing = match shared.view {
@@ -138,6 +142,27 @@ impl Progress {
             let consequence = shared.wording.stopping;
             shared.terminal.line(&format!("stopping: {consequence} (press Ctrl-C again to end at once)"));
         }
+    }
+
+    /// Whether the note on sparse indexes was shown, before any bytes were moved.
+    pub(crate) fn has_noted_sparse(&self) -> bool {
+        self.shared.has_noted_sparse.load(Ordering::Relaxed)
+    }
+
+    /// Shows images by their names at `registry`, to which they are copied.
+    pub(crate) fn set_destination(&self, registry: Registry) {
+        let _ = self.shared.destination.set(registry);
+    }
+
+    /// A plan with the names that are shown.
+    pub(crate) fn shown(&self, plan: &Plan) -> Plan {
+        let mut shown = plan.clone();
+        if let Some(registry) = self.shared.destination.get() {
+            for image in shown.images.iter_mut().filter(|image| image.status != Status::Failed) {
+                image.reference = named_at(registry, &image.repository, image.tag.as_ref());
+            }
+        }
+        shown
     }
 
     /// Ends the display. With JSON, the totals are the last event.
@@ -279,7 +304,7 @@ impl Observer for ProgressObserver {
                 if shared.view != View::Nothing && !shared.has_noted_sparse.swap(true, Ordering::Relaxed) =>
             {
                 let clients = tables::SPARSE_INDEX_CLIENTS;
-                let note = format!("note: an index names more platforms than were selected. {clients}");
+                let note = format!("note: an index names more platforms than were selected; {clients}");
                 note.lines().for_each(|line| shared.terminal.line(line));
             }
             Event::Warning { reference: None, message } if !shared.is_quiet => {
@@ -292,6 +317,11 @@ impl Observer for ProgressObserver {
     }
 }
 
+/// The name of an image at the registry that it is copied to.
+fn named_at(registry: &Registry, repository: &Repository, tag: Option<&Tag>) -> Reference {
+    Reference { registry: registry.clone(), repository: repository.clone(), tag: tag.cloned(), digest: None }
+}
+
 /// Whether a finished image has a line. Those that are unfinished because the run ended would push what matters off the screen.
 fn has_line(image: &ImageReport, view: View) -> bool {
     matches!(view, View::Bars | View::Plain) && !failures::is_unfinished(image.error.as_ref())
@@ -302,7 +332,14 @@ fn image_line(image: &ImageReport, done: usize, total: usize, shared: &Shared) -
     let paint = shared.terminal.paint();
     let width = total.to_string().len();
     let position = paint.dim(&format!("[{done:>width$}/{total}]"));
-    let reference = image.reference.to_string();
+    let reference = match shared.destination.get() {
+        // Of a copy that failed, the source is as likely the reason.
+        Some(registry) if image.status != Status::Failed => {
+            let name = named_at(registry, &image.repository, image.tag.as_ref());
+            Reference { digest: image.digest.filter(|_| image.tag.is_none()), ..name }.to_string()
+        }
+        _ => image.reference.to_string(),
+    };
     let name = clean(&reference);
     match image.status {
         status if status.is_done() || status.is_planned() => {
