@@ -71,14 +71,14 @@ impl ListenSocket {
     /// process's umask is changed for a moment.
     ///
     /// # Errors
-    /// `Unavailable` when another server listens on the socket; `Storage` when the directory is missing or not writable, or when
-    /// another kind of file has this path.
+    /// `Unavailable` when another server listens on the socket; `InvalidInput` when the directory is missing; `Storage` when it is
+    /// not writable, or when another kind of file has this path.
     pub(super) fn bind(path: &Path) -> Result<Self> {
         let storage = |doing: &str, error| Error::storage(path.display(), doing, error);
         let parent = path.parent().unwrap_or(Path::new("/"));
         if !parent.is_dir() {
             let error = Error::new(
-                ErrorKind::Storage,
+                ErrorKind::InvalidInput,
                 path.display(),
                 format!("the directory {} does not exist", parent.display()),
             );

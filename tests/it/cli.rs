@@ -243,26 +243,36 @@ fn a_command_line_that_is_wrong_ends_with_2() {
 
 /// Whatever it is that can't be written, and whichever command was to write it.
 #[test]
-fn what_cannot_be_written_ends_with_3_before_anything_is_asked() {
+fn path_that_cannot_be_written_is_refused_before_requests() {
     let place = Place::new();
     std::fs::write(place.path("file"), "").unwrap();
     // A name that would be asked for, and is not: nobody listens there.
     let image = "127.0.0.1:1/a:1";
-    for (args, message) in [
-        (&["--dir", "d", "--arch", "all", "--report", "no/report", image][..], "--report no/report: cannot"),
+    for (args, code, message) in [
+        (
+            &["--dir", "d", "--arch", "all", "--report", "no/report", image][..],
+            2,
+            "--report no/report: cannot",
+        ),
         (
             &["--dir", "d", "--arch", "all", "--failed-list", "no/list", image],
+            2,
             "--failed-list no/list: cannot",
         ),
-        (&["--dir", "file/d", "--arch", "all", image], "file/d: cannot"),
+        (&["--dir", "file/d", "--arch", "all", image], 3, "file/d: cannot"),
         (
             &["export", "--from-registry", "--format", "oci-archive", "-o", "no/a.tar", image],
+            2,
             "no/a.tar: cannot",
         ),
-        (&["export", "--from-registry", "--format", "oci-layout", "-o", "file/l", image], "file/l: cannot"),
-        (&["copy", "--report", "no/report", image, "127.0.0.1:1/b"], "--report no/report: cannot"),
+        (
+            &["export", "--from-registry", "--format", "oci-layout", "-o", "file/l", image],
+            3,
+            "file/l: cannot",
+        ),
+        (&["copy", "--report", "no/report", image, "127.0.0.1:1/b"], 2, "--report no/report: cannot"),
     ] {
-        let ran = place.run(args).expect(3);
+        let ran = place.run(args).expect(code);
         assert!(ran.err.contains(message) && ran.err.contains("hint: "), "{args:?}: {}", ran.err);
         assert!(!ran.err.contains("refused"), "{args:?}: {}", ran.err);
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::transfer::{Report, Status};
+use std::io;
 use std::process::ExitCode;
 
 /// How a command ended.
@@ -35,7 +36,11 @@ impl Exit {
     /// The exit code for an error that ended a command: the only place where a kind becomes a code.
     #[must_use]
     pub fn of_error(error: &Error) -> Self {
-        Self::of_kind(error.kind())
+        match error.io_kind() {
+            // A path on the command line. What vanishes during a run is in its report.
+            Some(io::ErrorKind::NotFound) => Self::Usage,
+            _ => Self::of_kind(error.kind()),
+        }
     }
 
     fn of_kind(kind: ErrorKind) -> Self {
@@ -96,7 +101,7 @@ mod tests {
             let error = Error::new(kind, "x", "y");
             assert_eq!(Exit::of_error(&error).code(), code, "{kind}");
             let report = Report {
-                schema: 1,
+                schema: Report::SCHEMA,
                 images: Vec::new(),
                 bytes_fetched: 0,
                 bytes_reused: 0,
@@ -107,6 +112,19 @@ mod tests {
             let own = code == 2 || kind == ErrorKind::Internal;
             let expected = if own { 1 } else { code };
             assert_eq!(Exit::of_report(&report).code(), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn paths_that_do_not_exist_are_usage_errors() {
+        for (cause, code) in [
+            (io::ErrorKind::NotFound, 2),
+            (io::ErrorKind::NotADirectory, 3),
+            (io::ErrorKind::PermissionDenied, 3),
+            (io::ErrorKind::StorageFull, 3),
+        ] {
+            let error = Error::storage("x", "open the directory", cause.into());
+            assert_eq!(Exit::of_error(&error).code(), code, "{cause}");
         }
     }
 }

@@ -75,8 +75,8 @@ fn unusable_arguments_are_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, code, words) in [
-        (vec!["--dir", "/nonexistent"], 3, "cannot open the directory"),
-        (vec!["--dir", "/etc"], 2, "not an image tree"),
+        (vec!["--dir", "/nonexistent"], 2, "cannot open the directory"),
+        (vec!["--dir", "/etc"], 2, "not a directory of images"),
         (vec!["--dir", empty.path().to_str().unwrap()], 2, "check that it is mounted"),
         (vec!["--dir", dir, "--listen", "0.0.0.0:0", "--htpasswd", "/nonexistent"], 2, "in plain text"),
         (vec!["--dir", dir, "--htpasswd", "/nonexistent"], 2, "cannot read the file"),
