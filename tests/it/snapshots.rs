@@ -107,6 +107,7 @@ fn help_of_every_verb() {
 fn wrong_command_lines() {
     let mut transcript = Transcript::new();
     transcript.home.write("images.txt", "nginx\n");
+    transcript.home.write("empty.list", "# no images\n");
     transcript.home.write("empty.pem", "no certificate\n");
     fs::create_dir(transcript.home.path("dir")).unwrap();
     for arguments in [
@@ -200,6 +201,20 @@ fn wrong_command_lines() {
         "cri --dir d --listen http://x",
         "scan missing",
         "build-context missing",
+        "--list empty.list --dir d --arch all",
+        "save --dir d --arch all Bad/x",
+        "save --dir d --arch all Bad/x Bad/y",
+        "rm --dir dir nginx",
+        "push --dir dir r.io:5000/mirror demo/app:1",
+        "prune --dir dir --list images.txt",
+        "serve --dir dir --port 5000",
+        "rewrite --dir dir images.txt",
+        "rewrite --dir dir --to r.io",
+        "mirror-config",
+        "mirror-config http://h:1 --dir dir",
+        "scan",
+        "completions",
+        "help nothing",
         "man nothing",
         "completions tcsh",
     ] {
@@ -426,7 +441,7 @@ fn removing() {
     fs::create_dir(transcript.home.path("empty")).unwrap();
     transcript.home.write("keep.list", "team/app:1.0\nteam/gone:1\n");
     for arguments in [
-        "rm --dir empty nginx",
+        "rm --dir empty nginx:1",
         "rm --dir tree team/nothing:1",
         "rm --dir tree team/app:9",
         "rm --dir tree team/app:amd64 --dry-run",
