@@ -1,9 +1,9 @@
 //! What every command runs with, and the one place where commands start, log, colour and fail.
 
-use crate::cli::args::output::{Color, GlobalArgs};
+use crate::cli::args::output::{Color, GlobalArgs, LogFormat};
 use crate::cli::config::Environment;
 use crate::cli::ui::exit::Exit;
-use crate::cli::ui::output::{self, Paint, clean};
+use crate::cli::ui::output::{self, Label, Paint, clean};
 use crate::cli::ui::terminal::{self, Terminal};
 use crate::error::{Error, ErrorKind, Result};
 use std::io::IsTerminal;
@@ -19,7 +19,12 @@ pub(crate) struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(global: &GlobalArgs, environment: &'a Environment) -> Self {
-        let terminal = Terminal::new(uses_color(global.color, environment));
+        let paint = match global.log_format {
+            LogFormat::Github => Paint::Github,
+            _ if uses_color(global.color, environment) => Paint::Color,
+            _ => Paint::Plain,
+        };
+        let terminal = Terminal::new(paint);
         terminal::start_log(&terminal, global.verbose, global.log_format);
         Self { environment, terminal, is_quiet: global.quiet }
     }
@@ -37,17 +42,21 @@ impl<'a> Context<'a> {
         self.is_quiet
     }
 
+    fn print(&self, label: Label, text: &str) {
+        self.terminal.line(self.paint().message(label, &clean(text)).trim_end());
+    }
+
     /// Prints a warning, unless `--quiet` is given.
     pub(crate) fn warn(&self, text: &str) {
         if !self.is_quiet() {
-            self.terminal.line(&format!("{} {}", self.paint().yellow("warning:"), clean(text)));
+            self.print(Label::Warning, text);
         }
     }
 
     /// Prints a note, unless `--quiet` is given.
     pub(crate) fn note(&self, text: &str) {
         if !self.is_quiet() {
-            self.terminal.line(&format!("{} {}", self.paint().dim("note:"), clean(text)));
+            self.print(Label::Note, text);
         }
     }
 
@@ -82,7 +91,7 @@ pub(crate) fn run(work: impl Future<Output = Exit>) -> Exit {
         }
         Err(cause) => {
             let error = Error::storage("runtime", "start the worker threads", cause);
-            output::failure(&error, Paint(false));
+            output::failure(&error, Paint::Plain);
             Exit::Stopped
         }
     }

@@ -86,7 +86,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
 /// The command line, with the settings of the environment and the configuration below it.
 fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
     let fail = |error: &crate::error::Error| {
-        output::failure(error, Paint(false));
+        output::failure(error, Paint::Plain);
         Exit::of_error(error)
     };
     // Help and version do not depend on the configuration.

@@ -33,6 +33,12 @@ pub(crate) struct ReportArgs {
     /// Write the result of each image to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Write metrics to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics_file: Option<PathBuf>,
+    /// Append a summary to FILE, as Markdown (in GitHub Actions: $GITHUB_STEP_SUMMARY)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) summary: Option<PathBuf>,
     /// How to show progress
     ///
     /// Progress goes to stderr and the closing table to stdout; with json, stdout has one event a line and nothing else. A terminal
@@ -81,6 +87,8 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
+    /// Workflow commands of GitHub Actions, also for warnings and failures
+    Github,
 }
 
 /// `--color`.

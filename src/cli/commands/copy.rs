@@ -47,7 +47,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     sending.apply(&mut options.transfer)?;
     let registries = BTreeSet::from([source.registry.clone(), target.registry.clone()]);
     options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
-    let files = OutputFiles::prepare(None, sending.report.report.as_deref(), None)?;
+    let files = OutputFiles::prepare(None, &sending.report, None)?;
     let display =
         RunDisplay::start(COPYING, sending.report.progress, files, sending.registry.timeout, context)?
             .to(target.registry.clone());

@@ -141,7 +141,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let entries = lists::read(&args.lists.list, &args.images, context)?;
     let staging = Staging::of(path, is_stdout);
     let options = options(args, &entries, &staging.dir, context)?;
-    let files = OutputFiles::prepare(Some(("--output", path)), args.report.report.as_deref(), None)?;
+    let files = OutputFiles::prepare(Some(("--output", path)), &args.report, None)?;
     let to =
         if is_stdout { ExportTo::Stream(Box::new(stdout_file()?)) } else { ExportTo::Path(path.clone()) };
     let wording = wording(args, staging.is_temporary);

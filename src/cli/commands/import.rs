@@ -61,7 +61,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     options.names = args.names.rule()?;
     options.replace = args.replace.replace;
     options.rename = args.rename.as_deref().map(str::parse).transpose()?;
-    let files = OutputFiles::prepare(None, args.report.report.as_deref(), None)?;
+    let files = OutputFiles::prepare(None, &args.report, None)?;
     let from = if path.as_os_str() != "-" {
         ImportFrom::Path(path.clone())
     } else if std::io::stdin().is_terminal() {

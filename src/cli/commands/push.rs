@@ -80,7 +80,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let registries = BTreeSet::from([options.destination.registry.clone()]);
     options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
     let failed_list = args.failed.failed_list.as_deref();
-    let files = OutputFiles::prepare(None, sending.report.report.as_deref(), failed_list)?;
+    let files = OutputFiles::prepare(None, &sending.report, failed_list)?;
     let display =
         RunDisplay::start(PUSHING, sending.report.progress, files, sending.registry.timeout, context)?;
     options.observer = display.observer();

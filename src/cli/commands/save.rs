@@ -89,11 +89,7 @@ impl SaveJob {
         let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();
         options.access = registry_args::resolve(&args.fetch.registry, context, &registries)?;
         let failed_list = args.failed.failed_list.as_deref();
-        let files = OutputFiles::prepare(
-            lock.map(|lock| ("--lock", lock)),
-            args.report.report.as_deref(),
-            failed_list,
-        )?;
+        let files = OutputFiles::prepare(lock.map(|lock| ("--lock", lock)), &args.report, failed_list)?;
         let lock = lock.map(|path| OutputFile::prepare("--lock", path)).transpose()?;
         let ImageList { entries, selections, .. } = list;
         Ok(Self { entries, selections, options, files, lock, is_locked: false })

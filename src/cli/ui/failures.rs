@@ -1,6 +1,6 @@
 //! The failures and warnings of a run or a dry run, as they are printed at its end: what has the same cause is printed once.
 
-use super::output::{Paint, clean, count};
+use super::output::{Label, Paint, clean, count};
 use super::wording::Wording;
 use crate::error::{Detail, ErrorKind, ErrorReport};
 use crate::oci::{Reference, Repository, Tag};
@@ -85,7 +85,7 @@ pub(crate) fn of_report(report: &Report, is_quiet: bool, paint: Paint) -> String
             warnings.add(Cause::of_text(message), &image.reference);
         }
     }
-    text.push_str(&warnings.text(&paint.yellow("warning:")));
+    text.push_str(&warnings.text(Label::Warning, paint));
     text
 }
 
@@ -99,19 +99,19 @@ fn is_in_conclusion(image: &FailedImage<'_>, report: &Report) -> bool {
 pub(crate) fn conclusion(report: &Report, wording: Wording, paint: Paint) -> String {
     let mut text = String::new();
     if let Some(ended) = report.aborted.as_ref().filter(|ended| ended.kind != ErrorKind::Cancelled) {
-        let word = match ended.kind {
-            ErrorKind::Storage => "error: the run cannot continue:",
-            _ => "error:",
+        let mut message = match ended.kind {
+            ErrorKind::Storage => format!("the run cannot continue: {}", clean(&ended.message)),
+            _ => clean(&ended.message).into_owned(),
         };
-        text.push_str(&format!("{} {}\n", paint.red(word), clean(&ended.message)));
         if let Some(hint) = &ended.hint {
-            text.push_str(&format!("  hint: {}\n", clean(hint)));
+            message.push_str(&format!("\n  hint: {}", clean(hint)));
         }
+        text.push_str(&paint.message(Label::Error, &message));
     }
     let unfinished = unfinished(report);
     if unfinished > 0 {
-        let word = paint.yellow("not finished:");
-        text.push_str(&format!("{word} {}; {}\n", count(unfinished, "image"), wording.unfinished));
+        let message = format!("{}; {}", count(unfinished, "image"), wording.unfinished);
+        text.push_str(&paint.message(Label::Unfinished, &message));
     }
     text
 }
@@ -123,7 +123,7 @@ pub(crate) fn of_plan(plan: &Plan, is_quiet: bool, paint: Paint) -> String {
         failed.into_iter().partition(|image| is_unfinished(image.error));
     let mut text = failure_text(&failed, paint);
     if !unfinished.is_empty() {
-        text.push_str(&format!("{} {}\n", paint.yellow("not finished:"), count(unfinished.len(), "image")));
+        text.push_str(&paint.message(Label::Unfinished, &count(unfinished.len(), "image")));
     }
     if !is_quiet {
         let mut warnings = Groups::default();
@@ -132,7 +132,7 @@ pub(crate) fn of_plan(plan: &Plan, is_quiet: bool, paint: Paint) -> String {
                 warnings.add(Cause::of_text(message), &image.reference);
             }
         }
-        text.push_str(&warnings.text(&paint.yellow("warning:")));
+        text.push_str(&warnings.text(Label::Warning, paint));
     }
     text
 }
@@ -142,7 +142,7 @@ fn failure_text(failed: &[FailedImage<'_>], paint: Paint) -> String {
     for image in failed {
         groups.add(image.error.map_or_else(|| Cause::of_text("not finished"), Cause::of), image.reference);
     }
-    groups.text(&paint.red("failed:"))
+    groups.text(Label::Failed, paint)
 }
 
 /// What images have to have in common to be printed under one reason.
@@ -200,24 +200,26 @@ impl<'a> Groups<'a> {
     }
 
     /// A cause of one image is a line; one of several images is a line with their names below it.
-    fn text(&self, word: &str) -> String {
+    fn text(&self, label: Label, paint: Paint) -> String {
         let mut text = String::new();
         for (cause, references) in &self.0 {
             let reason = cause.text();
+            let mut message = String::new();
             if let [reference] = references.as_slice() {
                 let name = reference.to_string();
                 let name = if reason.contains(&name) { String::new() } else { format!("{}: ", clean(&name)) };
-                text.push_str(&format!("{word} {name}{}\n", clean(&reason)));
+                message.push_str(&format!("{name}{}\n", clean(&reason)));
             } else {
                 let images = count(references.len(), "image");
-                text.push_str(&format!("{word} {images}: {}\n", clean(&reason)));
+                message.push_str(&format!("{images}: {}\n", clean(&reason)));
                 for reference in references {
-                    text.push_str(&format!("  {}\n", clean(&reference.to_string())));
+                    message.push_str(&format!("  {}\n", clean(&reference.to_string())));
                 }
             }
             if let Some(hint) = &cause.hint {
-                text.push_str(&format!("  hint: {}\n", clean(hint)));
+                message.push_str(&format!("  hint: {}\n", clean(hint)));
             }
+            text.push_str(&paint.message(label, &message));
         }
         text
     }
@@ -265,10 +267,10 @@ mod tests {
         let failures = "failed: 2 images: access denied \\u{202e}\n  a.io/b:1\n  a.io/d:1\n  hint: docker login a.io\n\
                         failed: b.io/b:1: no such tag\n\
                         failed: a.io/e:1: access denied \\u{202e}\n  hint: docker login a.io\n";
-        assert_eq!(of_report(&report, true, Paint(false)), failures);
+        assert_eq!(of_report(&report, true, Paint::Plain), failures);
         let warning = "warning: docker.io/library/nginx:latest: the tag moved \\u{1b}[31m\n";
-        assert_eq!(of_report(&report, false, Paint(false)), format!("{failures}{warning}"));
-        assert_eq!(conclusion(&report, SAVING, Paint(false)), "");
+        assert_eq!(of_report(&report, false, Paint::Plain), format!("{failures}{warning}"));
+        assert_eq!(conclusion(&report, SAVING, Paint::Plain), "");
     }
 
     fn response(url: String, status: u16) -> Detail {
@@ -288,7 +290,7 @@ mod tests {
             row.error = Some(ErrorReport::from(&error));
             row
         };
-        let text = of_report(&report((0..4).map(row).collect()), false, Paint(false));
+        let text = of_report(&report((0..4).map(row).collect()), false, Paint::Plain);
         assert_eq!(
             text,
             "failed: 3 images: the repository does not exist: https://r.io returned 404 Not Found: NAME_UNKNOWN: unknown\n  \
@@ -320,10 +322,10 @@ mod tests {
         ] {
             let mut report = report(vec![unfinished(), cause, unfinished()]);
             report.aborted = aborted;
-            assert_eq!(of_report(&report, false, Paint(false)), "");
+            assert_eq!(of_report(&report, false, Paint::Plain), "");
             let expected =
                 format!("{last}not finished: {number} images; run the same command again to resume\n");
-            assert_eq!(conclusion(&report, SAVING, Paint(false)), expected);
+            assert_eq!(conclusion(&report, SAVING, Paint::Plain), expected);
             let table = tables::of_report(&report, SAVING);
             assert!(table.contains(&format!("not finished     {number}\n")), "{table}");
         }

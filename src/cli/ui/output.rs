@@ -75,7 +75,7 @@ pub(crate) fn written(outcome: std::io::Result<()>) -> Exit {
         Err(error) if error.kind() == IoError::BrokenPipe => Exit::Done,
         Err(error) => {
             if !IS_LOST.swap(true, Ordering::Relaxed) {
-                failure(&Error::storage("stdout", "write", error), Paint(false));
+                failure(&Error::storage("stdout", "write", error), Paint::Plain);
             }
             Exit::Stopped
         }
@@ -102,10 +102,17 @@ pub(crate) fn stderr_text(text: &str) {
 
 /// Prints an error, and its hint on a line of its own.
 pub(crate) fn failure(error: &Error, paint: Paint) {
-    stderr(&format!("{} {}", paint.red("error:"), clean(&error.to_string())));
+    let mut text = clean(&error.to_string()).into_owned();
     if let Some(hint) = error.hint() {
-        stderr(&format!("  hint: {}", clean(hint)));
+        text.push_str(&format!("\n  hint: {}", clean(hint)));
     }
+    stderr_text(&paint.message(Label::Error, &text));
+}
+
+/// A workflow command of GitHub Actions, on a line of its own.
+pub(crate) fn github_command(command: &str, text: &str) -> String {
+    let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    format!("::{command} title=saver::{text}\n")
 }
 
 /// Lines about the files that saver keeps outside the tree; empty if there are none.
@@ -207,13 +214,66 @@ pub(crate) struct TerminalSize {
     pub(crate) rows: usize,
 }
 
-/// Colours text, if enabled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Paint(pub(crate) bool);
+/// How messages are marked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Paint {
+    /// By words alone.
+    #[default]
+    Plain,
+    /// By words and colours.
+    Color,
+    /// As workflow commands of GitHub Actions, which shows them as annotations.
+    Github,
+}
+
+/// What a message begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Label {
+    Error,
+    Failed,
+    Unfinished,
+    Warning,
+    Note,
+}
+
+impl Label {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error:",
+            Self::Failed => "failed:",
+            Self::Unfinished => "not finished:",
+            Self::Warning => "warning:",
+            Self::Note => "note:",
+        }
+    }
+
+    /// The workflow command of GitHub Actions.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Error | Self::Failed => "error",
+            Self::Unfinished | Self::Warning => "warning",
+            Self::Note => "notice",
+        }
+    }
+}
 
 impl Paint {
+    /// A message of one or more lines, with a line break at its end. Text from elsewhere must be clean already.
+    pub(crate) fn message(self, label: Label, text: &str) -> String {
+        let text = text.trim_end_matches('\n');
+        match (self, label) {
+            (Self::Github, _) => github_command(label.command(), text),
+            (_, Label::Error | Label::Failed) => format!("{} {text}\n", self.red(label.word())),
+            (_, Label::Unfinished | Label::Warning) => format!("{} {text}\n", self.yellow(label.word())),
+            (_, Label::Note) => format!("{} {text}\n", self.dim(label.word())),
+        }
+    }
+
     fn code(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        match self {
+            Self::Color => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Plain | Self::Github => text.to_owned(),
+        }
     }
 
     pub(crate) fn green(self, text: &str) -> String {

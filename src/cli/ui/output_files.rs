@@ -1,13 +1,17 @@
 //! Files that a command writes for others to read: complete, or not at all.
 
-use super::output;
+use super::wording::Wording;
+use super::{metrics, output, summary};
+use crate::cli::args::output::ReportArgs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{is_written_in_place, open_in_place};
+use crate::transfer::{Plan, Report};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A file that is written at the end of a run and tried at its start, so that a long run does not end in a report that cannot be
 /// written.
@@ -148,6 +152,15 @@ fn is_same_file(path: &Path, file: &File) -> bool {
 pub(crate) struct OutputFiles {
     report: Option<OutputFile>,
     failed_list: Option<OutputFile>,
+    metrics: Option<OutputFile>,
+    summary: Option<AppendedFile>,
+}
+
+/// The result of a run or of a dry run.
+#[derive(Clone, Copy)]
+pub(crate) enum RunResult<'a> {
+    Report(&'a Report),
+    Plan(&'a Plan),
 }
 
 impl OutputFiles {
@@ -158,11 +171,20 @@ impl OutputFiles {
     /// As [`OutputFile::prepare`].
     pub(crate) fn prepare(
         own: Option<(&'static str, &Path)>,
-        report: Option<&Path>,
+        args: &ReportArgs,
         failed_list: Option<&Path>,
     ) -> Result<Self> {
-        let named = [report.map(|path| ("--report", path)), failed_list.map(|path| ("--failed-list", path))];
-        let named: Vec<(&str, &Path)> = own.into_iter().chain(named.into_iter().flatten()).collect();
+        let report = args.report.as_deref();
+        let metrics = args.metrics_file.as_deref();
+        let summary = args.summary.as_deref();
+        let named = [
+            ("--report", report),
+            ("--metrics-file", metrics),
+            ("--summary", summary),
+            ("--failed-list", failed_list),
+        ];
+        let named = named.into_iter().filter_map(|(flag, path)| Some((flag, path?)));
+        let named: Vec<(&str, &Path)> = own.into_iter().chain(named).collect();
         for (at, (flag, path)) in named.iter().enumerate() {
             let own = Identity::of(path);
             let other = named.iter().take(at).find(|(_, other)| own.is_some() && Identity::of(other) == own);
@@ -177,21 +199,62 @@ impl OutputFiles {
         Ok(Self {
             report: prepared("--report", report)?,
             failed_list: prepared("--failed-list", failed_list)?,
+            metrics: prepared("--metrics-file", metrics)?,
+            summary: summary.map(AppendedFile::open).transpose()?,
         })
     }
 
-    /// Writes the report, as JSON, and the failed list.
+    /// Writes all of them. A dry run has no metrics and no summary.
     ///
     /// # Errors
     /// `Storage`.
-    pub(crate) fn write(self, report: &impl serde::Serialize, failed_list: Option<&str>) -> Result<()> {
+    pub(crate) fn write(
+        self,
+        result: RunResult<'_>,
+        wording: Wording,
+        failed_list: Option<&str>,
+    ) -> Result<()> {
         if let Some(file) = self.report {
-            file.finish(&output::json(report))?;
+            file.finish(&match result {
+                RunResult::Report(report) => output::json(report),
+                RunResult::Plan(plan) => output::json(plan),
+            })?;
+        }
+        if let RunResult::Report(report) = result {
+            if let Some(file) = self.metrics {
+                file.finish(metrics::of_report(report, wording, SystemTime::now()).as_bytes())?;
+            }
+            if let Some(file) = self.summary {
+                file.append(&summary::of_report(report, wording))?;
+            }
         }
         match (self.failed_list, failed_list) {
             (Some(file), Some(list)) => file.finish(list.as_bytes()),
             _ => Ok(()),
         }
+    }
+}
+
+/// A file that others write to as well, one after the other.
+#[derive(Debug)]
+struct AppendedFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl AppendedFile {
+    fn open(path: &Path) -> Result<Self> {
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        let file = opened.map_err(|cause| {
+            Error::storage(format!("--summary {}", path.display()), "open the file", cause)
+        })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends in one write.
+    fn append(mut self, text: &str) -> Result<()> {
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|cause| Error::storage(self.path.display(), "write", cause))
     }
 }
 
@@ -222,6 +285,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::output::ProgressMode;
 
     #[test]
     fn pipe_without_reader_is_an_error() {
@@ -283,7 +347,13 @@ mod tests {
             ("/dev/null", "/dev/null", "/dev/null", true),
         ] {
             let [output, report, list] = [output, report, list].map(at);
-            let found = OutputFiles::prepare(Some(("--output", &output)), Some(&report), Some(&list));
+            let args = ReportArgs {
+                report: Some(report.clone()),
+                metrics_file: None,
+                summary: None,
+                progress: ProgressMode::None,
+            };
+            let found = OutputFiles::prepare(Some(("--output", &output)), &args, Some(&list));
             assert_eq!(found.is_ok(), fine, "{output:?} {report:?} {list:?}");
             if let Err(error) = found {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput);

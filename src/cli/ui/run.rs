@@ -1,7 +1,7 @@
 //! The display of a run, from its start to its exit code, whatever the command.
 
 use super::exit::Exit;
-use super::output_files::OutputFiles;
+use super::output_files::{OutputFiles, RunResult};
 use super::progress::Progress;
 use super::terminal::Terminal;
 use super::wording::Wording;
@@ -122,7 +122,8 @@ impl RunDisplay {
         if let Some(error) = &shortage {
             output::failure(error, paint);
         }
-        std::mem::take(&mut self.files).write(plan, failed_list.as_deref())?;
+        let result = RunResult::Plan(plan);
+        std::mem::take(&mut self.files).write(result, self.wording, failed_list.as_deref())?;
         let has_failures = plan.images.iter().any(|image| image.status == Status::Failed);
         Ok(if self.interrupt.was_asked() {
             Exit::Interrupted
@@ -167,7 +168,8 @@ impl RunDisplay {
             }
         }
         output::stderr_text(&failures::conclusion(report, self.wording, paint));
-        std::mem::take(&mut self.files).write(report, failed_list.as_deref())?;
+        let result = RunResult::Report(report);
+        std::mem::take(&mut self.files).write(result, self.wording, failed_list.as_deref())?;
         Ok(match Exit::of_report(report) {
             Exit::Done => Exit::Done,
             Exit::SomeFailed | Exit::Interrupted if self.interrupt.was_asked() => Exit::Interrupted,

@@ -6,6 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::Arc;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -16,16 +17,16 @@ use tracing_subscriber::{Layer, filter, fmt};
 pub(crate) struct Terminal {
     /// The footer as it was drawn; the cursor is below it.
     footer: Mutex<Vec<String>>,
-    has_color: bool,
+    paint: Paint,
 }
 
 impl Terminal {
-    pub(crate) fn new(has_color: bool) -> Arc<Self> {
-        Arc::new(Self { footer: Mutex::default(), has_color })
+    pub(crate) fn new(paint: Paint) -> Arc<Self> {
+        Arc::new(Self { footer: Mutex::default(), paint })
     }
 
     pub(crate) fn paint(&self) -> Paint {
-        Paint(self.has_color)
+        self.paint
     }
 
     fn footer(&self) -> MutexGuard<'_, Vec<String>> {
@@ -102,10 +103,23 @@ pub(crate) fn start_log(terminal: &Arc<Terminal>, verbose: u8, format: LogFormat
     let layer = match format {
         LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(writer).boxed(),
         LogFormat::Json => fmt::layer().json().with_writer(writer).boxed(),
+        LogFormat::Github => {
+            let layer = fmt::layer().with_ansi(false).with_target(false).with_level(false).without_time();
+            layer.with_writer(writer).boxed()
+        }
     };
     let subscriber = tracing_subscriber::registry().with(layer.with_filter(own));
     // A second log in one process (a test) keeps the first.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// The workflow command of GitHub Actions for log lines of this level.
+fn github_level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        _ => "debug",
+    }
 }
 
 struct LogWriter {
@@ -117,20 +131,32 @@ impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = LogLine<'a>;
 
     fn make_writer(&'a self) -> LogLine<'a> {
-        LogLine(self)
+        LogLine { writer: self, level: Level::WARN }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> LogLine<'a> {
+        LogLine { writer: self, level: *metadata.level() }
     }
 }
 
-struct LogLine<'a>(&'a LogWriter);
+struct LogLine<'a> {
+    writer: &'a LogWriter,
+    level: Level,
+}
 
 impl Write for LogLine<'_> {
     /// A log line is written in one call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_end_matches('\n');
-        match self.0.format {
-            LogFormat::Text => self.0.terminal.line(&output::clean(text)),
-            LogFormat::Json => self.0.terminal.line(&output::clean_json(text)),
+        let terminal = &self.writer.terminal;
+        match self.writer.format {
+            LogFormat::Text => terminal.line(&output::clean(text)),
+            LogFormat::Json => terminal.line(&output::clean_json(text)),
+            LogFormat::Github => {
+                let line = output::github_command(github_level(self.level), &output::clean(text));
+                terminal.line(line.trim_end());
+            }
         }
         Ok(bytes.len())
     }

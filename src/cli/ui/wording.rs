@@ -5,8 +5,10 @@
 pub(crate) struct Wording {
     /// The result of a new image: `saved`.
     pub(crate) done: &'static str,
-    /// The verb: `save`.
+    /// What it does with an image: `download`.
     pub(crate) verb: &'static str,
+    /// The command: `save`.
+    pub(crate) verb_name: &'static str,
     /// What happens to bytes: `downloaded`.
     pub(crate) moved: &'static str,
     /// The consequence of stopping now.
@@ -21,13 +23,15 @@ pub(crate) struct Wording {
 pub(crate) const SAVING: Wording = Wording {
     done: "saved",
     verb: "download",
+    verb_name: "save",
     moved: "downloaded",
     stopping: "complete content is kept for the next run",
     unfinished: "run the same command again to resume",
     is_archive: false,
 };
 /// From a directory or from registries into a layout.
-pub(crate) const EXPORTING: Wording = Wording { done: "exported", verb: "export", moved: "copied", ..SAVING };
+pub(crate) const EXPORTING: Wording =
+    Wording { done: "exported", verb: "export", verb_name: "export", moved: "copied", ..SAVING };
 /// From a directory into an archive.
 pub(crate) const ARCHIVING: Wording = Wording {
     stopping: "no archive is written",
@@ -54,8 +58,11 @@ pub(crate) const PASSING: Wording = Wording {
     ..ARCHIVING
 };
 /// From a layout or an archive into a directory.
-pub(crate) const IMPORTING: Wording = Wording { done: "imported", verb: "import", moved: "copied", ..SAVING };
+pub(crate) const IMPORTING: Wording =
+    Wording { done: "imported", verb: "import", verb_name: "import", moved: "copied", ..SAVING };
 /// Into a registry.
-pub(crate) const PUSHING: Wording = Wording { done: "pushed", verb: "push", moved: "uploaded", ..SAVING };
+pub(crate) const PUSHING: Wording =
+    Wording { done: "pushed", verb: "push", verb_name: "push", moved: "uploaded", ..SAVING };
 /// From a registry into a registry.
-pub(crate) const COPYING: Wording = Wording { done: "copied", verb: "copy", moved: "uploaded", ..SAVING };
+pub(crate) const COPYING: Wording =
+    Wording { done: "copied", verb: "copy", verb_name: "copy", moved: "uploaded", ..SAVING };

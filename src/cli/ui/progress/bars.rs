@@ -276,11 +276,11 @@ mod tests {
             let mut shown = 0;
             writeln!(text, "{columns}x{rows}").unwrap();
             let size = TerminalSize { columns, rows };
-            let mut frame = lines(&state, &mut shown, size, now, Paint(false));
+            let mut frame = lines(&state, &mut shown, size, now, Paint::Plain);
             let error =
                 Error::new(ErrorKind::Unavailable, "http://a.io/v2/x/blobs/y", "status 503, which passes");
             state.note(&Event::Retrying { subject: "sha256:0011", attempts: 1, error: &error }, now);
-            frame.extend(lines(&state, &mut shown, size, now, Paint(false)).into_iter().skip(shown));
+            frame.extend(lines(&state, &mut shown, size, now, Paint::Plain).into_iter().skip(shown));
             for line in frame {
                 assert!(width_of(&line) <= columns, "{line}");
                 writeln!(text, "|{line}").unwrap();
@@ -316,7 +316,7 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             state.note(&Event::BlobAdvanced { digest, bytes: 100_000 }, now);
             state.sample(now);
-            let line = total_line(&state, 120, now, Paint(false));
+            let line = total_line(&state, 120, now, Paint::Plain);
             assert_eq!(line.contains(" left"), seconds >= 5, "{seconds}: {line}");
         }
     }
