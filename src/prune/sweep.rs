@@ -23,13 +23,17 @@ pub(super) fn run(
         }
         Ok(())
     };
-    for repository in &plan.repositories {
-        for tag in &repository.tags {
-            check_cancelled()?;
-            store.remove_tag(&repository.name, tag)?;
+    // A tag that is visible has its signatures, so theirs go last.
+    for are_of_referrers in [false, true] {
+        for repository in &plan.repositories {
+            let tags = repository.tags.iter();
+            for tag in tags.filter(|tag| tag.referrers_subject().is_some() == are_of_referrers) {
+                check_cancelled()?;
+                store.remove_tag(&repository.name, tag)?;
+            }
         }
+        store.sync()?;
     }
-    store.sync()?;
     for repository in &plan.repositories {
         for digest in &repository.revisions {
             check_cancelled()?;

@@ -9,7 +9,8 @@ use crate::support::tree::{self, Files};
 use saver::content::ReferrerList;
 use saver::content::memory::{Contents, Memory};
 use saver::driver::{Driver, FsDriver, MemoryDriver};
-use saver::oci::Tag;
+use saver::oci::{Reference, Tag};
+use saver::prune::PruneOptions;
 use saver::store::{Durability, Store, StoreOptions};
 use std::sync::Arc;
 
@@ -193,6 +194,31 @@ async fn stop_after_any_write_leaves_no_tag_without_its_referrers() {
         stop += 1;
     }
     assert!(stop > 40, "only {stop} writes");
+}
+
+#[tokio::test]
+async fn stop_after_any_removal_leaves_no_tag_without_its_referrers() {
+    let images = signed_assortment();
+    let places = images.iter().flat_map(|image| &image.places).filter(|place| place.tag.is_some());
+    let named: Vec<Reference> =
+        places.map(|place| Reference::parse(&format!("registry.example/{place}")).unwrap()).collect();
+    let mut stop = 0;
+    loop {
+        let memory = MemoryDriver::new();
+        for outcome in deliver_all(&open(memory.clone()), &images).await.0 {
+            outcome.unwrap();
+        }
+        let count = Count::new(stop);
+        let store = open(Stopping::new(memory.clone(), &count));
+        let outcome = saver::prune::remove(&store, &named, &PruneOptions::default());
+        assert_signed(&memory.files(), &images, &format!("stopped after {stop} removals"));
+        if !count.has_stopped() {
+            outcome.unwrap();
+            break;
+        }
+        stop += 1;
+    }
+    assert!(stop > 40, "only {stop} removals");
 }
 
 /// A disk that may hold the images' manifests already: then blobs are all that links have to wait for.

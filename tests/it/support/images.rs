@@ -157,7 +157,7 @@ pub(crate) fn signed_assortment() -> Vec<Image> {
     let child = Image::single("app", std::slice::from_ref(&layer), &[]);
     vec![
         single("tool:1.0"),
-        single("tool:latest"),
+        single("tool:v2"),
         Image::index(&[child], &["app:1.0", "other/app:1.0"]).signed("app"),
     ]
 }
