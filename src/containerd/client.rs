@@ -5,10 +5,11 @@ use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::http::uri::{PathAndQuery, Uri};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tonic::body::Body;
@@ -19,6 +20,13 @@ use tonic_prost::ProstCodec;
 
 /// The number of requests of a stream that may wait to be sent.
 const STREAM_QUEUE: usize = 1;
+/// How often a connection with calls is checked.
+const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 10_000 });
+/// How long a check may take before the connection is given up: what listens there is not containerd, or it hangs.
+const PING_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 20_000 });
+/// Maximum length of a name in containerd (containerd, `pkg/identifiers`).
+const MAX_IDENTIFIER: usize = 76;
+const HINT: &str = "start containerd, or name its socket with --containerd; root may be needed";
 
 /// A connection, with the namespace and lease of its requests.
 #[derive(Clone)]
@@ -52,16 +60,21 @@ impl Client {
     /// # Errors
     /// `InvalidInput` for an invalid namespace; `Storage` if containerd does not listen there.
     pub(super) async fn connect(socket: &Path, namespace: &str) -> Result<Self> {
-        let value = AsciiMetadataValue::try_from(namespace).ok().filter(|_| !namespace.is_empty());
+        let value = AsciiMetadataValue::try_from(namespace).ok().filter(|_| is_identifier(namespace));
         let namespace = value.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, format!("namespace {namespace:?}"), "not a valid name")
+            let why = "not a valid name";
+            Error::new(ErrorKind::InvalidInput, format!("namespace {namespace:?}"), why).with_hint(
+                "use letters and digits, with single . _ - between them, such as k8s.io, default or moby",
+            )
         })?;
         let failed = |error: &dyn std::fmt::Display| {
             Error::new(ErrorKind::Storage, socket.display(), format!("cannot connect: {error}"))
-                .with_hint("start containerd, or name its socket with --containerd; root may be needed")
+                .with_hint(HINT)
         };
         let stream = UnixStream::connect(socket).await.map_err(|error| failed(&error))?;
-        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (send, connection) = handshake.map_err(|error| failed(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -126,7 +139,10 @@ impl Client {
 
     /// The error of a call about `subject`.
     pub(super) fn error(&self, subject: impl std::fmt::Display, status: &Status) -> Error {
+        // Only a failure of the connection has a cause here.
+        let is_connection = std::error::Error::source(status).is_some();
         let kind = match status.code() {
+            _ if is_connection => ErrorKind::Unavailable,
             Code::NotFound => ErrorKind::NotFound,
             Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Unauthorized,
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
@@ -136,8 +152,10 @@ impl Client {
             Code::Unimplemented => ErrorKind::Unsupported,
             _ => ErrorKind::Storage,
         };
-        let message = format!("containerd ({}): {}", self.socket.display(), status.message());
-        Error::new(kind, subject, message)
+        let why = if is_connection { "the connection failed, or nobody answers: " } else { "" };
+        let message = format!("containerd ({}): {why}{}", self.socket.display(), status.message());
+        let error = Error::new(kind, subject, message);
+        if kind == ErrorKind::Unavailable { error.with_hint(HINT) } else { error }
     }
 }
 
@@ -159,5 +177,63 @@ impl<Q, A> Exchange<Q, A> {
         // The reason why the queue is closed arrives as a response.
         let _ = self.requests.send(request).await;
         self.response().await
+    }
+}
+
+/// Whether containerd accepts `name` for a namespace.
+fn is_identifier(name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    name.len() <= MAX_IDENTIFIER && name.split(['.', '_', '-']).all(is_word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages::Empty;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    #[test]
+    fn namespaces_are_checked_as_containerd_does() {
+        let (longest, longer) = ("x".repeat(MAX_IDENTIFIER), "x".repeat(MAX_IDENTIFIER + 1));
+        for (name, is_valid) in [
+            ("k8s.io", true),
+            ("default", true),
+            ("A_b-c.0", true),
+            (&longest, true),
+            (&longer, false),
+            ("", false),
+            ("a b", false),
+            ("../x", false),
+            ("a/b", false),
+            ("-", false),
+            ("a..b", false),
+            ("a.", false),
+            ("\u{e9}", false),
+            ("a\nb", false),
+        ] {
+            assert_eq!(is_identifier(name), is_valid, "{name:?}");
+        }
+    }
+
+    /// A server that accepts connections, writes a greeting and then reads without an answer.
+    #[tokio::test]
+    async fn server_that_never_answers_is_given_up() {
+        for greeting in [&b""[..], b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x08\x06\0\0\0\0\012345678"] {
+            let dir = tempfile::tempdir().unwrap();
+            let socket = dir.path().join("socket");
+            let listener = UnixListener::bind(&socket).unwrap();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(greeting).await.unwrap();
+                let mut requests = Vec::new();
+                let _ = stream.read_to_end(&mut requests).await;
+            });
+            let client = Client::connect(&socket, "k8s.io").await.unwrap();
+            let called = client.call::<_, Empty>("/any.Service/Method", Empty {}).await;
+            let error = client.error("image", &called.err().unwrap());
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.hint().is_some());
+        }
     }
 }
