@@ -81,9 +81,18 @@ pub fn kustomize_images(renames: &[Rename]) -> String {
     }
     let mut text = String::from("images:\n");
     for (name, new_name) in names {
+        let name = yaml_string(name);
         text.push_str(&format!("  - name: {name}\n    newName: {new_name}\n"));
     }
     text
+}
+
+/// The name as a string of YAML: quoted if it would be read as a number, a date, a boolean or null.
+fn yaml_string(name: String) -> String {
+    const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
+    let is_string = name.contains('/')
+        || (name.starts_with(|first: char| first.is_ascii_lowercase()) && !WORDS.contains(&&*name));
+    if is_string { name } else { format!("\"{name}\"") }
 }
 
 /// The forms in which people write a name without its tag.
@@ -103,6 +112,24 @@ fn written_forms(reference: &Reference) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kustomize_names_are_strings_in_yaml() {
+        for (name, written) in [
+            ("nginx", "nginx"),
+            ("123", "\"123\""),
+            ("1e3", "\"1e3\""),
+            ("0x1f", "\"0x1f\""),
+            ("2026-01-01", "\"2026-01-01\""),
+            ("null", "\"null\""),
+            ("on", "\"on\""),
+            ("library/on", "library/on"),
+        ] {
+            let from: Reference = name.parse().unwrap();
+            let text = kustomize_images(&[Rename { to: from.clone(), from }]);
+            assert!(text.contains(&format!("  - name: {written}\n    newName: ")), "{text}");
+        }
+    }
 
     #[test]
     fn kustomize_lists_each_written_form_once() {
