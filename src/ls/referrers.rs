@@ -118,6 +118,10 @@ impl<'a> RepositoryReferrers<'a> {
         let mut listings = Vec::new();
         for tag in self.tags.get(subject).into_iter().flatten() {
             if tag.kind == ReferrerTagKind::Fallback {
+                if let Some(list) = self.store.read_tag(self.repository, &tag.tag())? {
+                    let size = self.store.blob_size(&list)?;
+                    found.reached.0.extend(size.map(|size| (list, size)));
+                }
                 for entry in self.store.listed_referrers(self.repository, subject)? {
                     listings.extend(self.listing(subject, entry.digest, None, depth, found)?);
                 }
