@@ -150,6 +150,13 @@ pub fn has_all(listed: &[Descriptor], referrers: &[Descriptor]) -> bool {
     referrers.iter().all(|referrer| listed.contains(&referrer.digest))
 }
 
+/// The length of `referrer` as an entry of a list, in bytes.
+#[must_use]
+pub(crate) fn entry_length(referrer: &Descriptor) -> u64 {
+    // With the comma after it.
+    json!(referrer).to_string().len() as u64 + 1
+}
+
 /// The entries of `index`, which a fallback tag names, and `referrers`: sorted by digest, so that equal sets give equal bytes.
 /// Entries that are there already are kept as they are, fields that saver does not know included.
 ///

@@ -278,7 +278,7 @@ fn entries(subject: &str, index: &RawManifest) -> Result<Vec<Descriptor>> {
 }
 
 fn too_many(subject: &str) -> Error {
-    let message = format!("it has more than {MAX_REFERRERS} referrers");
+    let message = format!("it has more than {MAX_REFERRERS} referrers, or too long a list of them");
     failure(ErrorKind::TooLarge, subject, message).with_hint(
         "leave the referrers out (--referrers none), or continue without them (--missing-referrers warn)",
     )

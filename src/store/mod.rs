@@ -24,6 +24,7 @@ mod partial;
 pub(crate) mod path;
 mod preflight;
 pub mod provenance;
+mod publication_locks;
 mod publish;
 mod read;
 mod referrers;

@@ -161,8 +161,9 @@ pub(crate) fn sources(number: u64) -> String {
 
 /// The number of a file in [`SOURCES`].
 pub(crate) fn sources_number(name: &str) -> Option<u64> {
-    let number = name.strip_suffix(".jsonl")?.parse().ok()?;
-    (format!("{number}.jsonl") == name).then_some(number)
+    // Far more than there ever are, and so few that there is always a higher one.
+    let number: u32 = name.strip_suffix(".jsonl")?.parse().ok()?;
+    (format!("{number}.jsonl") == name).then_some(number.into())
 }
 
 /// Where the blob `digest` is downloaded. The announced size is part of the name, so that a false size cannot spoil the
@@ -173,7 +174,16 @@ pub(crate) fn partial(digest: &Digest, size: u64) -> String {
 
 /// The file that locks the list of referrers of `subject`: one among the partial blobs, which are cleaned up together.
 pub(crate) fn list_lock(subject: &Digest) -> String {
-    partial(&Digest::of(format!("referrers of {subject}").as_bytes()), 0)
+    lock(&format!("referrers of {subject}"))
+}
+
+/// The file that locks a tag while an image is published under it.
+pub(crate) fn tag_lock(repository: &Repository, tag: &Tag) -> String {
+    lock(&format!("{repository}:{tag}"))
+}
+
+fn lock(name: &str) -> String {
+    partial(&Digest::of(name.as_bytes()), 0)
 }
 
 #[cfg(test)]
@@ -208,6 +218,16 @@ mod tests {
             (partial(&digest, 7), format!(".saver/partial/sha256/{hex}.7")),
         ] {
             assert_eq!(path, expect);
+        }
+        for (name, number) in [
+            ("7.jsonl", Some(7)),
+            ("07.jsonl", None),
+            ("7.json", None),
+            ("-7.jsonl", None),
+            // No file could have a higher number.
+            ("18446744073709551615.jsonl", None),
+        ] {
+            assert_eq!(sources_number(name), number, "{name}");
         }
         assert_eq!(parent("a/b/c"), "a/b");
         assert_eq!(parent("a"), "");

@@ -244,6 +244,9 @@ impl CommitThread {
     }
 
     fn run(mut self) {
+        // Garbage collection of registries fails on a tree with content and without this directory. If it can't be created, so can't
+        // the links, which have an error to report.
+        let _ = self.shared.driver.create_dir(path::REPOSITORIES);
         let mut last: Option<Instant> = None;
         while let Some((blobs, images)) = self.next(last) {
             last = Some(Instant::now());
@@ -433,7 +436,7 @@ pub(super) fn any_in_progress(claims: &BlobClaims, blobs: &[Digest]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::MemoryDriver;
+    use crate::driver::{FsDriver, MemoryDriver};
 
     fn empty() -> (StagedImage, oneshot::Receiver<Result<()>>) {
         let (done, outcome) = oneshot::channel();
@@ -476,5 +479,15 @@ mod tests {
         let current = driver.read(&format!("tags/v1/{}", files[1]), 99).unwrap();
         assert_eq!(current.as_deref(), Some(&b"new"[..]));
         assert!(driver.list("staged").unwrap().is_empty());
+    }
+
+    #[test]
+    fn content_appears_only_beside_the_directory_of_repositories() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = Arc::new(FsDriver::create(dir.path()).unwrap());
+        let commit = GroupCommit::new(driver, Durability::None, None);
+        drop(commit.open_writer().unwrap());
+        drop(commit);
+        assert!(dir.path().join(path::REPOSITORIES).is_dir());
     }
 }

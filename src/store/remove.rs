@@ -5,6 +5,7 @@
 //! ([`Store::sync`]), since a power loss may otherwise keep a later removal without an earlier one.
 
 use super::{Durability, Store, link, path, storage};
+use crate::driver::EntryKind;
 use crate::error::Result;
 use crate::oci::{Digest, Repository, Tag};
 use std::io;
@@ -146,6 +147,9 @@ impl Store {
 
     fn write_link(&self, path: &str, digest: &Digest) -> Result<()> {
         let driver = &*self.inner.driver;
+        if self.kind(path)? == Some(EntryKind::Directory) {
+            self.set_aside(path)?;
+        }
         let staged = self.inner.staged_path()?;
         let written = driver.stage(&staged, link::format(digest).as_bytes());
         written
@@ -182,5 +186,26 @@ impl Store {
 
     fn remove_if_empty(&self, path: &str) -> Result<()> {
         if self.list(path)?.is_empty() { self.remove(path) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+    use std::fs;
+
+    #[test]
+    fn directory_in_the_place_of_a_link_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let (repository, digest): (Repository, _) = ("app".parse().unwrap(), Digest::of(b"x"));
+        for path in [path::layer_link(&repository, &digest), path::revision_link(&repository, &digest)] {
+            fs::create_dir_all(dir.path().join(path).join("below")).unwrap();
+        }
+        store.link_layer(&repository, &digest).unwrap();
+        store.link_revision(&repository, &digest).unwrap();
+        assert!(store.has_layer(&repository, &digest).unwrap());
+        assert!(store.has_revision(&repository, &digest).unwrap());
     }
 }

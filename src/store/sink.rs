@@ -28,8 +28,10 @@ const SCARCE_INODES: u64 = 4096;
 /// When a partial file was written last, and its size.
 type PartialState = (Stamp, Option<u64>);
 
-/// Waiting for another process that is downloading the same blob.
-struct PeerWait {
+/// Waiting for another process that has locked a file.
+pub(super) struct PeerWait {
+    /// What the other process is doing.
+    activity: &'static str,
     pause: Duration,
     since: Instant,
     /// When the file last changed, and its state then.
@@ -38,15 +40,15 @@ struct PeerWait {
 }
 
 impl PeerWait {
-    fn new() -> Self {
+    pub(super) fn new(activity: &'static str) -> Self {
         let now = Instant::now();
-        Self { pause: POLL.0, since: now, progress: now, state: None }
+        Self { activity, pause: POLL.0, since: now, progress: now, state: None }
     }
 }
 
 impl Store {
     /// Pauses until the file that another process is writing should be tried again.
-    async fn wait_for_peer(&self, wait: &mut PeerWait, partial: &str) -> Result<()> {
+    pub(super) async fn wait_for_peer(&self, wait: &mut PeerWait, partial: &str) -> Result<()> {
         let path = partial.to_owned();
         let state = self.lookup(move |store| store.partial_state(&path)).await?;
         if wait.state != Some(state) {
@@ -56,8 +58,9 @@ impl Store {
         let stalled = wait.progress.elapsed();
         if stalled >= self.inner.peer_timeout {
             let message = format!(
-                "{} is downloading the same blob and has made no progress for {} s",
+                "{} {} and has made no progress for {} s",
                 self.peer(partial).await?,
+                wait.activity,
                 stalled.as_secs()
             );
             let hint = "wait until that process has ended, or end it, and run the same command again";
@@ -69,9 +72,7 @@ impl Store {
             let peer = self.peer(partial).await?;
             let tree = self.inner.driver.location("");
             let file = self.inner.driver.location(partial);
-            tracing::warn!(
-                "waiting for {peer}, which is downloading the same blob to {tree} ({file} is locked)"
-            );
+            tracing::warn!("waiting for {peer}, which {} in {tree} ({file} is locked)", wait.activity);
         }
         tokio::time::sleep(wait.pause).await;
         wait.pause = (wait.pause * 2).min(POLL.1);
@@ -212,7 +213,7 @@ impl Sink for Store {
                 ClaimResult::Busy => changed.await,
             }
         };
-        let mut wait = PeerWait::new();
+        let mut wait = PeerWait::new("is downloading the same blob");
         loop {
             match self.blocking(move |store| store.open_partial(&digest, size)).await? {
                 OpenedPartial::Present => return Ok(Ingest::Present),
@@ -227,7 +228,7 @@ impl Sink for Store {
 
     async fn preflight(&self, image: &Publication) -> Result<()> {
         let image = image.clone();
-        self.lookup(move |store| store.check_origin(&image)).await
+        self.lookup(move |store| store.check_origin(&image).and_then(|()| store.check_lists(&image))).await
     }
 
     async fn record_origin(&self, image: &Publication) -> Result<()> {
@@ -248,7 +249,7 @@ impl Sink for Store {
     async fn publish(&self, image: Publication) -> Result<()> {
         let scarce = self.lookup(|store| store.is_short_of_inodes()).await?;
         let _turn = if scarce { Some(self.inner.one_by_one.lock().await) } else { None };
-        let _lists = self.lock_lists(&image).await?;
+        let _locks = self.lock_publication(&image).await?;
         let outcome = self.blocking(move |store| stage_and_queue(store, image)).await?;
         outcome.await.unwrap_or_else(|_| Err(publisher_lost()))
     }
@@ -258,6 +259,7 @@ impl Sink for Store {
 fn stage_and_queue(store: &Store, image: Publication) -> Result<oneshot::Receiver<Result<()>>> {
     // Again, since another process may have published the tag in the meantime.
     store.check_origin(&image)?;
+    store.check_lists(&image)?;
     let mut staging = Staging { inner: &store.inner, steps: ImageSteps::default() };
     if let Err(error) = stage_image(store, &mut staging, &image) {
         staging.undo();

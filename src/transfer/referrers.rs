@@ -11,7 +11,8 @@ use super::stats::ImageStats;
 use super::{Engine, Image};
 use crate::content::{Place, PublishedReferrers, Referrer, ReferrerList, Sink, Source, Target};
 use crate::error::{Error, ErrorKind, ErrorReport, Result, Side};
-use crate::oci::referrer::{ListedReferrer, MAX_REFERRERS, ReferrerTag, is_signature_type};
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::referrer::{ListedReferrer, MAX_REFERRERS, ReferrerTag, entry_length, is_signature_type};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest};
 use futures::future::join_all;
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,8 @@ const MAX_DEPTH: usize = 4;
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
 /// The maximum size of the blobs of one image's referrers together, in bytes.
 const MAX_BLOB_BYTES: u64 = 1 << 30;
+/// The maximum size of the list of referrers of one manifest: that of a manifest, with room for its other fields.
+const MAX_LIST_BYTES: u64 = MAX_MANIFEST_SIZE - 1024;
 
 const HINT: &str =
     "--missing-referrers warn continues without it, and --referrers none leaves all referrers out";
@@ -129,6 +132,8 @@ pub(super) struct ReferrerSearch<'a, S, K: Sink> {
     seen: HashSet<Digest>,
     /// The position of each subject's list.
     lists: HashMap<Digest, usize>,
+    /// The size of each subject's list, in bytes.
+    list_bytes: HashMap<Digest, u64>,
     /// The number of referrers so far.
     count: usize,
     manifest_bytes: u64,
@@ -147,6 +152,7 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
             found: ReferrerContent::default(),
             seen: content.manifests.iter().map(|raw| raw.digest).collect(),
             lists: HashMap::new(),
+            list_bytes: HashMap::new(),
             count: 0,
             manifest_bytes: 0,
             blob_bytes: 0,
@@ -379,11 +385,29 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
         Ok((manifests, blobs))
     }
 
+    /// Checks that the list of the candidate's subject has room for `entry`, and counts it.
+    fn check_list(&mut self, candidate: &Candidate, entry: &Descriptor) -> Result<()> {
+        if matches!(candidate.referrer, Referrer::Tagged(_)) {
+            return Ok(());
+        }
+        let subject = candidate.subject;
+        let length = self.list_bytes.entry(subject).or_default();
+        let longer = *length + entry_length(entry);
+        if longer > MAX_LIST_BYTES {
+            let message =
+                format!("the list of what refers to {subject} has more than {MAX_LIST_BYTES} bytes");
+            return Err(self.error(ErrorKind::TooLarge, message));
+        }
+        *length = longer;
+        Ok(())
+    }
+
     /// Adds a referrer; returns it as a subject of others, unless it is a signature.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] if the referrers would exceed a limit with this one, which is not added then.
     fn add(&mut self, candidate: &Candidate, found: FoundReferrer) -> Result<Option<Candidate>> {
+        self.check_list(candidate, &found.descriptor)?;
         let FoundReferrer { descriptor, manifests, blobs } = found;
         let manifests: Vec<_> =
             manifests.into_iter().filter(|raw| !self.seen.contains(&raw.digest)).collect();

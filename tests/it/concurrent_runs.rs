@@ -142,7 +142,7 @@ async fn wait_for_another_save_is_logged_once() {
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     let named = format!(
-        "(process {}), which is downloading the same blob to {}",
+        "(process {}), which is downloading the same blob in {}",
         std::process::id(),
         dir.path().display()
     );

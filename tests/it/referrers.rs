@@ -3,6 +3,7 @@
 use crate::support::fault::{Fault, FaultServer};
 use crate::support::registry_model::assert_served;
 use crate::support::scratch::Scratch;
+use saver::ls::ListOptions;
 use saver::oci::referrer::{ReferrerTag, ReferrerTagKind};
 use saver::oci::{Descriptor, Digest, Repository, Tag, media_type};
 use saver::store::Store;
@@ -126,6 +127,8 @@ async fn referrers_are_saved_with_their_image() {
         assert_eq!(scene.listed(&scene.image), [sbom], "API: {has_api}");
         assert_eq!(scene.listed(&sbom), [nested], "API: {has_api}");
         assert_eq!(scene.signature_tag(), Some(signature), "API: {has_api}");
+        let listing = saver::ls::list(&scene.store(), &ListOptions::default()).unwrap();
+        assert_eq!(listing.totals.unreferenced.files, 0, "API: {has_api}: {listing:?}");
         let again = scene.saves().await;
         assert_eq!(again.status, Status::Unchanged, "API: {has_api}");
         // A new signature changes nothing but itself.
@@ -137,6 +140,23 @@ async fn referrers_are_saved_with_their_image() {
         let mut expect = [sbom, late];
         expect.sort();
         assert_eq!(scene.listed(&scene.image), expect, "API: {has_api}");
+    }
+}
+
+/// As garbage collection of a registry leaves them with `--delete-untagged`.
+#[tokio::test]
+async fn removed_referrers_are_saved_again() {
+    let scene = Scene::start().await;
+    let [sbom, nested, _] = scene.sign();
+    scene.saves().await;
+    let (store, repository) = (scene.store(), scene.repositories().remove(0));
+    for digest in [sbom, nested] {
+        store.remove_revision(&repository, &digest).unwrap();
+        store.remove_blob(&digest).unwrap();
+    }
+    scene.saves().await;
+    for digest in [sbom, nested] {
+        assert!(scene.store().has_revision(&repository, &digest).unwrap(), "{digest}");
     }
 }
 
@@ -398,6 +418,7 @@ async fn referrers_beyond_a_limit_may_be_missing() {
         ("depth", ErrorKind::Unsupported, "nested more than 4 levels"),
         ("size", ErrorKind::TooLarge, "more than 1073741824 bytes"),
         ("number", ErrorKind::TooLarge, "more than 2000 referrers"),
+        ("list", ErrorKind::TooLarge, "the list of what refers to"),
     ] {
         let mut scene = Scene::start().await;
         let mut kept = vec![scene.server.add_referrer(REPOSITORY, &scene.image, SBOM, "SBOM")];
@@ -419,6 +440,38 @@ async fn referrers_beyond_a_limit_may_be_missing() {
                     "subject": { "mediaType": media_type::OCI_MANIFEST, "digest": scene.image, "size": image },
                 });
                 scene.server.add_manifest(REPOSITORY, None, media_type::OCI_MANIFEST, large.to_string());
+            }
+            "list" => {
+                let describe = |digest: &Digest| {
+                    let length = scene.server.manifest(REPOSITORY, &digest.to_string()).unwrap().1.len();
+                    Descriptor::new(media_type::OCI_MANIFEST, *digest, length as u64)
+                };
+                let mut entries = vec![describe(&kept[0])];
+                let image = scene.server.manifest(REPOSITORY, &scene.image.to_string()).unwrap().1.len();
+                for number in 0..6 {
+                    let large = json!({
+                        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": SBOM,
+                        "config": scene.server.add_blob(media_type::OCI_EMPTY, "{}"), "layers": [],
+                        "subject": {
+                            "mediaType": media_type::OCI_MANIFEST, "digest": scene.image, "size": image
+                        },
+                        "annotations": { "number": number.to_string(), "text": "x".repeat(900 << 10) },
+                    });
+                    let digest = scene.server.add_manifest(
+                        REPOSITORY,
+                        None,
+                        media_type::OCI_MANIFEST,
+                        large.to_string(),
+                    );
+                    entries.push(describe(&digest));
+                }
+                // Without the annotations, which are in the list that saver writes.
+                let index = json!({
+                    "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
+                });
+                let headers = vec![("Content-Type".into(), media_type::OCI_INDEX.into())];
+                let list = format!("/referrers/{}", scene.image);
+                scene.server.on("GET", &list).answer(Fault::Status(200, headers, index.to_string().into()));
             }
             _ => {
                 for number in 0..2000 {

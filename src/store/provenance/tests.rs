@@ -4,6 +4,7 @@ use crate::driver::{FsDriver, MemoryDriver};
 use crate::oci::RawManifest;
 use crate::store::StoreOptions;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn options(names: &str, replace: bool) -> StoreOptions {
     StoreOptions { names: Some(names.into()), replace, ..StoreOptions::default() }
@@ -201,4 +202,41 @@ async fn forgotten_records_are_gone_and_the_rest_stays() {
     // The same store records again what it has forgotten.
     store.record_origin(&image(Some("a.io/team/app:1.0"), "one")).await.unwrap();
     assert_eq!(sources(&open(&driver)), ["a.io/b:1", "a.io/team/app:1.0"]);
+}
+
+#[tokio::test]
+async fn tag_published_by_two_stores_at_once_gets_one_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let publish = async |source: &str| {
+            let store = Store::open(&dir.path().join(round.to_string()), options("strip", false)).unwrap();
+            store.publish(image(Some(source), source)).await.map_err(|error| error.kind())
+        };
+        let (first, second) = tokio::join!(publish("a.io/team/app:1.0"), publish("b.io/team/app:1.0"));
+        let refused = Err(ErrorKind::InvalidInput);
+        assert!(
+            (first == Ok(()) && second == refused) || (first == refused && second == Ok(())),
+            "{first:?} {second:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tag_that_another_store_publishes_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |replace| {
+        let options = StoreOptions { peer_timeout: Duration::ZERO, ..options("strip", replace) };
+        Store::open(dir.path(), options).unwrap()
+    };
+    let new = image(Some("a.io/team/app:1.0"), "new");
+    let locks = open(false).lock_publication(&new).await.unwrap();
+    for (replace, image, is_refused) in
+        [(false, new.clone(), true), (true, new.clone(), false), (false, image(None, "from nowhere"), false)]
+    {
+        // The lock of the test stays, so what is published here must not need it.
+        let outcome = open(replace).publish(image).await;
+        assert_eq!(outcome.is_err(), is_refused, "{replace} {outcome:?}");
+    }
+    drop(locks);
+    open(false).publish(new).await.unwrap();
 }
