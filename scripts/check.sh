@@ -26,7 +26,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --all-features
 step "scripts"
 # Where these linters are not installed the step says so and goes on: they are for the authors.
 if command -v shellcheck >/dev/null; then
-    shellcheck scripts/*.sh .ci/run
+    shellcheck scripts/*.sh scripts/dist scripts/dist-test .ci/run
 else
     echo "shellcheck is not installed; skipped"
 fi

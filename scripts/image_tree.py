@@ -246,15 +246,18 @@ class Repository:
         """Stores a layer or a config written as compact JSON."""
         return self.blob(_json(value), media_type)
 
-    def image(self, platform: dict, layers: list[Layer], *, media_type: bool = True) -> dict:
+    def image(
+        self, platform: dict, layers: list[Layer], *, media_type: bool = True, config: dict | None = None
+    ) -> dict:
         """Stores config and manifest of an image; `media_type` False leaves the field out, as
-        the OCI specification allows."""
+        the OCI specification allows. Fields of `config` replace those of the sample."""
         config = {
             **platform,
             "created": CREATED,
             "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["/bin/app"]},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
             "history": [{"created": CREATED, "created_by": "make-images"} for _ in layers],
+            **(config or {}),
         }
         for layer in layers:
             self.tree.link_layer(self.name, layer.descriptor["digest"])

@@ -4,7 +4,7 @@
 #
 #   scripts/quickstart.sh
 #
-# SAVER=PATH uses that binary and builds nothing.
+# A saver on PATH, or the one that SAVER names, is used as it is; otherwise it is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,12 +49,12 @@ serve() {
     exit 1
 }
 
-if [ -z "${SAVER:-}" ]; then
+saver=${SAVER:-$(command -v saver || true)}
+if [ -z "$saver" ]; then
     step "Build"
     run cargo build --release --locked
-    SAVER=${CARGO_TARGET_DIR:-target}/release/saver
+    saver=${CARGO_TARGET_DIR:-target}/release/saver
 fi
-saver=$SAVER
 
 step "A registry to save from: the sample images"
 serve testdata/registry
