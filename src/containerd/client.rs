@@ -142,7 +142,8 @@ impl Client {
         // Only a failure of the connection has a cause here.
         let is_connection = std::error::Error::source(status).is_some();
         let kind = match status.code() {
-            _ if is_connection => ErrorKind::Unavailable,
+            // As when nobody listens at the socket.
+            _ if is_connection => ErrorKind::Storage,
             Code::NotFound => ErrorKind::NotFound,
             Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Unauthorized,
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
@@ -155,7 +156,7 @@ impl Client {
         let why = if is_connection { "the connection failed, or nobody answers: " } else { "" };
         let message = format!("containerd ({}): {why}{}", self.socket.display(), status.message());
         let error = Error::new(kind, subject, message);
-        if kind == ErrorKind::Unavailable { error.with_hint(HINT) } else { error }
+        if is_connection { error.with_hint(HINT) } else { error }
     }
 }
 
@@ -232,7 +233,7 @@ mod tests {
             let client = Client::connect(&socket, "k8s.io").await.unwrap();
             let called = client.call::<_, Empty>("/any.Service/Method", Empty {}).await;
             let error = client.error("image", &called.err().unwrap());
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
             assert!(error.hint().is_some());
         }
     }
