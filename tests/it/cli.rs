@@ -128,6 +128,8 @@ const FLAGS: &[&str] = &[
     "config",
     "no-attestations",
     "foreign-layers",
+    "metrics-file",
+    "summary",
     "durability",
     "color",
     "help",
