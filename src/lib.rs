@@ -231,6 +231,7 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 //! | `archive` | `export`, `import` | tar, zstd, flate2 |
 //! | `scan` | `scan`: finds image names in Kubernetes manifests and Helm charts | tar, flate2, walkdir |
 //! | `serve` | `serve`: the read-only registry | hyper's server |
+//! | `trust` | `trust`: signature policies | sigstore-verify |
 //! | `cri` | `cri`: the Kubernetes image service | hyper's server, tonic, prost |
 //! | `containerd` | `containerd`: loads images into containerd | hyper, tonic, prost |
 //!
@@ -289,6 +290,8 @@ pub mod serve;
 mod single_flight;
 pub mod store;
 pub mod transfer;
+#[cfg(feature = "trust")]
+pub mod trust;
 pub mod verify;
 #[doc(hidden)]
 pub mod yaml;

@@ -4,7 +4,7 @@ use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
     build_context, copy, cri, diff, digest, export, gc, import, inspect, load, ls, mirror_config, prune,
-    push, report, resolve, rewrite, rm, scan, serve, tags, verify,
+    push, report, resolve, rewrite, rm, scan, serve, tags, trust, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -99,8 +99,15 @@ pub(crate) enum Command {
     /// Checks structure, sizes, links, and that each tag is complete; prints the image, digest and path of each problem, and exits with 1 if
     /// there is any. Directories written by other tools can be checked too, and saver may be adding images meanwhile. --repair restores
     /// links, removes incomplete tags, and moves damaged content to DIR/.saver/damaged; the exit code is 1 if a tag was lost.
-    /// With --list, the images and platforms of the lists that the directory lacks are problems, too; no registry is contacted.
+    /// With --list, the images and platforms of the lists that the directory lacks are problems, too; with --policy, images whose
+    /// signatures in the directory do not satisfy the policy are, too. No registry is contacted.
     Verify(Box<verify::Args>),
+    /// Gather the keys, certificates and trusted root of a signature policy, for a place without these files
+    ///
+    /// The policy that is written has the content of all files that its sigstoreSigned requirements name, in place of their paths. The
+    /// containers tools read it too, unless it relies on the trusted root.
+    #[command(override_usage = "saver trust export --policy FILE --output DIR [OPTIONS]")]
+    Trust(trust::Args),
     /// Remove the images that no list names, then unreferenced content
     ///
     /// Signatures and other referrers of an image that is kept are kept with it. Other runs of saver on the directory wait until it

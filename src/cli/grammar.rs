@@ -45,7 +45,7 @@ const HABITS: &[(&str, &str)] = &[
         "insecure",
         "use --insecure-tls HOST to skip certificate verification, or --plain-http HOST to use HTTP",
     ),
-    ("insecure-policy", "saver has no signature policy to override: leave it out"),
+    ("insecure-policy", "without --policy, saver verifies no signatures: leave it out"),
     ("creds", "use --username NAME --password-stdin, docker login, or --authfile FILE"),
     ("src-creds", "use --username NAME --password-stdin, docker login, or --authfile FILE"),
     ("dest-creds", "use --username NAME --password-stdin, docker login, or --authfile FILE"),

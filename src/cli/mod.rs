@@ -74,6 +74,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::MirrorConfig(args)) => commands::mirror_config::run(args, context),
         Some(Command::Report(args)) => commands::report::run(args),
         Some(Command::Rewrite(args)) => commands::rewrite::run(args, context),
+        Some(Command::Trust(args)) => commands::trust::run(args),
         Some(Command::Load(args)) => commands::load::run(args, context).await,
         Some(Command::Scan(args)) => commands::scan::run(args, context),
         Some(Command::BuildContext(args)) => commands::build_context::run(args, context).await,

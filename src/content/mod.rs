@@ -9,6 +9,10 @@ pub mod document;
 pub mod file;
 pub mod memory;
 pub mod retry;
+mod signature;
+
+pub(crate) use signature::{MAX_SIGNATURE_SIZE, SignatureSet};
+pub use signature::{SignatureLayer, SignaturePolicy, SignedManifest};
 
 use crate::error::Result;
 use crate::oci::referrer::ReferrerTag;

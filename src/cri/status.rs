@@ -27,7 +27,9 @@ fn code(error: &Error) -> Code {
         ErrorKind::Unavailable | ErrorKind::UnknownHost | ErrorKind::ConnectionRefused => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
         // Not Unimplemented, which clients take for a service of another version.
-        ErrorKind::Unsupported | ErrorKind::Certificate | ErrorKind::Drift => Code::FailedPrecondition,
+        ErrorKind::Unsupported | ErrorKind::Certificate | ErrorKind::Drift | ErrorKind::Untrusted => {
+            Code::FailedPrecondition
+        }
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Internal => Code::Internal,
         ErrorKind::Storage => match error.io_kind() {

@@ -48,6 +48,13 @@ pub enum Detail {
         /// The image that was to replace it.
         requested: String,
     },
+    /// None of an image's signatures is accepted.
+    Signatures {
+        /// The digest that must be signed.
+        digest: String,
+        /// Why each signature is not accepted; empty if there is none.
+        rejected: Vec<String>,
+    },
     /// A local file operation failed.
     Io {
         /// The file or directory.

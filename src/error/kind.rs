@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The registry's content differs from what a lock file pins.
     Drift,
+    /// The signature policy does not accept the image.
+    Untrusted,
     /// Content exceeds a limit or the available disk space.
     TooLarge,
     /// A format, protocol or operation is not supported by saver or by the registry.
@@ -68,6 +70,7 @@ impl ErrorKind {
             Self::Certificate => "certificate",
             Self::Corrupt => "corrupt",
             Self::Drift => "drift",
+            Self::Untrusted => "untrusted",
             Self::TooLarge => "too-large",
             Self::Unsupported => "unsupported",
             Self::Storage => "storage",
@@ -101,6 +104,7 @@ mod tests {
             ErrorKind::Certificate,
             ErrorKind::Corrupt,
             ErrorKind::Drift,
+            ErrorKind::Untrusted,
             ErrorKind::TooLarge,
             ErrorKind::Unsupported,
             ErrorKind::Storage,

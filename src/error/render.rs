@@ -27,6 +27,12 @@ impl fmt::Display for Detail {
             Self::SourceConflict { place, recorded, .. } => {
                 write!(f, "{place} in the directory comes from {recorded}")
             }
+            Self::Signatures { digest, rejected } if rejected.is_empty() => {
+                write!(f, "{digest} has no signature")
+            }
+            Self::Signatures { digest, rejected } => {
+                write!(f, "no signature of {digest} is accepted: {}", rejected.join("; "))
+            }
             Self::Io { operation, reason, .. } => write!(f, "cannot {operation}: {reason}"),
         }
     }

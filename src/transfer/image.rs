@@ -224,6 +224,7 @@ impl<K: Sink> Engine<K> {
             }
             warnings.push(missing.message().to_owned());
         }
+        walk.check_signatures(source_digest, &content, first.as_ref()).await?;
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
         let places = self.places(image, root, stats, warnings).await?;
         let referrers = ReferrerSearch::new(&walk, &content, root).find(first).await?;

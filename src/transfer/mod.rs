@@ -24,6 +24,7 @@ mod resolve;
 mod rewrite;
 mod scheduler;
 mod shape;
+mod signatures;
 mod source_copies;
 mod stats;
 mod stop;

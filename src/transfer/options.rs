@@ -1,8 +1,10 @@
 //! Options of a transfer.
 
+use crate::content::SignaturePolicy;
 use crate::content::retry::RetryPolicy;
 use crate::oci::referrer::is_signature_type;
 use crate::oci::{PlatformSet, wildcard};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How an index is published if only some of its platforms are transferred.
@@ -156,6 +158,8 @@ pub struct TransferOptions {
     pub attestations: bool,
     /// Which signatures and other referrers are transferred with their images.
     pub referrers: ReferrerOptions,
+    /// Which images are accepted, by their signatures; all of them if there is none.
+    pub policy: Option<Arc<dyn SignaturePolicy>>,
     /// Whether foreign (non-distributable) layers are downloaded.
     pub foreign_layers: bool,
     /// The retry policy.
@@ -180,6 +184,7 @@ impl Default for TransferOptions {
             sparse: false,
             attestations: true,
             referrers: ReferrerOptions::default(),
+            policy: None,
             foreign_layers: false,
             retry: RetryPolicy::default(),
             jobs: 16,

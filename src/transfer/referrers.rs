@@ -34,7 +34,7 @@ const HINT: &str =
 pub(super) type FirstList = (Digest, Result<Vec<Referrer>>);
 
 impl<K: Sink> Engine<K> {
-    /// The referrers of `root`, if they are to be transferred.
+    /// The referrers of `root`, if they are to be transferred, or its signatures checked.
     pub(super) async fn first_referrers<S: Source>(
         &self,
         image: &Image<S>,
@@ -42,13 +42,15 @@ impl<K: Sink> Engine<K> {
         stats: &ImageStats,
     ) -> Option<FirstList> {
         let pinned = image.pinned.as_deref().and_then(|pinned| pinned.referrers.as_ref());
-        if !self.options.referrers.selects_any() || pinned.is_some_and(HashSet::is_empty) {
+        let selects_none = !self.options.referrers.selects_any() || pinned.is_some_and(HashSet::is_empty);
+        if selects_none && !self.needs_signatures(&image.reference) {
             return None;
         }
         Some((root, self.list_referrers(&*image.source, &image.reference.repository, root, stats).await))
     }
 
-    async fn list_referrers<S: Source>(
+    /// What the source lists for `subject`.
+    pub(super) async fn list_referrers<S: Source>(
         &self,
         source: &S,
         repository: &crate::oci::Repository,
@@ -83,6 +85,35 @@ impl<K: Sink> Engine<K> {
             }
         }
         Ok(true)
+    }
+}
+
+impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
+    /// The manifest that a tag names; `None` if the tag does not exist any more.
+    pub(super) async fn tagged_referrer(&self, tag: &ReferrerTag) -> Result<Option<Arc<RawManifest>>> {
+        let (engine, stats, repository) = (self.engine, self.stats, &self.reference.repository);
+        let tag = tag.tag();
+        // A tag that the sink has is most likely unchanged, which a HEAD request shows.
+        let resolved = match engine.tag(&self.home.repository, &tag, stats).await? {
+            Some(_) => {
+                let ask = || self.source.resolve(repository, &tag);
+                engine.attempt(stats, &tag, ask).await.map(|resolved| (resolved.digest, resolved.manifest))
+            }
+            None => {
+                let target = Target::Tag(tag.clone());
+                let ask = || self.source.manifest(repository, &target);
+                engine.attempt(stats, &tag, ask).await.map(|raw| (raw.digest, Some(raw)))
+            }
+        };
+        match resolved {
+            Ok((_, Some(raw))) => {
+                engine.count_read(stats, raw.bytes.len());
+                Ok(Some(Arc::new(raw)))
+            }
+            Ok((digest, None)) => self.manifest(digest).await.map(|found| Some(found.raw)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -285,7 +316,7 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
     async fn read(&self, candidate: &Candidate) -> Result<Option<FoundReferrer>> {
         let raw = match &candidate.referrer {
             Referrer::Listed(entry) => self.listed(candidate, entry).await?,
-            Referrer::Tagged(tag) => self.tagged(tag).await?,
+            Referrer::Tagged(tag) => self.walk.tagged_referrer(tag).await?,
         };
         let Some(raw) = raw else { return Ok(None) };
         let listed = ListedReferrer::read(&raw.bytes, raw.digest);
@@ -330,33 +361,6 @@ impl<'a, S: Source, K: Sink> ReferrerSearch<'a, S, K> {
                 }
                 Err(error.context("it is listed as a referrer, and missing"))
             }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The manifest that a tag names; `None` if the tag does not exist any more.
-    async fn tagged(&self, tag: &ReferrerTag) -> Result<Option<Arc<RawManifest>>> {
-        let (engine, stats, repository) = (self.engine(), self.walk.stats, &self.walk.reference.repository);
-        let tag = tag.tag();
-        // A tag that the sink has is most likely unchanged, which a HEAD request shows.
-        let resolved = match engine.tag(&self.walk.home.repository, &tag, stats).await? {
-            Some(_) => {
-                let ask = || self.walk.source.resolve(repository, &tag);
-                engine.attempt(stats, &tag, ask).await.map(|resolved| (resolved.digest, resolved.manifest))
-            }
-            None => {
-                let target = Target::Tag(tag.clone());
-                let ask = || self.walk.source.manifest(repository, &target);
-                engine.attempt(stats, &tag, ask).await.map(|raw| (raw.digest, Some(raw)))
-            }
-        };
-        match resolved {
-            Ok((_, Some(raw))) => {
-                engine.count_read(stats, raw.bytes.len());
-                Ok(Some(Arc::new(raw)))
-            }
-            Ok((digest, None)) => self.walk.manifest(digest).await.map(|found| Some(found.raw)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod images;
 pub(crate) mod listen;
 pub(crate) mod output;
 pub(crate) mod platforms;
+pub(crate) mod policy;
 pub(crate) mod referrers;
 pub(crate) mod registry;
 pub(crate) mod save;

@@ -3,6 +3,7 @@
 use super::fetch::FetchArgs;
 use super::images::{ListArgs, SelectionArgs};
 use super::output::{FailedListArgs, ReportArgs};
+use super::policy::PolicyArgs;
 use super::transfer::DryRunArgs;
 use super::tree::{DirArgs, NamesArgs, ReplaceArgs};
 use clap::ValueEnum;
@@ -40,6 +41,9 @@ pub(crate) struct RunArgs {
     /// What is fetched, and how.
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
+    /// Accepted images.
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
     /// Names.
     #[command(flatten)]
     pub(crate) names: NamesArgs,

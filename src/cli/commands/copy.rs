@@ -1,6 +1,7 @@
 //! `saver copy`: from one registry into another.
 
 use crate::cli::args::missing_argument;
+use crate::cli::args::policy::PolicyArgs;
 use crate::cli::args::send::SendArgs;
 use crate::cli::context::Context;
 use crate::cli::registry_args;
@@ -22,6 +23,9 @@ pub(crate) struct Args {
     /// What is sent, and how.
     #[command(flatten)]
     pub(crate) sending: SendArgs,
+    /// Accepted images.
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
 }
 
 /// Copies an image.
@@ -45,6 +49,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let sending = &args.sending;
     let mut options = CopyOptions::default();
     sending.apply(&mut options.transfer)?;
+    options.transfer.policy = args.policy.read()?;
     let registries = BTreeSet::from([source.registry.clone(), target.registry.clone()]);
     options.access = registry_args::resolve_for_upload(sending, context, &registries)?;
     let files = OutputFiles::prepare(None, &sending.report, None)?;

@@ -23,4 +23,5 @@ pub(super) mod save;
 pub(super) mod scan;
 pub(super) mod serve;
 pub(super) mod tags;
+pub(super) mod trust;
 pub(super) mod verify;

@@ -80,6 +80,7 @@ impl SaveJob {
         let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
         let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
         options.transfer = args.fetch.options(&requested)?;
+        options.transfer.policy = args.policy.read()?;
         options.names = args.names.rule()?;
         options.replace = args.replace.replace;
         options.durability = match args.durability.durability {

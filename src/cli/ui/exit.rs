@@ -58,7 +58,8 @@ impl Exit {
             | ErrorKind::Unavailable
             | ErrorKind::TooLarge
             | ErrorKind::Corrupt
-            | ErrorKind::Drift => Self::SomeFailed,
+            | ErrorKind::Drift
+            | ErrorKind::Untrusted => Self::SomeFailed,
         }
     }
 
