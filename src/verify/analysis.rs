@@ -3,7 +3,8 @@
 use super::expected::{self, Completeness};
 use super::report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
 use super::repository::{RepositoryCheck, RepositoryFindings};
-use super::{VerifyOptions, hash};
+use super::signatures::TrustReport;
+use super::{VerifyOptions, hash, signatures};
 use crate::content::Place;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
@@ -44,8 +45,10 @@ pub(super) fn inspect(store: &Store, options: &VerifyOptions) -> Result<TreeInsp
     // A blob that was removed in the meantime is missing, not damaged.
     faults.retain(|_, fault| *fault != ContentFault::Missing);
     let expected = completeness(store, &inventory, &manifests, options)?;
+    let trust = trust(store, &inventory, options)?;
     let mut found = check(store, inventory, &manifests, faults)?;
     found.report.expected = expected;
+    found.report.trust = trust;
     found.report.deep = options.deep;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
@@ -63,7 +66,14 @@ fn completeness(
     expected::check(store, inventory, manifests, &names, images).map(Some)
 }
 
-/// Inspects the tree again after `found` had problems, or lacked images, and keeps what is found again. Processes that remove something
+/// Which of the images satisfy the signature policy, if there is one.
+fn trust(store: &Store, inventory: &Inventory, options: &VerifyOptions) -> Result<Option<TrustReport>> {
+    let Some(policy) = options.policy.as_deref() else { return Ok(None) };
+    let names = NameRule::of(store, options.names.as_ref())?;
+    signatures::check(store, inventory, &names, policy).map(Some)
+}
+
+/// Inspects the tree again after `found` had problems, lacked images or had untrusted ones, and keeps what is found again. Processes that remove something
 /// are held off meanwhile where possible, since a removal in progress looks like damage. Only blobs with faults are hashed again.
 pub(super) fn confirm(
     store: &Store,
@@ -79,8 +89,10 @@ pub(super) fn confirm(
     let inventory = store.inventory()?;
     let manifests = store.stored_manifests(&inventory)?;
     let expected = completeness(store, &inventory, &manifests, options)?;
+    let trust = trust(store, &inventory, options)?;
     let mut again = check(store, inventory, &manifests, faults)?;
     again.report.expected = expected;
+    again.report.trust = trust;
     if lock.is_none() {
         // A removal may have been in progress both times, but hardly of the same parts.
         again.report.problems.retain(|problem| found.report.problems.contains(problem));
@@ -192,6 +204,7 @@ fn report(
         problems,
         notes: notes(store, inventory, repositories)?,
         expected: None,
+        trust: None,
         sources,
         broken: repositories.iter().flat_map(RepositoryFindings::broken_tags).collect(),
         seconds: 0.0,

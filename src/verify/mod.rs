@@ -10,11 +10,14 @@ mod hash;
 mod repair;
 mod report;
 mod repository;
+mod signatures;
 
 pub use expected::{Completeness, ExpectedImage, MissingImage, MissingKind};
 pub use repair::{Repair, Taken, repair};
 pub use report::{Note, NoteKind, Problem, ProblemKind, VerifyReport};
+pub use signatures::{TrustReport, UntrustedImage};
 
+use crate::content::SignaturePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::save::NameRule;
 use crate::store::Store;
@@ -33,6 +36,8 @@ pub struct VerifyOptions {
     pub expected: Option<Vec<ExpectedImage>>,
     /// The rule of the names in the tree, for these; `None` for the one that it was saved with.
     pub names: Option<NameRule>,
+    /// The signature policy that all images should satisfy; `None` to check no signatures.
+    pub policy: Option<Arc<dyn SignaturePolicy>>,
     /// Receives the progress of hashing.
     pub observer: Arc<dyn VerifyObserver>,
     /// Cancelling this token ends the verification, or the repair before it changes anything.
@@ -47,6 +52,7 @@ impl Default for VerifyOptions {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             expected: None,
             names: None,
+            policy: None,
             observer: Arc::new(()),
             cancel: CancellationToken::new(),
         }
@@ -70,6 +76,12 @@ impl VerifyOptions {
     #[must_use]
     pub fn with_expected(self, expected: impl IntoIterator<Item = ExpectedImage>) -> Self {
         Self { expected: Some(expected.into_iter().collect()), ..self }
+    }
+
+    /// Reports which images do not satisfy `policy`.
+    #[must_use]
+    pub fn with_policy(self, policy: Arc<dyn SignaturePolicy>) -> Self {
+        Self { policy: Some(policy), ..self }
     }
 
     /// Sends the progress of hashing to `observer`.
@@ -117,7 +129,7 @@ impl VerifyObserver for () {}
 pub fn verify(store: &Store, options: &VerifyOptions) -> Result<VerifyReport> {
     store.check_is_tree()?;
     let found = analysis::inspect(store, options)?;
-    if found.report.is_clean() && found.report.is_complete() {
+    if found.report.is_clean() && found.report.is_complete() && found.report.is_trusted() {
         return Ok(found.report);
     }
     Ok(analysis::confirm(store, found, options)?.report)

@@ -1,6 +1,7 @@
 //! The report of a verification. Its JSON form is the output of `saver verify --json`.
 
 use super::expected::Completeness;
+use super::signatures::TrustReport;
 use crate::oci::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub struct VerifyReport {
     /// Which of the expected images the tree has, if it was compared with a list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Completeness>,
+    /// Which images satisfy the signature policy, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustReport>,
     /// The names that the affected images were saved from, by their names in the tree, where that is recorded.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, Reference>,
@@ -54,6 +58,12 @@ impl VerifyReport {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.expected.as_ref().is_none_or(|expected| expected.missing.is_empty())
+    }
+
+    /// Whether all images satisfy the signature policy. If there is none, all do.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        self.trust.as_ref().is_none_or(|trust| trust.untrusted.is_empty())
     }
 }
 

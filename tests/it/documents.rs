@@ -78,6 +78,7 @@ fn workplace(samples: &Samples) -> Scratch {
     let pod = format!("spec:\n  containers:\n  - image: {}/demo/app:1.0\n", samples.host());
     fs::write(path("context/manifests/pod.yaml"), pod).unwrap();
     fs::write(path("password"), "secret\n").unwrap();
+    fs::write(path("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
     let save = "saver -q --list imageList --dir registry --arch amd64 && saver -q --list imageList --dir registry --arch arm64 --missing-platform skip";
     let saved = shell(dir.path(), save).output().unwrap();
     assert!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));

@@ -31,6 +31,7 @@ mod ls;
 mod messages;
 mod model;
 mod nodes;
+mod policy;
 mod provenance;
 mod prune;
 mod push;

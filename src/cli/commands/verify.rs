@@ -16,8 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Reference, Tag};
 use crate::store::Store;
 use crate::verify::{
-    Completeness, ExpectedImage, MissingImage, MissingKind, Note, Problem, Repair, Taken, VerifyOptions,
-    VerifyReport, repair, verify,
+    Completeness, ExpectedImage, MissingImage, MissingKind, Note, Problem, Repair, Taken, TrustReport,
+    UntrustedImage, VerifyOptions, VerifyReport, repair, verify,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,12 +68,13 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     let mut options = options(args, context);
     options.expected = expected(args, context)?;
     options.names = args.run.names.rule()?;
+    options.policy = args.run.policy.read()?;
     let store = tree::open_unchecked(dir)?;
     let report = tokio::task::block_in_place(|| verify(&store, &options))?;
     drop(options);
     let text = if args.json.json { json(&report) } else { text(&report, args, dir, context).into_bytes() };
     Ok(match output::stdout(&text) {
-        Exit::Done if !report.is_clean() || !report.is_complete() => Exit::SomeFailed,
+        Exit::Done if !report.is_clean() || !report.is_complete() || !report.is_trusted() => Exit::SomeFailed,
         exit => exit,
     })
 }
@@ -172,6 +173,9 @@ fn text(report: &VerifyReport, args: &Args, dir: &Path, context: &Context<'_>) -
     for missing in report.expected.iter().flat_map(|expected| &expected.missing) {
         text.push_str(&missing_text(missing));
     }
+    for image in report.trust.iter().flat_map(|trust| &trust.untrusted) {
+        text.push_str(&untrusted_text(image));
+    }
     if context.is_quiet() {
         return text;
     }
@@ -216,6 +220,15 @@ fn missing_text(missing: &MissingImage) -> String {
         (None, []) => format!("missing image: {reference}\n"),
         (None, platforms) => format!("missing platform: {reference}\n  {}\n", platforms.join("\n  ")),
     }
+}
+
+fn untrusted_text(image: &UntrustedImage) -> String {
+    let source = image.source.as_ref().map(|source| format!(" (from {source})")).unwrap_or_default();
+    let mut text = format!("untrusted: {}{source}\n  {}\n", clean(&image.image), clean(&image.error.message));
+    if let Some(hint) = &image.error.hint {
+        text.push_str(&format!("  {}\n", clean(hint)));
+    }
+    text
 }
 
 fn repair_text(repair: &Repair, has_list: bool, quiet: bool) -> String {
@@ -279,8 +292,8 @@ fn note_text(note: &Note) -> String {
 
 fn summary(report: &VerifyReport) -> String {
     let problems = match report.problems.len() {
-        // What is missing is closing statement enough.
-        0 if !report.is_complete() => None,
+        // What is missing or untrusted is closing statement enough.
+        0 if !report.is_complete() || !report.is_trusted() => None,
         0 => Some("no problems".to_owned()),
         number => {
             let broken = output::count(report.broken.len(), "broken tag");
@@ -294,7 +307,14 @@ fn summary(report: &VerifyReport) -> String {
             number => format!("incomplete ({number} of {images} of the list)"),
         }
     });
-    let parts: Vec<String> = [problems, complete].into_iter().flatten().collect();
+    let trusted = report.trust.as_ref().map(|TrustReport { images, untrusted, .. }| {
+        let images = output::count(*images, "image");
+        match untrusted.len() {
+            0 => format!("trusted ({images})"),
+            number => format!("untrusted ({number} of {images})"),
+        }
+    });
+    let parts: Vec<String> = [problems, complete, trusted].into_iter().flatten().collect();
     let contents = format!(
         "{}, {} ({}{}) in {}",
         output::count(report.tags, "tag"),

@@ -16,5 +16,6 @@ pub(crate) mod relay;
 pub(crate) mod samples;
 pub(crate) mod scratch;
 pub(crate) mod serving;
+pub(crate) mod signing;
 pub(crate) mod stopping;
 pub(crate) mod tree;
