@@ -224,7 +224,8 @@ impl<K: Sink> Engine<K> {
             }
             warnings.push(missing.message().to_owned());
         }
-        walk.check_signatures(source_digest, &content, first.as_ref()).await?;
+        let signatures = walk.check_signatures(source_digest, &content, first.as_ref()).await?;
+        content.configs.extend(signatures);
         let root = content.manifests.last().map_or(source_digest, |manifest| manifest.digest);
         let places = self.places(image, root, stats, warnings).await?;
         let referrers = ReferrerSearch::new(&walk, &content, root).find(first).await?;

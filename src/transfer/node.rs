@@ -19,7 +19,7 @@ pub(crate) struct ImageContent {
     pub(crate) present: HashSet<Digest>,
     /// Configurations and layers, without duplicates.
     pub(crate) blobs: Vec<Descriptor>,
-    /// Configurations that were read for their platform and need not be downloaded again.
+    /// Configurations and signatures that were read already and need not be downloaded again.
     pub(crate) configs: Vec<(Digest, Arc<Bytes>)>,
     /// The platforms of the image manifests.
     pub(crate) platforms: Vec<Platform>,

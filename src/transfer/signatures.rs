@@ -15,6 +15,12 @@ use crate::oci::{Descriptor, Digest, RawManifest, Reference};
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// A signature of at most this size is kept in memory until it is written, in bytes.
+const MAX_KEPT: u64 = 16 << 10;
+
+/// The digest of a signature that was read, and its content.
+type ReadSignature = (Digest, Arc<Bytes>);
+
 impl<K: Sink> Engine<K> {
     /// Whether the policy needs the signatures of images of this name.
     pub(super) fn needs_signatures(&self, reference: &Reference) -> bool {
@@ -24,7 +30,8 @@ impl<K: Sink> Engine<K> {
 
 impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
     /// Accepts the image, which was read as `root` and consists of `content`, if there is no policy or the policy does. `first` is
-    /// the list of the root's referrers, if it was requested already.
+    /// the list of the root's referrers, if it was requested already. Returns the signatures that were read, which need not be
+    /// downloaded again.
     ///
     /// # Errors
     /// `Untrusted`; or why signatures cannot be read.
@@ -33,13 +40,14 @@ impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
         root: Digest,
         content: &ImageContent,
         first: Option<&FirstList>,
-    ) -> Result<()> {
-        let Some(policy) = self.engine.options.policy.as_deref() else { return Ok(()) };
+    ) -> Result<Vec<ReadSignature>> {
+        let mut read = Vec::new();
+        let Some(policy) = self.engine.options.policy.as_deref() else { return Ok(read) };
         let listed = match first {
             Some((subject, listed)) if *subject == root => Some(listed.clone()?),
             _ => None,
         };
-        let Err(error) = self.check_subject(policy, root, listed).await else { return Ok(()) };
+        let Err(error) = self.check_subject(policy, root, listed, &mut read).await else { return Ok(read) };
         let parts: Vec<Digest> =
             content.subjects.iter().copied().filter(|subject| *subject != root).collect();
         if error.kind() != ErrorKind::Untrusted
@@ -49,13 +57,13 @@ impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
             return Err(error);
         }
         for part in parts {
-            match self.check_subject(policy, part, None).await {
+            match self.check_subject(policy, part, None, &mut read).await {
                 Ok(()) => {}
                 Err(other) if other.kind() == ErrorKind::Untrusted => return Err(error.with_cause(other)),
                 Err(other) => return Err(other),
             }
         }
-        Ok(())
+        Ok(read)
     }
 
     async fn check_subject(
@@ -63,11 +71,12 @@ impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
         policy: &dyn SignaturePolicy,
         subject: Digest,
         listed: Option<Vec<Referrer>>,
+        read: &mut Vec<ReadSignature>,
     ) -> Result<()> {
         let bytes = self.manifest(subject).await?.raw.bytes.clone();
         let manifest = SignedManifest { digest: subject, bytes };
         let signatures = if policy.needs_signatures(self.reference) {
-            self.signatures(subject, listed)
+            self.signatures(subject, listed, read)
                 .await
                 .map_err(|error| error.context("cannot read its signatures"))?
         } else {
@@ -81,6 +90,7 @@ impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
         &self,
         subject: Digest,
         listed: Option<Vec<Referrer>>,
+        read: &mut Vec<ReadSignature>,
     ) -> Result<Vec<SignatureLayer>> {
         let listed = match listed {
             Some(listed) => listed,
@@ -94,6 +104,9 @@ impl<S: Source, K: Sink> ImageWalk<'_, S, K> {
             let Some(raw) = self.signature_manifest(&candidate).await? else { continue };
             for layer in signatures.layers_of(&candidate, &raw)? {
                 let bytes = self.signature(&layer).await?;
+                if layer.size <= MAX_KEPT {
+                    read.push((layer.digest, Arc::new(bytes.clone())));
+                }
                 signatures.add(layer, bytes);
             }
         }

@@ -188,7 +188,9 @@ impl SigstoreSigned {
         if names.is_empty() {
             return match self.unnamed {
                 UnnamedSignatures::Accept => Ok(()),
-                UnnamedSignatures::Reject => Err("it names no image".to_owned()),
+                UnnamedSignatures::Reject => {
+                    Err("it names no image (--unnamed-signatures accept accepts such signatures)".to_owned())
+                }
             };
         }
         self.accept_names(image, &names)
@@ -208,10 +210,13 @@ impl SigstoreSigned {
         let is_accepted =
             |name: &String| ImageName::parse(name).is_some_and(|name| self.identity.accepts(image, &name));
         if names.iter().any(is_accepted) {
-            Ok(())
-        } else {
-            Err(format!("it is for the image {}", names.join(", ")))
+            return Ok(());
         }
+        let is_repository = |name: &ImageName| SignedIdentity::MatchRepository.accepts(image, name);
+        Err(match names.iter().find(|name| ImageName::parse(name).as_ref().is_some_and(is_repository)) {
+            Some(name) => format!("it is for {name}, which signedIdentity accepts only with matchRepository"),
+            None => format!("it is for the image {}", names.join(", ")),
+        })
     }
 }
 

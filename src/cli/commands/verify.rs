@@ -108,6 +108,11 @@ fn options(args: &Args, context: &Context<'_>) -> VerifyOptions {
 }
 
 async fn repair_and_save(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    if args.run.policy.policy.is_some() && args.lists.list.is_empty() {
+        let why = "--repair checks no signatures";
+        return Err(Error::new(ErrorKind::InvalidInput, "--policy", why)
+            .with_hint("run saver verify --policy FILE without --repair"));
+    }
     let again = if args.lists.list.is_empty() { None } else { Some(save_args(args, context)?) };
     let store = tree::open_unchecked(args.directory.path()?)?;
     let repair = tokio::task::block_in_place(|| repair(&store, &options(args, context)))?;

@@ -12,6 +12,7 @@ use crate::support::signing::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use saver::oci::referrer::{ReferrerTag, ReferrerTagKind};
 use saver::oci::{Digest, media_type};
 use saver::store::Store;
 use serde_json::{Value, json};
@@ -188,7 +189,7 @@ async fn only_images_with_an_accepted_signature_are_saved() {
         &rows,
         &[
             ("one", "it was not made with this key"),
-            ("bare", "it is for the image"),
+            ("bare", "only with matchRepository"),
             ("other-name", "it is for the image example.com/other:v9"),
             ("unsigned", "has no signature"),
             ("wrong-key", "it was not made with this key"),
@@ -205,6 +206,13 @@ async fn only_images_with_an_accepted_signature_are_saved() {
     let again = signed.save(&["--referrers", "all"], 1).await;
     assert_eq!(again["unsigned"]["error"]["kind"], "untrusted");
     assert_eq!(again["p256"]["referrers"].as_array().unwrap().len(), 1, "{:#}", again["p256"]);
+    // What was read to judge is not downloaded again.
+    let subject = rows["p256"]["digest"].as_str().unwrap().parse().unwrap();
+    let tag = ReferrerTag { subject, kind: ReferrerTagKind::Signature }.tag();
+    let (_, manifest) = signed.server.manifest("team/p256", tag.as_str()).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    assert_eq!(signed.server.count("GET", layer), 2, "once in each run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
