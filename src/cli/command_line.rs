@@ -4,7 +4,7 @@ use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
     build_context, copy, cri, diff, digest, export, gc, import, inspect, load, ls, mirror_config, prune,
-    push, report, resolve, rewrite, rm, scan, serve, tags, trust, verify,
+    push, report, resolve, rewrite, rm, scan, select, serve, tags, trust, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -84,6 +84,13 @@ pub(crate) enum Command {
     ///
     /// Reads the tags from the registry or, with --dir, from a directory.
     Tags(Box<tags::Args>),
+    /// Show which tags rules select, and why not the others
+    ///
+    /// Prints the selected images as a list, with the other tags and the reasons in comments. A rule is a line of a list:
+    /// 'quay.io/team/app:* tags=semver:^3 newest=2', or 'registry.example.com/charts/** since=2026-06-01' for the repositories of a registry.
+    /// The exit code is 1 if a rule selects nothing.
+    #[command(override_usage = "saver select [OPTIONS] RULE...")]
+    Select(Box<select::Args>),
     /// Pin the images of lists in a lock file
     ///
     /// Resolves every name to its digest and writes a plain list of pinned names, with platforms, sizes, referrers and the rules that
@@ -242,7 +249,8 @@ mod tests {
                 let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
                 // An address in one command and a socket in another; an archive in one and a directory in another; a file
                 // that is written, and one that is read; referrers that are transferred, and those that are shown.
-                if matches!(long, "listen" | "max-connections" | "output" | "report" | "referrers") {
+                if matches!(long, "listen" | "max-connections" | "output" | "report" | "referrers" | "match")
+                {
                     continue;
                 }
                 let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());

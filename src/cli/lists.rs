@@ -45,6 +45,26 @@ pub(super) fn read_list(files: &[PathBuf], images: &[String], context: &Context<
     Ok(all)
 }
 
+/// As [`read_list`], with rules that select tags, as a line of a list does.
+///
+/// # Errors
+/// As [`read_list`], and `InvalidInput` for a rule that selects no tags.
+pub(super) fn read_with_rules(
+    files: &[PathBuf],
+    images: &[String],
+    rules: &[String],
+    context: &Context<'_>,
+) -> Result<ImageList> {
+    let list = read_list(files, images, context)?;
+    let rules = checked(list::parse_rules(rules), context)?;
+    if let Some(entry) = rules.entries.first() {
+        let why = format!("{} selects no tags", entry.reference);
+        return Err(Error::new(ErrorKind::InvalidInput, &entry.origin, why)
+            .with_hint("write NAME:*, and options such as tags=semver:^3 and newest=2"));
+    }
+    Ok(list::merge([list, rules]))
+}
+
 /// Reads lists for a command that does not select tags.
 ///
 /// # Errors
@@ -65,8 +85,12 @@ pub(super) fn read(files: &[PathBuf], images: &[String], context: &Context<'_>) 
 ///
 /// # Errors
 /// `InvalidInput` when there is neither a list nor a name.
-pub(super) fn require_any(lists: &ListArgs, images: &[String], purpose: &str) -> Result<()> {
-    if lists.list.is_empty() && images.is_empty() {
+pub(super) fn require_any<const N: usize>(
+    lists: &ListArgs,
+    named: [&Vec<String>; N],
+    purpose: &str,
+) -> Result<()> {
+    if lists.list.is_empty() && named.iter().all(|names| names.is_empty()) {
         let error = Error::new(ErrorKind::InvalidInput, "", format!("no images to {purpose}"));
         return Err(error.with_hint("name images, or give a list with --list FILE"));
     }

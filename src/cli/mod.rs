@@ -59,6 +59,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Ls(args)) => commands::ls::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args, context).await,
         Some(Command::Tags(args)) => commands::tags::run(args, context).await,
+        Some(Command::Select(args)) => commands::select::run(args, context).await,
         Some(Command::Resolve(args)) => commands::resolve::run(args, context).await,
         Some(Command::Digest(args)) => commands::digest::run(args, context).await,
         Some(Command::Verify(args)) => commands::verify::run(args, context).await,

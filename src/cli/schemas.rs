@@ -1,6 +1,7 @@
 //! The JSON Schemas of everything that the command writes as JSON. The files in docs/reference/schemas are generated from them.
 
 use super::commands::digest::ResolvedDigest;
+use super::commands::select::SelectReport;
 use super::commands::tags::TagList;
 use super::ui::progress::EventLines;
 use crate::containerd::LoadReport;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("ls", schema::<Listing>()),
         ("inspect", schema::<Inspection>()),
         ("tags", schema::<TagList>()),
+        ("select", schema::<SelectReport>()),
         ("digest", schema::<ResolvedDigest>()),
         ("verify", schema::<VerifyReport>()),
         ("repair", schema::<Repair>()),

@@ -23,7 +23,7 @@ pub(super) async fn resolve(
         return Ok(entries);
     }
     let mut selected = Vec::new();
-    for ResolvedSelection { repository, tags } in resolve_selections(selections, access, retry).await? {
+    for ResolvedSelection { repository, tags, .. } in resolve_selections(selections, access, retry).await? {
         context.note(&format!("{}: {}: {}", repository.origin, repository.name(), tags.summary()));
         selected.extend(tags.tags.into_iter().map(|tag| repository.entry(tag)));
     }

@@ -1,7 +1,7 @@
 //! Builds an image list from a structured file.
 
 use super::plain::{self, RegistryScope};
-use super::{ImageList, ListEntry, MAX_PROBLEMS, SourceLocation};
+use super::{ImageList, ListEntry, MAX_PROBLEMS, RepositoryPattern, SourceLocation};
 use std::sync::Arc;
 
 /// Collects the entries and diagnostics of one file.
@@ -61,23 +61,28 @@ impl ListBuilder {
         plain::parse_line(&mut self.list, &text, origin, scope);
     }
 
-    /// Adds a repository whose tags are selected by a pattern of this kind.
-    pub(super) fn selection(
+    /// Adds a repository, or a pattern of repositories, of which `options` select tags: words such as `tags=semver:^1`.
+    pub(super) fn select(
         &mut self,
         line: u64,
         name: &str,
-        kind: &str,
-        pattern: &str,
+        options: &[String],
+        platform: Option<&str>,
         scope: Option<&RegistryScope>,
     ) {
-        let pattern: String = match kind {
-            "semver:" => pattern.split_whitespace().collect::<Vec<_>>().join(","),
-            _ => pattern.to_owned(),
-        };
-        if pattern.is_empty() || pattern.contains(char::is_whitespace) {
-            return self.problem(line, format!("the pattern for {name:?} is empty or has blanks"), None);
+        if options.iter().any(|word| word.contains(char::is_whitespace) || word.ends_with([':', '='])) {
+            return self.problem(line, format!("a pattern for {name:?} is empty or has blanks"), None);
         }
-        self.image(line, &format!("{name} tags={kind}{pattern}"), None, scope);
+        let text = format!("{name}:* {}", options.join(" "));
+        self.image(line, text.trim_end(), platform, scope);
+    }
+
+    /// Lets the selections that were added since there were `before` apply to the repositories that `pattern` matches.
+    pub(super) fn match_repositories(&mut self, before: usize, pattern: Option<&RepositoryPattern>) {
+        let Some(pattern) = pattern else { return };
+        for selection in self.list.selections.iter_mut().skip(before) {
+            selection.repositories = Some(pattern.clone());
+        }
     }
 
     /// The entry that was added last, to change it.
@@ -89,4 +94,9 @@ impl ListBuilder {
     pub(super) fn last(&self) -> Option<&ListEntry> {
         self.list.entries.last()
     }
+}
+
+/// A version range of another tool as an option: its parts are separated by commas instead of blanks.
+pub(super) fn semver_option(range: &str) -> String {
+    format!("tags=semver:{}", range.split_whitespace().collect::<Vec<_>>().join(","))
 }

@@ -1,6 +1,6 @@
 //! hauler's manifests: documents of kind Images and Charts (docs.hauler.dev, "Content Types").
 
-use super::builder::ListBuilder;
+use super::builder::{ListBuilder, semver_option};
 use super::is_registry_domain;
 use crate::yaml::YamlNode;
 
@@ -51,8 +51,14 @@ fn chart(builder: &mut ListBuilder, item: &YamlNode) {
     };
     let place = place.trim_end_matches('/');
     let full = if name.starts_with("oci://") { place.to_owned() } else { format!("{place}/{name}") };
-    let Some(version) = item.text_of("version") else {
-        return builder.problem(line, format!("the chart {name:?} has no version"), Some("add version:"));
+    // As for Helm, a range or no version is the newest release that matches.
+    let version = item.text_of("version").map(str::trim).filter(|version| !version.is_empty());
+    let is_range = |version: &str| {
+        version.contains(['^', '~', '<', '>', '=', '*', ' ', '|', ',']) || version.ends_with(".x")
+    };
+    let Some(version) = version.filter(|version| !is_range(version)) else {
+        let range = semver_option(version.unwrap_or("*"));
+        return builder.select(line, &full, &[range, "newest=1".to_owned()], None, None);
     };
     // A tag cannot contain the + of a version; Helm replaces it by _.
     builder.image(line, &format!("{full}:{}", version.replace('+', "_")), None, None);

@@ -28,8 +28,8 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
         let (name, tags) = (&text[..colon], &text[colon + 1..]);
         if tags.starts_with('/') {
             // The expressions are not anchored.
-            let searched = format!(".*(?:{}).*", tags.trim_matches('/'));
-            builder.selection(source.line, name, "re:", &searched, None);
+            let searched = format!("tags=re:.*(?:{}).*", tags.trim_matches('/'));
+            builder.select(source.line, name, &[searched], None, None);
             continue;
         }
         for tag in tags.split(',') {

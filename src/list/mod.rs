@@ -6,17 +6,21 @@
 //!   comment, `##+name` a module;
 //! - YAML or JSON: a sequence of names and of `{registry, username, password, images: [...]}`;
 //! - lock files, which pin what a list named: saver's own, which are plain lists, Carvel's and Helm's;
-//! - the files of docker compose, skopeo sync, hauler, image-syncer and `kubeadm config images list`.
+//! - the files of docker compose, skopeo sync, regsync, dregsy, oc-mirror, hauler, image-syncer and `kubeadm config images list`.
 //!
 //! Parsing does not stop at the first invalid line: every one is reported with its location and the reason.
 
 mod builder;
 mod compose;
+mod dregsy;
 mod hauler;
 mod image_syncer;
 mod kubeadm;
 mod lock;
+mod oc_mirror;
 mod plain;
+mod regsync;
+mod repositories;
 mod sections;
 mod selection;
 mod skopeo;
@@ -24,8 +28,9 @@ mod tag_version;
 mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{PlatformSet, Reference, Registry, Tag};
+use crate::oci::{PlatformSet, Reference, Registry};
 pub use lock::{LockFile, LockFormat, LockOptions, LockedImage, LockedManifest, LockedReferrer};
+pub use repositories::{RepositoryPattern, SelectedRepository};
 pub use selection::{NotSelected, SelectedTags, TagSelection};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -107,42 +112,6 @@ impl ListEntry {
     /// Entries with equal keys request the same content.
     fn key(&self) -> (Reference, Option<String>) {
         (self.reference.clone(), self.platforms.as_ref().map(ToString::to_string))
-    }
-}
-
-/// A repository of which a list selects tags.
-#[derive(Clone, Debug)]
-pub struct SelectedRepository {
-    /// The repository; the tag of the reference has no meaning.
-    pub reference: Reference,
-    /// Which tags.
-    pub selection: TagSelection,
-    /// The platforms that this entry asks for; none means those of the whole run.
-    pub platforms: Option<PlatformSet>,
-    /// Where it is listed.
-    pub origin: SourceLocation,
-    /// The credentials of its section, if the section is for the registry of the repository.
-    pub credential: Option<Arc<ListCredential>>,
-}
-
-impl SelectedRepository {
-    /// The entry for one tag.
-    #[must_use]
-    pub fn entry(&self, tag: Tag) -> ListEntry {
-        ListEntry {
-            reference: Reference { tag: Some(tag), digest: None, ..self.reference.clone() },
-            platforms: self.platforms.clone(),
-            origin: self.origin.clone(),
-            credential: self.credential.clone(),
-            rule: Some(self.selection.to_string().into()),
-            lock: None,
-        }
-    }
-
-    /// The repository with its registry.
-    #[must_use]
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.reference.registry, self.reference.repository)
     }
 }
 
@@ -273,10 +242,20 @@ pub fn parse(name: &str, text: &[u8]) -> ImageList {
 /// Parses images given one by one, such as command-line arguments. Each has the form of a line of a plain list.
 #[must_use]
 pub fn parse_images<S: AsRef<str>>(images: &[S]) -> ImageList {
+    parse_each("image", images)
+}
+
+/// Parses rules that select tags, given one by one. Each has the form of a line of a plain list.
+#[must_use]
+pub fn parse_rules<S: AsRef<str>>(rules: &[S]) -> ImageList {
+    parse_each("rule", rules)
+}
+
+fn parse_each<S: AsRef<str>>(what: &str, lines: &[S]) -> ImageList {
     let mut parsed = ImageList::default();
-    for (index, image) in images.iter().enumerate() {
-        let origin = SourceLocation { file: format!("image {}", index + 1).into(), line: 0, module: None };
-        plain::parse_line(&mut parsed, image.as_ref(), origin, None);
+    for (index, line) in lines.iter().enumerate() {
+        let origin = SourceLocation { file: format!("{what} {}", index + 1).into(), line: 0, module: None };
+        plain::parse_line(&mut parsed, line.as_ref(), origin, None);
     }
     parsed.without_duplicates()
 }

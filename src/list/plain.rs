@@ -2,8 +2,8 @@
 
 use super::selection::TagSelection;
 use super::{
-    ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, SelectedRepository, SourceLocation,
-    platforms,
+    ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, RepositoryPattern,
+    SelectedRepository, SourceLocation, is_registry_domain, platforms,
 };
 use crate::oci::reference::without_credentials;
 use crate::oci::{PlatformSet, Reference, Registry};
@@ -83,6 +83,12 @@ pub(super) fn parse_line(
         return parsed.problem(origin, message, Some(&hint));
     }
     let (name, wildcard) = split_wildcard(name);
+    let (name, repositories) = match split_repositories(name, scope) {
+        Ok((name, repositories)) => (name, repositories),
+        Err((message, hint)) => return parsed.problem(origin, message, hint.as_deref()),
+    };
+    let name = name.as_ref();
+    let wildcard = wildcard.or(repositories.is_some().then_some("*"));
     let reference = match Reference::parse_in(name, scope.map(|scope| &scope.registry)) {
         Ok(reference) => reference,
         Err(error) => return parsed.problem(origin, error.to_string(), error.hint()),
@@ -101,6 +107,7 @@ pub(super) fn parse_line(
         Some(selection) => {
             parsed.selections.push(SelectedRepository {
                 reference,
+                repositories,
                 selection,
                 platforms,
                 origin,
@@ -182,15 +189,39 @@ fn not_a_name(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
     None
 }
 
-/// Splits off a tag with wildcards: `NAME:*`, `NAME:1.*`.
+/// Splits off a tag that selects: one with wildcards (`NAME:*`, `NAME:1.*`), or that of repositories (`REGISTRY/team/*:1.0`).
 fn split_wildcard(name: &str) -> (&str, Option<&str>) {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[start..].split_once(':') {
-        Some((last, tag)) if tag.contains(['*', '?']) && !tag.contains('@') => {
+        Some((last, tag)) if name.contains(['*', '?']) && !tag.contains('@') => {
             (&name[..start + last.len()], Some(tag))
         }
         _ => (name, None),
     }
+}
+
+/// Splits off a path with wildcards, which stands for repositories: `REGISTRY/team/**`. The name that is left has the registry.
+fn split_repositories<'a>(
+    name: &'a str,
+    scope: Option<&RegistryScope>,
+) -> Result<(Cow<'a, str>, Option<RepositoryPattern>), Problem> {
+    if !name.contains(['*', '?']) {
+        return Ok((name.into(), None));
+    }
+    let name = ["docker://", "oci://"].iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
+    let (first, rest) = name.split_once('/').unwrap_or(("", name));
+    let (registry, path) = match scope {
+        _ if is_registry_domain(first) => (first, rest),
+        Some(scope) => (scope.registry.as_str(), name),
+        None => ("docker.io", name),
+    };
+    if registry.parse::<Registry>().is_ok_and(|registry| registry.is_docker_hub()) {
+        let message = format!("{name:?} selects repositories, and docker.io does not list its repositories");
+        return Err((message, Some("name the repositories".into())));
+    }
+    let pattern = RepositoryPattern::glob(path).map_err(|why| (format!("invalid {name:?}: {why}"), None))?;
+    let scope = RepositoryPattern::scope(path);
+    Ok((format!("{registry}/{scope}").into(), Some(pattern)))
 }
 
 /// The options of a line.
@@ -211,7 +242,7 @@ fn line_options(words: &[&str], wildcard: Option<&str>) -> Result<LineOptions, P
                 Some("write one reference a line; comments start with #".into()),
             ));
         };
-        if key != "except" && !seen.insert(key) {
+        if !matches!(key, "except" | "tags") && !seen.insert(key) {
             return Err((
                 format!("{key}= is written twice"),
                 (key == "platform").then(|| "write it once, with commas between the platforms".into()),
@@ -225,10 +256,8 @@ fn line_options(words: &[&str], wildcard: Option<&str>) -> Result<LineOptions, P
                 options.platforms =
                     Some(platforms.map_err(|error| (error.to_string(), error.hint().map(str::to_owned)))?);
             }
-            "tags" if wildcard.is_none_or(|wildcard| wildcard == "*") => {
-                options.selection.get_or_insert_with(selection).set_pattern(value).map_err(invalid)?;
-            }
-            "tags" => return Err(("both the name and tags= have a pattern".into(), None)),
+            "tags" => options.selection.get_or_insert_with(selection).add_pattern(value).map_err(invalid)?,
+            "since" => options.selection.get_or_insert_with(selection).set_since(value).map_err(invalid)?,
             "except" => {
                 options.selection.get_or_insert_with(selection).add_exception(value).map_err(invalid)?
             }
@@ -236,7 +265,7 @@ fn line_options(words: &[&str], wildcard: Option<&str>) -> Result<LineOptions, P
             _ => {
                 return Err((
                     format!("unknown option {:?}", without_credentials(key)),
-                    Some("the options are platform=, tags=, newest= and except=".into()),
+                    Some("the options are platform=, tags=, newest=, since= and except=".into()),
                 ));
             }
         }
@@ -299,6 +328,10 @@ mod tests {
                 "quay.io/a/b tags=all except=re:.*-rc.* except=*-x newest=3/minor",
             ),
             ("localhost:5000/b:1.*", "localhost:5000/b tags=1.*"),
+            ("quay.io/a/b:1.* tags=semver:<1.5", "quay.io/a/b tags=1.* tags=semver:<1.5"),
+            ("quay.io/charts/**", "quay.io/charts/** tags=all"),
+            ("quay.io/charts/**:1.0", "quay.io/charts/** tags=1.0"),
+            ("quay.io/a/*:v1* since=2026-06-01", "quay.io/a/* tags=v1* since=2026-06-01"),
             ("nginx tags=re:\\d+", "docker.io/library/nginx tags=re:\\d+"),
         ] {
             let list = read("l", line.as_bytes());
@@ -335,11 +368,12 @@ mod tests {
             ("nginx platform=", "platform"),
             ("nginx platform=amd64 platform=arm64", "twice"),
             ("nginx:1 tags=all", "has a tag, and the line selects tags"),
-            ("nginx:1.* tags=2.*", "both the name and tags="),
+            ("nginx since=today", "invalid since=today: expected a date"),
+            ("library/*:1", "docker.io does not list its repositories"),
             ("nginx tags=re:(", "invalid tags=re:("),
             ("nginx newest=0", "invalid newest=0: expected N"),
             ("nginx newest=1 newest=2", "newest= is written twice"),
-            ("quay.io/*/b:1", "character other"),
+            ("quay.io/A*/b:1 newest=0", "invalid newest=0"),
             ("Nginx", "lower case"),
             ("nginx:", "tag is empty"),
         ] {

@@ -1,12 +1,15 @@
 //! Selection of tags: which tags of a repository a list entry asks for. Pure: the caller lists the tags.
 
 use super::tag_version::{PRERELEASES, TagVersion};
+use crate::oci::rfc3339::parse_rfc3339;
 use crate::oci::{Tag, wildcard};
 use regex_lite::Regex;
 use semver::{Version, VersionReq};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::SystemTime;
 
 /// Endings of tags that hold signatures and other artifacts about images.
 const ARTIFACT_ENDINGS: &[&str] = &[".sig", ".att", ".sbom"];
@@ -16,9 +19,18 @@ const MAX_PATTERN: usize = 1024;
 /// Which tags of a repository to save.
 #[derive(Clone, Debug)]
 pub struct TagSelection {
-    pattern: TagPattern,
+    /// All of them must match.
+    patterns: Vec<TagPattern>,
     except: Vec<TagPattern>,
     newest: Option<Newest>,
+    since: Option<Since>,
+}
+
+/// The date that an image must not be older than.
+#[derive(Clone, Debug)]
+struct Since {
+    text: String,
+    time: SystemTime,
 }
 
 /// How many of the newest versions to keep.
@@ -47,7 +59,9 @@ enum TagPattern {
 }
 
 /// Why a tag was not selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NotSelected {
     /// A signature, an attestation or an SBOM.
@@ -62,6 +76,10 @@ pub enum NotSelected {
     Excepted,
     /// Newer versions fill the number that is wanted.
     Older,
+    /// The image was created before the date that is wanted.
+    BeforeDate,
+    /// The image does not say when it was created.
+    WithoutDate,
 }
 
 impl fmt::Display for NotSelected {
@@ -73,6 +91,8 @@ impl fmt::Display for NotSelected {
             Self::Prerelease => "a prerelease",
             Self::Excepted => "excepted",
             Self::Older => "older",
+            Self::BeforeDate => "before the date",
+            Self::WithoutDate => "without a date",
         })
     }
 }
@@ -106,16 +126,54 @@ impl TagSelection {
     /// The tags that match a glob pattern.
     #[must_use]
     pub fn glob(pattern: &str) -> Self {
-        Self { pattern: TagPattern::Glob(pattern.to_owned()), except: Vec::new(), newest: None }
+        let patterns = vec![TagPattern::Glob(pattern.to_owned())];
+        Self { patterns, except: Vec::new(), newest: None, since: None }
     }
 
-    /// Sets `tags=`: `all`, a glob pattern, `re:REGEX` or `semver:RANGE`.
+    /// Adds `tags=`: `all`, a glob pattern, `re:REGEX` or `semver:RANGE`. Tags must match all of them.
     ///
     /// # Errors
     /// Why the pattern is invalid.
-    pub fn set_pattern(&mut self, text: &str) -> Result<(), String> {
-        self.pattern = TagPattern::parse(text)?;
+    pub fn add_pattern(&mut self, text: &str) -> Result<(), String> {
+        let pattern = TagPattern::parse(text)?;
+        self.patterns.retain(|pattern| !pattern.is_all());
+        if self.patterns.is_empty() || !pattern.is_all() {
+            self.patterns.push(pattern);
+        }
         Ok(())
+    }
+
+    /// Sets `since=`: a date (`2026-06-01`) or a time (RFC 3339).
+    ///
+    /// # Errors
+    /// What is expected instead.
+    pub fn set_since(&mut self, text: &str) -> Result<(), String> {
+        let is_date = text.len() == "2026-06-01".len();
+        let time = if is_date { parse_rfc3339(&format!("{text}T00:00:00Z")) } else { parse_rfc3339(text) };
+        let time = time.ok_or_else(|| "expected a date such as 2026-06-01".to_owned())?;
+        self.since = Some(Since { text: text.to_owned(), time });
+        Ok(())
+    }
+
+    /// Whether the selection needs to know when images were created.
+    #[must_use]
+    pub fn needs_dates(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Drops the tags whose images `created` says are older than `since=`, or have no date.
+    pub fn drop_older(&self, selected: &mut SelectedTags, created: impl Fn(&Tag) -> Option<SystemTime>) {
+        let Some(since) = &self.since else { return };
+        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut selected.tags)
+            .into_iter()
+            .map(|tag| match created(&tag) {
+                Some(time) if time >= since.time => (tag, None),
+                Some(_) => (tag, Some(NotSelected::BeforeDate)),
+                None => (tag, Some(NotSelected::WithoutDate)),
+            })
+            .partition(|(_, why)| why.is_none());
+        selected.tags = kept.into_iter().map(|(tag, _)| tag).collect();
+        selected.others.extend(dropped.into_iter().filter_map(|(tag, why)| Some((tag, why?))));
     }
 
     /// Adds `except=`, which has the same forms as `tags=`.
@@ -174,15 +232,16 @@ impl TagSelection {
         if is_artifact(tag) {
             return Some(NotSelected::Artifact);
         }
-        let compares = self.newest.is_some() || matches!(self.pattern, TagPattern::Semver { .. });
+        let is_range = |pattern: &TagPattern| matches!(pattern, TagPattern::Semver { .. });
+        let compares = self.newest.is_some() || self.patterns.iter().any(is_range);
         if compares && version.is_none() {
             return Some(NotSelected::NotAVersion);
         }
-        if !self.pattern.matches(tag.as_str(), version) {
+        if !self.patterns.iter().all(|pattern| pattern.matches(tag.as_str(), version)) {
             return Some(NotSelected::NoMatch);
         }
         // A pattern that names prereleases asks for them.
-        let wants_prereleases = self.pattern.names_prereleases();
+        let wants_prereleases = self.patterns.iter().any(TagPattern::names_prereleases);
         if compares && !wants_prereleases && version.is_some_and(|version| !version.prerelease.is_empty()) {
             return Some(NotSelected::Prerelease);
         }
@@ -194,14 +253,20 @@ impl TagSelection {
 /// The form in which a list has it.
 impl fmt::Display for TagSelection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tags={}", self.pattern)?;
+        for (position, pattern) in self.patterns.iter().enumerate() {
+            write!(f, "{}tags={pattern}", if position == 0 { "" } else { " " })?;
+        }
         for except in &self.except {
             write!(f, " except={except}")?;
         }
         match self.newest {
-            Some(Newest { count, scope: NewestScope::Repository }) => write!(f, " newest={count}"),
-            Some(Newest { count, scope: NewestScope::Major }) => write!(f, " newest={count}/major"),
-            Some(Newest { count, scope: NewestScope::Minor }) => write!(f, " newest={count}/minor"),
+            Some(Newest { count, scope: NewestScope::Repository }) => write!(f, " newest={count}")?,
+            Some(Newest { count, scope: NewestScope::Major }) => write!(f, " newest={count}/major")?,
+            Some(Newest { count, scope: NewestScope::Minor }) => write!(f, " newest={count}/minor")?,
+            None => {}
+        }
+        match &self.since {
+            Some(since) => write!(f, " since={}", since.text),
             None => Ok(()),
         }
     }
@@ -262,6 +327,11 @@ impl TagPattern {
             return Ok(Self::Semver { text: range.to_owned(), ranges: ranges? });
         }
         Ok(Self::Glob(if text == "all" { "*".to_owned() } else { text.to_owned() }))
+    }
+
+    /// Whether it is `all`.
+    fn is_all(&self) -> bool {
+        matches!(self, Self::Glob(text) if text == "*")
     }
 
     fn matches(&self, tag: &str, version: Option<&TagVersion>) -> bool {
@@ -336,7 +406,8 @@ mod tests {
         let mut selection = TagSelection::glob("*");
         for word in words.split_whitespace() {
             match word.split_once('=') {
-                Some(("tags", value)) => selection.set_pattern(value)?,
+                Some(("tags", value)) => selection.add_pattern(value)?,
+                Some(("since", value)) => selection.set_since(value)?,
                 Some(("except", value)) => selection.add_exception(value)?,
                 Some((_, value)) => selection.set_newest(value)?,
                 None => {}
@@ -365,6 +436,8 @@ mod tests {
             ("tags=v3* except=*-alpine except=re:.*rc.*", "v3.0.1 v3.1.0 v3.1.1 v3.2.0"),
             ("tags=main", "main"),
             ("newest=1/major", "2.9.9 3.2 v3.2.0 v3.2.0-alpine v4.0.0"),
+            ("tags=semver:^3 tags=re:v.* tags=*-alpine", "v3.1.1-alpine v3.2.0-alpine"),
+            ("tags=all tags=main since=2026-06-01", "main"),
         ] {
             let selection = selection(words).unwrap();
             let selected = selection.select(&tags);
@@ -399,10 +472,32 @@ mod tests {
     }
 
     #[test]
+    fn images_from_before_a_date_are_dropped() {
+        let selection = selection("tags=all since=2026-06-01").unwrap();
+        let tags: Vec<Tag> = ["old", "new", "undated"].map(|tag| tag.parse().unwrap()).into();
+        let mut selected = selection.select(&tags);
+        selection.drop_older(&mut selected, |tag| match tag.as_str() {
+            "old" => parse_rfc3339("2026-05-31T23:59:59Z"),
+            "new" => parse_rfc3339("2026-06-01T02:00:00+02:00"),
+            _ => None,
+        });
+        assert_eq!(selected.tags, [tags[1].clone()]);
+        assert_eq!(selected.summary(), "selected 1 of 3 tags (1 before the date, 1 without a date)");
+    }
+
+    #[test]
     fn invalid_selections_are_refused() {
-        for words in
-            ["tags=", "tags=re:(", "tags=semver:hello", "newest=0", "newest=2/patch", "newest=2/", "newest=x"]
-        {
+        for words in [
+            "since=yesterday",
+            "since=2026-13-01",
+            "tags=",
+            "tags=re:(",
+            "tags=semver:hello",
+            "newest=0",
+            "newest=2/patch",
+            "newest=2/",
+            "newest=x",
+        ] {
             assert!(selection(words).is_err(), "{words}");
         }
         assert!(selection(&format!("tags={}", "x".repeat(MAX_PATTERN + 1))).is_err());

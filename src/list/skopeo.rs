@@ -1,6 +1,6 @@
 //! The file of `skopeo sync --src yaml` (skopeo-sync(1)): registries, their repositories, and the tags of each.
 
-use super::builder::ListBuilder;
+use super::builder::{ListBuilder, semver_option};
 use super::is_registry_domain;
 use super::plain::{Problem, RegistryScope};
 use super::sections;
@@ -37,12 +37,15 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
                         let name = format!("{}/{}", scope.registry, name.text);
                         let text = pattern.text().unwrap_or_default();
                         // skopeo searches for its expressions, which are not anchored.
-                        let searched = format!(".*(?:{text}).*");
-                        let (kind, text) = match key.text.as_str() {
-                            "images-by-semver" => ("semver:", text),
-                            _ => ("re:", searched.as_str()),
+                        let option = match key.text.as_str() {
+                            "images-by-semver" => semver_option(text),
+                            _ => format!("tags=re:.*(?:{text}).*"),
                         };
-                        builder.selection(pattern.line, &name, kind, text, Some(&scope));
+                        if text.trim().is_empty() {
+                            builder.problem(pattern.line, format!("the pattern for {name:?} is empty"), None);
+                        } else {
+                            builder.select(pattern.line, &name, &[option], None, Some(&scope));
+                        }
                     }
                 }
                 "credentials" => {}

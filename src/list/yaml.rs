@@ -1,13 +1,15 @@
 //! Structured lists: YAML and JSON documents, told apart by their content.
 
 use super::builder::ListBuilder;
-use super::{ImageList, compose, hauler, image_syncer, kubeadm, lock, sections, skopeo};
+use super::{
+    ImageList, compose, dregsy, hauler, image_syncer, kubeadm, lock, oc_mirror, regsync, sections, skopeo,
+};
 use crate::yaml::{self, YamlNode};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 const SUPPORTED: &str = "supported are a sequence of names or of {registry, username, password, images: [...]}, and the files of \
-                         docker compose, skopeo sync, hauler, image-syncer, kubeadm config images list -o json, imgpkg and Helm (Images.lock)";
+                         docker compose, skopeo sync, regsync, dregsy, oc-mirror, hauler, image-syncer, kubeadm config images list -o json, imgpkg and Helm (Images.lock)";
 
 /// The formats of structured lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub(super) enum StructuredFormat {
     CarvelLock,
     /// Images.lock of Helm charts.
     HelmLock,
+    OcMirror,
+    Regsync,
+    Dregsy,
     Skopeo,
     ImageSyncer,
     /// Kubernetes objects name images, but they are not a list.
@@ -41,8 +46,16 @@ pub(super) fn detect(document: &YamlNode) -> Option<StructuredFormat> {
         Some(StructuredFormat::CarvelLock)
     } else if document.text_of("kind") == Some("ImagesLock") && version == "v0" {
         Some(StructuredFormat::HelmLock)
+    } else if document.text_of("kind") == Some("ImageSetConfiguration")
+        && version.starts_with("mirror.openshift.io/")
+    {
+        Some(StructuredFormat::OcMirror)
     } else if !version.is_empty() && document.get("kind").is_some() {
         Some(StructuredFormat::KubernetesObject)
+    } else if regsync::is_regsync(document) {
+        Some(StructuredFormat::Regsync)
+    } else if dregsy::is_dregsy(document) {
+        Some(StructuredFormat::Dregsy)
     } else if compose::is_compose(document) {
         Some(StructuredFormat::Compose)
     } else if !pairs.is_empty() && pairs.iter().all(|(key, section)| skopeo::is_section(&key.text, section)) {
@@ -68,7 +81,8 @@ pub(super) fn parse_document(document: &YamlNode, variables: &HashMap<String, St
     let format = detect(document)?;
     let is_section = |item: &Arc<YamlNode>| item.get("registry").is_some() && item.get("images").is_some();
     let is_list = match format {
-        StructuredFormat::KubernetesObject => false,
+        // A scan reads regsync's files itself: it finds images in their patterns.
+        StructuredFormat::KubernetesObject | StructuredFormat::Regsync => false,
         StructuredFormat::Sections => document.items().iter().all(is_section) && !document.items().is_empty(),
         _ => true,
     };
@@ -115,6 +129,9 @@ fn read_as(
         StructuredFormat::Kubeadm => kubeadm::read(builder, document),
         StructuredFormat::CarvelLock => lock::read_carvel(builder, document),
         StructuredFormat::HelmLock => lock::read_helm(builder, document),
+        StructuredFormat::OcMirror => oc_mirror::read(builder, document),
+        StructuredFormat::Regsync => regsync::read(builder, document),
+        StructuredFormat::Dregsy => dregsy::read(builder, document),
         StructuredFormat::Skopeo => skopeo::read(builder, document),
         StructuredFormat::ImageSyncer => image_syncer::read(builder, document),
         StructuredFormat::KubernetesObject => builder.problem(

@@ -11,6 +11,7 @@ pub mod name;
 pub mod platform;
 pub mod reference;
 pub mod referrer;
+pub(crate) mod rfc3339;
 mod selection;
 pub mod sha256;
 pub mod wildcard;

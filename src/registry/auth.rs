@@ -18,8 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::OnceCell;
 use url::Url;
 
-/// A repository, and another one that a request reads as well.
-type Access = (Repository, Option<Repository>);
+/// The scope of listing the repositories of a registry.
+const CATALOG_SCOPE: &str = "registry:catalog:*";
+
+/// A repository, another one that a request reads as well, and whether it lists repositories instead.
+type Access = (Repository, Option<Repository>, bool);
 
 /// Authorises requests to one endpoint.
 pub(super) struct Auth {
@@ -78,11 +81,13 @@ pub(super) struct AuthContext<'a> {
     pub(super) repository: &'a Repository,
     /// Another repository that the request reads as well.
     pub(super) beside: Option<&'a Repository>,
+    /// Whether the request lists the repositories of the registry. `repository` then only selects credentials.
+    pub(super) is_catalog: bool,
 }
 
 impl AuthContext<'_> {
     fn access(&self) -> Access {
-        (self.repository.clone(), self.beside.cloned())
+        (self.repository.clone(), self.beside.cloned(), self.is_catalog)
     }
 }
 
@@ -177,7 +182,7 @@ impl Auth {
 
     /// Adds to the error of a refused request which credentials were used.
     pub(super) fn explain(&self, error: Error, repository: &Repository) -> Error {
-        match self.logins.get(&(repository.clone(), None)) {
+        match self.logins.get(&(repository.clone(), None, false)) {
             Some(credential) => {
                 let lookup = CredentialLookup::new(&*self.credentials, &self.host, repository);
                 refusal(&error, self.host.as_str(), &credential, &lookup)
@@ -263,7 +268,11 @@ impl Auth {
         credential: &Credential,
     ) -> Result<ScopedToken> {
         let asked = self.tokens.lock().get(&context.access()).and_then(|state| state.scope.clone());
-        let own = self.rights.scopes(context.repository, context.beside);
+        let own = if context.is_catalog {
+            vec![CATALOG_SCOPE.to_owned()]
+        } else {
+            self.rights.scopes(context.repository, context.beside)
+        };
         let scopes = scopes(own, asked.as_deref(), challenge.scope.as_deref());
         self.tokens_requested.fetch_add(1, Ordering::Relaxed);
         let request = TokenRequest {

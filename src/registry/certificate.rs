@@ -5,7 +5,7 @@
 //! that certificate. It is accepted if it is byte for byte a named one, within its dates, and valid for the host's name. The
 //! handshake's signature proves, as always, that the server has its key.
 
-use super::rfc3339::parse_rfc3339;
+use crate::oci::rfc3339::parse_rfc3339;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;

@@ -89,6 +89,11 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Whether it lists the repositories of the registry, which is below none of them.
+    fn is_catalog(&self) -> bool {
+        self.path.starts_with("_catalog")
+    }
+
     /// A request for the API, without headers and body.
     pub(super) fn new(subject: &'a str, repository: &'a Repository, method: Method, path: &'a str) -> Self {
         Self {
@@ -303,8 +308,8 @@ impl Endpoint {
         let name = self.name(request.repository)?;
         let beside = request.beside.map(|beside| self.name(beside)).transpose()?;
         let (transport, subject) = (&self.transport, request.subject);
-        let context =
-            AuthContext { transport, base: &base, subject, repository: &name, beside: beside.as_ref() };
+        let (beside, is_catalog) = (beside.as_ref(), request.is_catalog());
+        let context = AuthContext { transport, base: &base, subject, repository: &name, beside, is_catalog };
         let mut tries = 0;
         loop {
             let authorization = self.auth.authorization(context).await?;
@@ -408,6 +413,7 @@ impl Endpoint {
             subject: request.subject,
             repository: name,
             beside: None,
+            is_catalog: false,
         };
         let mut attempts = 0;
         loop {
@@ -463,7 +469,8 @@ impl Endpoint {
         let (path, query) =
             request.path.split_once('?').map_or((request.path, None), |(path, query)| (path, Some(query)));
         let mut url = base.clone();
-        url.set_path(&format!("{}/{name}/{}", base.path().trim_end_matches('/'), path));
+        let above = if request.is_catalog() { String::new() } else { format!("/{name}") };
+        url.set_path(&format!("{}{above}/{}", base.path().trim_end_matches('/'), path));
         url.set_query(query);
         url
     }

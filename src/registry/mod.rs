@@ -40,7 +40,6 @@ mod referrer_discovery;
 mod referrers;
 mod resolver;
 mod retry_after;
-mod rfc3339;
 mod session;
 mod session_pool;
 mod tags;

@@ -227,10 +227,10 @@ impl Endpoint {
                 Err(error) if is_refusal(&error) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let tags = page.tags.iter().filter_map(|tag| ReferrerTag::parse(&tag.parse().ok()?));
+            let tags = page.names.iter().filter_map(|tag| ReferrerTag::parse(&tag.parse().ok()?));
             found.extend(tags);
             match page.next {
-                Some(next) if !ends_referrers(&page.tags, &next) => {
+                Some(next) if !ends_referrers(&page.names, &next) => {
                     if !asked.insert(next.clone()) {
                         return Ok(Some(Arc::new(found)));
                     }

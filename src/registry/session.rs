@@ -90,6 +90,14 @@ impl Session {
         })
     }
 
+    /// The repositories of the registry, sorted. `scope` is the repository whose credentials are used.
+    ///
+    /// # Errors
+    /// Those of the registry: many do not list their repositories.
+    pub async fn repositories(&self, scope: &Repository) -> Result<Vec<Repository>> {
+        self.0.origin.repositories(&format!("repositories of {}", self.0.registry), scope).await
+    }
+
     fn subject(&self, repository: &Repository, target: &Target) -> String {
         match target {
             Target::Tag(tag) => format!("{}/{repository}:{tag}", self.0.registry),

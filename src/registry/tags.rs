@@ -1,4 +1,4 @@
-//! The tags of a repository (distribution-spec "Content Discovery").
+//! The tags of a repository (distribution-spec "Content Discovery"), and the repositories of a registry, which is Docker's.
 
 use super::endpoint::{Endpoint, Request};
 use super::error;
@@ -9,29 +9,35 @@ use reqwest::header::{HeaderMap, LINK};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashSet};
+use std::str::FromStr;
 use url::form_urlencoded;
 
-/// The requested number of tags a page; registries may return fewer.
+/// The path of the tags of a repository.
+const TAGS: &str = "tags/list";
+/// The path of the repositories of a registry.
+const CATALOG: &str = "_catalog";
+/// The requested number of names a page; registries may return fewer.
 const PAGE: usize = 1000;
 /// The most pages that are requested, against registries that never end.
 const MAX_PAGES: usize = 2000;
 /// How many pages in a row may bring nothing new: registries that filter pages return empty ones in between.
 const MAX_EMPTY_PAGES: usize = 8;
-/// The most tags of a repository, to bound memory.
-const MAX_TAGS: usize = 1_000_000;
-/// The largest page, in bytes: some registries return all tags at once.
+/// The most tags of a repository, or repositories of a registry, to bound memory.
+const MAX_NAMES: usize = 1_000_000;
+/// The largest page, in bytes: some registries return everything at once.
 const MAX_PAGE_BYTES: usize = 32 << 20;
 
 #[derive(Deserialize)]
 struct PageDocument {
     /// `null` for a repository without tags.
     tags: Option<Vec<String>>,
+    repositories: Option<Vec<String>>,
 }
 
-/// A page of tags.
-pub(super) struct TagPage {
-    /// The tags, as the registry orders them.
-    pub(super) tags: Vec<String>,
+/// A page of names.
+pub(super) struct NamePage {
+    /// The names, as the registry orders them.
+    pub(super) names: Vec<String>,
     /// The query of the next page.
     pub(super) next: Option<String>,
 }
@@ -39,25 +45,39 @@ pub(super) struct TagPage {
 impl Endpoint {
     /// The tags of `repository`, sorted. Invalid tags are skipped.
     pub(super) async fn tags(&self, subject: &str, repository: &Repository) -> Result<Vec<Tag>> {
-        let mut tags = BTreeSet::new();
+        self.names(subject, repository, TAGS).await
+    }
+
+    /// The repositories of the registry, sorted. Invalid names are skipped. `scope` selects the credentials.
+    pub(super) async fn repositories(&self, subject: &str, scope: &Repository) -> Result<Vec<Repository>> {
+        self.names(subject, scope, CATALOG).await
+    }
+
+    async fn names<T: FromStr + Ord>(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        path: &str,
+    ) -> Result<Vec<T>> {
+        let mut names = BTreeSet::new();
         let mut query = format!("n={PAGE}");
         let mut asked = HashSet::from([query.clone()]);
         let mut empty_pages = 0;
         for _ in 0..MAX_PAGES {
-            let before = tags.len();
-            let page = self.tag_page(subject, repository, &query).await?;
-            tags.extend(page.tags.iter().filter_map(|tag| tag.parse().ok()));
-            empty_pages = if tags.len() > before { 0 } else { empty_pages + 1 };
+            let before = names.len();
+            let page = self.page(subject, repository, path, &query).await?;
+            names.extend(page.names.iter().filter_map(|name| name.parse().ok()));
+            empty_pages = if names.len() > before { 0 } else { empty_pages + 1 };
             match page.next {
                 Some(next) if empty_pages < MAX_EMPTY_PAGES && asked.insert(next.clone()) => query = next,
                 // There is no next page, or it would loop, or pages bring nothing.
-                _ => return Ok(tags.into_iter().collect()),
+                _ => return Ok(names.into_iter().collect()),
             }
-            if tags.len() > MAX_TAGS {
+            if names.len() > MAX_NAMES {
                 break;
             }
         }
-        let message = format!("the list of tags does not end: stopped after {} tags", tags.len());
+        let message = format!("the list of names does not end: stopped after {} of them", names.len());
         Err(failure(ErrorKind::TooLarge, subject, message))
     }
 
@@ -67,12 +87,27 @@ impl Endpoint {
         subject: &str,
         repository: &Repository,
         query: &str,
-    ) -> Result<TagPage> {
-        let path = format!("tags/list?{query}");
+    ) -> Result<NamePage> {
+        self.page(subject, repository, TAGS, query).await
+    }
+
+    async fn page(
+        &self,
+        subject: &str,
+        repository: &Repository,
+        path: &str,
+        query: &str,
+    ) -> Result<NamePage> {
+        let path = format!("{path}?{query}");
         let answer = self.send(Request::new(subject, repository, Method::GET, &path)).await?;
         if answer.response.status() != StatusCode::OK {
             let error = self.status_error(subject, repository, answer.response).await;
             return Err(match error.kind() {
+                ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Unsupported
+                    if path.starts_with(CATALOG) =>
+                {
+                    error.with_hint("many registries do not list their repositories: name them in the list")
+                }
                 // The general hint mentions a tag, and there is none.
                 ErrorKind::NotFound => error.with_hint(
                     "check the repository's name, such as registry.example/team/app; some registries return 404 for what you have no permission to read",
@@ -86,14 +121,14 @@ impl Endpoint {
             answer.permit.record_overload();
             error::from_transport(subject, &url, error)
         })?;
-        let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of tags {why}"));
+        let refuse = |why: &str| failure(ErrorKind::Corrupt, subject, format!("the list of names {why}"));
         let body = body.ok_or_else(|| refuse("is too long"))?;
         if error::looks_like_html(&body) {
             return Err(error::web_page(subject, &url));
         }
         let page: PageDocument = serde_json::from_slice(&body).map_err(|_| refuse("is not valid JSON"))?;
         answer.permit.record_success();
-        Ok(TagPage { tags: page.tags.unwrap_or_default(), next })
+        Ok(NamePage { names: page.tags.or(page.repositories).unwrap_or_default(), next })
     }
 }
 

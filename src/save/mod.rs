@@ -15,7 +15,7 @@ pub use lock::{ResolvedImage, lock_file, pinned_content};
 pub use names::NameRule;
 pub use pull::{local_digest, pull_image};
 pub use resolve::{ResolveOptions, resolve_images};
-pub use selection::{ResolvedSelection, resolve_selections};
+pub use selection::{ResolvedSelection, list_selections, resolve_selections};
 
 use crate::content::Place;
 use crate::error::{Error, Result};

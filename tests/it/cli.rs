@@ -93,6 +93,7 @@ const FLAGS: &[&str] = &[
     "list",
     "lock",
     "locked",
+    "match",
     "dir",
     "arch",
     "os",

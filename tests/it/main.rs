@@ -43,6 +43,7 @@ mod samples;
 mod save;
 mod scan;
 mod schemas;
+mod select;
 mod serve;
 mod snapshots;
 mod store;

@@ -74,12 +74,15 @@ async fn reports_and_events_match_their_schemas() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lock_files_match_their_schema() {
+async fn resolved_lists_match_their_schemas() {
     let samples = Samples::serve().await;
     let home = Home::new();
     let image = format!("{}/demo/app:1.0", samples.host());
     let output = home.saver(["resolve", "--json", "--arch", "amd64", &image]).output().unwrap();
     assert_valid("lock", &String::from_utf8(output.stdout).unwrap());
+    let rule = format!("{}/demo/app:* newest=1", samples.host());
+    let output = home.saver(["select", "--json", &rule]).output().unwrap();
+    assert_valid("select", &String::from_utf8(output.stdout).unwrap());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How images are saved, whatever names them: shared by `save`, `build-context` and `verify --repair --list`.
 
 use super::fetch::FetchArgs;
-use super::images::{ListArgs, SelectionArgs};
+use super::images::{ListArgs, MatchArgs, SelectionArgs};
 use super::output::{FailedListArgs, ReportArgs};
 use super::policy::PolicyArgs;
 use super::transfer::DryRunArgs;
@@ -18,7 +18,10 @@ pub(crate) struct SaveArgs {
     /// Lists of images.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
-    /// Tags that they select.
+    /// Tags to select, in addition to those of the lists.
+    #[command(flatten)]
+    pub(crate) rules: MatchArgs,
+    /// How many tags may be selected.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     /// Lock files.

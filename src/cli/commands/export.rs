@@ -125,7 +125,7 @@ pub(crate) enum MediaTypesArg {
 /// # Errors
 /// `InvalidInput` naming what is wrong on the command line; whatever keeps the run from continuing.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    lists::require_any(&args.lists, &args.images, "export")?;
+    lists::require_any(&args.lists, [&args.images], "export")?;
     let path = args.output.as_ref();
     let path =
         path.ok_or_else(|| missing_option("--output", "add --output PATH, or --output - for stdout"))?;

@@ -21,6 +21,7 @@ pub(super) mod rewrite;
 pub(super) mod rm;
 pub(super) mod save;
 pub(super) mod scan;
+pub(super) mod select;
 pub(super) mod serve;
 pub(super) mod tags;
 pub(super) mod trust;

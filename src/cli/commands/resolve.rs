@@ -2,7 +2,7 @@
 
 use super::diff;
 use crate::cli::args::fetch::FetchArgs;
-use crate::cli::args::images::{ListArgs, SelectionArgs};
+use crate::cli::args::images::{ListArgs, MatchArgs, SelectionArgs};
 use crate::cli::args::output::JsonArgs;
 use crate::cli::args::tree::local_path;
 use crate::cli::context::{Context, within};
@@ -29,7 +29,10 @@ pub(crate) struct Args {
     /// Lists of images.
     #[command(flatten)]
     pub(crate) lists: ListArgs,
-    /// Tags that they select.
+    /// Tags to select, in addition to those of the lists.
+    #[command(flatten)]
+    pub(crate) rules: MatchArgs,
+    /// How many tags may be selected.
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     /// What is resolved, and how.
@@ -76,7 +79,7 @@ impl From<LockFormatArg> for LockFormat {
 /// # Errors
 /// `InvalidInput` naming the option or list that is wrong; those of listing tags; `Storage`.
 pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    lists::require_any(&args.lists, &args.images, "resolve")?;
+    lists::require_any(&args.lists, [&args.images, &args.rules.rules], "resolve")?;
     lists::require_one_reader_of_stdin(&args.lists, args.fetch.registry.password_stdin)?;
     let context = if args.json.json { &context.quietly() } else { context };
     let old = args.diff.as_deref().map(|path| diff::read(path, context)).transpose()?;
@@ -100,7 +103,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
 }
 
 async fn resolve(args: &Args, context: &Context<'_>) -> Result<(LockFile, Plan)> {
-    let list = lists::read_list(&args.lists.list, &args.images, context)?;
+    let list = lists::read_with_rules(&args.lists.list, &args.images, &args.rules.rules, context)?;
     let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
     let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
     let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();

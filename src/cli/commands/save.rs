@@ -24,13 +24,13 @@ use std::sync::Arc;
 /// # Errors
 /// `InvalidInput` naming the option or list that is wrong; whatever keeps the run from continuing.
 pub(crate) async fn run(args: &SaveArgs, context: &Context<'_>) -> Result<Exit> {
-    lists::require_any(&args.lists, &args.images, "save")?;
+    lists::require_any(&args.lists, [&args.images, &args.rules.rules], "save")?;
     if let Some(error) = args.images.iter().find_map(|image| grammar::list_file(image)) {
         return Err(error);
     }
     let dir = args.dir.path()?;
     lists::require_one_reader_of_stdin(&args.lists, args.run.fetch.registry.password_stdin)?;
-    let list = lists::read_list(&args.lists.list, &args.images, context)?;
+    let list = lists::read_with_rules(&args.lists.list, &args.images, &args.rules.rules, context)?;
     let lock = args.lock.lock.as_deref().filter(|_| !args.dry_run.dry_run);
     let lock_options = if args.lock.locked { Some(locks::require(&list)?) } else { None };
     let mut job = SaveJob::resolve_with(&args.run, dir, list, lock, context)?;

@@ -1,7 +1,7 @@
 //! `saver verify`: checks the content of a directory, and repairs it.
 
 use super::save;
-use crate::cli::args::images::{ListArgs, SelectionArgs};
+use crate::cli::args::images::{ListArgs, MatchArgs, SelectionArgs};
 use crate::cli::args::missing_option;
 use crate::cli::args::output::JsonArgs;
 use crate::cli::args::save::{LockArgs, RunArgs, SaveArgs};
@@ -162,6 +162,7 @@ fn save_args(args: &Args, context: &Context<'_>) -> Result<SaveArgs> {
     Ok(SaveArgs {
         images: Vec::new(),
         lists: args.lists.clone(),
+        rules: MatchArgs::default(),
         selection: args.selection,
         lock: LockArgs::default(),
         dir: DirArgs { dir: Some(args.directory.path()?.to_owned()) },

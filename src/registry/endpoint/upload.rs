@@ -168,8 +168,14 @@ impl Endpoint {
         let UploadRange { from, to, .. } = range;
         let base = self.base(subject).await?;
         let name = self.name(repository)?;
-        let context =
-            AuthContext { transport: &self.transport, base: &base, subject, repository: &name, beside: None };
+        let context = AuthContext {
+            transport: &self.transport,
+            base: &base,
+            subject,
+            repository: &name,
+            beside: None,
+            is_catalog: false,
+        };
         let own = redirect::same_origin(at, &base);
         let authorization = if own { self.auth.authorization(context).await? } else { None };
         let mut request = self

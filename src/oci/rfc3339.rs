@@ -1,9 +1,9 @@
-//! Times as servers and certificates write them.
+//! Times as servers, certificates and image configurations write them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `2009-11-10T23:00:00.5Z` or with an offset (RFC 3339), to the second.
-pub(super) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| -> Option<u64> {
         let digits = text.get(range)?;
         if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
