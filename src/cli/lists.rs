@@ -56,7 +56,7 @@ pub(super) fn read_with_rules(
     context: &Context<'_>,
 ) -> Result<ImageList> {
     let list = read_list(files, images, context)?;
-    let rules = checked(list::parse_rules(rules), context)?;
+    let rules = checked(list::parse_rules(rules), "rules", context)?;
     if let Some(entry) = rules.entries.first() {
         let why = format!("{} selects no tags", entry.reference);
         return Err(Error::new(ErrorKind::InvalidInput, &entry.origin, why)
