@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::list::SourceLocation;
 use crate::oci::Reference;
 use crate::scan::{self, Discovery, TextFormat};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 /// A text with new names in it.
 #[derive(Clone, Debug, Default)]
@@ -78,23 +79,27 @@ pub fn rewrite_text(name: &str, bytes: &[u8], options: &RewriteOptions) -> Resul
     }
     let text = String::from_utf8_lossy(bytes);
     let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
-    for ((number, reference), count) in finds {
-        if reference.registry == options.destination.registry {
-            continue;
-        }
-        let kept = |reason| KeptImage { origin: origin(number), name: reference.to_string(), reason };
-        let Some(new_name) = options.rename(&reference)? else {
-            result.kept.push(kept(KeptReason::NotInDirectory));
-            continue;
-        };
+    let mut finds = finds.into_iter().peekable();
+    while let Some(number) = finds.peek().map(|((number, _), _)| *number) {
         let index = usize::try_from(number).unwrap_or(0).wrapping_sub(1);
-        let line = lines.get_mut(index);
-        match line.and_then(|line| Some((replaced(line, &reference, count, &new_name.to_string())?, line))) {
-            Some((new_line, line)) => {
-                *line = new_line;
-                result.replaced += count;
+        let mut line = lines.get(index).map(|line| Line::read(line));
+        while let Some(((_, reference), count)) = finds.next_if(|((line, _), _)| *line == number) {
+            if reference.registry == options.destination.registry {
+                continue;
             }
-            None => result.kept.push(kept(KeptReason::NotOneWord)),
+            let kept = |reason| KeptImage { origin: origin(number), name: reference.to_string(), reason };
+            let Some(new_name) = options.rename(&reference)? else {
+                result.kept.push(kept(KeptReason::NotInDirectory));
+                continue;
+            };
+            if line.as_mut().is_some_and(|line| line.replace(&reference, count, &new_name.to_string())) {
+                result.replaced += count;
+            } else {
+                result.kept.push(kept(KeptReason::NotOneWord));
+            }
+        }
+        if let Some(new_line) = line.map(Line::finish) {
+            lines[index] = new_line;
         }
     }
     // A text that is not UTF-8 could not be put together again from its lines.
@@ -102,23 +107,46 @@ pub fn rewrite_text(name: &str, bytes: &[u8], options: &RewriteOptions) -> Resul
     Ok(result)
 }
 
-/// The line with `new_name` for each word that is the name `reference`; `None` if there are more or fewer than `count` of them.
-fn replaced(line: &str, reference: &Reference, count: usize, new_name: &str) -> Option<String> {
-    let is_name = |word: &str| Reference::parse(word).is_ok_and(|parsed| parsed == *reference);
-    let words: Vec<&str> = words(line).into_iter().filter(|word| is_name(word)).collect();
-    if words.len() != count {
-        return None;
+/// A line, with the names in it and what replaces them.
+struct Line<'t> {
+    text: &'t str,
+    names: HashMap<Reference, Vec<Range<usize>>>,
+    /// New names by the start of what they replace.
+    new_names: BTreeMap<usize, (Range<usize>, String)>,
+}
+
+impl<'t> Line<'t> {
+    fn read(text: &'t str) -> Self {
+        let mut names: HashMap<Reference, Vec<Range<usize>>> = HashMap::new();
+        for word in words(text) {
+            if let Ok(name) = Reference::parse(word) {
+                let start = word.as_ptr() as usize - text.as_ptr() as usize;
+                names.entry(name).or_default().push(start..start + word.len());
+            }
+        }
+        Self { text, names, new_names: BTreeMap::new() }
     }
-    let mut text = String::with_capacity(line.len() + new_name.len() * count);
-    let mut end = 0;
-    for word in words {
-        let start = word.as_ptr() as usize - line.as_ptr() as usize;
-        text.push_str(&line[end..start]);
-        text.push_str(new_name);
-        end = start + word.len();
+
+    /// Replaces each word that is the name `reference`; false if there are more or fewer than `count` of them.
+    fn replace(&mut self, reference: &Reference, count: usize, new_name: &str) -> bool {
+        let Some(words) = self.names.get(reference).filter(|words| words.len() == count) else {
+            return false;
+        };
+        self.new_names.extend(words.iter().map(|word| (word.start, (word.clone(), new_name.to_owned()))));
+        true
     }
-    text.push_str(&line[end..]);
-    Some(text)
+
+    fn finish(self) -> String {
+        let mut text = String::with_capacity(self.text.len());
+        let mut end = 0;
+        for (word, new_name) in self.new_names.into_values() {
+            text.push_str(&self.text[end..word.start]);
+            text.push_str(&new_name);
+            end = word.end;
+        }
+        text.push_str(&self.text[end..]);
+        text
+    }
 }
 
 /// The words of a line of YAML, without its comment: what is between blanks, quotes and the signs of flow collections.
@@ -150,7 +178,10 @@ mod tests {
             ("", 1, None),
         ] {
             let reference = Reference::parse("nginx:1").unwrap();
-            assert_eq!(replaced(line, &reference, count, "NEW").as_deref(), expected, "{line}");
+            let mut line = Line::read(line);
+            let text = line.text;
+            let is_replaced = line.replace(&reference, count, "NEW");
+            assert_eq!(is_replaced.then(|| line.finish()).as_deref(), expected, "{text}");
         }
     }
 }

@@ -156,7 +156,7 @@ fn file_shows_the_last_run_and_runs_no_text() {
             "platforms": [], "bytes_fetched": 5, "bytes_reused": 0, "attempts": 1, "seconds": 0.1, "error": error,
         })
     };
-    let failed = json!({"kind": "not-found", "message": hostile});
+    let failed = json!({"kind": "not-found", "message": format!("{hostile} \u{202e}reversed")});
     let text = json!({
         "schema": 1, "bytes_fetched": 2_500_000, "bytes_reused": 0, "seconds": 1.0,
         "images": [image("quay.io/a:1", "saved", Value::Null), image("quay.io/b:1", "failed", failed)],
@@ -167,6 +167,7 @@ fn file_shows_the_last_run_and_runs_no_text() {
     assert!(dom.contains("data-ready=\"true\""), "{dom}");
     assert!(!dom.contains("<title>owned") && !dom.contains("<img"), "{dom}");
     assert!(dom.contains("&lt;/script&gt;&lt;script&gt;"), "{dom}");
+    assert!(dom.contains("\\u{202e}reversed"), "characters that reorder text are shown by their numbers");
     assert_eq!((fact(&dom, "failed").as_str(), fact(&dom, "downloaded").as_str()), ("1", "2.50 MB"));
     assert!(dom.contains("quay.io/a:1"), "{dom}");
 }
