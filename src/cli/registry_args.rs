@@ -8,7 +8,9 @@ use crate::cli::registries;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Registry;
-use crate::registry::{Access, Credential, CredentialSource, Secret, SessionOptions, SettingsSource};
+use crate::registry::{
+    Access, Credential, CredentialSource, RateLimit, Secret, SessionOptions, SettingsSource,
+};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read;
@@ -35,7 +37,8 @@ pub(super) fn resolve(
         settings.session_options(registry)?;
     }
     let credentials = credentials(args, context.environment, registries)?;
-    let limited = TimeLimited { settings, connect: args.connect_timeout, idle: args.idle_timeout };
+    let rate = args.limit_rate.map(|rate| Arc::new(RateLimit::new(rate)));
+    let limited = Limited { settings, connect: args.connect_timeout, idle: args.idle_timeout, rate };
     Ok(Access { settings: Arc::new(limited), credentials, ..Access::default() })
 }
 
@@ -67,18 +70,20 @@ impl SettingsSource for ChunkedUploads {
     }
 }
 
-/// Settings of registries with the time limits of the command line.
-struct TimeLimited<S> {
+/// Settings of registries with the limits of the command line.
+struct Limited<S> {
     settings: S,
     connect: Duration,
     idle: Duration,
+    rate: Option<Arc<RateLimit>>,
 }
 
-impl<S: SettingsSource> SettingsSource for TimeLimited<S> {
+impl<S: SettingsSource> SettingsSource for Limited<S> {
     fn settings(&self, registry: &Registry) -> Result<Option<SessionOptions>> {
         let mut options = self.settings.settings(registry)?.unwrap_or_default();
         options.connect_timeout = self.connect;
         options.idle_timeout = self.idle;
+        options.rate_limit.clone_from(&self.rate);
         Ok(Some(options))
     }
 }

@@ -6,6 +6,7 @@ use super::error;
 use super::limiter::Permit;
 use super::message::failure;
 use super::range::{ContentRange, range_header};
+use super::rate_limit::RateLimit;
 use super::transport::Purpose;
 use crate::content::BlobStream;
 use crate::error::{Detail, Error, ErrorKind, Phase, Result};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, HeaderValue, RANGE};
 use reqwest::{Method, Response};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use url::Url;
 
@@ -206,6 +208,7 @@ impl Endpoint {
             permit: answer.permit,
             left: length,
             since_success: 0,
+            rate_limit: self.options.rate_limit.clone(),
             chunks: answer.response.bytes_stream().boxed(),
         };
         BlobStream { start, length: announced, chunks: body.into_stream() }
@@ -221,6 +224,7 @@ struct Body {
     since_success: u64,
     /// Undoes compression that was applied on the way.
     decoder: Option<BlobDecoder>,
+    rate_limit: Option<Arc<RateLimit>>,
     chunks: BoxStream<'static, reqwest::Result<Bytes>>,
 }
 
@@ -260,6 +264,9 @@ impl Body {
                 Some(Err(error)) => return Err(error::from_transport(&self.subject, &self.url, error)),
                 None => return self.ended(),
             };
+            if let Some(limit) = &self.rate_limit {
+                limit.take(chunk.len()).await;
+            }
             match &mut self.decoder {
                 Some(decoder) => decoder.push(chunk),
                 None => return self.count(chunk).map(Some),

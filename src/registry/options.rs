@@ -1,7 +1,9 @@
 //! How a session reaches its registry.
 
 use super::ProxySettings;
+use super::rate_limit::RateLimit;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -39,6 +41,8 @@ pub struct SessionOptions {
     /// Upload blobs in requests (PATCH) of at most so many bytes. `None`: one request a blob, and smaller ones only after the
     /// registry or a proxy in front of it has refused a request as too large (413).
     pub upload_chunk_size: Option<u64>,
+    /// Limits the throughput of blobs, in both directions together. Sessions that share it share the rate.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// The User-Agent header.
     pub user_agent: String,
 }
@@ -59,6 +63,7 @@ impl Default for SessionOptions {
             max_requests: 48,
             max_retry_after: Duration::from_secs(600),
             upload_chunk_size: None,
+            rate_limit: None,
             user_agent: concat!("saver/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

@@ -129,6 +129,7 @@ const FLAGS: &[&str] = &[
     "unnamed-signatures",
     "connect-timeout",
     "idle-timeout",
+    "limit-rate",
     "config",
     "no-attestations",
     "foreign-layers",

@@ -62,7 +62,7 @@ impl FetchArgs {
             missing_platform: self.missing.missing_platform.into(),
             attestations: !self.content.no_attestations,
             foreign_layers: self.content.foreign_layers,
-            retry: retry_policy(self.registry.retries),
+            retry: retry_policy(&self.registry),
             platforms: self.selected(entries)?,
             ..TransferOptions::default()
         };

@@ -4,6 +4,7 @@
 //! settings rests on: every option has a long name; no option is `required` in a way that a default could not satisfy; options
 //! that exclude each other are told apart when they are resolved.
 
+pub(crate) mod bytes;
 pub(crate) mod fetch;
 pub(crate) mod images;
 pub(crate) mod listen;

@@ -3,6 +3,7 @@
 // These comments are help texts first: `HOST[:PORT]` is no link.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use super::bytes::bytes;
 use super::tree::local_path;
 use clap::ArgAction;
 use std::path::PathBuf;
@@ -52,6 +53,11 @@ pub(crate) struct RegistryArgs {
     /// Time without a byte after which a request is retried: 30s, 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) idle_timeout: Duration,
+    /// Limit of the throughput in bytes per second, with K, M or G: 500K, 10M [default: none]
+    ///
+    /// All transfers of the command share it, downloads and uploads together.
+    #[arg(long, value_name = "RATE", value_parser = bytes)]
+    pub(crate) limit_rate: Option<u64>,
 }
 
 /// The longest time that is accepted: a year.

@@ -55,7 +55,7 @@ impl SendArgs {
         options.platforms = self.platforms.selected_or_all()?;
         options.index = self.index.index.into();
         options.missing_platform = self.missing.missing_platform.into();
-        options.retry = retry_policy(self.registry.retries);
+        options.retry = retry_policy(&self.registry);
         self.referrers.apply(&mut options.referrers);
         self.transfer.apply(options);
         Ok(())

@@ -1,5 +1,6 @@
 //! How many things are transferred at once, and when to stop.
 
+use super::registry::RegistryArgs;
 use crate::content::retry::RetryPolicy;
 use crate::transfer::TransferOptions;
 
@@ -42,9 +43,10 @@ pub(crate) struct DryRunArgs {
     pub(crate) dry_run: bool,
 }
 
-/// The retry policy of `retries` retries.
-pub(crate) fn retry_policy(retries: u32) -> RetryPolicy {
-    RetryPolicy { retries, ..RetryPolicy::default() }
+/// The retry policy for these registries. Streams that share a limited rate may be slow.
+pub(crate) fn retry_policy(registry: &RegistryArgs) -> RetryPolicy {
+    let policy = RetryPolicy { retries: registry.retries, ..RetryPolicy::default() };
+    if registry.limit_rate.is_some() { RetryPolicy { slow_bytes: 0, ..policy } } else { policy }
 }
 
 /// The value of `--jobs`.

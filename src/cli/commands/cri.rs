@@ -95,7 +95,7 @@ fn options(args: &Args, context: &Context<'_>) -> Result<CriOptions> {
     // Which registries will be used is not known yet, so none of the options can be said to be superfluous.
     save.access = registry_args::resolve(&args.registry, &context.quietly(), &BTreeSet::new())?;
     save.transfer.jobs = usize::from(args.jobs.jobs);
-    save.transfer.retry = retry_policy(args.registry.retries);
+    save.transfer.retry = retry_policy(&args.registry);
     let mut options = CriOptions::new(save);
     if let Some(platforms) = args.platforms.selected()? {
         if let PlatformSet::Only(some) = &platforms

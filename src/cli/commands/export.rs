@@ -170,12 +170,13 @@ fn wording(args: &Args, is_temporary: bool) -> Wording {
     }
 }
 
-fn is_stdout(path: &Path) -> bool {
+/// Whether `path` is stdout.
+pub(super) fn is_stdout(path: &Path) -> bool {
     ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path.as_os_str() == *name)
 }
 
 /// Stdout without the standard library's line buffer.
-fn stdout_file() -> Result<File> {
+pub(super) fn stdout_file() -> Result<File> {
     let own = std::io::stdout().as_fd().try_clone_to_owned();
     own.map(File::from).map_err(|cause| Error::storage("stdout", "open", cause))
 }
@@ -209,7 +210,7 @@ fn options(
     options.transfer.platforms = args.platforms.selected_or_all()?;
     options.transfer.missing_platform = args.missing.missing_platform.into();
     options.transfer.index = index.into();
-    options.transfer.retry = retry_policy(args.registry.retries);
+    options.transfer.retry = retry_policy(&args.registry);
     options.transfer.media_types = match args.media_types {
         MediaTypesArg::Keep => MediaTypes::Keep,
         MediaTypesArg::Oci => MediaTypes::Oci,

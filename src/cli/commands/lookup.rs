@@ -83,7 +83,7 @@ pub(crate) use at_end;
 
 impl LookupArgs {
     pub(crate) fn retry_policy(&self) -> RetryPolicy {
-        retry_policy(self.registry.retries)
+        retry_policy(&self.registry)
     }
 
     /// The error about the image that was written as `text`: with that name where a directory is looked at.

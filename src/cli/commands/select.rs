@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     }
     let registries = list.selections.iter().map(|one| one.reference.registry.clone()).collect();
     let access = registry_args::resolve(&args.registry, context, &registries)?;
-    let retry = retry_policy(args.registry.retries);
+    let retry = retry_policy(&args.registry);
     let work = list_selections(list.selections, &access, &retry);
     let resolved = within(args.registry.timeout, work).await?;
     let selected: usize = resolved.iter().map(|one| one.tags.tags.len()).sum();

@@ -205,6 +205,9 @@ impl Upload {
     }
 
     async fn write_piece(&mut self, mut bytes: Bytes) -> Result<()> {
+        if let Some(limit) = &self.inner.endpoint.options.rate_limit {
+            limit.take(bytes.len()).await;
+        }
         self.dirty = true;
         if self.is_small {
             self.small.extend_from_slice(&bytes);
