@@ -12,6 +12,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "archive")]
+use crate::bundle::{UnbundleFrom, UnbundleOptions, UnbundleReport};
 use crate::content::Source;
 use crate::copy::CopyOptions;
 use crate::error::{Error, ErrorKind, Result};
@@ -180,6 +182,15 @@ where
     T: TryInto<Reference, Error: Into<Error>>,
 {
     run(crate::copy::plan(from, to, options))
+}
+
+/// [`unbundle`](crate::bundle::unbundle). [`bundle`](crate::bundle::bundle) blocks by itself.
+///
+/// # Errors
+/// As there; `InvalidInput` when called from asynchronous code.
+#[cfg(feature = "archive")]
+pub fn unbundle(from: Vec<UnbundleFrom>, options: UnbundleOptions) -> Result<UnbundleReport> {
+    run(crate::bundle::unbundle(from, options))
 }
 
 /// [`export`](crate::export::export).

@@ -248,6 +248,8 @@ server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
 #[cfg(feature = "archive")]
 pub mod archive;
 pub mod blocking;
+#[cfg(feature = "archive")]
+pub mod bundle;
 #[doc(hidden)]
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -3,8 +3,9 @@
 use crate::cli::args::output::GlobalArgs;
 use crate::cli::args::save::SaveArgs;
 use crate::cli::commands::{
-    build_context, copy, cri, diff, digest, export, gc, import, inspect, load, ls, mirror_config, prune,
-    push, report, resolve, rewrite, rm, scan, select, serve, tags, trust, verify,
+    build_context, bundle, bundle_inspect, bundle_verify, copy, cri, diff, digest, export, gc, have, import,
+    inspect, load, ls, mirror_config, prune, push, report, resolve, rewrite, rm, scan, select, serve, tags,
+    trust, unbundle, verify,
 };
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
@@ -157,6 +158,31 @@ pub(crate) enum Command {
     /// Reads the archives of docker save, podman save, skopeo, buildah, umoci, crane and saver export, uncompressed or compressed with gzip
     /// or zstd. All content is verified, and content that the directory has is not written again.
     Import(import::Args),
+    /// List the content of a directory, for a bundle that is made elsewhere
+    ///
+    /// Writes the digests of everything that the directory has, 32 bytes each, for saver bundle --since.
+    Have(have::Args),
+    /// Bundle what another directory lacks, in files for any medium
+    ///
+    /// Writes a directory with parts, which are tar files of less than --part-size, and bundle.json, which describes them. Content that
+    /// --since has is left out. The same input always produces the same bytes. Where there is no saver, tar unpacks the parts into the
+    /// directory of a registry.
+    #[command(override_usage = "saver bundle --dir DIR --output NAME [OPTIONS] [IMAGE]...")]
+    Bundle(Box<bundle::Args>),
+    /// Write the parts of a bundle into a directory, and publish its images
+    ///
+    /// Parts may come in any order and in several runs; what the directory has is not written again. Each image is published once
+    /// everything that the bundle needs is present. Otherwise nothing of the bundle is published, what was written is kept, and
+    /// --missing writes what to ask the sender for.
+    #[command(override_usage = "saver unbundle --dir DIR [OPTIONS] NAME...")]
+    Unbundle(unbundle::Args),
+    /// Show the images, content and parts of a bundle
+    BundleInspect(bundle_inspect::Args),
+    /// Check the parts of a bundle, without a directory
+    ///
+    /// Reads all parts and compares them with bundle.json, and their content with its digests. The exit code is 1 if anything is damaged
+    /// or missing.
+    BundleVerify(bundle_verify::Args),
     /// Serve a directory as a read-only registry
     ///
     /// Docker, containerd, podman, skopeo and helm can pull from it. Ctrl-C or SIGTERM stops it once the requests in progress are

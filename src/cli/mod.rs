@@ -19,6 +19,7 @@ mod registry_args;
 #[cfg(feature = "schema")]
 pub mod schemas;
 mod selections;
+mod signing;
 mod tree;
 mod ui;
 
@@ -71,6 +72,11 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Copy(args)) => commands::copy::run(args, context).await,
         Some(Command::Export(args)) => commands::export::run(args, context).await,
         Some(Command::Import(args)) => commands::import::run(args, context).await,
+        Some(Command::Have(args)) => commands::have::run(args, context),
+        Some(Command::Bundle(args)) => commands::bundle::run(args, context),
+        Some(Command::Unbundle(args)) => commands::unbundle::run(args, context).await,
+        Some(Command::BundleInspect(args)) => commands::bundle_inspect::run(args),
+        Some(Command::BundleVerify(args)) => commands::bundle_verify::run(args, context),
         Some(Command::Serve(args)) => commands::serve::run(args, context).await,
         Some(Command::MirrorConfig(args)) => commands::mirror_config::run(args, context),
         Some(Command::Report(args)) => commands::report::run(args),

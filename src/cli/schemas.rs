@@ -4,6 +4,7 @@ use super::commands::digest::ResolvedDigest;
 use super::commands::select::SelectReport;
 use super::commands::tags::TagList;
 use super::ui::progress::EventLines;
+use crate::bundle::{BundleCheck, BundleDocument, BundleReport, MissingContent, UnbundleReport};
 use crate::containerd::LoadReport;
 use crate::diff::Diff;
 use crate::inspect::Inspection;
@@ -36,6 +37,11 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("prune", schema::<PruneReport>()),
         ("scan", schema::<ScanReport>()),
         ("load", schema::<LoadReport>()),
+        ("bundle", schema::<BundleDocument>()),
+        ("bundle-report", schema::<BundleReport>()),
+        ("bundle-verify", schema::<BundleCheck>()),
+        ("unbundle", schema::<UnbundleReport>()),
+        ("missing", schema::<MissingContent>()),
     ]
 }
 

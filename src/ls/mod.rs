@@ -446,6 +446,22 @@ impl<'a> RepositoryWalk<'a> {
         Ok((image, reached))
     }
 
+    /// The image `digest` with everything that it reaches, as if `tag` named it.
+    ///
+    /// # Errors
+    /// `Storage` if the tree cannot be read.
+    pub(crate) fn image(
+        &self,
+        tag: Option<Tag>,
+        digest: Digest,
+        provenance: &Provenance,
+    ) -> Result<(TagListing, Reached)> {
+        let (mut image, mut reached) =
+            walk_image(self.store, self.repository, tag, Some(digest), provenance)?;
+        self.referrers.add_to(&mut image, &mut reached)?;
+        Ok((image, reached))
+    }
+
     /// The images that were saved by digest.
     ///
     /// # Errors

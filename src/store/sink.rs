@@ -47,6 +47,38 @@ impl PeerWait {
 }
 
 impl Store {
+    /// Opens a blob for writing, as [`Sink::ingest`] does. Returns `None` if the tree has it.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(crate) async fn writer(&self, digest: &Digest, size: u64) -> Result<Option<StoreWriter>> {
+        let digest = *digest;
+        if self.lookup(move |store| Ok(store.blob_size(&digest)? == Some(size))).await? {
+            return Ok(None);
+        }
+        let claim = loop {
+            // Subscribe before asking, so that no change is missed in between.
+            let mut changed = std::pin::pin!(self.inner.claims.changed.notified());
+            changed.as_mut().enable();
+            match self.inner.claims.claim(&digest, size) {
+                ClaimResult::Granted(claim) => break claim,
+                ClaimResult::Committed => return Ok(None),
+                ClaimResult::Busy => changed.await,
+            }
+        };
+        let mut wait = PeerWait::new("is downloading the same blob");
+        loop {
+            match self.blocking(move |store| store.open_partial(&digest, size)).await? {
+                OpenedPartial::Present => return Ok(None),
+                OpenedPartial::Open(file) => {
+                    let guard = self.inner.commit.open_writer()?;
+                    return Ok(Some(StoreWriter::new(self.inner.clone(), claim, file, guard, size)));
+                }
+                OpenedPartial::Busy => self.wait_for_peer(&mut wait, &path::partial(&digest, size)).await?,
+            }
+        }
+    }
+
     /// Pauses until the file that another process is writing should be tried again.
     pub(super) async fn wait_for_peer(&self, wait: &mut PeerWait, partial: &str) -> Result<()> {
         let path = partial.to_owned();
@@ -198,32 +230,8 @@ impl Sink for Store {
         _: &Repository,
         descriptor: &Descriptor,
     ) -> Result<Ingest<StoreWriter, Infallible>> {
-        let digest = descriptor.digest;
-        let size = descriptor.size;
-        if self.lookup(move |store| Ok(store.blob_size(&digest)? == Some(size))).await? {
-            return Ok(Ingest::Present);
-        }
-        let claim = loop {
-            // Subscribe before asking, so that no change is missed in between.
-            let mut changed = std::pin::pin!(self.inner.claims.changed.notified());
-            changed.as_mut().enable();
-            match self.inner.claims.claim(&digest, size) {
-                ClaimResult::Granted(claim) => break claim,
-                ClaimResult::Committed => return Ok(Ingest::Present),
-                ClaimResult::Busy => changed.await,
-            }
-        };
-        let mut wait = PeerWait::new("is downloading the same blob");
-        loop {
-            match self.blocking(move |store| store.open_partial(&digest, size)).await? {
-                OpenedPartial::Present => return Ok(Ingest::Present),
-                OpenedPartial::Open(file) => {
-                    let guard = self.inner.commit.open_writer()?;
-                    return Ok(Ingest::Write(StoreWriter::new(self.inner.clone(), claim, file, guard, size)));
-                }
-                OpenedPartial::Busy => self.wait_for_peer(&mut wait, &path::partial(&digest, size)).await?,
-            }
-        }
+        let writer = self.writer(&descriptor.digest, descriptor.size).await?;
+        Ok(writer.map_or(Ingest::Present, Ingest::Write))
     }
 
     async fn preflight(&self, image: &Publication) -> Result<()> {

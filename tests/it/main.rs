@@ -6,6 +6,7 @@
 mod architecture;
 mod automation;
 mod build_context;
+mod bundle;
 mod chaos;
 mod cli;
 mod completeness;

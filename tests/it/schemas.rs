@@ -105,6 +105,16 @@ fn output_of_local_commands_matches_the_schemas() {
     assert_valid("verify", &run(&["verify", "--dir", dir, "--json"]));
     assert_valid("prune", &run(&["gc", "--dir", dir, "--json"]));
     assert_valid("diff", &run(&["diff", "--json", dir, dir]));
+    assert_valid("bundle-report", &run(&["bundle", "--dir", dir, "-o", "gap", "--json"]));
+    assert_valid("bundle", &std::fs::read_to_string(home.path("gap/bundle.json")).unwrap());
+    assert_valid("bundle-verify", &run(&["bundle-verify", "gap", "--json"]));
+    assert_valid("unbundle", &run(&["unbundle", "gap", "--dir", "far", "--json"]));
+    run(&["bundle", "--dir", dir, "--since", "gap", "-o", "nothing"]);
+    let unbundle = ["unbundle", "nothing", "--dir", "empty", "--json", "--missing", "missing.json"];
+    let output = home.saver(unbundle).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_valid("unbundle", &String::from_utf8(output.stdout).unwrap());
+    assert_valid("missing", &std::fs::read_to_string(home.path("missing.json")).unwrap());
     let list = home.write("images", "quay.io/team/app:1\n");
     let listed = ["verify", "--dir", dir, "--json", "--arch", "amd64", "--list", list.to_str().unwrap()];
     assert_valid("verify", &run(&listed));

@@ -15,6 +15,7 @@ pub(crate) mod referrers;
 pub(crate) mod registry;
 pub(crate) mod save;
 pub(crate) mod send;
+pub(crate) mod signing;
 pub(crate) mod transfer;
 pub(crate) mod tree;
 

@@ -1,12 +1,16 @@
 //! The commands, one file each: a command's arguments, their resolution into the library's options, and the call.
 
 pub(super) mod build_context;
+pub(super) mod bundle;
+pub(super) mod bundle_inspect;
+pub(super) mod bundle_verify;
 pub(super) mod copy;
 pub(super) mod cri;
 pub(super) mod diff;
 pub(super) mod digest;
 pub(super) mod export;
 pub(super) mod gc;
+pub(super) mod have;
 pub(super) mod import;
 pub(super) mod inspect;
 pub(super) mod load;
@@ -25,4 +29,5 @@ pub(super) mod select;
 pub(super) mod serve;
 pub(super) mod tags;
 pub(super) mod trust;
+pub(super) mod unbundle;
 pub(super) mod verify;

@@ -13,6 +13,7 @@ use super::output::{self, TerminalSize, clean};
 use super::terminal::Terminal;
 use super::wording::Wording;
 use super::{failures, tables};
+use crate::bundle::BundleObserver;
 use crate::cli::args::output::ProgressMode;
 use crate::cli::context::Context;
 use crate::oci::{Reference, Registry, Repository, Tag};
@@ -268,6 +269,16 @@ impl VerifyObserver for HashingProgress {
     }
 
     fn hashed(&self, bytes: u64) {
+        self.state().advance_step(bytes);
+    }
+}
+
+impl BundleObserver for HashingProgress {
+    fn started(&self, bytes: u64) {
+        self.state().start_step("copying", bytes, Instant::now());
+    }
+
+    fn moved(&self, bytes: u64) {
         self.state().advance_step(bytes);
     }
 }
