@@ -172,6 +172,7 @@ impl Store {
     ///
     /// # Errors
     /// `Storage` if the records can't be read.
+    #[cfg(feature = "serve")]
     pub(crate) fn current_provenance(&self) -> Result<Arc<Provenance>> {
         self.refresh(&mut self.inner.sources.lock())
     }
