@@ -16,7 +16,7 @@ cargo clippy --locked --all-targets --all-features -- -D warnings
 step "features"
 # The library alone, and with each feature alone.
 cargo clippy --locked --lib --no-default-features -- -D warnings
-for feature in archive scan serve cri; do
+for feature in archive scan serve cri containerd trust; do
     cargo clippy --locked --lib --no-default-features --features "$feature" -- -D warnings
 done
 

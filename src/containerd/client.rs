@@ -220,7 +220,7 @@ mod tests {
     /// A server that accepts connections, writes a greeting and then reads without an answer.
     #[tokio::test]
     async fn server_that_never_answers_is_given_up() {
-        for greeting in [&b""[..], b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x08\x06\0\0\0\0\012345678"] {
+        for greeting in [&b""[..], b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x08\x06\0\0\0\0\x0012345678"] {
             let dir = tempfile::tempdir().unwrap();
             let socket = dir.path().join("socket");
             let listener = UnixListener::bind(&socket).unwrap();

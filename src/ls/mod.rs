@@ -450,6 +450,7 @@ impl<'a> RepositoryWalk<'a> {
     ///
     /// # Errors
     /// `Storage` if the tree cannot be read.
+    #[cfg(feature = "archive")]
     pub(crate) fn image(
         &self,
         tag: Option<Tag>,

@@ -346,7 +346,7 @@ fn signatures_and_referrers_travel_with_their_image() {
     let image = tree.image("team/app", "linux/amd64", &[b"layer"]);
     tree.tag("team/app", "1", &image.digest);
     let sbom = tree.artifact("team/app", "application/spdx+json", &image);
-    let list = tree.index("team/app", &[sbom.clone()]);
+    let list = tree.index("team/app", std::slice::from_ref(&sbom));
     tree.tag("team/app", &format!("sha256-{}", image.digest.hex()), &list.digest);
     let signature = tree.artifact("team/app", media_type::OCI_EMPTY, &image);
     tree.tag("team/app", &format!("sha256-{}.sig", image.digest.hex()), &signature.digest);
