@@ -250,6 +250,7 @@ pub mod archive;
 pub mod blocking;
 #[cfg(feature = "archive")]
 pub mod bundle;
+pub mod chart;
 #[doc(hidden)]
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -153,10 +153,11 @@ pub(crate) enum Command {
     /// Writes what docker load, podman load, skopeo, umoci and ctr read: from a directory of saved images or, with --from-registry, from the
     /// registries. All content is verified, and the same images always produce the same bytes.
     Export(Box<export::Args>),
-    /// Import the images of an archive or an OCI image layout into a directory
+    /// Import an archive, an OCI image layout or a packed Helm chart into a directory
     ///
     /// Reads the archives of docker save, podman save, skopeo, buildah, umoci, crane and saver export, uncompressed or compressed with gzip
-    /// or zstd. All content is verified, and content that the directory has is not written again.
+    /// or zstd. A chart (NAME-VERSION.tgz) becomes the OCI artifact that helm push makes of it, localhost/NAME:VERSION without --as. All
+    /// content is verified, and content that the directory has is not written again.
     Import(import::Args),
     /// List the content of a directory, for a bundle that is made elsewhere
     ///
@@ -274,9 +275,12 @@ mod tests {
                 let long = arg.get_long().unwrap_or_else(|| panic!("{name}"));
                 let help = arg.get_help().unwrap_or_else(|| panic!("{name}")).to_string();
                 // An address in one command and a socket in another; an archive in one and a directory in another; a file
-                // that is written, and one that is read; referrers that are transferred, and those that are shown.
-                if matches!(long, "listen" | "max-connections" | "output" | "report" | "referrers" | "match")
-                {
+                // that is written, and one that is read; referrers that are transferred, and those that are shown;
+                // the version of saver, and that of a chart.
+                if matches!(
+                    long,
+                    "listen" | "max-connections" | "output" | "report" | "referrers" | "match" | "version"
+                ) {
                     continue;
                 }
                 let first = texts.entry(long.to_owned()).or_insert_with(|| help.clone());

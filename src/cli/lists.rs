@@ -34,7 +34,7 @@ pub(super) fn read_list(files: &[PathBuf], images: &[String], context: &Context<
     let source = if files.is_empty() { "names of images" } else { "list of images" };
     let all = lists.into_iter().map(|list| list.images).chain([named]);
     let all = checked(list::merge(all), source, context)?;
-    let has_images = !all.entries.is_empty() || !all.selections.is_empty();
+    let has_images = !all.entries.is_empty() || !all.selections.is_empty() || !all.charts.is_empty();
     if let Some(list) = empty.iter().find(|list| !has_images && !list.is_failed_list) {
         let error = Error::new(ErrorKind::InvalidInput, &list.name, "the list names no images");
         return Err(error.with_hint("write one image a line, such as nginx:1.27"));
@@ -71,6 +71,7 @@ pub(super) fn read_with_rules(
 /// As [`read_list`], and `InvalidInput` if a list selects tags.
 pub(super) fn read(files: &[PathBuf], images: &[String], context: &Context<'_>) -> Result<Vec<ListEntry>> {
     let list = read_list(files, images, context)?;
+    refuse_charts(&list, "this command does not fetch charts of Helm repositories")?;
     match list.selections.first() {
         Some(one) => {
             let subject = format!("{}: {}", one.origin, one.name());
@@ -79,6 +80,17 @@ pub(super) fn read(files: &[PathBuf], images: &[String], context: &Context<'_>) 
         }
         None => Ok(list.entries),
     }
+}
+
+/// Refuses charts of Helm repositories, for the reason `why`.
+///
+/// # Errors
+/// `InvalidInput` if a list names one.
+pub(super) fn refuse_charts(list: &ImageList, why: &str) -> Result<()> {
+    let Some(one) = list.charts.first() else { return Ok(()) };
+    let error = Error::new(ErrorKind::InvalidInput, format!("{}: {}", one.origin, one.chart), why);
+    Err(error
+        .with_hint("saver save fetches them; then use their names in the directory, which saver ls lists"))
 }
 
 /// Checks that a command has images to work on.
@@ -181,6 +193,8 @@ impl ListFile {
     /// Whether it names no images, and nothing in it is wrong.
     fn is_empty(&self) -> bool {
         let Self { images, .. } = self;
-        images.entries.is_empty() && images.selections.is_empty() && images.problems.is_empty()
+        let is_named =
+            !images.entries.is_empty() || !images.selections.is_empty() || !images.charts.is_empty();
+        !is_named && images.problems.is_empty()
     }
 }

@@ -15,7 +15,10 @@ pub(super) fn require(list: &ImageList) -> Result<Option<LockOptions>> {
     let unpinned = list.entries.iter().filter(|entry| entry.lock.is_none());
     let mut unpinned = unpinned.map(|entry| (&entry.origin, entry.reference.to_string()));
     let selection = list.selections.first().map(|selection| (&selection.origin, selection.name()));
-    let Some((origin, name)) = unpinned.next().or(selection) else { return Ok(list.lock_options.clone()) };
+    let chart = list.charts.first().map(|one| (&one.origin, one.chart.to_string()));
+    let Some((origin, name)) = unpinned.next().or(selection).or(chart) else {
+        return Ok(list.lock_options.clone());
+    };
     Err(Error::new(ErrorKind::InvalidInput, origin, format!("no lock file pins {name}"))
         .with_hint("write a lock file with saver resolve, or leave out --locked"))
 }

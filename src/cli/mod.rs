@@ -4,6 +4,7 @@
 //! command in `commands` resolves these into the library's options and calls the library, and `ui` shows what happens.
 
 mod args;
+mod charts;
 mod command_line;
 mod commands;
 mod completions;
@@ -83,7 +84,7 @@ async fn dispatch(cli: &Cli, context: &Context<'_>) -> crate::error::Result<Exit
         Some(Command::Rewrite(args)) => commands::rewrite::run(args, context),
         Some(Command::Trust(args)) => commands::trust::run(args),
         Some(Command::Load(args)) => commands::load::run(args, context).await,
-        Some(Command::Scan(args)) => commands::scan::run(args, context),
+        Some(Command::Scan(args)) => commands::scan::run(args, context).await,
         Some(Command::BuildContext(args)) => commands::build_context::run(args, context).await,
         Some(Command::Cri(args)) => commands::cri::run(args, context).await,
         Some(Command::Completions { shell }) => Ok(completions::print(*shell, Cli::command())),

@@ -81,15 +81,23 @@ pub async fn config<S: Source>(
         );
         return Err(Error::new(ErrorKind::TooLarge, descriptor.digest, message).on(Side::Source));
     }
-    let bytes = retrying(policy, || config_once(source, repository, descriptor)).await?;
-    ImageConfig::parse(&bytes)
+    ImageConfig::parse(&blob(source, repository, descriptor, policy).await?)
 }
 
-async fn config_once<S: Source>(
+/// Reads a blob into memory. The caller bounds its size.
+///
+/// # Errors
+/// As [`Source::blob`]; `Corrupt` for content that does not match its descriptor.
+pub async fn blob<S: Source>(
     source: &S,
     repository: &Repository,
     descriptor: &Descriptor,
+    policy: &RetryPolicy,
 ) -> Result<Bytes> {
+    retrying(policy, || blob_once(source, repository, descriptor)).await
+}
+
+async fn blob_once<S: Source>(source: &S, repository: &Repository, descriptor: &Descriptor) -> Result<Bytes> {
     let digest = descriptor.digest;
     let mut stream = source.blob(repository, descriptor, 0, None).await?;
     let mut bytes = BytesMut::new();

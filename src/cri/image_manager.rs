@@ -119,7 +119,7 @@ impl ImageManager {
     ) -> Result<Digest> {
         // Another credential may not be allowed to read the image.
         let key = (reference.clone(), credential.as_ref().map(fingerprint));
-        let image = SaveImage { reference, platforms: None, credential, pinned: None };
+        let image = SaveImage { credential, ..SaveImage::from(reference) };
         let pull = |token| {
             let (manager, image) = (self.clone(), image.clone());
             async move { manager.pull_image(image, token).await }

@@ -1,19 +1,25 @@
-//! Opens the source of an import: a layout, or an archive that may have to be decompressed first.
+//! Opens the source of an import: a layout, a packed chart, or an archive that may have to be decompressed first.
 
 use super::ImportFrom;
 use crate::archive::Archive;
 use crate::archive::layer::{Compression, decompressed, unsupported_compression};
+use crate::chart::{ChartPackage, MAX_PACKAGE_BYTES, MAX_PROVENANCE_BYTES};
+use crate::content::memory::Memory;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::layout::Layout;
 use crate::oci::layout::ListedImage;
+use crate::oci::{Reference, Tag};
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// How many bytes are copied at once.
 const CHUNK: usize = 256 << 10;
+/// The file that every chart's directory has.
+const CHART_METADATA: &str = "Chart.yaml";
 /// How many bytes identify a compression format.
 const MAGIC: usize = 10;
 
@@ -22,6 +28,8 @@ pub(super) enum ImportInput {
     Layout(Layout),
     /// An uncompressed archive in a regular file.
     Archive(Archive),
+    /// A packed chart.
+    Chart(ChartPackage),
     /// A stream, or a compressed archive, which cannot be read by position.
     Stream(Box<dyn Read + Send>),
 }
@@ -31,6 +39,8 @@ pub(super) enum ImportSource {
     /// A layout, and the images that it lists.
     Layout(Layout, Vec<ListedImage>),
     Archive(Archive),
+    /// A packed chart, and its name.
+    Chart(Memory, Vec<ListedImage>),
 }
 
 impl ImportInput {
@@ -42,6 +52,10 @@ impl ImportInput {
         };
         let file = File::open(&path).map_err(|cause| open_error(name, &cause))?;
         let metadata = file.metadata().map_err(|cause| open_error(name, &cause))?;
+        if metadata.is_dir() && path.join(CHART_METADATA).is_file() {
+            let error = Error::new(ErrorKind::InvalidInput, name, "this is the directory of a chart");
+            return Err(error.with_hint(format!("package it first: helm package {name}")).on(Side::Source));
+        }
         if metadata.is_dir() {
             return Layout::open(&path).map(Self::Layout);
         }
@@ -52,6 +66,9 @@ impl ImportInput {
             refuse_compression(name, &head)?;
             if Compression::detect(&head) == Compression::None {
                 return Archive::open(file, name).map(Self::Archive);
+            }
+            if let Some(chart) = packed_chart(name, &path, &file)? {
+                return Ok(Self::Chart(chart));
             }
         }
         Ok(Self::Stream(Box::new(file)))
@@ -65,9 +82,45 @@ impl ImportInput {
                 Ok(ImportSource::Layout(layout, images))
             }
             Self::Archive(archive) => Ok(ImportSource::Archive(archive)),
+            Self::Chart(chart) => chart_source(&chart),
             Self::Stream(stream) => Archive::open(spool(name, stream, dir)?, name).map(ImportSource::Archive),
         }
     }
+}
+
+/// Reads a packed chart and its provenance file; none if the file is another compressed archive.
+fn packed_chart(name: &str, path: &Path, file: &File) -> Result<Option<ChartPackage>> {
+    let read = |file: &File, max: usize| -> Result<Option<Bytes>> {
+        let mut content = Vec::new();
+        let read =
+            file.take(max as u64 + 1).read_to_end(&mut content).map_err(|cause| open_error(name, &cause))?;
+        Ok((read <= max).then(|| Bytes::from(content)))
+    };
+    let Some(archive) = read(file, MAX_PACKAGE_BYTES)?.filter(|archive| ChartPackage::is_chart(archive))
+    else {
+        return file
+            .try_clone()
+            .and_then(|mut file| file.rewind())
+            .map(|()| None)
+            .map_err(|cause| open_error(name, &cause));
+    };
+    let mut provenance = path.as_os_str().to_owned();
+    provenance.push(".prov");
+    let provenance = match File::open(&provenance) {
+        Ok(file) => read(&file, MAX_PROVENANCE_BYTES)?,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+        Err(cause) => return Err(open_error(&format!("{name}.prov"), &cause)),
+    };
+    ChartPackage::read(name, archive).map(|chart| Some(chart.with_provenance(provenance)))
+}
+
+/// The artifact of a chart under the name of a local image: a packed chart does not say which registry it belongs to.
+fn chart_source(chart: &ChartPackage) -> Result<ImportSource> {
+    let label = format!("localhost/{}:{}", chart.name(), chart.version().replace('+', "_"));
+    let reference = Reference::parse(&label)?;
+    let artifact = chart.artifact()?;
+    let source = artifact.to_source(&reference.repository, &reference.tag.unwrap_or_else(Tag::latest));
+    Ok(ImportSource::Chart(source, vec![ListedImage::full(&label, Ok(artifact.root()))]))
 }
 
 fn open_error(name: &str, cause: &io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! Importing: from image layouts and archives into a tree.
+//! Importing: from image layouts, archives and packed charts into a tree.
 //!
 //! The verb finds the images in the source, names them in the tree, and hands them to the engine: an imported image
 //! is verified, deduplicated and published in the same way as a saved one.
@@ -87,7 +87,7 @@ impl ImportOptions {
 /// The source of an import.
 pub enum ImportFrom {
     /// The directory of an image layout, or an archive: docker-archive or oci-archive, uncompressed or compressed
-    /// with gzip or zstd.
+    /// with gzip or zstd; or a packed Helm chart.
     Path(PathBuf),
     /// A stream of an archive.
     Stream(Box<dyn Read + Send>),
@@ -188,6 +188,7 @@ impl Import<'_> {
         let source = blocking(&self.name, self.token, move || input.into_source(&name, &dir)).await?;
         match source {
             ImportSource::Layout(layout, images) => self.run(layout, images).await,
+            ImportSource::Chart(chart, images) => self.run(chart, images).await,
             ImportSource::Archive(archive) => {
                 let images = archive.images().to_vec();
                 self.run(archive, images).await

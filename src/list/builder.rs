@@ -1,7 +1,7 @@
 //! Builds an image list from a structured file.
 
 use super::plain::{self, RegistryScope};
-use super::{ImageList, ListEntry, MAX_PROBLEMS, RepositoryPattern, SourceLocation};
+use super::{ChartName, ImageList, ListEntry, ListedChart, MAX_PROBLEMS, RepositoryPattern, SourceLocation};
 use std::sync::Arc;
 
 /// Collects the entries and diagnostics of one file.
@@ -36,6 +36,14 @@ impl ListBuilder {
     pub(super) fn note(&mut self, line: u64, message: impl Into<String>) {
         let origin = self.at(line);
         self.list.note(origin, message);
+    }
+
+    /// Adds a chart of a Helm repository.
+    pub(super) fn chart(&mut self, line: u64, repository: &str, name: &str, version: &str) {
+        match ChartName::new(repository, name, version) {
+            Ok(chart) => self.list.charts.push(ListedChart { chart, origin: self.at(line) }),
+            Err(error) => self.problem(line, error.to_string(), error.hint()),
+        }
     }
 
     /// Adds an image that the list wants for `platform`.

@@ -44,8 +44,12 @@ fn chart(builder: &mut ListBuilder, item: &YamlNode) {
         return builder.problem(line, "the chart has no name", None);
     };
     let place = item.text_of("repoURL").unwrap_or(if name.starts_with("oci://") { name } else { "" });
+    if place.starts_with("https://") || place.starts_with("http://") {
+        // Without a version, hauler takes the newest.
+        return builder.chart(line, place, name, item.text_of("version").unwrap_or("*"));
+    }
     let Some(place) = place.strip_prefix("oci://") else {
-        let message = format!("the chart {name:?} is not in an OCI registry");
+        let message = format!("the chart {name:?} is neither in a repository nor in an OCI registry");
         let hint = "fetch it with helm pull; saver scan lists the images that it uses";
         return builder.problem(line, message, Some(hint));
     };
@@ -92,7 +96,9 @@ mod tests {
             ]
         );
         assert_eq!(parsed.notes.len(), 1);
-        let text: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-        assert!(text.len() == 1 && text[0].starts_with("hauler.yaml:22: the chart \"rancher\""), "{text:?}");
+        assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+        let charts: Vec<String> =
+            parsed.charts.iter().map(|one| format!("{} {}", one.origin, one.chart)).collect();
+        assert_eq!(charts, ["hauler.yaml:22 https://releases.example.com/charts/rancher version=2.8.1"]);
     }
 }

@@ -3,7 +3,7 @@
 //! The format is detected by content, or by a `.yaml`, `.yml` or `.json` file name:
 //!
 //! - plain: one reference a line with an optional `platform=...`, or a repository with a selection of its tags; `#` starts a
-//!   comment, `##+name` a module;
+//!   comment, `##+name` a module; or a chart of a Helm repository, `URL version=...`;
 //! - YAML or JSON: a sequence of names and of `{registry, username, password, images: [...]}`;
 //! - lock files, which pin what a list named: saver's own, which are plain lists, Carvel's and Helm's;
 //! - the files of docker compose, skopeo sync, regsync, dregsy, oc-mirror, hauler, image-syncer and `kubeadm config images list`.
@@ -11,6 +11,7 @@
 //! Parsing does not stop at the first invalid line: every one is reported with its location and the reason.
 
 mod builder;
+mod chart;
 mod compose;
 mod dregsy;
 mod hauler;
@@ -25,17 +26,20 @@ mod sections;
 mod selection;
 mod skopeo;
 mod tag_version;
+mod version_range;
 mod yaml;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{PlatformSet, Reference, Registry};
+pub use chart::{ChartName, ListedChart};
 pub use lock::{LockFile, LockFormat, LockOptions, LockedImage, LockedManifest, LockedReferrer};
 pub use repositories::{RepositoryPattern, SelectedRepository};
 pub use selection::{NotSelected, SelectedTags, TagSelection};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+pub use version_range::{VersionRange, chart_version};
 
 /// Maximum size of a list in bytes.
 pub const MAX_LIST_BYTES: usize = 16 << 20;
@@ -100,13 +104,15 @@ pub struct ListEntry {
     pub rule: Option<Arc<str>>,
     /// What it is pinned to, if the list is a lock file.
     pub lock: Option<Arc<LockedImage>>,
+    /// The chart of a Helm repository that it is, if it is one.
+    pub chart: Option<Arc<ChartName>>,
 }
 
 impl ListEntry {
     /// An entry without platforms, credentials and pinned content.
     #[must_use]
     pub fn new(reference: Reference, origin: SourceLocation) -> Self {
-        Self { reference, platforms: None, origin, credential: None, rule: None, lock: None }
+        Self { reference, platforms: None, origin, credential: None, rule: None, lock: None, chart: None }
     }
 
     /// Entries with equal keys request the same content.
@@ -173,6 +179,8 @@ pub struct ImageList {
     pub lock_options: Option<LockOptions>,
     /// The repositories of which tags are selected. A caller that does not resolve them has to refuse them.
     pub selections: Vec<SelectedRepository>,
+    /// The charts of Helm repositories. A caller that does not fetch them has to refuse them.
+    pub charts: Vec<ListedChart>,
     /// Invalid entries. A list with problems must not be saved.
     pub problems: Vec<Diagnostic>,
     /// Remarks on valid entries.
@@ -211,6 +219,8 @@ impl ImageList {
             }
         }
         self.entries = kept;
+        let mut seen = HashSet::new();
+        self.charts.retain(|one| seen.insert(one.chart.clone()));
         self
     }
 }
@@ -268,6 +278,7 @@ pub fn merge(lists: impl IntoIterator<Item = ImageList>) -> ImageList {
         all.entries.extend(list.entries);
         all.lock_options = all.lock_options.or(list.lock_options);
         all.selections.extend(list.selections);
+        all.charts.extend(list.charts);
         all.problems.extend(list.problems);
         all.notes.extend(list.notes);
         all.duplicates.extend(list.duplicates);
@@ -275,10 +286,10 @@ pub fn merge(lists: impl IntoIterator<Item = ImageList>) -> ImageList {
     all.without_duplicates()
 }
 
-/// A line for a list of failed images: [`parse`] reads it back as the same image, and the reason is a comment.
+/// A line for a list of failed images: [`parse`] reads it back as the same image or chart, and the reason is a comment.
 #[must_use]
-pub fn failed_line(reference: &Reference, platforms: Option<&PlatformSet>, reason: &str) -> String {
-    let mut line = reference.to_string();
+pub fn failed_line(name: &impl fmt::Display, platforms: Option<&PlatformSet>, reason: &str) -> String {
+    let mut line = name.to_string();
     if let Some(platforms) = platforms {
         line.push_str(&format!(" platform={platforms}"));
     }

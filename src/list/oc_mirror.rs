@@ -1,4 +1,4 @@
-//! oc-mirror's ImageSetConfiguration: additional images without those that are blocked, and charts in OCI registries.
+//! oc-mirror's ImageSetConfiguration: additional images without those that are blocked, and charts of repositories and OCI registries.
 
 use super::builder::ListBuilder;
 use crate::oci::Reference;
@@ -36,7 +36,7 @@ pub(super) fn read(builder: &mut ListBuilder, document: &YamlNode) {
     }
 }
 
-/// Charts in OCI registries are artifacts like others. Those of repositories and files are reported.
+/// Charts in OCI registries are artifacts like others. Those of files are reported.
 fn charts(builder: &mut ListBuilder, helm: &YamlNode) {
     let list =
         |node: &YamlNode, key: &str| node.get(key).map(|node| node.items().to_vec()).unwrap_or_default();
@@ -54,15 +54,13 @@ fn charts(builder: &mut ListBuilder, helm: &YamlNode) {
                     let newest = ["tags=semver:*".to_owned(), "newest=1".to_owned()];
                     builder.select(chart.line, &format!("{place}/{name}"), &newest, None, None);
                 }
-                (None, _) => {
-                    builder.note(chart.line, format!("the chart {name:?} of {url} is not in an OCI registry"))
-                }
+                (None, version) => builder.chart(chart.line, url, name, version.unwrap_or("*")),
             }
         }
     }
     for chart in list(helm, "local") {
         let path = chart.text_of("path").unwrap_or_default();
-        builder.note(chart.line, format!("the chart {path:?} is a file: saver scan {path} lists its images"));
+        builder.note(chart.line, format!("the chart {path:?} is a file: saver import {path} saves it"));
     }
 }
 
@@ -109,14 +107,13 @@ mod tests {
         let selections: Vec<String> =
             parsed.selections.iter().map(|one| format!("{} {}", one.name(), one.selection)).collect();
         assert_eq!(selections, ["registry.example.com/charts/newest tags=semver:* newest=1"]);
+        let charts: Vec<String> =
+            parsed.charts.iter().map(|one| format!("{} {}", one.origin.line, one.chart)).collect();
+        assert_eq!(charts, ["22 https://example.github.io/podinfo/podinfo version=5.0.0"]);
         let notes: Vec<String> = parsed.notes.iter().map(ToString::to_string).collect();
-        for (line, words) in [
-            (10, "alpine:3 is blocked"),
-            (11, "is blocked"),
-            (5, "platform is not read"),
-            (22, "not in an OCI"),
-            (24, "is a file"),
-        ] {
+        for (line, words) in
+            [(10, "alpine:3 is blocked"), (11, "is blocked"), (5, "platform is not read"), (24, "is a file")]
+        {
             assert!(
                 notes
                     .iter()

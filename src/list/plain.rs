@@ -1,8 +1,9 @@
 //! The plain format: one reference a line.
 
+use super::chart;
 use super::selection::TagSelection;
 use super::{
-    ImageList, ListCredential, ListEntry, MAX_LINE_BYTES, MAX_PROBLEMS, RepositoryPattern,
+    ImageList, ListCredential, ListEntry, ListedChart, MAX_LINE_BYTES, MAX_PROBLEMS, RepositoryPattern,
     SelectedRepository, SourceLocation, is_registry_domain, platforms,
 };
 use crate::oci::reference::without_credentials;
@@ -78,6 +79,11 @@ pub(super) fn parse_line(
 ) {
     let words: Vec<&str> = text.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
     let Some((name, options)) = words.split_first() else { return };
+    match chart::read_line(name, options) {
+        Some(Ok(chart)) => return parsed.charts.push(ListedChart { chart, origin }),
+        Some(Err(error)) => return parsed.problem(origin, error.to_string(), error.hint()),
+        None => {}
+    }
     let shown: Vec<Cow<'_, str>> = words.iter().map(|word| without_credentials(word)).collect();
     if let Some((message, hint)) = not_a_reference(&shown) {
         return parsed.problem(origin, message, Some(&hint));
@@ -165,7 +171,10 @@ fn not_a_name(words: &[Cow<'_, str>]) -> Option<(String, &'static str)> {
         ));
     }
     if name.contains("://") && (name.starts_with("http:") || name.starts_with("https:")) {
-        return Some((format!("{name:?} is a URL"), "write the image name without http:// or https://"));
+        return Some((
+            format!("{name:?} is a URL"),
+            "write the image name without http:// or https://, or add version=VERSION for a chart of a Helm repository",
+        ));
     }
     if name.ends_with(':') && words.len() > 1 {
         // The other words may be a password.

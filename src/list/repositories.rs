@@ -37,6 +37,7 @@ impl SelectedRepository {
             credential: self.credential.clone(),
             rule: Some(self.selection.to_string().into()),
             lock: None,
+            chart: None,
         }
     }
 

@@ -30,6 +30,10 @@ pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Helm chart configuration.
 pub const HELM_CONFIG: &str = "application/vnd.cncf.helm.config.v1+json";
+/// Packed Helm chart.
+pub const HELM_CHART: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+/// Provenance file of a Helm chart.
+pub const HELM_PROVENANCE: &str = "application/vnd.cncf.helm.chart.provenance.v1.prov";
 
 /// The Accept header for manifests: everything saver reads. Schema 1 is left out, so that a
 /// registry which could convert to it does not.

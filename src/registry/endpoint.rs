@@ -499,7 +499,7 @@ impl Endpoint {
 }
 
 /// The registry at `url`, as `docker login` names it.
-fn registry_at(url: &Url) -> Option<Registry> {
+pub(super) fn registry_at(url: &Url) -> Option<Registry> {
     let host = url.host_str()?;
     match url.port() {
         Some(port) => format!("{host}:{port}").parse().ok(),

@@ -27,6 +27,7 @@ mod credential;
 mod encoding;
 mod endpoint;
 mod error;
+mod file;
 mod limiter;
 mod manifest;
 mod message;
@@ -50,6 +51,7 @@ mod transport;
 
 pub use challenge::{BearerChallenge, Challenge};
 pub use credential::{Anonymous, Credential, CredentialSource, Fixed, Secret};
+pub use file::RemoteFile;
 pub use options::SessionOptions;
 pub use proxy::{NoProxy, ProxySettings, ProxyUrl};
 pub use push::{Pusher, Upload};

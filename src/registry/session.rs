@@ -80,6 +80,11 @@ impl Session {
         &self.0.registry
     }
 
+    /// The registry itself, without its mirrors.
+    pub(super) fn origin(&self) -> &Endpoint {
+        &self.0.origin
+    }
+
     /// The counters so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

@@ -2,6 +2,7 @@
 //!
 //! Opens one session for each registry, determines the name of each image in the directory, and runs the engine.
 
+mod charts;
 mod collision;
 mod lock;
 mod names;
@@ -9,6 +10,7 @@ mod pull;
 mod resolve;
 mod selection;
 
+pub use charts::{ChartToSave, resolve_charts};
 #[cfg(feature = "archive")]
 pub(crate) use collision::check as check_collisions;
 pub use lock::{ResolvedImage, lock_file, pinned_content};
@@ -21,11 +23,13 @@ use crate::content::Place;
 use crate::error::{Error, Result};
 use crate::list;
 use crate::oci::{PlatformSet, Reference, Registry, Repository, try_from_text};
-use crate::registry::{Access, Credential, CredentialSource, Secret, Session, Sessions};
+use crate::registry::{Access, Credential, CredentialSource, Secret, Sessions};
 use crate::store::{Durability, Store};
 use crate::transfer::{
-    Engine, Image, Observer, PinnedContent, Plan, Report, Silent, TransferOptions, transfer_setters,
+    Engine, Image, Observer, PinnedContent, Plan, Report, Resolution, Silent, TransferOptions,
+    transfer_setters,
 };
+use charts::SaveSource;
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -100,6 +104,8 @@ pub struct SaveImage {
     pub credential: Option<Credential>,
     /// What a lock file says of its content, if it must be that.
     pub pinned: Option<Arc<PinnedContent>>,
+    /// The chart of a Helm repository that it is, if it is one.
+    pub chart: Option<Box<ChartToSave>>,
 }
 
 impl SaveImage {
@@ -134,7 +140,7 @@ impl SaveImage {
 
 impl From<Reference> for SaveImage {
     fn from(reference: Reference) -> Self {
-        Self { reference, platforms: None, credential: None, pinned: None }
+        Self { reference, platforms: None, credential: None, pinned: None, chart: None }
     }
 }
 
@@ -154,7 +160,7 @@ impl From<list::ListEntry> for SaveImage {
             username: credential.username.clone(),
             password: Secret::new(&credential.password),
         });
-        Self { reference: entry.reference, platforms: entry.platforms, credential, pinned: None }
+        Self { credential, platforms: entry.platforms, ..Self::from(entry.reference) }
     }
 }
 
@@ -243,19 +249,42 @@ impl ImageSaver {
         Engine::new(store, self.options.transfer.clone(), self.options.observer.clone()).map(Arc::new)
     }
 
+    /// The name of an image in the directory. A chart that was not found has no tag, which a template may need.
+    fn place(&self, image: &SaveImage) -> Result<Place> {
+        match self.names.place(&image.reference) {
+            Err(_) if image.chart.is_some() && image.reference.tag.is_none() => {
+                Ok(Place { repository: image.reference.repository.clone(), tag: None })
+            }
+            place => place,
+        }
+    }
+
     /// Opens one session for each registry, and determines the name of each image in the directory.
-    fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<Session>>> {
+    fn prepare(&self, images: Vec<SaveImage>) -> Result<Vec<Image<SaveSource>>> {
         let sessions = sessions(&images, &self.options.access, self.options.transfer.jobs);
+        let mut registries: HashMap<Registry, Arc<SaveSource>> = HashMap::new();
         let mut prepared = Vec::with_capacity(images.len());
         for image in images {
+            let place = self.place(&image)?;
+            let chart = image.chart.as_ref().map(|chart| chart.source(&self.store, &place));
+            let (source, resolved) = match chart {
+                Some(Ok(chart)) => (Arc::new(SaveSource::Chart(chart)), None),
+                found => {
+                    let session = sessions.with(&image.reference.registry)?;
+                    let new = || Arc::new(SaveSource::Registry(session));
+                    let source =
+                        registries.entry(image.reference.registry.clone()).or_insert_with(new).clone();
+                    (source, found.and_then(Result::err).map(|error| Resolution::Known(Err(error))))
+                }
+            };
             prepared.push(Image {
-                source: sessions.with(&image.reference.registry)?,
-                place: self.names.place(&image.reference)?,
+                source,
+                place,
                 alias: self.names.alias(&image.reference),
                 origin: Some(image.reference.clone()),
                 reference: image.reference,
                 platforms: image.platforms,
-                resolved: None,
+                resolved,
                 pinned: image.pinned,
                 warnings: Vec::new(),
             });

@@ -30,7 +30,7 @@ pub use doubt::{Doubt, DoubtReason};
 pub(crate) use files::NOT_REGULAR;
 pub use ignore::IgnoreList;
 pub use report::{ReportedDoubt, ReportedImage, ScanReport};
-pub use walk::{ScanOptions, build_context, path};
+pub use walk::{ScanOptions, build_context, packed_chart, path};
 
 use crate::list::{self, Diagnostic, ListEntry, SourceLocation};
 use crate::oci::Reference;
@@ -151,6 +151,7 @@ impl Discovery {
     fn add_list(&mut self, list: list::ImageList) {
         list.entries.into_iter().for_each(|entry| self.add(entry));
         self.add_selections(list.selections);
+        self.add_charts(list.charts);
         self.problems.extend(list.problems);
         self.notes.extend(list.notes);
     }
@@ -159,10 +160,19 @@ impl Discovery {
     fn add_foreign_list(&mut self, list: list::ImageList) {
         list.entries.into_iter().for_each(|entry| self.add(entry));
         self.add_selections(list.selections);
+        self.add_charts(list.charts);
         for problem in list.problems {
             self.doubt_with("", problem.origin, DoubtReason::InvalidEntry, Some(problem.message));
         }
         self.notes.extend(list.notes);
+    }
+
+    /// The images of a chart are those that a scan of the chart finds.
+    fn add_charts(&mut self, charts: Vec<list::ListedChart>) {
+        for one in charts {
+            let message = format!("the chart {} was not scanned: saver scan fetches and scans it", one.chart);
+            self.notes.push(Diagnostic { origin: one.origin, message, hint: None });
+        }
     }
 
     /// A scan does not ask registries, so which images a selection stands for is open.

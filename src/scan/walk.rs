@@ -51,6 +51,21 @@ pub fn path(root: &Path, options: &ScanOptions<'_>) -> Result<Discovery> {
     Ok(found)
 }
 
+/// Finds the images of a packed chart, which locations call `name`.
+#[must_use]
+pub fn packed_chart(name: &str, packed: &[u8], options: &ScanOptions<'_>) -> Discovery {
+    let found = Discovery::default();
+    let mut scan = Scan { found, options, root: Path::new(name), kustomizations: Vec::new() };
+    let place: Arc<str> = name.into();
+    match Chart::from_archive(&mut scan.found, &place, packed) {
+        Some(chart) => scan.chart(chart),
+        None => scan.found.note(&place, 0, "the archive holds no chart"),
+    }
+    let mut found = scan.found;
+    found.remove_ignored(&options.ignore);
+    found
+}
+
 fn unreadable(root: &Path, cause: &std::io::Error) -> Error {
     Error::new(ErrorKind::InvalidInput, root.display(), format!("cannot be read: {cause}"))
 }

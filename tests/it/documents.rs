@@ -1,5 +1,6 @@
 //! The documents are true: every command runs, the reference is the program's, links lead somewhere.
 
+use super::support::charts::ChartRepository;
 use super::support::peers::registry::{Registry, RegistryOptions};
 use super::support::samples::Samples;
 use crate::support::scratch::Scratch;
@@ -88,6 +89,9 @@ fn workplace(samples: &Samples) -> Scratch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_of_every_page_runs() {
     let samples = Samples::serve().await;
+    let mut charts = ChartRepository::start().await;
+    let chart = charts.add("mysql", "8.0.1");
+    charts.publish();
     let mut count = 0;
     for page in pages() {
         let commands = commands(&page);
@@ -95,6 +99,7 @@ async fn every_command_of_every_page_runs() {
             continue;
         }
         let dir = workplace(&samples);
+        fs::write(dir.path().join("mysql-8.0.1.tgz"), &chart).unwrap();
         let writable = RegistryOptions { writable: true, ..RegistryOptions::default() };
         let target = Registry::start(&dir.path().join("pushed"), &writable);
         count += commands.len();
@@ -103,6 +108,7 @@ async fn every_command_of_every_page_runs() {
                 serves(dir.path(), &command);
                 continue;
             }
+            let command = command.replace("https://charts.example.com/stable", &charts.url());
             let command = command.replace("localhost:5000", &samples.host());
             let command = command.replace("registry.example:5000", &target.address);
             let command = command.replace("scripts/", &format!("{}/scripts/", root().display()));

@@ -23,7 +23,7 @@ fn scan(home: &Home, arguments: &[&str], code: i32) -> Ran {
 }
 
 /// Runs helm, which must succeed, in a home of its own; what it prints.
-fn helmed(home: &Home, arguments: &[&str]) -> String {
+pub(super) fn helmed(home: &Home, arguments: &[&str]) -> String {
     let output =
         Command::new(helm()).args(arguments).current_dir(home.path("")).env("HOME", home.path("h")).output();
     let output = output.unwrap();
@@ -32,7 +32,7 @@ fn helmed(home: &Home, arguments: &[&str]) -> String {
 }
 
 /// A chart as people write them: helpers, a global registry, a subchart under an alias, one that is off, CRDs.
-fn shop(home: &Home) {
+pub(super) fn shop(home: &Home) {
     let chart = |below: &str, text: &str| home.write(&format!("shop/{below}"), text);
     chart(
         "Chart.yaml",

@@ -8,6 +8,7 @@ mod automation;
 mod build_context;
 mod bundle;
 mod chaos;
+mod charts;
 mod cli;
 mod completeness;
 mod concurrent_runs;

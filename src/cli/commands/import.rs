@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// The arguments of `import`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Archive, or directory of an OCI image layout; - is stdin
+    /// Archive, packed Helm chart, or directory of an OCI image layout; - is stdin
     #[arg(value_name = "PATH", value_parser = local_path(), help_heading = "Images")]
     pub(crate) path: Option<PathBuf>,
     /// Import under this name instead of the image's own; without a tag each image keeps its tag

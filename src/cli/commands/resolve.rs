@@ -104,6 +104,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
 
 async fn resolve(args: &Args, context: &Context<'_>) -> Result<(LockFile, Plan)> {
     let list = lists::read_with_rules(&args.lists.list, &args.images, &args.rules.rules, context)?;
+    lists::refuse_charts(&list, "a lock file cannot pin charts of Helm repositories")?;
     let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
     let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
     let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();

@@ -1,5 +1,6 @@
 //! `saver save`, which is also `saver` without a command.
 
+use crate::chart::ChartRepositories;
 use crate::cli::args::images::SelectionArgs;
 use crate::cli::args::save::{DurabilityArg, RunArgs, SaveArgs};
 use crate::cli::context::{Context, within};
@@ -11,11 +12,12 @@ use crate::cli::ui::run::RunDisplay;
 use crate::cli::ui::wording::SAVING;
 use crate::cli::{grammar, lists, locks, registry_args, selections};
 use crate::error::Result;
-use crate::list::{ImageList, ListEntry, LockFormat, SelectedRepository};
-use crate::oci::Tag;
-use crate::save::{ImageSaver, SaveImage, SaveOptions, pinned_content};
+use crate::list::{ImageList, ListEntry, ListedChart, LockFormat, SelectedRepository};
+use crate::oci::{Registry, Tag};
+use crate::save::{ImageSaver, SaveImage, SaveOptions, pinned_content, resolve_charts};
 use crate::store::Durability;
 use crate::transfer::Report;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +48,7 @@ pub(crate) async fn run(args: &SaveArgs, context: &Context<'_>) -> Result<Exit> 
 pub(crate) struct SaveJob {
     entries: Vec<ListEntry>,
     selections: Vec<SelectedRepository>,
+    charts: Vec<ListedChart>,
     options: SaveOptions,
     files: OutputFiles,
     /// The lock file to write.
@@ -76,6 +79,9 @@ impl SaveJob {
         lock: Option<&Path>,
         context: &Context<'_>,
     ) -> Result<Self> {
+        if lock.is_some() {
+            lists::refuse_charts(&list, "a lock file cannot pin charts of Helm repositories")?;
+        }
         let mut options = SaveOptions::new(dir);
         let selected = list.selections.iter().map(|one| one.entry(Tag::latest()));
         let requested: Vec<ListEntry> = list.entries.iter().cloned().chain(selected).collect();
@@ -87,13 +93,17 @@ impl SaveJob {
             DurabilityArg::Batch => Durability::Batch,
             DurabilityArg::None => Durability::None,
         };
-        let registries = requested.iter().map(|entry| entry.reference.registry.clone()).collect();
+        let mut registries: BTreeSet<Registry> =
+            requested.iter().map(|entry| entry.reference.registry.clone()).collect();
+        for one in &list.charts {
+            registries.insert(one.chart.registry()?);
+        }
         options.access = registry_args::resolve(&args.fetch.registry, context, &registries)?;
         let failed_list = args.failed.failed_list.as_deref();
         let files = OutputFiles::prepare(lock.map(|lock| ("--lock", lock)), &args.report, failed_list)?;
         let lock = lock.map(|path| OutputFile::prepare("--lock", path)).transpose()?;
-        let ImageList { entries, selections, .. } = list;
-        Ok(Self { entries, selections, options, files, lock, is_locked: false })
+        let ImageList { entries, selections, charts, .. } = list;
+        Ok(Self { entries, selections, charts, options, files, lock, is_locked: false })
     }
 
     /// Replaces the selections of the lists by the images that they select.
@@ -105,12 +115,24 @@ impl SaveJob {
         Ok(())
     }
 
+    /// The images to save, with the charts of repositories.
+    async fn images(&mut self) -> Result<Vec<SaveImage>> {
+        let repositories =
+            ChartRepositories::new(self.options.access.clone(), self.options.transfer.retry.clone());
+        let mut images: Vec<SaveImage> = self.entries.iter().map(|entry| self.image(entry)).collect();
+        for (entry, image) in resolve_charts(std::mem::take(&mut self.charts), repositories).await? {
+            self.entries.push(entry);
+            images.push(image);
+        }
+        Ok(images)
+    }
+
     /// Runs it, and shows the result of each image.
     ///
     /// # Errors
     /// Whatever keeps the run from continuing.
     pub(crate) async fn run(mut self, args: &RunArgs, dry_run: bool, context: &Context<'_>) -> Result<Exit> {
-        let images: Vec<SaveImage> = self.entries.iter().map(|entry| self.image(entry)).collect();
+        let images = self.images().await?;
         let display = RunDisplay::start(
             SAVING,
             args.report.progress,

@@ -1,9 +1,11 @@
 //! `saver scan`: lists the images that files name.
 
 use crate::cli::args::output::JsonArgs;
-use crate::cli::args::tree::local_path;
+use crate::cli::args::registry::RegistryArgs;
+use crate::cli::args::tree::refuse_url;
+use crate::cli::charts;
 use crate::cli::config::Environment;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, within};
 use crate::cli::helm::Helm;
 use crate::cli::ui::exit::Exit;
 use crate::cli::ui::output::{self, clean, count, json};
@@ -13,6 +15,7 @@ use crate::scan::{
     self, ChartRenderer, Discovery, IgnoreList, MAX_FILE_BYTES, ScanOptions, ScanReport, TextFormat,
 };
 use clap::ArgAction;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -26,9 +29,12 @@ const NOTES: usize = 10;
 /// The arguments of `saver scan`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// File or directory to scan; - reads standard input
-    #[arg(value_name = "PATH", value_parser = local_path())]
+    /// File or directory to scan, or URL of a chart: https://REPOSITORY/CHART, oci://REGISTRY/CHART; - reads standard input
+    #[arg(value_name = "PATH", value_parser = path_or_chart())]
     pub(crate) path: PathBuf,
+    /// Version or range of versions of the chart [default: the newest release]
+    #[arg(long = "version", value_name = "RANGE", help_heading = "Images")]
+    pub(crate) chart_version: Option<String>,
     /// How to find images.
     #[command(flatten)]
     pub(crate) look: LookArgs,
@@ -38,6 +44,17 @@ pub(crate) struct Args {
     /// Exit with 1 if a find is doubtful and not ignored
     #[arg(long)]
     pub(crate) fail_on_doubtful: bool,
+    /// How a chart elsewhere is reached.
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Accepts a path, or the URL of a chart.
+fn path_or_chart() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.to_str() {
+        Some(text) if charts::is_remote(text) => Ok(path),
+        _ => refuse_url(&path).map(|()| path),
+    })
 }
 
 /// How to find images.
@@ -70,9 +87,24 @@ pub(crate) struct LookArgs {
 ///
 /// # Errors
 /// `InvalidInput` if an ignore list or a values file is invalid, or there is nothing to scan.
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
-    let found = found(args, context.environment)?;
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
+    let found = match args.path.to_str().filter(|text| charts::is_remote(text)) {
+        Some(name) => within(args.registry.timeout, chart(name, args, context)).await?,
+        None if args.chart_version.is_some() => {
+            let why = "only a chart of a repository or registry has versions";
+            return Err(Error::new(ErrorKind::InvalidInput, "--version", why));
+        }
+        None => found(args, context.environment)?,
+    };
     Ok(print(&found, args, context))
+}
+
+/// Fetches a chart and scans it.
+async fn chart(name: &str, args: &Args, context: &Context<'_>) -> Result<Discovery> {
+    let (name, archive) = charts::fetch(name, args.chart_version.as_deref(), &args.registry, context).await?;
+    look(Path::new(&name), &args.look, context.environment, &[], |_, options| {
+        Ok(scan::packed_chart(&name, &archive, options))
+    })
 }
 
 fn found(args: &Args, environment: &Environment) -> Result<Discovery> {
@@ -98,7 +130,7 @@ pub(crate) fn look(
     args: &LookArgs,
     environment: &Environment,
     skip: &[PathBuf],
-    scan: fn(&Path, &ScanOptions<'_>) -> Result<Discovery>,
+    scan: impl FnOnce(&Path, &ScanOptions<'_>) -> Result<Discovery>,
 ) -> Result<Discovery> {
     let helm = if args.no_helm {
         None

@@ -79,6 +79,7 @@ pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<Exit> {
     lists::require_any(&args.lists, [&args.rules], "select")?;
     let context = if args.json.json { &context.quietly() } else { context };
     let list = lists::read_with_rules(&args.lists.list, &[], &args.rules, context)?;
+    lists::refuse_charts(&list, "only tags of registries are selected")?;
     if list.selections.is_empty() {
         let why = "the lists select no tags: they name all of their images";
         return Err(Error::new(ErrorKind::InvalidInput, "", why));

@@ -17,7 +17,13 @@ const CREDENTIALS_OMITTED: &str = "\
 /// The line of a failed image, under the name `reference`.
 fn line(failed: &FailedImage<'_>, reference: &Reference, entry: Option<&ListEntry>) -> String {
     let platforms = entry.and_then(|entry| entry.platforms.as_ref());
-    list::failed_line(reference, platforms, &clean(&failed.reason())) + "\n"
+    let reason = failed.reason();
+    let reason = clean(&reason);
+    let line = match entry.and_then(|entry| entry.chart.as_deref()) {
+        Some(chart) => list::failed_line(chart, None, &reason),
+        None => list::failed_line(reference, platforms, &reason),
+    };
+    line + "\n"
 }
 
 /// The list of the images that were not saved.

@@ -1,13 +1,24 @@
-//! Recognises a server that expects HTTPS where plain HTTP was sent.
+//! How the endpoint is reached, and a server that expects HTTPS where plain HTTP was sent.
 
 use super::Endpoint;
 use crate::error::{Detail, Error, ErrorKind, Phase, Result};
 use crate::registry::error::{place, without_response};
 use crate::registry::probe::{PortProtocol, probe};
+use crate::registry::transport::Peers;
 use reqwest::{Response, StatusCode};
 use url::Url;
 
 impl Endpoint {
+    /// The addresses that connections went to.
+    pub(in crate::registry) fn peers(&self) -> &Peers {
+        self.transport.peers()
+    }
+
+    /// Whether requests use plain HTTP.
+    pub(in crate::registry) async fn uses_plain_http(&self, subject: &str) -> Result<bool> {
+        Ok(self.base(subject).await?.scheme() == "http")
+    }
+
     /// The result of a request to the endpoint's own `url`, or an error that names the scheme if the server expects HTTPS.
     ///
     /// Servers respond to plain HTTP at a TLS port with a TLS alert, with a 400, or by closing the connection. Only their answer

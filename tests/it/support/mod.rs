@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod charts;
 pub(crate) mod cri;
 pub(crate) mod crictl;
 pub(crate) mod fault;
