@@ -98,15 +98,15 @@ fn parse(argv: &[OsString], environment: &Environment) -> Result<Cli, Exit> {
         output::failure(error, Paint::Plain);
         Exit::of_error(error)
     };
+    let first = argv.get(1).and_then(|word| word.to_str());
+    if let Some(error) = grammar::unknown_command(&Cli::command(), first) {
+        return Err(fail(&error));
+    }
     // Help and version do not depend on the configuration.
     if let Err(error) = Cli::command().try_get_matches_from(argv)
         && !error.use_stderr()
     {
         return Err(output::written(error.print()));
-    }
-    let first = argv.get(1).and_then(|word| word.to_str());
-    if let Some(error) = grammar::unknown_command(&Cli::command(), first) {
-        return Err(fail(&error));
     }
     for warning in config::unknown(&Cli::command(), environment) {
         output::stderr(&format!("warning: {}", output::clean(&warning)));

@@ -10,6 +10,7 @@ use super::analysis::{self, TreeInspection};
 use super::report::VerifyReport;
 use crate::error::Result;
 use crate::oci::Digest;
+use crate::oci::manifest::MAX_INDEX_DEPTH;
 use crate::store::Store;
 use crate::store::document::ContentFault;
 use crate::store::inventory::{Inventory, LinkState, StrayKind};
@@ -82,11 +83,20 @@ pub fn repair(store: &Store, options: &VerifyOptions) -> Result<Repair> {
     work.repair_links(&found)?;
     store.sync()?;
     // The repaired links may have made images complete. Blobs need not be hashed again.
-    let found = analysis::inspect_with_faults(store, &work.faults)?;
-    let lost = found.report.broken.clone();
-    work.remove_damaged(&found)?;
-    let after = analysis::inspect_with_faults(store, &BTreeMap::new())?.report;
-    Ok(Repair { before, taken: work.taken, lost, after })
+    let mut found = analysis::inspect_with_faults(store, &work.faults)?;
+    let mut lost = Vec::new();
+    // An index whose last manifest was removed is damaged in turn, and so is the index that names it.
+    for _ in 0..=MAX_INDEX_DEPTH {
+        let taken = work.taken.len();
+        lost.append(&mut found.report.broken);
+        work.remove_damaged(&found)?;
+        work.faults.clear();
+        found = analysis::inspect_with_faults(store, &work.faults)?;
+        if found.report.is_clean() || work.taken.len() == taken {
+            break;
+        }
+    }
+    Ok(Repair { before, taken: work.taken, lost, after: found.report })
 }
 
 struct RepairWork<'a> {

@@ -58,6 +58,24 @@ async fn image_of_another_registry_does_not_count() {
     assert_eq!(missing(&ran), expected);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_with_the_same_content_is_recorded_with_replace() {
+    let samples = Samples::serve().await;
+    let (home, dir) = (Home::new(), Scratch::new());
+    let by_address = format!("{}/demo/app:1.0", samples.host());
+    let by_name = by_address.replace("127.0.0.1", "localhost");
+    assert_ne!(by_address, by_name);
+    home.save(dir.path(), "amd64", std::slice::from_ref(&by_address), &[], 0);
+    let list = home.write("images", &format!("{by_name}\n"));
+    let ran = verify(&home, dir.path(), &list, &["--arch", "amd64"]).expect(1);
+    assert!(ran.stdout.contains(" --replace "), "{}", ran.stdout);
+    // The content is the same, so a save leaves it, and its record too unless that may be replaced.
+    home.save(dir.path(), "amd64", std::slice::from_ref(&by_name), &[], 0);
+    verify(&home, dir.path(), &list, &["--arch", "amd64"]).expect(1);
+    home.save(dir.path(), "amd64", std::slice::from_ref(&by_name), &["--replace"], 0);
+    verify(&home, dir.path(), &list, &["--arch", "amd64"]).expect(0);
+}
+
 #[test]
 fn tree_of_another_tool_is_compared_by_its_names() {
     let tree = Tree::new();

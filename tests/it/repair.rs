@@ -1,7 +1,7 @@
 //! Repairing trees: what is not true goes, what is whole stays, wherever the repair is stopped.
 
 use super::prune::in_memory;
-use super::support::handmade::write;
+use super::support::handmade::{Tree, write};
 use super::support::peers::registry::{Registry, garbage_collect};
 use super::support::peers::samples;
 use super::support::stopping::{Count, Stopping};
@@ -41,6 +41,23 @@ fn tags(dir: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn indexes_above_a_damaged_image_go_in_one_repair() {
+    let tree = Tree::new();
+    let image = tree.image("team/app", "linux/amd64", &[b"layer"]);
+    let inner = tree.index("team/app", std::slice::from_ref(&image));
+    let outer = tree.index("team/app", std::slice::from_ref(&inner));
+    tree.tag("team/app", "nested", &outer.digest);
+    let other = tree.image("team/app", "linux/amd64", &[b"intact"]);
+    tree.tag("team/app", "intact", &other.digest);
+    fs::write(tree.data(&Digest::of(b"layer")), b"LAYER").unwrap();
+    let repaired = mend(tree.dir());
+    assert_eq!(repaired.lost, ["team/app:nested"]);
+    assert!(repaired.after.is_clean(), "{:?}", repaired.after.problems);
+    assert_eq!(tags(tree.dir()), ["team/app:intact"]);
+    assert!(verify(&open(tree.dir()), &deep()).unwrap().is_clean());
 }
 
 #[test]

@@ -125,14 +125,18 @@ async fn repair_and_save(args: &Args, context: &Context<'_>) -> Result<Exit> {
         Exit::Done if !repair.is_whole() => Exit::SomeFailed,
         exit => exit,
     };
-    let Some(again) = again.filter(|_| repair.after.is_clean()) else { return Ok(exit) };
+    let Some(again) = again else { return Ok(exit) };
     let saved = if args.json.json {
         save::run(&again, &context.quietly()).await?
     } else {
         save::run(&again, context).await?
     };
+    let is_mended = || -> Result<bool> {
+        let is_clean = repair.after.is_clean() || verify(&store, &VerifyOptions::default())?.is_clean();
+        Ok(is_clean && repair.lost.iter().all(|image| is_restored(&store, image)))
+    };
     Ok(match saved {
-        Exit::Done if repair.lost.iter().all(|image| is_restored(&store, image)) => Exit::Done,
+        Exit::Done if tokio::task::block_in_place(is_mended)? => Exit::Done,
         Exit::Done => Exit::SomeFailed,
         exit => exit,
     })
@@ -206,7 +210,14 @@ fn hint(report: &VerifyReport, args: &Args, dir: &Path) -> String {
             "verify {dir} {deep}--repair --list {list} --arch ARCH repairs it, and downloads the images of the list again"
         )
     } else if !report.is_complete() {
-        format!("save --dir {dir} --list {list} --arch ARCH downloads what is missing")
+        let mut missing = report.expected.iter().flat_map(|expected| &expected.missing);
+        if missing.any(|missing| missing.kind == MissingKind::OtherSource) {
+            format!(
+                "save --dir {dir} --list {list} --arch ARCH --replace saves the images of the list in their place"
+            )
+        } else {
+            format!("save --dir {dir} --list {list} --arch ARCH downloads what is missing")
+        }
     } else {
         return String::new();
     };

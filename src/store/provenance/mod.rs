@@ -267,12 +267,13 @@ impl Store {
         Ok(lines)
     }
 
-    /// Whether something is to be recorded of an image that is complete: of trees from before there were records, it is where
-    /// they come from.
+    /// Whether something is to be recorded of an image that is complete: where it comes from if that is unknown, as in trees from
+    /// before there were records, or if another source may be replaced.
     pub(super) fn needs_source_record(&self, image: &Publication) -> Result<bool> {
-        let Some(root) = image.root().filter(|_| image.origin.is_some()) else { return Ok(false) };
+        let (Some(origin), Some(root)) = (&image.origin, image.root()) else { return Ok(false) };
         for place in &image.places {
-            if self.known_source(place, &root, false)?.is_none() {
+            let known = self.known_source(place, &root, false)?;
+            if known.is_none_or(|known| self.inner.replace && !known.is_from(&origin.reference)) {
                 return Ok(true);
             }
         }

@@ -173,6 +173,13 @@ async fn exported_policy_judges_alike_without_its_files() {
     let mut command = signed.home.saver(["trust", "export", "--policy", &signed.policy(), "--output"]);
     run(command.arg(&trust).arg("--trusted-root").arg(&root)).expect(0);
     assert_eq!(std::fs::read(trust.join("trusted_root.json")).unwrap(), std::fs::read(&root).unwrap());
+    // Its own input is not replaced.
+    let policy = signed.policy();
+    let content = std::fs::read(&policy).unwrap();
+    let mut command = signed.home.saver(["trust", "export", "--policy", &policy, "--output"]);
+    let ran = run(command.arg(Path::new(&policy).parent().unwrap())).expect(2);
+    assert!(ran.stderr.contains("the output would replace this file"), "{}", ran.stderr);
+    assert_eq!(std::fs::read(&policy).unwrap(), content);
     for key in [&key, &other] {
         std::fs::remove_file(&key.public).unwrap();
     }
