@@ -2,7 +2,7 @@
 //!
 //! [`ChartRepositories`] reads the `index.yaml` of repositories and downloads charts. A [`ChartPackage`] is a chart that was read, and
 //! gives its [`ChartArtifact`]: the configuration from `Chart.yaml`, the archive and its provenance file, byte for byte.
-//! A [`ChartSource`] offers the artifacts of a run to the engine, and downloads a chart when its turn comes.
+//! A `ChartSource` offers the artifacts of a run to the engine, and downloads a chart when its turn comes.
 
 mod artifact;
 mod index;

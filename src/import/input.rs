@@ -29,7 +29,7 @@ pub(super) enum ImportInput {
     /// An uncompressed archive in a regular file.
     Archive(Archive),
     /// A packed chart.
-    Chart(ChartPackage),
+    Chart(Box<ChartPackage>),
     /// A stream, or a compressed archive, which cannot be read by position.
     Stream(Box<dyn Read + Send>),
 }
@@ -68,7 +68,7 @@ impl ImportInput {
                 return Archive::open(file, name).map(Self::Archive);
             }
             if let Some(chart) = packed_chart(name, &path, &file)? {
-                return Ok(Self::Chart(chart));
+                return Ok(Self::Chart(Box::new(chart)));
             }
         }
         Ok(Self::Stream(Box::new(file)))

@@ -60,7 +60,7 @@ fn unversioned(chart: &ChartName) -> Result<Reference> {
 /// Where an image is saved from.
 pub(super) enum SaveSource {
     Registry(Arc<Session>),
-    Chart(ChartSource),
+    Chart(Box<ChartSource>),
 }
 
 impl ChartToSave {

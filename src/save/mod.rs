@@ -268,7 +268,7 @@ impl ImageSaver {
             let place = self.place(&image)?;
             let chart = image.chart.as_ref().map(|chart| chart.source(&self.store, &place));
             let (source, resolved) = match chart {
-                Some(Ok(chart)) => (Arc::new(SaveSource::Chart(chart)), None),
+                Some(Ok(chart)) => (Arc::new(SaveSource::Chart(Box::new(chart))), None),
                 found => {
                     let session = sessions.with(&image.reference.registry)?;
                     let new = || Arc::new(SaveSource::Registry(session));
