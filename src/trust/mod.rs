@@ -40,6 +40,7 @@ use crate::error::{Error, ErrorKind, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
 /// The maximum size of a policy, key, certificate or trusted root, in bytes.
@@ -47,13 +48,17 @@ const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Reads a file of a policy.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path)
-        .map_err(|error| invalid(path.display(), format!("cannot be read: {error}")))?
-        .len();
+    let unreadable = |error: std::io::Error| invalid(path.display(), format!("cannot be read: {error}"));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    let mut content = Vec::new();
+    // A device or pipe has no size of its own.
+    file.take(MAX_FILE_SIZE + 1).read_to_end(&mut content).map_err(unreadable)?;
+    let size = size.max(content.len() as u64);
     if size > MAX_FILE_SIZE {
         return Err(invalid(path.display(), format!("has {size} bytes, more than {MAX_FILE_SIZE}")));
     }
-    std::fs::read(path).map_err(|error| invalid(path.display(), format!("cannot be read: {error}")))
+    Ok(content)
 }
 
 fn base64(bytes: &[u8]) -> String {

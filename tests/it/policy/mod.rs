@@ -434,6 +434,7 @@ fn unusable_policy_ends_the_run_before_anything_is_requested() {
         (signed(json!({})), "exactly one of keyPath"),
         (signed(json!({ "keyPath": key.public, "keyData": "" })), "keyPath and keyData are both given"),
         (signed(json!({ "keyPath": "missing.pub" })), "missing.pub: cannot be read"),
+        (signed(json!({ "keyPath": "/dev/zero" })), "/dev/zero: has 4194305 bytes, more than 4194304"),
         (signed(json!({ "keyPath": "text.pub" })), "text.pub: "),
         (signed(json!({ "keyPath": curve })), "unsupported or invalid EC curve"),
         (signed(json!({ "keyDatas": [] })), "lists no key"),
