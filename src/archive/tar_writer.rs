@@ -1,4 +1,4 @@
-//! The only writer of tar files: a stream whose headers contain nothing that differs between two runs.
+//! Writes archives of images: a stream whose headers contain nothing that differs between two runs.
 
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::{Digest, Digester};

@@ -1,5 +1,6 @@
 //! What a bundle assumed to be present and was not: the file that asks the near side for it.
 
+use super::document::BundledContent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Digest, Repository, Tag};
 use serde::{Deserialize, Serialize};
@@ -20,25 +21,11 @@ pub struct MissingContent {
     /// The ID of the bundle.
     pub bundle: Digest,
     /// What is missing, sorted by digest.
-    pub content: Vec<MissingBlob>,
+    pub content: Vec<BundledContent>,
     /// The images of the bundle, none of which was published.
     pub images: Vec<RequestedImage>,
     /// The version of the format: 1.
     pub schema: u32,
-}
-
-/// A blob or manifest that is missing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub struct MissingBlob {
-    /// Its digest.
-    pub digest: Digest,
-    /// The numbers of the parts that bring it; none if it was assumed to be present.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<u32>,
-    /// Its length in bytes.
-    pub size: u64,
 }
 
 /// An image of the bundle.
@@ -56,7 +43,7 @@ pub struct RequestedImage {
 }
 
 impl MissingContent {
-    pub(super) fn new(bundle: Digest, content: Vec<MissingBlob>, images: Vec<RequestedImage>) -> Self {
+    pub(super) fn new(bundle: Digest, content: Vec<BundledContent>, images: Vec<RequestedImage>) -> Self {
         Self { bundle, content, images, schema: SCHEMA }
     }
 

@@ -29,7 +29,7 @@ pub use document::{
 };
 pub use have::{HaveHeader, HaveList};
 pub use input::UnbundleFrom;
-pub use missing::{MissingBlob, MissingContent, RequestedImage};
+pub use missing::{MissingContent, RequestedImage};
 pub use plan::MIN_PART_BYTES;
 pub use report::{PartStatus, UnbundleReport, UnbundledImage, UnbundledPart, UnbundledStatus};
 pub use select::{BundleImages, OmittedImage};

@@ -1,7 +1,6 @@
 //! Publishes the images of a bundle, once everything that they need is present.
 
-use super::document::{BundleDocument, BundledImage, BundledSource};
-use super::missing::MissingBlob;
+use super::document::{BundleDocument, BundledContent, BundledImage, BundledSource};
 use crate::content::{ImageOrigin, Publication, PublishedReferrers, ReferrerList};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -19,12 +18,12 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// `Storage` if the tree can't be read; `Corrupt` for an image that could not be served even then.
-pub(super) fn missing(store: &Store, document: &BundleDocument) -> Result<Vec<MissingBlob>> {
+pub(super) fn missing(store: &Store, document: &BundleDocument) -> Result<Vec<BundledContent>> {
     let entry = |digest: Digest, size: u64| {
         let parts = document.content(&digest).map(|content| content.parts.clone()).unwrap_or_default();
-        (digest, MissingBlob { digest, parts, size })
+        (digest, BundledContent { digest, parts, size })
     };
-    let listed: Vec<(Digest, MissingBlob)> = document
+    let listed: Vec<(Digest, BundledContent)> = document
         .content
         .par_iter()
         .map(|content| {
@@ -33,8 +32,8 @@ pub(super) fn missing(store: &Store, document: &BundleDocument) -> Result<Vec<Mi
         })
         .filter_map(Result::transpose)
         .collect::<Result<_>>()?;
-    let mut missing: BTreeMap<Digest, MissingBlob> = listed.into_iter().collect();
-    let of_images: Vec<Vec<(Digest, MissingBlob)>> = document
+    let mut missing: BTreeMap<Digest, BundledContent> = listed.into_iter().collect();
+    let of_images: Vec<Vec<(Digest, BundledContent)>> = document
         .images
         .par_iter()
         .map(|image| {

@@ -136,6 +136,11 @@ impl<'a> Receiver<'a> {
         };
         let mut state = Sha256State::new();
         self.copy(tar, &writer, 0, Some(&mut state))?;
+        self.commit(writer, digest, state)
+    }
+
+    /// Commits a blob if `state`, the hash of its content, gives its digest, and discards it otherwise.
+    fn commit(&mut self, writer: StoreWriter, digest: &Digest, state: Sha256State) -> Result<()> {
         let actual = Digest::from_bytes(state.finish());
         if actual != *digest {
             writer.discard()?;
@@ -206,14 +211,7 @@ impl<'a> Receiver<'a> {
             state.update(&self.chunk[..count]);
             at += count as u64;
         }
-        let actual = Digest::from_bytes(state.finish());
-        if actual != *digest {
-            writer.discard()?;
-            return Err(mismatch(digest, actual));
-        }
-        writer.commit(digest)?;
-        self.written.push(*digest);
-        Ok(())
+        self.commit(writer, digest, state)
     }
 
     /// Puts the ranges together that came before those in front of them.

@@ -1,8 +1,8 @@
 //! Unbundling: from parts into a tree.
 
-use super::document::{BundleDocument, BundledImage};
+use super::document::{BundleDocument, BundledContent, BundledImage};
 use super::input::{BundleInput, InputReader, UnbundleFrom};
-use super::missing::{MissingBlob, MissingContent, RequestedImage};
+use super::missing::{MissingContent, RequestedImage};
 use super::receive::{Receiver, is_final};
 use super::report::{UnbundleReport, UnbundledImage, UnbundledStatus};
 use super::{BundleObserver, BundleVerifier, publish};
@@ -204,7 +204,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::internal("unbundle")))
 }
 
-fn missing_content(document: &BundleDocument, content: Vec<MissingBlob>) -> MissingContent {
+fn missing_content(document: &BundleDocument, content: Vec<BundledContent>) -> MissingContent {
     let image = |image: &BundledImage| RequestedImage {
         digest: image.digest,
         repository: image.repository.clone(),
